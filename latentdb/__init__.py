@@ -1,0 +1,71 @@
+"""Index images into the latents of a variational autoencoder, query and decode them.
+
+>>> from latentdb import LatentDB
+>>> db = LatentDB.create("photos.ldb", model="my-model")      # doctest: +SKIP
+>>> db.index_images("photos")                                 # doctest: +SKIP
+>>> db.query("photos/cat.jpg", k=5)                           # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentdb.answers import Average, Info, Match, Matches
+    from latentdb.codec import Codec, ModelCard
+    from latentdb.database import LatentDB
+    from latentdb.errors import LatentDBError
+    from latentdb.images import BadFile, Preprocessing
+    from latentdb.ingest import IndexReport, Progress
+    from latentdb.training import TrainReport, train_model
+
+__all__ = [
+    "LatentDB",
+    "Match",
+    "Matches",
+    "Average",
+    "Info",
+    "IndexReport",
+    "Codec",
+    "ModelCard",
+    "Preprocessing",
+    "train_model",
+    "TrainReport",
+    "Progress",
+    "BadFile",
+    "LatentDBError",
+    "__version__",
+]
+
+_HOMES = {
+    "LatentDB": "database",
+    "Match": "answers",
+    "Matches": "answers",
+    "Average": "answers",
+    "Info": "answers",
+    "IndexReport": "ingest",
+    "Progress": "ingest",
+    "Codec": "codec",
+    "ModelCard": "codec",
+    "Preprocessing": "images",
+    "BadFile": "images",
+    "train_model": "training",
+    "TrainReport": "training",
+    "LatentDBError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Numpy alone takes longer to import than `latentdb --help` may take.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("latentdb")
+    if name in _HOMES:
+        return getattr(import_module(f"latentdb.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'latentdb' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

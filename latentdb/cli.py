@@ -1,0 +1,536 @@
+"""The command line: every command parses, makes a call of the facade, and prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from latentdb.answers import Info, Matches
+    from latentdb.codec import Codec
+    from latentdb.database import LatentDB
+    from latentdb.images import BadFile
+
+_LISTED = 100  # bad files that are printed; --json has them all
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Turns every error into one line and an exit code: 1 for an error, 2 for wrong usage."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from latentdb.errors import LatentDBError
+
+        try:
+            return super().invoke(ctx)
+        except LatentDBError as error:
+            click.echo(f"Error: {error}", err=True)
+        except MemoryError:
+            click.echo("Error: out of memory: give fewer or smaller inputs", err=True)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(130)
+        ctx.exit(1)
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="latentdb")
+def main() -> None:
+    """Index images into the latents of a variational autoencoder, query and decode them.
+
+    TARGET is an id in the store, an image file, or a .npy vector; id:, file:
+    and npy: before it settle a doubt.  EXPR is a metadata expression such as
+    'label == "cat" and year > 2000'.
+    """
+    from latentdb.console import show_warnings_in_one_line
+
+    show_warnings_in_one_line()
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+_where = click.option("--where", metavar="EXPR", help="Only rows for which EXPR is true.")
+_strict = click.option("--strict", is_flag=True, help="Fail on the first bad file.")
+_method = click.option(
+    "--method",
+    type=click.Choice(["linear", "slerp", "norm"]),
+    default="linear",
+    show_default=True,
+    help="Straight, on the sphere, or straight with the norm kept.",
+)
+_db = click.argument("db", type=click.Path())
+_model_check = click.option(
+    "--model", type=click.Path(), help="Refuse any store but one of this model."
+)
+
+
+class _Size(click.ParamType):
+    """64, or HEIGHTxWIDTH."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if len(parts) > 2 or not all(part.isdigit() for part in parts):
+            self.fail(f"{value!r} is no size: give 64, or HEIGHTxWIDTH", param, ctx)
+        return int(parts[0]), int(parts[-1])
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, default=_plain, indent=2))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return dict(value)
+
+
+def _floats(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no list of numbers: give W,W,...") from error
+
+
+@contextmanager
+def _open(db: str) -> Iterator[LatentDB]:
+    from latentdb.database import LatentDB
+
+    with LatentDB.open(db) as opened:
+        yield opened
+
+
+def _list_bad(bad: tuple[BadFile, ...]) -> None:
+    if not bad:
+        return
+    click.echo(f"{len(bad)} bad files were skipped:", err=True)
+    for file in bad[:_LISTED]:
+        click.echo(f"  {file.path}: {file.reason}", err=True)
+    if len(bad) > _LISTED:
+        click.echo(f"  and {len(bad) - _LISTED} more; --json lists them all", err=True)
+
+
+def _print_matches(matches: Matches) -> None:
+    if not len(matches):
+        click.echo("no matches")
+        return
+    width = max(len(match.id) for match in matches)
+    for match in matches:
+        told = "  ".join(f"{key}={value}" for key, value in match.metadata.items())
+        click.echo(f"{match.rank:4d}  {match.distance:10.4f}  {match.id:<{width}}  {told}".rstrip())
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="The model folder to make.")
+@click.option("--arch", type=click.Choice(["conv", "mlp"]), default="conv", show_default=True)
+@click.option("--image-size", type=_Size(), help="64, or HEIGHTxWIDTH.  [default: the images']")
+@click.option("--channels", type=click.Choice(["1", "3"]), help="[default: the images']")
+@click.option(
+    "--resize",
+    type=click.Choice(["stretch", "crop", "pad"]),
+    default="stretch",
+    show_default=True,
+    help="How an image of another shape is made to fit.",
+)
+@click.option("--latent-dim", type=int, default=64, show_default=True)
+@click.option("--beta", type=float, default=0.2, show_default=True, help="Weight of the KL loss.")
+@click.option("--epochs", type=int, default=100, show_default=True, help="Stop after so many.")
+@click.option("--minutes", type=float, help="Stop after so long.")
+@click.option(
+    "--patience",
+    type=int,
+    default=5,
+    show_default=True,
+    help="Stop after so many epochs without a better validation loss.",
+)
+@click.option("--validation", type=float, default=0.1, show_default=True, help="Share held out.")
+@click.option("--batch", type=int, default=128, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@_strict
+@_json
+@_quiet
+def train(
+    images: tuple[str, ...], channels: str | None, as_json: bool, quiet: bool, **options: Any
+) -> None:
+    """Train a VAE on IMAGES (folders and files) and write it as a model folder.
+
+    Ctrl-C ends the training early and keeps the best weights so far.
+    """
+    from latentdb.console import progress
+    from latentdb.training import train_model
+
+    with progress(quiet) as report:
+        done = train_model(
+            images, channels=None if channels is None else int(channels), report=report, **options
+        )
+    if as_json:
+        _print_json(done)
+        return
+    spec = done.card.preprocessing
+    click.echo(
+        f"trained on {done.images} of {done.found} images at "
+        f"{spec.height}x{spec.width}x{spec.channels}, {done.validation_images} held out"
+    )
+    click.echo(
+        f"{done.epochs} epochs in {done.seconds:.0f} s ({done.stopped}), best: {done.best_epoch}; "
+        f"reconstructions of held-out images: {done.psnr:.1f} dB"
+    )
+    click.echo(f"{done.path}: encoder, decoder, history.csv, reconstructions.png")
+    _list_bad(done.bad)
+
+
+@main.command()
+@click.argument("model", type=click.Path())
+@click.option("--plot", type=click.Path(), metavar="PNG", help="Draw the graph.")
+@_json
+def model(model: str, plot: str | None, as_json: bool) -> None:
+    """Print the encoder and the decoder of MODEL."""
+    from latentdb.codec import Codec
+
+    codec = Codec.from_folder(model)
+    if plot is not None:
+        codec.plot(plot)
+    if as_json:
+        _print_json({**_plain(codec.card), "plot": plot})
+    else:
+        click.echo(codec.summaries())
+
+
+@main.command()
+@_db
+@click.argument("images", nargs=-1, required=True, type=click.Path())
+@click.option("--model", type=click.Path(), help="A model folder, to make the store with.")
+@click.option("--encoder", type=click.Path(), help="A .keras encoder, instead of a model folder.")
+@click.option("--decoder", type=click.Path(), help="The .keras decoder of that encoder.")
+@click.option("--image-size", type=_Size(), help="Of that encoder.  [default: its input's]")
+@click.option("--channels", type=click.Choice(["1", "3"]), help="[default: its input's]")
+@click.option(
+    "--pixel-range",
+    type=click.Choice(["0..1", "-1..1", "0..255"]),
+    help="What that encoder was trained on.  [default: 0..1]",
+)
+@click.option(
+    "--resize",
+    type=click.Choice(["stretch", "crop", "pad"]),
+    help="How images are made to fit that encoder.  [default: stretch]",
+)
+@click.option("--metadata", type=click.Path(), metavar="FILE", help="A .csv or .jsonl file.")
+@click.option("--labels-from-folders", is_flag=True, help="Topmost folder of an image as label.")
+@click.option("--recall", type=float, help="For a new store.  [default: 0.99]")
+@_strict
+@_json
+@_quiet
+def index(
+    db: str,
+    images: tuple[str, ...],
+    metadata: str | None,
+    labels_from_folders: bool,
+    recall: float | None,
+    strict: bool,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Encode the new and changed IMAGES (folders and files) into DB.
+
+    The first time it makes the store, with --model or --encoder.  Later runs
+    skip what is in it; a run that was killed goes on where it stopped.
+    """
+    from latentdb.console import progress
+    from latentdb.database import LatentDB
+    from latentdb.images import require_images
+
+    require_images(images)
+    codec = _model_option(**given)
+    if LatentDB.exists(db):
+        if recall is not None:
+            raise click.UsageError(f"--recall is for a new store: latentdb optimize {db} --recall")
+        opened = LatentDB.open(db)
+    else:
+        if codec is None:
+            raise click.UsageError(
+                f"{db} does not exist: to make it give --model MODEL (latentdb train makes one), "
+                "or --encoder and --decoder"
+            )
+        opened = LatentDB.create(db, model=codec, recall=0.99 if recall is None else recall)
+    with opened:
+        before = len(opened)
+        try:
+            with progress(quiet) as report:
+                done = opened.index_images(
+                    images,
+                    model=codec,
+                    metadata=metadata,
+                    labels_from_folders=labels_from_folders,
+                    strict=strict,
+                    report=report,
+                )
+        except KeyboardInterrupt:
+            click.echo(
+                f"Interrupted: {len(opened)} rows are committed ({len(opened) - before} of them "
+                "new); the same command goes on from there.",
+                err=True,
+            )
+            raise click.exceptions.Exit(130) from None
+    if as_json:
+        _print_json(done)
+    else:
+        click.echo(
+            f"{done.added} added, {done.updated} updated, {done.unchanged} unchanged (skipped), "
+            f"{len(done.bad)} bad; {done.rows} rows, {done.seconds:.1f} s"
+        )
+        if done.unmatched:
+            click.echo(f"{done.unmatched} rows of {metadata} fit none of the images", err=True)
+        _list_bad(done.bad)
+    if done.bad and not done.rows:
+        raise click.exceptions.Exit(1)
+
+
+def _model_option(
+    model: str | None,
+    encoder: str | None,
+    decoder: str | None,
+    image_size: tuple[int, int] | None,
+    channels: str | None,
+    pixel_range: str | None,
+    resize: str | None,
+) -> Codec | None:
+    """The model that was named; None if none was."""
+    from latentdb.codec import Codec
+
+    details = (image_size, channels, pixel_range, resize)
+    if model is not None and (encoder is not None or decoder is not None):
+        raise click.UsageError("give --model, or --encoder and --decoder, not both")
+    if encoder is None:
+        if decoder is not None or any(detail is not None for detail in details):
+            raise click.UsageError(
+                "--decoder, --image-size, --channels, --pixel-range and --resize go with --encoder"
+            )
+        return None if model is None else Codec.from_folder(model)
+    return Codec.from_files(
+        encoder,
+        decoder,
+        image_size=image_size,
+        channels=None if channels is None else int(channels),
+        pixel_range=pixel_range or "0..1",
+        resize=resize or "stretch",
+    )
+
+
+@main.command()
+@_db
+@click.argument("target")
+@click.option("-k", type=int, default=10, show_default=True, help="How many neighbours.")
+@_where
+@click.option("--sheet", type=click.Path(), metavar="PNG", help="Draw the query and its matches.")
+@_json
+def query(
+    db: str, target: str, k: int, where: str | None, sheet: str | None, as_json: bool
+) -> None:
+    """Find the images nearest to TARGET."""
+    with _open(db) as opened:
+        matches = opened.query(target, k=k, where=where)
+        if sheet is not None:
+            opened.sheet(target, matches, sheet)
+    if as_json:
+        _print_json(matches)
+    else:
+        _print_matches(matches)
+
+
+@main.command()
+@_db
+@click.argument("targets", nargs=-1, required=True)
+@click.option(
+    "--out", required=True, type=click.Path(), help="A picture, or a folder for one PNG each."
+)
+@_model_check
+@_json
+def decode(db: str, targets: tuple[str, ...], out: str, model: str | None, as_json: bool) -> None:
+    """Decode the latents of TARGETS back into images."""
+    with _open(db) as opened:
+        written = opened.decode_to(targets, out, model=model)
+    if as_json:
+        _print_json({"written": written})
+    else:
+        for path in written:
+            click.echo(path)
+
+
+@main.command()
+@_db
+@click.argument("targets", nargs=-1, required=True)
+@click.option("--weights", metavar="W,W..", help="One a target; negative ones lead away from it.")
+@_method
+@click.option("--out", type=click.Path(), help="A picture, or .npy for the vector.")
+@click.option("--query", "k", type=int, metavar="K", help="Find the K images nearest to the blend.")
+@_json
+def blend(
+    db: str,
+    targets: tuple[str, ...],
+    weights: str | None,
+    method: str,
+    out: str | None,
+    k: int | None,
+    as_json: bool,
+) -> None:
+    """Blend TARGETS into one latent; decode it, or find what is nearest to it."""
+    if out is None and k is None:
+        raise click.UsageError("give --out PNG, --query K, or both")
+    with _open(db) as opened:
+        vector = opened.blend(targets, weights=_floats(weights), method=method)
+        if out is not None:
+            opened.write(vector, out)
+        matches = None if k is None else opened.query(vector, k=k)
+    if as_json:
+        _print_json({"vector": vector, "out": out, "matches": matches})
+        return
+    if out is not None:
+        click.echo(out)
+    if matches is not None:
+        _print_matches(matches)
+
+
+@main.command()
+@_db
+@_where
+@click.option("--out", required=True, type=click.Path(), help="A picture, or .npy for the vector.")
+@_json
+def average(db: str, where: str | None, out: str, as_json: bool) -> None:
+    """Average the latents of all rows, or of those EXPR keeps, and decode the mean."""
+    with _open(db) as opened:
+        mean = opened.average(where=where)
+        opened.write(mean.vector, out)
+    if as_json:
+        _print_json({"vector": mean.vector, "rows": mean.rows, "out": out})
+    else:
+        click.echo(f"{out}: the average of {mean.rows} rows")
+
+
+@main.command()
+@_db
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--steps", type=int, default=10, show_default=True, help="Points, both ends included."
+)
+@_method
+@click.option(
+    "--out", required=True, type=click.Path(), help="A strip (.png), an animation (.gif), or .npy."
+)
+@_json
+def interpolate(db: str, a: str, b: str, steps: int, method: str, out: str, as_json: bool) -> None:
+    """Decode a path through the latent space from target A to target B."""
+    with _open(db) as opened:
+        path = opened.interpolate(a, b, steps=steps, method=method)
+        opened.write(path, out)
+    if as_json:
+        _print_json({"steps": steps, "out": out})
+    else:
+        click.echo(f"{out}: {steps} steps")
+
+
+@main.command()
+@_db
+@_json
+def info(db: str, as_json: bool) -> None:
+    """Tell what is in DB and how it is searched."""
+    with _open(db) as opened:
+        told = opened.info()
+    if as_json:
+        _print_json(told)
+    else:
+        _print_info(told)
+
+
+def _print_info(told: Info) -> None:
+    lines = [
+        ("store", f"{told.path}, version {told.version}"),
+        ("rows", f"{told.rows} (and {told.deleted_rows} replaced or deleted ones on disk)"),
+        ("size", f"{told.bytes / 1e6:.1f} MB in {told.segments} segments"),
+        ("latents", f"{told.dim} dimensions, float32"),
+        ("metadata", ", ".join(f"{key} ({kind})" for key, kind in told.columns.items()) or "none"),
+    ]
+    if told.model is None:
+        lines.append(("model", "none: ready-made vectors"))
+    else:
+        spec = told.model.preprocessing
+        lines += [
+            ("encoder", f"fingerprint {told.model.encoder_fingerprint}"),
+            ("decoder", f"fingerprint {told.model.decoder_fingerprint or 'none'}"),
+            (
+                "images",
+                f"{spec.height}x{spec.width}x{spec.channels}, pixels {spec.pixel_range}, "
+                f"resized by {spec.resize}",
+            ),
+        ]
+    if told.index is None:
+        lines.append(("search", f"exact scan (recall 1; target {told.recall_target})"))
+    else:
+        entry = told.index
+        lines.append(
+            (
+                "search",
+                f"{entry.kind} over {entry.rows} rows, the rest scanned; recall@{entry.recall_k} "
+                f"{entry.recall_measured:.4f} measured on {entry.queries} rows, "
+                f"target {entry.recall_target}",
+            )
+        )
+    for key, value in lines:
+        click.echo(f"{key:<9} {value}")
+
+
+@main.command()
+@_db
+@click.option("--recall", type=float, help="Share of true neighbours.  [default: as it is]")
+@_json
+@_quiet
+def optimize(db: str, recall: float | None, as_json: bool, quiet: bool) -> None:
+    """Build the search index of DB anew and tune it to a recall."""
+    from latentdb.console import progress
+
+    with _open(db) as opened, progress(quiet) as report:
+        told = opened.optimize(recall=recall, report=report)
+    if as_json:
+        _print_json(told)
+    else:
+        _print_info(told)
+
+
+@main.command()
+@_db
+@click.argument("out", type=click.Path())
+@_where
+@_json
+def export(db: str, out: str, where: str | None, as_json: bool) -> None:
+    """Write rows to OUT: .h5 (everything) or .npy (z_mean alone)."""
+    with _open(db) as opened:
+        rows = opened.export(out, where=where)
+    if as_json:
+        _print_json({"out": out, "rows": rows, "bytes": Path(out).stat().st_size})
+    else:
+        click.echo(f"{out}: {rows} rows")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

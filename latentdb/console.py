@@ -1,0 +1,78 @@
+"""What the command line shows besides its answer: progress and warnings, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from latentdb.ingest import Progress, Report
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Report | None]:
+    """Give a function that shows progress, or None where nobody would see it."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("starting", total=None, rate="")
+        stage = ""
+
+        def report(at: Progress) -> None:
+            nonlocal stage
+            head = at.stage.split("  ")[0]
+            if head.split()[0] != stage:
+                # Another kind of work: the time left is that of the new one.
+                stage = head.split()[0]
+                bar.reset(task, total=at.total)
+            text = at.stage + (f"  ({at.bad} bad)" if at.bad else "")
+            elapsed = bar.tasks[0].elapsed or 0.0
+            rate = f"{at.done / elapsed:,.0f}/s" if at.stage == "indexing" and elapsed > 1 else ""
+            bar.update(task, description=text, completed=at.done, total=at.total, rate=rate)
+
+        yield report
+
+
+def show_warnings_in_one_line() -> None:
+    """Print warnings as a user would want to read them."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        del category, filename, lineno, file, line
+        print(f"Warning: {message}", file=sys.stderr)  # noqa: T201
+
+    warnings.showwarning = show
+    warnings.filterwarnings("ignore", module="PIL")
+    warnings.filterwarnings("ignore", module="keras")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -1,0 +1,92 @@
+"""Every exception latentdb raises.
+
+Each has two parents: `LatentDBError`, so that one ``except`` catches all of
+them, and the standard exception a caller would expect of the same mistake
+(an unknown id is a `KeyError`, bad input a `ValueError`).  A message is one
+line: what was received, what was expected, what to do next.
+"""
+
+from __future__ import annotations
+
+
+class LatentDBError(Exception):
+    """Parent of every exception raised on purpose by latentdb."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of its argument, quotes and all.
+        return " ".join(str(part) for part in self.args)
+
+
+class InvalidInputError(LatentDBError, ValueError):
+    """An argument has a value, shape or type that cannot be used."""
+
+
+class NotFoundError(LatentDBError, KeyError):
+    """An id, a store, a model or a file that was named does not exist."""
+
+
+class AlreadyExistsError(LatentDBError, FileExistsError):
+    """Something would be overwritten that was not asked to be."""
+
+
+class ImageError(LatentDBError, ValueError):
+    """An image file cannot be read.
+
+    Parameters
+    ----------
+    path
+        The file as it was named.
+    reason
+        Why it cannot be read, in a few words.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class FilterError(LatentDBError, ValueError):
+    """A metadata expression cannot be understood or does not fit the columns."""
+
+
+class ModelError(LatentDBError, ValueError):
+    """A model file or folder cannot be used as an encoder or a decoder."""
+
+
+class ModelMismatchError(ModelError):
+    """A model differs from the one that made the latents of a store."""
+
+
+class StoreError(LatentDBError, OSError):
+    """A store cannot be read or written; what was committed is as it was."""
+
+
+class CorruptStoreError(StoreError):
+    """A file of a store is not what was written to it."""
+
+
+class LockedError(StoreError):
+    """Another process is writing to the store."""
+
+
+class ClosedError(LatentDBError, RuntimeError):
+    """A database was used after it was closed."""
+
+
+class MissingExtraError(LatentDBError, ImportError):
+    """An optional dependency is needed and not installed.
+
+    Parameters
+    ----------
+    need
+        What was asked for, as a clause ("drawing a model").
+    extra
+        The extra of latentdb that brings it.
+    """
+
+    def __init__(self, need: str, extra: str) -> None:
+        super().__init__(f"{need} needs an extra: pip install 'latentdb[{extra}]'")

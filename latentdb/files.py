@@ -1,0 +1,176 @@
+"""Durable files: written whole and synced, or absent; checked before they are read.
+
+Every write of a store goes through this module, so that its promises about
+crashes and full disks rest on these few calls.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from pathlib import Path
+
+import xxhash
+
+from latentdb.errors import CorruptStoreError, NotFoundError, StoreError
+
+
+def checksum(data: bytes | memoryview | mmap.mmap) -> str:
+    """The 128-bit xxh3 of some bytes, in hex.
+
+    It guards against damage, not against forgery: who can change a segment
+    can change its manifest too.
+    """
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable.
+
+    Raises
+    ------
+    StoreError
+        If the system cannot.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be synced: {told(error)}") from error
+
+
+def write_new(path: Path, data: bytes | memoryview) -> None:
+    """Write a file that does not exist yet, and sync it; its folder is not synced.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written whole; nothing is left of it then.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        remove(path)
+        raise _unwritable(path, error) from error
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put a file in the place of another at once: readers see the one or the other.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be done; the old file is as it was then, unless the last
+        sync failed, where either may be found after a power cut.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove(temporary)
+    write_new(temporary, data)
+    try:
+        os.rename(temporary, path)
+    except OSError as error:
+        remove(temporary)
+        raise _unwritable(path, error) from error
+    sync_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file that may be there; a file that cannot be deleted stays."""
+    try:
+        os.unlink(path)
+    except OSError:
+        return
+
+
+def read_whole(path: Path, limit: int) -> bytes:
+    """Read a regular file of at most `limit` bytes, following no link.
+
+    Raises
+    ------
+    NotFoundError
+        If it is not there.
+    CorruptStoreError
+        If it is a link, no regular file, or larger.
+    StoreError
+        If the system cannot read it.
+    """
+    descriptor = _open(path)
+    try:
+        with os.fdopen(descriptor, "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if len(data) > limit:
+        raise CorruptStoreError(f"{path} has over {limit} bytes: more than it can have")
+    return data
+
+
+def map_checked(path: Path, size: int, expected: str) -> mmap.mmap:
+    """Map a file after its size and checksum held.
+
+    Raises
+    ------
+    NotFoundError
+        If it is not there.
+    CorruptStoreError
+        If its size or checksum is not the one stated.
+    StoreError
+        If the system cannot read it.
+    """
+    descriptor = _open(path)
+    try:
+        found = os.fstat(descriptor).st_size
+        view = mmap.mmap(descriptor, found, access=mmap.ACCESS_READ) if found == size else None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    finally:
+        os.close(descriptor)
+    if view is None:
+        raise CorruptStoreError(f"{path} is damaged: it has {found} bytes, expected {size}")
+    actual = checksum(view)
+    if actual != expected:
+        raise CorruptStoreError(
+            f"{path} is damaged: its checksum is {actual}, the manifest says {expected}"
+        )
+    return view
+
+
+def told(error: OSError) -> str:
+    """What the system said, in a few words."""
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def _open(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} is missing") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CorruptStoreError(f"{path} is not a regular file")
+    return descriptor
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path} cannot be written: {told(error)}")
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> StoreError:
+    reason = told(error) if isinstance(error, OSError) else str(error)
+    return StoreError(f"{path} cannot be read: {reason}")

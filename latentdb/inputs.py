@@ -1,0 +1,64 @@
+"""Checks of what comes from outside, before any of it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentdb.errors import InvalidInputError
+
+Floats = NDArray[np.float32]
+
+
+def as_latents(values: Any, dim: int, name: str) -> Floats:
+    """Check vectors that come from outside: float32 ``[n, dim]``, all finite.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are not.
+    """
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"type {array.dtype}")
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(array, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{name} are not numbers ({error}): expected [n, {dim}]") from error
+    if array.ndim != 2 or array.shape[1] != dim:
+        raise InvalidInputError(
+            f"{name} have shape {list(array.shape)}: expected [n, {dim}], the dim of this store"
+        )
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if len(bad):
+        raise InvalidInputError(f"{name} are not finite in row {bad[0]} (float32)")
+    return array
+
+
+def check_ids(ids: Sequence[str], *, unique: bool = True) -> list[str]:
+    """Check ids: texts that are not empty, valid Unicode, each given once.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the first that is not.
+    """
+    if isinstance(ids, str):
+        raise InvalidInputError(f"ids is the single text {ids!r}: give a list of ids")
+    names = list(ids)
+    seen: set[str] = set()
+    for name in names:
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise InvalidInputError(f"id {name!r} cannot be used: give text that is not empty")
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInputError(f"id {name!r} is not valid Unicode") from error
+        if unique and name in seen:
+            raise InvalidInputError(f"id {name!r} is given twice: give each once")
+        seen.add(name)
+    return names

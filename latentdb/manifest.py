@@ -1,0 +1,375 @@
+"""The manifest: one JSON file that says what a store is, replaced atomically.
+
+A version of a store is exactly what its manifest names.  Everything else in
+the folder is either on its way in or on its way out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from latentdb.errors import CorruptStoreError, LockedError, NotFoundError, StoreError
+from latentdb.files import read_whole, replace, told
+from latentdb.metadata import KINDS
+
+FORMAT_VERSION = 1
+MANIFEST = "MANIFEST.json"
+LOCK = "LOCK"
+FOLDERS = ("segments", "index", "model")
+MAX_DIM = 65_536
+_MAX_BYTES = 256 << 20
+_NAME = re.compile(r"(segments|index|model)/[A-Za-z0-9_-][A-Za-z0-9_.-]*\Z")
+_CHECKSUM = re.compile(r"[0-9a-f]{32}\Z")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """An immutable file of the store: name under its folder, bytes, checksum."""
+
+    name: str
+    bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class SegmentEntry:
+    """An immutable HDF5 file of rows, whose row numbers lie in first..last."""
+
+    file: FileEntry
+    rows: int
+    first_row: int
+    last_row: int
+
+
+@dataclass(frozen=True)
+class DeletionsEntry:
+    """The file of deleted row numbers that segments still hold."""
+
+    file: FileEntry
+    rows: int
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """The search index and what was measured of it.
+
+    Attributes
+    ----------
+    file
+        The serialized FAISS index.
+    kind
+        How vectors are kept in it (``"ivf-sq8"``).
+    rows_below
+        Every row with a smaller number that was alive is in it.
+    rows
+        How many rows it holds.
+    parameters
+        Of the search: probes and candidates by number of neighbours.
+    recall_target, recall_measured
+        Asked for, and found on held-out rows, at ``recall_k`` neighbours.
+    queries
+        How many rows the recall was measured on.
+    build_seconds
+        Wall time of building and tuning.
+    """
+
+    file: FileEntry
+    kind: str
+    rows_below: int
+    rows: int
+    parameters: Mapping[str, int]
+    recall_target: float
+    recall_measured: float
+    recall_k: int
+    queries: int
+    build_seconds: float
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """The model that made the latents."""
+
+    encoder_fingerprint: str
+    decoder_fingerprint: str | None
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the store is to be searched.
+
+    Attributes
+    ----------
+    recall
+        Least share of the true neighbours to find, as the user asked.
+    exact_rows
+        Up to so many rows an index was found to be no gain.
+    """
+
+    recall: float = 0.99
+    exact_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One committed version of a store.
+
+    Attributes
+    ----------
+    uuid
+        Of the store; the same in every version.
+    version
+        Counts commits.
+    dim
+        Dimensions of z_mean.
+    next_row
+        The first row number not yet given; numbers are never given twice.
+    columns
+        Kind of every metadata key.
+    """
+
+    uuid: str
+    version: int
+    dim: int
+    next_row: int = 0
+    segments: tuple[SegmentEntry, ...] = ()
+    deletions: DeletionsEntry | None = None
+    index: IndexEntry | None = None
+    model: ModelEntry | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def rows(self) -> int:
+        """Rows that are alive."""
+        return sum(segment.rows for segment in self.segments) - self.deleted_rows
+
+    @property
+    def deleted_rows(self) -> int:
+        return 0 if self.deletions is None else self.deletions.rows
+
+    def file_names(self) -> set[str]:
+        """Every file that this version needs."""
+        names = {segment.file.name for segment in self.segments}
+        if self.deletions is not None:
+            names.add(self.deletions.file.name)
+        if self.index is not None:
+            names.add(self.index.file.name)
+        if self.model is not None:
+            names.update(file.name for file in self.model.files)
+        return names
+
+
+def dump(manifest: Manifest) -> bytes:
+    """The manifest as the bytes of its file, with a checksum over its content."""
+    body = asdict(manifest)
+    document = {
+        "format": "latentdb",
+        "format_version": FORMAT_VERSION,
+        "checksum": _body_checksum(body),
+        "manifest": body,
+    }
+    return json.dumps(document, indent=1, sort_keys=False).encode() + b"\n"
+
+
+def _body_checksum(body: Any) -> str:
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return sha256(f"{FORMAT_VERSION} {text}".encode()).hexdigest()
+
+
+def load(data: bytes, name: str) -> Manifest:
+    """Read the bytes of a manifest file; `name` is what an error calls it.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it is not what `dump` wrote, or says what no store can be.
+    StoreError
+        If a newer latentdb wrote it.
+    """
+    try:
+        document = json.loads(data.decode())
+        if document["format"] != "latentdb":
+            raise ValueError("its format is not latentdb")
+        found = document["format_version"]
+        if type(found) is int and found > FORMAT_VERSION:
+            raise StoreError(
+                f"{name} has format version {found}, this latentdb reads up to {FORMAT_VERSION}: "
+                "upgrade it with pip install -U latentdb"
+            )
+        body = document["manifest"]
+        if document["checksum"] != _body_checksum(body) or found != FORMAT_VERSION:
+            raise ValueError("its checksum does not hold")
+        return _manifest(body)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise CorruptStoreError(
+            f"{name} is damaged ({told}): restore it from a backup; its segments are whole"
+        ) from error
+
+
+def _manifest(body: Any) -> Manifest:
+    columns = dict(body["columns"])
+    _require(all(kind in KINDS for kind in columns.values()), "a column has an unknown kind")
+    manifest = Manifest(
+        uuid=_text(body["uuid"]),
+        version=_whole(body["version"]),
+        dim=_whole(body["dim"], 1, MAX_DIM),
+        next_row=_whole(body["next_row"]),
+        segments=tuple(_segment(item) for item in body["segments"]),
+        deletions=None if body["deletions"] is None else _deletions(body["deletions"]),
+        index=None if body["index"] is None else _index(body["index"]),
+        model=None if body["model"] is None else _model(body["model"]),
+        columns=columns,
+        settings=_settings(body["settings"]),
+    )
+    last = -1
+    for segment in manifest.segments:
+        _require(segment.first_row > last, "row numbers of segments overlap")
+        last = segment.last_row
+    _require(last < manifest.next_row, "a segment has rows not yet given")
+    _require(manifest.rows >= 0, "more rows are deleted than there are")
+    return manifest
+
+
+def _require(holds: bool, told: str) -> None:
+    if not holds:
+        raise ValueError(told)
+
+
+def _whole(value: Any, least: int = 0, most: int = 2**62) -> int:
+    _require(type(value) is int and least <= value <= most, f"{value!r} is out of bounds")
+    return int(value)
+
+
+def _share(value: Any) -> float:
+    _require(type(value) in (int, float) and 0 <= value <= 1, f"{value!r} is not a share")
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    _require(isinstance(value, str), f"{value!r} is not text")
+    return str(value)
+
+
+def _file(item: Any) -> FileEntry:
+    name = _text(item["name"])
+    _require(_NAME.match(name) is not None, f"file name {name!r} is not allowed")
+    digest = _text(item["checksum"])
+    _require(_CHECKSUM.match(digest) is not None, f"checksum {digest!r} is none")
+    return FileEntry(name, _whole(item["bytes"], 1), digest)
+
+
+def _segment(item: Any) -> SegmentEntry:
+    first, last = _whole(item["first_row"]), _whole(item["last_row"])
+    rows = _whole(item["rows"], 1)
+    _require(rows <= last - first + 1, "a segment has more rows than numbers")
+    return SegmentEntry(_file(item["file"]), rows, first, last)
+
+
+def _deletions(item: Any) -> DeletionsEntry:
+    return DeletionsEntry(_file(item["file"]), _whole(item["rows"], 1))
+
+
+def _index(item: Any) -> IndexEntry:
+    seconds = item["build_seconds"]
+    _require(type(seconds) in (int, float) and math.isfinite(seconds), "build_seconds is no time")
+    return IndexEntry(
+        file=_file(item["file"]),
+        kind=_text(item["kind"]),
+        rows_below=_whole(item["rows_below"]),
+        rows=_whole(item["rows"], 1),
+        parameters={_text(key): _whole(value) for key, value in item["parameters"].items()},
+        recall_target=_share(item["recall_target"]),
+        recall_measured=_share(item["recall_measured"]),
+        recall_k=_whole(item["recall_k"], 1),
+        queries=_whole(item["queries"], 1),
+        build_seconds=float(seconds),
+    )
+
+
+def _settings(item: Any) -> Settings:
+    return Settings(_share(item["recall"]), _whole(item["exact_rows"]))
+
+
+def _model(item: Any) -> ModelEntry:
+    decoder = item["decoder_fingerprint"]
+    return ModelEntry(
+        _text(item["encoder_fingerprint"]),
+        None if decoder is None else _text(decoder),
+        tuple(_file(file) for file in item["files"]),
+    )
+
+
+def read(folder: Path) -> Manifest:
+    """The version of a store that is committed now.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no store in the folder.
+    CorruptStoreError, StoreError
+        If its manifest cannot be read.
+    """
+    try:
+        data = read_whole(folder / MANIFEST, _MAX_BYTES)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"{folder} is not a latentdb store (it has no {MANIFEST}): "
+            "make one with latentdb index, or check the path"
+        ) from error
+    return load(data, str(folder / MANIFEST))
+
+
+def commit(folder: Path, manifest: Manifest) -> None:
+    """Make a version the current one; every file it names must be durable already."""
+    replace(folder / MANIFEST, dump(manifest))
+
+
+@contextmanager
+def writer_lock(folder: Path) -> Iterator[None]:
+    """Be the only writer of a store; the system frees the lock of a killed process.
+
+    Raises
+    ------
+    LockedError
+        At once, if another holds it: says who.
+    """
+    path = folder / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be opened for writing: {told(error)}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 500, 0).decode(errors="replace").strip()
+            raise LockedError(
+                f"{folder} is being written by {holder or 'another process'}: "
+                "wait for it to end, or stop it; reading is possible meanwhile"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"{path} cannot be locked: {told(error)}") from error
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            os.ftruncate(descriptor, 0)
+            text = f"process {os.getpid()} on {socket.gethostname()} since {since}\n"
+            os.pwrite(descriptor, text.encode(), 0)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {told(error)}") from error
+        yield
+    finally:
+        os.close(descriptor)

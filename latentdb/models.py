@@ -1,0 +1,106 @@
+"""The model inside a store, and what a store is altogether."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from latentdb.answers import Info
+from latentdb.codec import CARD_FILE, DECODER_FILE, ENCODER_FILE, Codec, ModelCard
+from latentdb.errors import CorruptStoreError, ModelError, ModelMismatchError
+from latentdb.store import Snapshot
+
+ModelLike = str | os.PathLike[str] | Codec
+
+
+def load_model(model: ModelLike) -> Codec:
+    """A model folder, or a codec as it is."""
+    return model if isinstance(model, Codec) else Codec.from_folder(model)
+
+
+def card_of(snapshot: Snapshot) -> ModelCard | None:
+    """The card of a store's model; None if it has no model."""
+    model = snapshot.manifest.model
+    if model is None:
+        return None
+    name = f"model/{CARD_FILE}"
+    entry = next((file for file in model.files if file.name == name), None)
+    if entry is None:
+        raise CorruptStoreError(f"{snapshot.folder}: its manifest names no {name}")
+    return ModelCard.from_json(snapshot.file(entry).decode(errors="replace"), name)
+
+
+def codec_of(snapshot: Snapshot) -> Codec:
+    """The model of a store, ready to be used.
+
+    Raises
+    ------
+    ModelError
+        If the store was made without one.
+    CorruptStoreError
+        If its files are not those the manifest speaks of.
+    """
+    model, card = snapshot.manifest.model, card_of(snapshot)
+    if model is None or card is None:
+        raise ModelError(
+            "this store has no model: it holds ready-made vectors, which can be queried "
+            "by id or vector but not decoded; create it with a model to do both"
+        )
+    files = {Path(entry.name).name: snapshot.file(entry) for entry in model.files}
+    stated = (model.encoder_fingerprint, model.decoder_fingerprint)
+    name = str(snapshot.folder / "model")
+    if ENCODER_FILE not in files or stated != (card.encoder_fingerprint, card.decoder_fingerprint):
+        raise CorruptStoreError(f"{name} is not the model the manifest speaks of")
+    return Codec.from_bytes(card, files[ENCODER_FILE], files.get(DECODER_FILE), name=name)
+
+
+def check_same(snapshot: Snapshot, codec: Codec) -> None:
+    """Refuse any model but the store's own.
+
+    Raises
+    ------
+    ModelMismatchError
+        Names both fingerprints.
+    """
+    own, card = snapshot.manifest.model, codec.card
+    if own is None:
+        raise ModelMismatchError(
+            f"this store has no model, received one with encoder {card.encoder_fingerprint}: "
+            "index into a store that was created with it"
+        )
+    for half, stated, given in (
+        ("encoder", own.encoder_fingerprint, card.encoder_fingerprint),
+        ("decoder", own.decoder_fingerprint, card.decoder_fingerprint),
+    ):
+        if stated != given:
+            raise ModelMismatchError(
+                f"the {half} received has fingerprint {given}, this store's latents are of "
+                f"{half} {stated}: leave --model out to use the store's own, "
+                "or index into a new store"
+            )
+
+
+def describe(snapshot: Snapshot) -> Info:
+    """What a store is and how it is searched."""
+    manifest = snapshot.manifest
+    entry = manifest.index
+    sizes = [segment.file.bytes for segment in manifest.segments]
+    sizes += [] if entry is None else [entry.file.bytes]
+    sizes += [] if manifest.deletions is None else [manifest.deletions.file.bytes]
+    sizes += [] if manifest.model is None else [file.bytes for file in manifest.model.files]
+    return Info(
+        path=str(snapshot.folder),
+        uuid=manifest.uuid,
+        version=manifest.version,
+        rows=manifest.rows,
+        deleted_rows=manifest.deleted_rows,
+        dim=manifest.dim,
+        segments=len(manifest.segments),
+        bytes=sum(sizes),
+        columns=manifest.columns,
+        model=card_of(snapshot),
+        recall_target=manifest.settings.recall,
+        search="exact scan" if entry is None else entry.kind,
+        index=entry,
+        covered_rows=0 if entry is None else entry.rows,
+    )

@@ -1,0 +1,86 @@
+"""When to build the search index, and the one that is open."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+from latentdb import query
+from latentdb.errors import CorruptStoreError, NotFoundError
+from latentdb.index import EXACT_ROWS, KIND, Fetch, VectorIndex
+from latentdb.index import build as build_index
+from latentdb.ingest import Progress, Report
+from latentdb.manifest import FileEntry, IndexEntry, Settings
+from latentdb.store import Snapshot, Writer
+
+
+class IndexKeeper:
+    """Opens the index of a store, and builds it where it is due."""
+
+    def __init__(self) -> None:
+        self._opened: tuple[str, VectorIndex | None] | None = None
+
+    def open(self, snapshot: Snapshot) -> VectorIndex | None:
+        """The index of a version; None where there is none, or it is damaged."""
+        entry = snapshot.manifest.index
+        if entry is None:
+            return None
+        if self._opened is None or self._opened[0] != entry.file.name:
+            try:
+                data = snapshot.file(entry.file)
+                index = VectorIndex.load(data, entry.parameters, rows=entry.rows, dim=snapshot.dim)
+                self._opened = entry.file.name, index
+            except (CorruptStoreError, NotFoundError) as error:
+                warnings.warn(
+                    f"{error}; every row is scanned instead, latentdb optimize rebuilds it",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+                self._opened = entry.file.name, None
+        return self._opened[1]
+
+    def maintain(self, writer: Writer, report: Report | None) -> None:
+        """Build the index where a scan has become the slower way."""
+        manifest = writer.snapshot.manifest
+        entry = manifest.index
+        if entry is None:
+            due = manifest.rows > max(EXACT_ROWS, manifest.settings.exact_rows)
+        else:
+            tail = manifest.next_row - entry.rows_below
+            due = tail > max(EXACT_ROWS, entry.rows // 2)
+            due = due or self.open(writer.snapshot) is None
+        if due:
+            self.build(writer, manifest.settings, report)
+
+    def build(self, writer: Writer, settings: Settings, report: Report | None) -> None:
+        snapshot = writer.snapshot
+        if len(snapshot) <= EXACT_ROWS:
+            writer.drop_index(settings)
+            return
+        if report is not None:
+            report(Progress(f"building the search index over {len(snapshot)} rows", 0, None))
+        fetch: Fetch = snapshot.vectors
+        made = build_index(
+            list(query.blocks(snapshot)), snapshot.dim, fetch, recall=settings.recall
+        )
+        if made is None:
+            # Tried again when the store has doubled.
+            writer.drop_index(replace(settings, exact_rows=2 * len(snapshot)))
+            return
+        index, tuning = made
+        writer.set_index(
+            index.dump(),
+            IndexEntry(
+                file=FileEntry("", 0, ""),
+                kind=KIND,
+                rows_below=snapshot.manifest.next_row,
+                rows=index.rows,
+                parameters=tuning.parameters,
+                recall_target=settings.recall,
+                recall_measured=tuning.recall,
+                recall_k=tuning.k,
+                queries=tuning.queries,
+                build_seconds=round(tuning.seconds, 3),
+            ),
+            settings,
+        )
