@@ -36,8 +36,8 @@ class _Group(click.Group):
             click.echo("Error: out of memory: give fewer or smaller inputs", err=True)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
-            ctx.exit(130)
-        ctx.exit(1)
+            raise click.exceptions.Exit(130) from None
+        raise click.exceptions.Exit(1)
 
 
 @click.group(
@@ -74,7 +74,7 @@ _model_check = click.option(
 )
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """64, or HEIGHTxWIDTH."""
 
     name = "size"
