@@ -164,7 +164,7 @@ def _print_matches(matches: Matches) -> None:
     help="Stop after so many epochs without a better validation loss.",
 )
 @click.option("--validation", type=float, default=0.1, show_default=True, help="Share held out.")
-@click.option("--batch", type=int, default=128, show_default=True)
+@click.option("--batch", type=int, help="Images a step.  [default: 128; 32 below 10,000 images]")
 @click.option("--seed", type=int, default=0, show_default=True)
 @_strict
 @_json

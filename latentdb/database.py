@@ -21,8 +21,8 @@ from latentdb.errors import (
 )
 from latentdb.export import export
 from latentdb.filters import Filter
-from latentdb.images import SUFFIXES, discover
-from latentdb.ingest import IndexReport, Report, index_images
+from latentdb.images import check_picture, discover
+from latentdb.ingest import IndexReport, Report, add_rows, index_images
 from latentdb.inputs import as_latents, check_ids
 from latentdb.manifest import MANIFEST, Settings
 from latentdb.metadata import Value, make_columns, read_table
@@ -270,10 +270,6 @@ class LatentDB:
             If another process is writing.
         """
         store = self._open_store()
-        if on_conflict not in ("error", "skip", "replace"):
-            raise InvalidInputError(
-                f"on_conflict {on_conflict!r} is unknown: use error, skip or replace"
-            )
         names = check_ids(ids)
         dim = self._snapshot().dim
         means = as_latents(z_mean, dim, "z_mean")
@@ -284,22 +280,9 @@ class LatentDB:
         rows = Rows(names, means, log_vars, columns=make_columns(metadata, len(names)))
         with store.writer() as writer:
             writer.sweep()
-            snapshot = writer.snapshot
-            _check_log_var(snapshot, log_vars is not None)
-            old = snapshot.locate(names)
-            taken = np.flatnonzero(old >= 0)
-            if len(taken) and on_conflict == "error":
-                raise InvalidInputError(
-                    f"id {names[taken[0]]!r} ({len(taken)} in all) is in the store: "
-                    "pass on_conflict='skip' or 'replace'"
-                )
-            if on_conflict == "skip":
-                rows = rows.take(np.flatnonzero(old < 0))
-                old = old[:0]
-            if len(rows):
-                writer.append(rows, old[old >= 0])
-                self._keeper.maintain(writer, None)
-        return len(rows)
+            written = add_rows(writer, rows, on_conflict)
+            self._keeper.maintain(writer, None)
+        return written
 
     def optimize(self, *, recall: float | None = None, report: Report | None = None) -> Info:
         """Build the search index anew, and tune it to a recall.
@@ -377,7 +360,9 @@ class LatentDB:
         snapshot = self._snapshot()
         queries = as_latents(vectors, snapshot.dim, "vectors")
         hits = self._search(snapshot, queries, k, where)
-        return hits.distances, hits.rows
+        short = ((0, 0), (0, k - hits.rows.shape[1]))
+        distances = np.pad(hits.distances, short, constant_values=np.inf)
+        return distances, np.pad(hits.rows, short, constant_values=-1)
 
     def _search(self, snapshot: Snapshot, queries: Floats, k: int, where: str | None) -> Hits:
         if type(k) is not int or not 1 <= k <= MAX_K:
@@ -499,14 +484,7 @@ class LatentDB:
             If it keeps none.
         """
         snapshot = self._snapshot()
-        compiled = self._filter(snapshot, where)
-        total = np.zeros(snapshot.dim, np.float64)
-        count = 0
-        for segment in snapshot.segments:
-            keep = query.kept(snapshot, segment, compiled)
-            vectors = segment.z_mean if keep is None else segment.z_mean[keep]
-            total += vectors.sum(axis=0, dtype=np.float64)
-            count += len(vectors)
+        total, count = query.total(snapshot, self._filter(snapshot, where))
         if not count:
             raise NotFoundError(
                 "the store is empty"
@@ -544,6 +522,7 @@ class LatentDB:
         if Path(out).suffix.lower() == ".npy":
             write_vectors(latents, out)
         else:
+            check_picture(out)
             write_images(self.decode(latents), out)
 
     def decode_to(
@@ -557,7 +536,7 @@ class LatentDB:
             Ids, image paths, ``.npy`` files.
         out
             A file ending in .png (or another image format) for one image or a
-            row of several; anything else is a folder that gets one PNG each.
+            row of several; without an ending, a folder that gets one PNG each.
         model
             As in `decode`.
 
@@ -568,12 +547,15 @@ class LatentDB:
         """
         if model is not None:
             self.check_model(model)
+        to_folder = os.path.isdir(out) or os.fspath(out).endswith(os.sep) or not Path(out).suffix
+        if not to_folder:
+            check_picture(out)
         found = self._resolve(self._snapshot(), targets)
         images = self.codec.decode(np.stack([target.vector for target in found]))
-        if Path(out).suffix.lower() in SUFFIXES and not Path(out).is_dir():
-            write_images(images, out)
-            return (os.fspath(out),)
-        return write_each(found, images, out)
+        if to_folder:
+            return write_each(found, images, out)
+        write_images(images, out)
+        return (os.fspath(out),)
 
     def sheet(self, target: TargetLike, matches: Matches, out: PathLike) -> None:
         """Draw a query: the image, its reconstruction, then the matches with distances.
@@ -613,12 +595,3 @@ def _recall(value: float) -> float:
     if not isinstance(value, int | float) or not 0 < value <= 1:
         raise InvalidInputError(f"recall {value!r} cannot be used: give a share, such as 0.99")
     return float(value)
-
-
-def _check_log_var(snapshot: Snapshot, given: bool) -> None:
-    if snapshot.segments and (snapshot.segments[0].z_log_var is not None) != given:
-        raise InvalidInputError(
-            "z_log_var is missing, and this store's rows have it: pass it too"
-            if not given
-            else "this store's rows have no z_log_var: leave it out"
-        )

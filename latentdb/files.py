@@ -88,6 +88,22 @@ def replace(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_output(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file a user asked for, whole or not at all, making its folder.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
+    target = Path(path).absolute()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    replace(target, data)
+
+
 def remove(path: Path) -> None:
     """Delete a file that may be there; a file that cannot be deleted stays."""
     try:

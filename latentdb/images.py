@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.errors import ImageError, InvalidInputError, NotFoundError, StoreError
+from latentdb.errors import ImageError, InvalidInputError, NotFoundError
+from latentdb.files import told, write_output
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -172,7 +173,7 @@ def _walk(folder: str, prefix: str, parents: tuple[str, ...]) -> Iterator[ImageF
         with os.scandir(folder) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
-        yield BadFile(folder, _reason(error))
+        yield BadFile(folder, told(error))
         return
     for entry in entries:
         if entry.name.startswith("."):
@@ -199,14 +200,10 @@ def _found(path: str, name: str) -> ImageFile | BadFile:
     try:
         status = os.stat(path)
     except OSError as error:
-        return BadFile(path, _reason(error))
+        return BadFile(path, told(error))
     if not stat.S_ISREG(status.st_mode):
         return BadFile(path, "not a regular file")
     return ImageFile(name, path, status.st_size, status.st_mtime_ns)
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error) or type(error).__name__).lower()
 
 
 def read_bytes(path: str) -> bytes:
@@ -226,7 +223,7 @@ def read_bytes(path: str) -> bytes:
                 raise ImageError(path, f"{status.st_size} bytes, over the limit of 1 GiB")
             data = file.read()
     except OSError as error:
-        raise ImageError(path, _reason(error)) from error
+        raise ImageError(path, told(error)) from error
     if not data:
         raise ImageError(path, "empty file")
     return data
@@ -418,6 +415,23 @@ def to_picture(pixels: NDArray[np.uint8]) -> PILImage.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
+def check_picture(path: str | os.PathLike[str]) -> str:
+    """The Pillow format of a picture's name, before any work is done for it.
+
+    Raises
+    ------
+    InvalidInputError
+        If the ending is none of PNG, JPEG, WebP, GIF, BMP or TIFF.
+    """
+    from PIL import Image
+
+    suffix = Path(path).suffix.lower()
+    kind = Image.registered_extensions().get(suffix)
+    if kind not in FORMATS:
+        raise InvalidInputError(f"{os.fspath(path)}: cannot write {suffix!r} files, use .png")
+    return kind
+
+
 def write_picture(path: str | os.PathLike[str], picture: PILImage.Image, **options: Any) -> None:
     """Write a Pillow image whole or not at all, in the format of the suffix.
 
@@ -428,22 +442,10 @@ def write_picture(path: str | os.PathLike[str], picture: PILImage.Image, **optio
     StoreError
         If it cannot be written.
     """
-    from PIL import Image
-
-    target = Path(path)
-    kind = Image.registered_extensions().get(target.suffix.lower())
-    if kind not in FORMATS:
-        raise InvalidInputError(f"{target}: cannot write {target.suffix!r}, use .png")
+    kind = check_picture(path)
     buffer = io.BytesIO()
     picture.save(buffer, format=kind, **options)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"{target}: cannot be written: {_reason(error)}") from error
+    write_output(path, buffer.getvalue())
 
 
 def write_pixels(path: str | os.PathLike[str], pixels: NDArray[np.uint8]) -> None:

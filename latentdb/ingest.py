@@ -39,6 +39,7 @@ from latentdb.store import Snapshot, Writer
 COMMIT_ROWS = 16_384
 COMMIT_SECONDS = 5.0
 LABEL = "label"
+CONFLICTS = ("error", "skip", "replace")
 _AHEAD = 4  # batches read before they are encoded
 
 
@@ -441,6 +442,51 @@ def index_images(
     seconds = time.monotonic() - start
     rows = len(writer.snapshot)
     return IndexReport(added, updated, unchanged, tuple(bad), unmatched, rows, seconds)
+
+
+def add_rows(writer: Writer, rows: Rows, on_conflict: str) -> int:
+    """Append ready-made rows in one commit.
+
+    Parameters
+    ----------
+    writer
+        Of the store.
+    rows
+        Checked already.
+    on_conflict
+        For an id that is in the store: ``"error"``, ``"skip"`` or ``"replace"``.
+
+    Returns
+    -------
+    int
+        Rows written.
+
+    Raises
+    ------
+    InvalidInputError
+        If an id is taken, or z_log_var or metadata does not fit the store's.
+    """
+    if on_conflict not in CONFLICTS:
+        raise InvalidInputError(f"on_conflict {on_conflict!r} is unknown: use one of {CONFLICTS}")
+    snapshot = writer.snapshot
+    if snapshot.segments and (snapshot.segments[0].z_log_var is None) != (rows.z_log_var is None):
+        raise InvalidInputError(
+            "z_log_var is missing, and this store's rows have it: pass it too"
+            if rows.z_log_var is None
+            else "this store's rows have no z_log_var: leave it out"
+        )
+    old = snapshot.locate(rows.ids)
+    taken = np.flatnonzero(old >= 0)
+    if len(taken) and on_conflict == "error":
+        raise InvalidInputError(
+            f"id {rows.ids[taken[0]]!r} ({len(taken)} in all) is in the store: "
+            "pass on_conflict='skip' or 'replace'"
+        )
+    if on_conflict == "skip":
+        rows, old = rows.take(np.flatnonzero(old < 0)), old[:0]
+    if len(rows):
+        writer.append(rows, old[old >= 0])
+    return len(rows)
 
 
 def _kinds(columns: Any, table: Table | None, labels: bool) -> dict[str, str]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from latentdb.answers import Matches
 from latentdb.codec import Codec
-from latentdb.errors import ImageError, StoreError
-from latentdb.files import replace, told
+from latentdb.errors import ImageError
+from latentdb.files import write_output
 from latentdb.images import read_image, sheet, write_animation, write_picture, write_pixels
 from latentdb.segment import Floats
 from latentdb.target import Target
@@ -34,12 +34,7 @@ def write_vectors(latents: Floats, out: PathLike) -> None:
     """
     buffer = io.BytesIO()
     np.save(buffer, latents)
-    path = Path(out).absolute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {told(error)}") from error
-    replace(path, buffer.getvalue())
+    write_output(out, buffer.getvalue())
 
 
 def write_images(pixels: Pixels, out: PathLike) -> None:

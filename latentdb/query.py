@@ -73,6 +73,18 @@ def select(snapshot: Snapshot, where: Filter | None) -> Ints:
     return np.concatenate(parts)
 
 
+def total(snapshot: Snapshot, where: Filter | None) -> tuple[NDArray[np.float64], int]:
+    """Sum of the latents that pass the filter, float64 ``[d]``, and how many they are."""
+    summed = np.zeros(snapshot.dim, np.float64)
+    count = 0
+    for segment in snapshot.segments:
+        keep = kept(snapshot, segment, where)
+        vectors = segment.z_mean if keep is None else segment.z_mean[keep]
+        summed += vectors.sum(axis=0, dtype=np.float64)
+        count += len(vectors)
+    return summed, count
+
+
 def blocks(snapshot: Snapshot, where: Filter | None = None, *, since: int = 0) -> Iterator[Block]:
     """The rows to scan, from row number `since` on."""
     for segment in snapshot.segments:

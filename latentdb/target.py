@@ -128,9 +128,9 @@ def _load(path: str, dim: int) -> Floats:
 def _not_found(snapshot: Snapshot, text: str, kind: str) -> NotFoundError:
     what = "no id" if kind == "id" else "neither an id nor a file:"
     ids = snapshot.ids(snapshot.live_rows()[:_LOOKED_AT])
-    close = difflib.get_close_matches(text, ids, n=1)
+    close = difflib.get_close_matches(text, ids, n=3)
     if close:
-        hint = f"did you mean {close[0]!r}?"
+        hint = f"did you mean {' or '.join(map(repr, close))}?"
     elif ids:
         hint = f"ids look like {ids[0]!r}"
     else:

@@ -124,7 +124,7 @@ def train_model(
     minutes: float | None = None,
     patience: int = 5,
     validation: float = 0.1,
-    batch: int = 128,
+    batch: int | None = None,
     seed: int = 0,
     strict: bool = False,
     report: Report | None = None,
@@ -158,7 +158,7 @@ def train_model(
     validation
         Share of the images that is held out.
     batch
-        Images a gradient step.
+        Images a gradient step; by default 128, or 32 below 10,000 images.
     seed
         Of the split, the weights, the order and the sampling.
     strict
@@ -176,7 +176,7 @@ def train_model(
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise AlreadyExistsError(f"{target} exists: give --out another path, or remove it first")
-    _check_options(epochs, minutes, validation, batch, beta, patience)
+    _check_options(epochs, minutes, validation, batch or 1, beta, patience)
     random = np.random.default_rng(seed)
     files, bad, found = _sample(sources, random, report)
     spec = _preprocessing(files, arch, image_size, channels, resize)
@@ -191,6 +191,8 @@ def train_model(
             f"{len(pixels)} readable images cannot train a model: "
             f"give at least {_LEAST_IMAGES}{reason}"
         )
+    if batch is None:
+        batch = 128 if len(pixels) >= 10_000 else 32
     held = min(len(pixels) - 1, max(1, round(validation * len(pixels))))
     if report is not None:
         report(Progress("loading tensorflow", 0, None))

@@ -1,0 +1,74 @@
+"""What many tests share: small real images, and a small VAE trained once a run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image, ImageDraw
+
+from latentdb.database import LatentDB
+from latentdb.training import TrainReport, train_model
+
+settings.register_profile("latentdb", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("latentdb")
+
+SIZE = 16
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def draw_shape(kind: str, seed: int) -> Image.Image:
+    """A disc or a square somewhere on a dark ground, the same for the same seed."""
+    random = np.random.default_rng(seed)
+    image = Image.new("RGB", (SIZE, SIZE), tuple(random.integers(0, 60, 3).tolist()))
+    left, top = random.integers(1, 6, 2).tolist()
+    box = (left, top, left + 8, top + 8)
+    colour = tuple(random.integers(120, 256, 3).tolist())
+    draw = ImageDraw.Draw(image)
+    (draw.ellipse if kind == "disc" else draw.rectangle)(box, fill=colour)
+    return image
+
+
+def make_images(folder: Path, each: int, seed: int = 0) -> Path:
+    for place, kind in enumerate(("disc", "square")):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for number in range(each):
+            picture = draw_shape(kind, 1000 * seed + 2 * number + place)
+            picture.save(folder / kind / f"{number:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 images in two folders, disc and square; not to be changed."""
+    return make_images(tmp_path_factory.mktemp("images") / "shapes", 40)
+
+
+@pytest.fixture(scope="session")
+def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainReport:
+    """What training the model of `model` reported."""
+    out = tmp_path_factory.mktemp("model") / "model"
+    return train_model([images], out, latent_dim=4, epochs=6, beta=0.05, batch=16)
+
+
+@pytest.fixture(scope="session")
+def model(trained: TrainReport) -> Path:
+    """A small model folder; not to be changed."""
+    return Path(trained.path)
+
+
+@pytest.fixture(scope="session")
+def _filled(images: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("store") / "shapes.ldb"
+    with LatentDB.create(path, model=model) as db:
+        db.index_images(images, labels_from_folders=True)
+    return path
+
+
+@pytest.fixture
+def store(_filled: Path, tmp_path: Path) -> Path:
+    """A store of `images`, of which every test has its own copy."""
+    return Path(shutil.copytree(_filled, tmp_path / "shapes.ldb"))
