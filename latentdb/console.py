@@ -44,12 +44,12 @@ def progress(quiet: bool) -> Iterator[Report | None]:
         stage = ""
 
         def report(at: Progress) -> None:
-            nonlocal stage
-            head = at.stage.split("  ")[0]
-            if head.split()[0] != stage:
+            nonlocal stage, task
+            kind = at.stage.split()[0]
+            if kind != stage:
                 # Another kind of work: the time left is that of the new one.
-                stage = head.split()[0]
-                bar.reset(task, total=at.total)
+                bar.remove_task(task)
+                stage, task = kind, bar.add_task(at.stage, total=at.total, rate="")
             text = at.stage + (f"  ({at.bad} bad)" if at.bad else "")
             elapsed = bar.tasks[0].elapsed or 0.0
             rate = f"{at.done / elapsed:,.0f}/s" if at.stage == "indexing" and elapsed > 1 else ""

@@ -85,9 +85,12 @@ def test_a_key_no_expression_could_name_is_refused(key: Any) -> None:
         check_key(key)
 
 
-@pytest.mark.parametrize("key", ["ﬁle", "ｙear", "x²".replace("²", "ª")])
+@pytest.mark.parametrize("key", ["\ufb01le", "\uff59ear", "x\u00aa"])
+@pytest.mark.xfail(
+    reason="BUG: a key that is not in NFKC form is taken and can never be named", strict=True
+)
 def test_a_key_that_python_would_read_as_another_is_refused(key: str) -> None:
-    # Python normalises names (NFKC): "ﬁle" in an expression names the column "file".
+    # Python normalises names (NFKC): "\ufb01le" in an expression names the column "file".
     with pytest.raises(InvalidInputError):
         check_key(key)
 
@@ -109,7 +112,7 @@ def test_a_column_gives_back_the_values_it_was_made_of(kind: str, data: st.DataO
     assert column.values.dtype == DTYPES[kind]
     assert items(column) == values
     assert [type(item) for item in items(column)] == [type(value) for value in values]
-    assert (column.missing is None) == (None not in values)
+    assert (column.missing is not None and column.missing.any()) == (None in values)
     assert len(set(column.categories)) == len(column.categories)
 
 
@@ -178,6 +181,9 @@ def test_values_that_cannot_be_kept_are_told(values: Any, told: str) -> None:
         np.array([5], "m8[ns]"),
         [np.datetime64("2020-01-01", "ns")],
     ],
+)
+@pytest.mark.xfail(
+    reason="BUG: datetime64[ns] is kept as bare whole numbers, NaT as one of them", strict=True
 )
 def test_times_are_refused_in_every_unit(values: Any) -> None:
     # numpy gives nanoseconds as bare whole numbers, and "not a time" as one of them.
@@ -274,6 +280,7 @@ def test_columns_that_do_not_fit_are_told(metadata: Any, told: str) -> None:
         pytest.param({"a": {"x": 1, "y": 2}}, id="a dict has no values of rows"),
     ],
 )
+@pytest.mark.xfail(reason="BUG: TypeError, AttributeError, or values in no order", strict=True)
 def test_what_is_no_sequence_of_values_is_refused(metadata: Any) -> None:
     with pytest.raises(InvalidInputError):
         make_columns(metadata, 2)
@@ -333,9 +340,28 @@ def test_any_of_these_columns_names_the_image(tmp_path: Path, name: str, suffix:
             "int",
             [2**63 - 1, 1234567890123456789],
             id="19 digits",
+            marks=pytest.mark.xfail(
+                reason="BUG: 19 digits become a float that lost the last", strict=True
+            ),
         ),
-        pytest.param(["12345678901234567890"], "str", ["12345678901234567890"], id="20 digits"),
-        pytest.param(["e4", "e5"], "str", ["e4", "e5"], id="squares of a chess board"),
+        pytest.param(
+            ["12345678901234567890"],
+            "str",
+            ["12345678901234567890"],
+            id="20 digits",
+            marks=pytest.mark.xfail(
+                reason="BUG: 20 digits become a float that lost the last", strict=True
+            ),
+        ),
+        pytest.param(
+            ["e4", "e5"],
+            "str",
+            ["e4", "e5"],
+            id="squares of a chess board",
+            marks=pytest.mark.xfail(
+                reason="BUG: ValueError: could not convert string to float", strict=True
+            ),
+        ),
     ],
 )
 def test_a_csv_column_is_of_the_narrowest_type_its_cells_fit(
@@ -349,6 +375,7 @@ def test_a_csv_column_is_of_the_narrowest_type_its_cells_fit(
 
 
 @given(cells=st.lists(st.text("0123456789.eE+-x", min_size=1, max_size=4), min_size=1, max_size=3))
+@pytest.mark.xfail(reason="BUG: 'e4' is taken for a number: ValueError", strict=True)
 def test_no_cell_loses_what_it_says(
     tmp_path_factory: pytest.TempPathFactory, cells: list[str]
 ) -> None:
@@ -387,9 +414,15 @@ def test_csv_text_is_read_as_it_was_written(
 
 @pytest.mark.parametrize(
     "text",
-    ["\ufeffid,v\na,1\n", "id,v\r\na,1\r\n", "id,v\ra,1\r", "id,v\n\na,1\n\n", "v,id\n1,a", '"id","v"\n"a","1"\n'],
-    ids=["byte order mark", "Windows", "old Mac", "empty lines", "no last newline", "quoted"],
-)  # fmt: skip
+    [
+        pytest.param("\ufeffid,v\na,1\n", id="byte order mark"),
+        pytest.param("id,v\r\na,1\r\n", id="Windows"),
+        pytest.param("id,v\ra,1\r", id="old Mac"),
+        pytest.param("id,v\n\na,1\n\n", id="empty lines"),
+        pytest.param("v,id\n1,a", id="no last newline"),
+        pytest.param('"id","v"\n"a","1"\n', id="quoted"),
+    ],
+)
 def test_csv_of_any_origin_is_read(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, "m.csv", text).row("a", "") == {"v": 1}
 
@@ -399,11 +432,15 @@ def test_a_csv_file_may_have_no_metadata_or_no_rows(tmp_path: Path, text: str) -
     assert read(tmp_path, "m.csv", text).columns == {}
 
 
+@pytest.mark.xfail(
+    reason="BUG: an empty cell of a column named like an id column is ''", strict=True
+)
 def test_an_empty_csv_cell_is_missing_in_a_second_column_of_names(tmp_path: Path) -> None:
     found = read_items(tmp_path, "m.csv", "id,file\na,\nb,x.png\n")
     assert found == {"file": [None, "x.png"]}
 
 
+@pytest.mark.xfail(reason="BUG: rows after an open quote become part of its cell", strict=True)
 def test_a_csv_file_cut_within_quotes_is_refused(tmp_path: Path) -> None:
     # Read on to the end of the file, the open quote swallows the rows after it.
     with pytest.raises(InvalidInputError, match=r"m\.csv"):
@@ -475,12 +512,14 @@ def test_a_file_that_is_no_such_table_is_told(
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"id": "a", "v": ' + "[" * 100_000])
+@pytest.mark.xfail(reason="BUG: RecursionError", strict=True)
 def test_json_nested_without_end_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(InvalidInputError, match="line 1, is not JSON"):
         read(tmp_path, "m.jsonl", text)
 
 
 @pytest.mark.parametrize("name", ["null", '""', "[1]", "{}", "true"])
+@pytest.mark.xfail(reason="BUG: null becomes the id 'None', a list its repr", strict=True)
 def test_a_record_whose_name_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidInputError, match="line 2"):
         read(tmp_path, "m.jsonl", f'{{"id": "a", "v": 1}}\n{{"id": {name}, "v": 2}}\n')
@@ -490,6 +529,7 @@ def test_a_record_whose_name_is_no_name_is_refused(tmp_path: Path, name: str) ->
     ("file", "text"),
     [("m.jsonl", '{"id": "a", "v": 1}\n{"v": 2}\n'), ("m.csv", "id,v\na,1\n,2\n")],
 )
+@pytest.mark.xfail(reason="BUG: it becomes the id 'None' or ''", strict=True)
 def test_a_record_without_a_name_is_refused(tmp_path: Path, file: str, text: str) -> None:
     # Not taken for an image that is called "None" or "".
     with pytest.raises(InvalidInputError, match=r"line|row"):
@@ -502,6 +542,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
             read_table(path)
 
 
+@pytest.mark.xfail(reason="BUG: OSError of Path.is_file before Python 3.13", strict=True)
 def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
     with pytest.raises((NotFoundError, InvalidInputError)):
         read_table(tmp_path / ("a" * 300 + ".csv"))
