@@ -153,7 +153,7 @@ def _print_matches(matches: Matches) -> None:
     help="How an image of another shape is made to fit.",
 )
 @click.option("--latent-dim", type=int, default=64, show_default=True)
-@click.option("--beta", type=float, default=0.2, show_default=True, help="Weight of the KL loss.")
+@click.option("--beta", type=float, default=0.3, show_default=True, help="Weight of the KL loss.")
 @click.option("--epochs", type=int, default=100, show_default=True, help="Stop after so many.")
 @click.option("--minutes", type=float, help="Stop after so long.")
 @click.option(

@@ -119,7 +119,7 @@ def train_model(
     channels: int | None = None,
     resize: str = "stretch",
     latent_dim: int = LATENT_DIM,
-    beta: float = 0.2,
+    beta: float = 0.3,
     epochs: int = 100,
     minutes: float | None = None,
     patience: int = 5,

@@ -23,6 +23,7 @@ from latentdb.files import (
     sync_folder,
     told,
     write_new,
+    write_output,
 )
 
 LIMITED = """
@@ -230,3 +231,19 @@ def test_told_says_something_for_every_error() -> None:
     assert told(FileNotFoundError(2, "No such file or directory")) == "no such file or directory"
     assert told(OSError("Odd")) == "odd"
     assert told(OSError()) == "oserror"
+
+
+def test_write_output_makes_its_folder_and_replaces_what_is_there(tmp_path: Path) -> None:
+    write_output(tmp_path / "a" / "b" / "out.png", b"one")
+    write_output(str(tmp_path / "a" / "b" / "out.png"), b"two")
+    assert (tmp_path / "a" / "b" / "out.png").read_bytes() == b"two"
+    assert os.listdir(tmp_path / "a" / "b") == ["out.png"]
+
+
+def test_write_output_says_why_it_cannot(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(StoreError, match="out cannot be written: "):
+        write_output(tmp_path / "file" / "out", b"x")
+    with pytest.raises(StoreError, match="is a directory"):
+        write_output(tmp_path, b"x")
+    assert (tmp_path / "file").read_bytes() == b"mine"

@@ -476,7 +476,10 @@ def test_the_lock_is_freed_by_an_error(tmp_path: Path) -> None:
 def test_the_lock_file_is_never_a_link(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("content")
     (tmp_path / "LOCK").symlink_to(tmp_path / "precious")
-    with pytest.raises(StoreError, match="LOCK cannot be opened for writing"), writer_lock(tmp_path):
+    with (
+        pytest.raises(StoreError, match="LOCK cannot be opened for writing"),
+        writer_lock(tmp_path),
+    ):
         pass
     assert (tmp_path / "precious").read_text() == "content"
 

@@ -464,7 +464,9 @@ def test_another_type_is_refused_by_name(tmp_path: Path, name: str, dtype: str) 
 
 @pytest.mark.parametrize("shape", [(N + 1, DIM), (DIM, N), (N * DIM,), (), (0, DIM), (N, DIM, 1)])
 def test_another_shape_is_refused_by_name(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    edit = instead("z_mean", lambda file: file.create_dataset("z_mean", data=np.zeros(shape, "<f4")))
+    edit = instead(
+        "z_mean", lambda file: file.create_dataset("z_mean", data=np.zeros(shape, "<f4"))
+    )
     with pytest.raises(CorruptStoreError, match=r"a\.h5: refused, 'z_mean' is .*, expected"):
         Segment(tmp_path, forged(tmp_path, edit), DIM, KINDS)
 

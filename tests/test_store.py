@@ -135,9 +135,7 @@ def test_a_creation_that_was_killed_can_be_done_again(tmp_path: Path) -> None:
     strict=True,
 )
 @pytest.mark.parametrize("name", ["model", "index", "segments"])
-def test_a_folder_of_the_user_is_not_taken_for_a_killed_creation(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_folder_of_the_user_is_not_taken_for_a_killed_creation(tmp_path: Path, name: str) -> None:
     mine = tmp_path / "project" / name / "model.json"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
@@ -469,51 +467,56 @@ from latentdb.store import Store
 store = Store.open(sys.argv[1])
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), hard))
-ids = [f"n{n}" for n in range(2000)]
+count = int(sys.argv[3])
+before = store.snapshot().manifest
 with store.writer() as writer:
     try:
-        writer.append(Rows(ids, np.ones((2000, 8), np.float32)), np.array([0]))
+        writer.append(
+            Rows([f"n{n}" for n in range(count)], np.ones((count, 8), np.float32)), np.array([0])
+        )
     except StoreError as error:
         print(error)
-    assert len(store.snapshot()) == len(writer.snapshot) == 3, "the store changed"
+    assert store.snapshot().manifest == writer.snapshot.manifest == before, "the store changed"
 """
 
 
-@pytest.mark.parametrize("limit", [100, 20_000])
-def test_a_write_that_does_not_fit_leaves_the_store_as_it_was(store: Store, limit: int) -> None:
-    """100 bytes: not even the list of deletions fits; 20,000: the segment does not."""
-    append(store, some(["a", "b", "c"]))
+def append_on_a_full_disk(store: Store, limit: int, rows: int) -> str:
+    """Try to append where no file can have over `limit` bytes; the message of the error."""
     before = tree(store.path)
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(store.path), str(limit)],
+        [sys.executable, "-c", FULL_DISK, str(store.path), str(limit), str(rows)],
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert "cannot be written: file too large" in done.stdout
     assert tree(store.path) == before
+    return done.stdout
 
 
-def test_a_manifest_that_does_not_fit_takes_the_segments_back(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every file was written but the manifest: a folder in its place cannot be replaced."""
-    append(store, some(["a"]))
-    with store.writer() as writer:
-        manifest = (store.path / "MANIFEST.json").read_bytes()
+def test_a_segment_that_does_not_fit_leaves_the_store_as_it_was(store: Store) -> None:
+    append(store, some(["a", "b", "c"]))
+    said = append_on_a_full_disk(store, 20_000, rows=2000)
+    assert ".h5 cannot be written: file too large" in said
 
-        def blocked(folder: Path, version: manifests.Manifest) -> None:
-            raise StoreError("no room for the manifest")
 
-        monkeypatch.setattr(manifests, "commit", blocked)
-        before = tree(store.path)
-        with pytest.raises(StoreError, match="no room"):
-            writer.append(some(["b"]), np.array([0]))
-        with pytest.raises(StoreError, match="no room"):
-            writer.set_index(b"index", _index_entry(), Settings())
-    assert tree(store.path) == before
-    assert (store.path / "MANIFEST.json").read_bytes() == manifest
+def test_a_manifest_that_does_not_fit_takes_the_segments_back(store: Store) -> None:
+    for number in range(60):
+        append(store, some([f"r{number}"]))
+    manifest = (store.path / "MANIFEST.json").stat().st_size
+    segment = store.snapshot().manifest.segments[0].file.bytes
+    assert segment < 3 * manifest // 4
+    said = append_on_a_full_disk(store, 3 * manifest // 4, rows=1)
+    assert "cannot be written: file too large" in said
+    assert "MANIFEST.json" in said
+
+
+def test_a_list_of_deletions_that_does_not_fit_takes_the_segments_back(store: Store) -> None:
+    count = 3000
+    append(store, some([f"r{number}" for number in range(count)]))
+    append(store, some(["x"]), range(count - 1))
+    said = append_on_a_full_disk(store, 8 * count - 100, rows=1)
+    assert ".deleted cannot be written: file too large" in said
 
 
 def _index_entry() -> manifests.IndexEntry:

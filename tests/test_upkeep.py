@@ -1,0 +1,289 @@
+"""When the search index is built, and what happens when it is lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from latentdb import upkeep
+from latentdb.database import LatentDB
+from latentdb.ingest import Progress
+from latentdb.manifest import IndexEntry, Settings
+from latentdb.store import Store
+from latentdb.upkeep import IndexKeeper
+
+DIM = 8
+LIMIT = 1200  # the tuner wants 1,000 rows to ask about
+
+
+def vectors_of(count: int, seed: int = 0, dim: int = DIM) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).random((count, dim)).astype(np.float32)
+
+
+def names(start: int, stop: int) -> list[str]:
+    return [f"r{number}" for number in range(start, stop)]
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "EXACT_ROWS", LIMIT)  # for speed; the real one is 20,000
+
+
+def filled(path: Path, count: int, recall: float = 0.9) -> LatentDB:
+    db = LatentDB.create(path, dim=DIM, recall=recall)
+    db.add(names(0, count), vectors_of(count))
+    return db
+
+
+def entry_of(db: LatentDB) -> IndexEntry:
+    entry = db.info().index
+    assert entry is not None
+    return entry
+
+
+def index_file(db: LatentDB) -> Path:
+    return Path(db.info().path) / entry_of(db).file.name
+
+
+def check_exact(db: LatentDB) -> None:
+    vectors = db.vectors(db.ids())
+    query = vectors_of(1, seed=77)[0]
+    matches = db.query(query, k=10)
+    assert matches.exact
+    true = np.sort(np.linalg.norm(vectors.astype(np.float64) - query, axis=1))[:10]
+    np.testing.assert_allclose([match.distance for match in matches], true, rtol=1e-6)
+
+
+# --- when -----------------------------------------------------------------------
+
+
+def test_a_small_store_has_no_index(tmp_path: Path) -> None:
+    db = filled(tmp_path / "s", LIMIT)
+    assert (db.info().index, db.info().search, db.info().covered_rows) == (None, "exact scan", 0)
+    check_exact(db)
+
+
+def test_an_index_is_built_where_a_scan_has_become_slower(tmp_path: Path) -> None:
+    db = filled(tmp_path / "s", LIMIT)
+    db.add(names(LIMIT, LIMIT + 1), vectors_of(1, seed=1))
+    entry = entry_of(db)
+    assert (entry.kind, entry.rows, entry.rows_below) == ("ivf-sq8", LIMIT + 1, LIMIT + 1)
+    assert (entry.recall_target, entry.recall_k) == (0.9, 10)
+    assert entry.recall_measured >= 0.9
+    assert not db.query("r0").exact
+    assert index_file(db).stat().st_size == entry.file.bytes
+
+
+def test_an_index_is_kept_while_the_tail_is_short_and_built_anew_when_it_is_long(
+    tmp_path: Path,
+) -> None:
+    db = filled(tmp_path / "s", LIMIT + 1)
+    first = entry_of(db)
+    db.add(names(5000, 5000 + LIMIT), vectors_of(LIMIT, seed=1))
+    assert entry_of(db) == first
+    db.add(["one more"], vectors_of(1, seed=2))
+    assert entry_of(db).rows == 2 * LIMIT + 2
+    assert entry_of(db).file != first.file
+
+
+def test_where_an_index_is_no_gain_it_is_not_tried_at_every_commit(tmp_path: Path) -> None:
+    db = LatentDB.create(tmp_path / "s", dim=64, recall=1.0)
+    hard = np.random.default_rng(0).normal(size=(LIMIT + 2, 64)).astype(np.float32)
+    db.add(names(0, LIMIT + 1), hard[:-1])
+    assert db.info().index is None
+    settings = Store.open(tmp_path / "s").snapshot().manifest.settings
+    assert settings == Settings(recall=1.0, exact_rows=2 * (LIMIT + 1))
+    version = db.info().version
+    db.add(["next"], hard[-1:])
+    assert db.info().version == version + 1  # the rows, and no second try
+
+
+def test_optimize_takes_a_new_recall_and_keeps_it(tmp_path: Path) -> None:
+    db = filled(tmp_path / "s", LIMIT + 1, recall=0.5)
+    probes = entry_of(db).parameters["probes_10"]
+    info = db.optimize(recall=0.99)
+    assert info.recall_target == 0.99
+    assert info.index is not None
+    assert info.index.recall_target == 0.99
+    assert info.index.parameters["probes_10"] > probes
+    assert db.optimize().recall_target == 0.99
+
+
+def test_optimize_of_a_small_store_drops_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = filled(tmp_path / "s", LIMIT + 1)
+    monkeypatch.setattr(upkeep, "EXACT_ROWS", 2 * LIMIT)
+    assert db.optimize().index is None
+    check_exact(db)
+
+
+def test_building_is_reported(tmp_path: Path) -> None:
+    db = filled(tmp_path / "s", LIMIT + 1)
+    told: list[Progress] = []
+    db.optimize(report=told.append)
+    assert [item.stage for item in told] == [f"building the search index over {LIMIT + 1} rows"]
+
+
+# --- loss -----------------------------------------------------------------------
+
+
+def damage(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "missing":
+        path.unlink()
+    elif how == "flipped":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif how == "truncated":
+        path.write_bytes(data[:-1])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "folder":
+        path.unlink()
+        path.mkdir()
+    elif how == "link":
+        path.rename(path.with_suffix(".moved"))
+        path.symlink_to(path.with_suffix(".moved"))
+
+
+HOW = [
+    "missing",
+    "flipped",
+    "truncated",
+    "empty",
+    "folder",
+    pytest.param(
+        "link",
+        marks=pytest.mark.xfail(
+            reason="BUG: a link raises StoreError, which stops the query",
+            raises=pytest.fail.Exception,
+            strict=True,
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_without_its_index_a_store_warns_once_and_answers_exactly(tmp_path: Path, how: str) -> None:
+    damage(index_file(filled(tmp_path / "s", LIMIT + 1)), how)
+    db = LatentDB.open(tmp_path / "s")
+    with pytest.warns(RuntimeWarning, match=r"every row is scanned instead, latentdb optimize"):
+        db.query("r0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_exact(db)
+
+
+def test_the_warning_names_the_file(tmp_path: Path) -> None:
+    path = index_file(filled(tmp_path / "s", LIMIT + 1))
+    damage(path, "flipped")
+    with pytest.warns(RuntimeWarning, match=rf"{path} is damaged: its checksum is"):
+        LatentDB.open(tmp_path / "s").query("r0")
+
+
+@pytest.mark.parametrize("by", ["optimize", "add"])
+def test_a_lost_index_is_rebuilt(tmp_path: Path, by: str) -> None:
+    damage(index_file(filled(tmp_path / "s", LIMIT + 1)), "missing")
+    db = LatentDB.open(tmp_path / "s")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if by == "optimize":
+            db.optimize()
+        else:
+            db.add(["one more"], vectors_of(1, seed=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not db.query("r0").exact
+    assert index_file(db).exists()
+
+
+def test_an_index_the_manifest_misstates_is_not_used(tmp_path: Path) -> None:
+    """The file is whole, but it is of other rows: only its content tells."""
+    filled(tmp_path / "s", LIMIT + 1)
+    store = Store.open(tmp_path / "s")
+    with store.writer() as writer:
+        manifest = writer.snapshot.manifest
+        assert manifest.index is not None
+        data = writer.snapshot.file(manifest.index.file)
+        other = IndexEntry(**{**vars(manifest.index), "rows": LIMIT})
+        writer.set_index(data, other, manifest.settings)
+    db = LatentDB.open(tmp_path / "s")
+    with pytest.warns(RuntimeWarning, match=rf"has {LIMIT + 1} rows of 8 .* says {LIMIT} of 8"):
+        check_exact(db)
+
+
+def test_a_keeper_opens_an_index_once_and_a_new_one_again(tmp_path: Path) -> None:
+    db = filled(tmp_path / "s", LIMIT + 1)
+    store = Store.open(tmp_path / "s")
+    keeper = IndexKeeper()
+    first = keeper.open(store.snapshot())
+    assert first is not None
+    assert keeper.open(store.snapshot()) is first
+    db.optimize()
+    second = keeper.open(store.snapshot())
+    assert second is not None
+    assert second is not first
+
+
+# --- failure --------------------------------------------------------------------
+
+FULL_DISK = """
+import resource, sys
+import numpy as np
+from latentdb import upkeep
+from latentdb.database import LatentDB
+
+upkeep.EXACT_ROWS = int(sys.argv[2])
+with LatentDB.open(sys.argv[1]) as db:
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, hard))
+    print(db.add(["new"], np.full((1, 8), 9.0)))
+    print(db.query("new", k=1)[0].id)
+"""
+
+
+@pytest.mark.xfail(
+    reason="BUG: add raises StoreError after its rows were committed, when only the index "
+    "did not fit: the caller tries again, and is told that the id is there",
+    raises=AssertionError,
+    strict=True,
+)
+def test_rows_that_were_added_are_not_reported_as_failed(tmp_path: Path) -> None:
+    filled(tmp_path / "s", LIMIT)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "s"), str(LIMIT)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    rows = len(LatentDB.open(tmp_path / "s"))
+    assert rows == LIMIT + 1, done.stderr
+    assert done.stdout.split() == ["1", "new"], done.stderr
+    assert "index" in done.stderr  # as a warning
+
+
+def test_an_index_that_does_not_fit_leaves_the_store_and_its_old_index(tmp_path: Path) -> None:
+    db = filled(tmp_path / "s", LIMIT + 1)
+    before = entry_of(db)
+    files = sorted((tmp_path / "s" / "index").iterdir())
+    script = FULL_DISK.split("    print(db.add")[0] + "    db.optimize()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "s"), str(LIMIT)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert ".faiss cannot be written: file too large" in done.stderr
+    fresh: Any = LatentDB.open(tmp_path / "s")
+    assert entry_of(fresh) == before
+    assert sorted((tmp_path / "s" / "index").iterdir()) == files
+    assert not fresh.query("r0").exact
