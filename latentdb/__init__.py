@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from latentdb.answers import Average, Info, Match, Matches
     from latentdb.codec import Codec, ModelCard
+    from latentdb.compaction import CompactReport
     from latentdb.database import LatentDB
     from latentdb.errors import LatentDBError
     from latentdb.images import BadFile, Preprocessing
     from latentdb.ingest import IndexReport, Progress
     from latentdb.training import TrainReport, train_model
+    from latentdb.verify import Problem, VerifyReport
 
 __all__ = [
     "LatentDB",
@@ -27,6 +29,9 @@ __all__ = [
     "Average",
     "Info",
     "IndexReport",
+    "CompactReport",
+    "VerifyReport",
+    "Problem",
     "Codec",
     "ModelCard",
     "Preprocessing",
@@ -45,6 +50,9 @@ _HOMES = {
     "Average": "answers",
     "Info": "answers",
     "IndexReport": "ingest",
+    "CompactReport": "compaction",
+    "VerifyReport": "verify",
+    "Problem": "verify",
     "Progress": "ingest",
     "Codec": "codec",
     "ModelCard": "codec",

@@ -5,6 +5,7 @@ Pure functions on arrays ``[n, d]``.  They compute in float64 and give float32.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,11 +56,19 @@ def normalise_weights(weights: Sequence[float] | NDArray[Any] | None, count: int
         raise InvalidInputError("there is nothing to blend: give at least one latent")
     if weights is None:
         return np.full(count, 1.0 / count)
-    array = np.asarray(weights, np.float64)
+    try:
+        array = np.asarray(weights, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"weights {weights!r} are not numbers: give one each") from error
+    if array.ndim != 1:
+        raise InvalidInputError(f"weights have shape {list(array.shape)}: expected [{count}]")
     if array.shape != (count,):
         raise InvalidInputError(f"{array.size} weights for {count} latents: give one each")
     if not np.isfinite(array).all():
         raise InvalidInputError(f"weights {array.tolist()} are not all finite")
+    largest = float(np.abs(array).max())
+    if largest > 1e300:
+        array = array / largest  # or the sum would overflow
     total = float(array.sum())
     if abs(total) <= 1e-12 * float(np.abs(array).sum()):
         raise InvalidInputError(f"weights {array.tolist()} sum to zero: no blend follows")
@@ -168,7 +177,8 @@ def blend(
             return slerp(latents[used[0]], latents[used[1]], float(scaled[used[1]]))
         return _spherical_mean(points[used], scaled[used])
     norm = np.linalg.norm(mean)
-    wanted = float(scaled @ np.linalg.norm(points, axis=1))
+    # By size: with a negative weight the sum itself may be negative and turn the mean round.
+    wanted = float(np.average(np.linalg.norm(points, axis=1), weights=np.abs(scaled)))
     return _single(mean if norm == 0 else mean * (wanted / norm))
 
 
@@ -212,6 +222,10 @@ def interpolate(a: NDArray[Any], b: NDArray[Any], steps: int, *, method: str = "
         float32 ``[steps, d]``; the first is `a` and the last `b`, exactly.
     """
     _check_method(method)
+    try:
+        steps = operator.index(steps)
+    except TypeError as error:
+        raise InvalidInputError(f"steps {steps!r} is no whole number") from error
     if steps < 2:
         raise InvalidInputError(f"{steps} steps make no path: give at least 2")
     pair = np.stack([np.asarray(a, np.float32), np.asarray(b, np.float32)])

@@ -502,6 +502,61 @@ def _print_info(told: Info) -> None:
 
 @main.command()
 @_db
+@click.argument("ids", nargs=-1)
+@_where
+@_json
+def delete(db: str, ids: tuple[str, ...], where: str | None, as_json: bool) -> None:
+    """Delete rows of DB: those of IDS, or those EXPR keeps."""
+    if bool(ids) == (where is not None):
+        raise click.UsageError("give ids, or --where EXPR")
+    with _open(db) as opened:
+        rows = opened.delete(ids or None, where=where)
+    if as_json:
+        _print_json({"deleted": rows})
+    else:
+        click.echo(f"{rows} rows deleted")
+
+
+@main.command()
+@_db
+@_json
+def compact(db: str, as_json: bool) -> None:
+    """Merge small segments of DB and drop deleted rows; readers keep reading."""
+    with _open(db) as opened:
+        done = opened.compact()
+    if as_json:
+        _print_json(done)
+    else:
+        click.echo(
+            f"{done.merged} segments became {done.written}, {done.dropped} deleted rows dropped; "
+            f"{done.segments} segments"
+        )
+
+
+@main.command()
+@_db
+@click.option("--repair", is_flag=True, help="Mend what can be made again, set aside the rest.")
+@_json
+def verify(db: str, repair: bool, as_json: bool) -> None:
+    """Check every file of DB, and everything they say; exit 1 if something is wrong."""
+    from latentdb.database import LatentDB
+
+    report = LatentDB.verify(db, repair=repair)
+    if as_json:
+        _print_json(report)
+    else:
+        for problem in report.problems:
+            click.echo(f"{problem.file}: {problem.what} -> {problem.repair}")
+        click.echo(
+            f"{report.files} files, {report.rows} rows: {len(report.problems)} problems"
+            + (f", {report.lost_rows} rows lost" if report.lost_rows else "")
+        )
+    if report.problems and not repair:
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@_db
 @click.option("--recall", type=float, help="Share of true neighbours.  [default: as it is]")
 @_json
 @_quiet

@@ -46,7 +46,8 @@ class ImageError(LatentDBError, ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        shown = self.path if self.path.isprintable() else repr(self.path)
+        return f"{shown}: {self.reason}"
 
 
 class FilterError(LatentDBError, ValueError):
@@ -89,4 +90,8 @@ class MissingExtraError(LatentDBError, ImportError):
     """
 
     def __init__(self, need: str, extra: str) -> None:
-        super().__init__(f"{need} needs an extra: pip install 'latentdb[{extra}]'")
+        super().__init__(need, extra)
+
+    def __str__(self) -> str:
+        need, extra = self.args
+        return f"{need} needs an extra: pip install 'latentdb[{extra}]'"

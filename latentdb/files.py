@@ -97,6 +97,8 @@ def write_output(path: str | os.PathLike[str], data: bytes) -> None:
         If it cannot be written.
     """
     target = Path(path).absolute()
+    if "\0" in str(target):
+        raise StoreError(f"{str(target)!r} cannot be written: it has a null character")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

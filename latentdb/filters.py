@@ -11,6 +11,7 @@ is true are kept.  ``year is None`` finds the missing values themselves.
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from latentdb.errors import FilterError
 from latentdb.metadata import Column
 
 MAX_LENGTH = 20_000
+MAX_DEPTH = 100
 PSEUDO_COLUMNS: Mapping[str, str] = {"id": "str", "path": "str"}
 HELP = (
     'use comparisons (label == "cat", 1990 < year <= 2000), in, not in, and, or, not, '
@@ -86,7 +88,9 @@ class _Missing:
 
     def truth(self, column_of: GetColumn) -> Truth:
         column = column_of(self.column)
-        missing = np.zeros(len(column), bool) if column.missing is None else column.missing
+        missing = np.zeros(len(column), bool)
+        if column.missing is not None:
+            missing |= column.missing
         return (missing, ~missing) if self.wanted else (~missing, missing)
 
 
@@ -104,9 +108,11 @@ class _All:
     parts: tuple[_Node, ...]
 
     def truth(self, column_of: GetColumn) -> Truth:
-        truths = [part.truth(column_of) for part in self.parts]
-        true = np.logical_and.reduce([true for true, _ in truths])
-        return true, np.logical_or.reduce([false for _, false in truths])
+        true, false = self.parts[0].truth(column_of)
+        for part in self.parts[1:]:
+            other = part.truth(column_of)
+            true, false = true & other[0], false | other[1]
+        return true, false
 
 
 @dataclass(frozen=True)
@@ -114,12 +120,30 @@ class _Any:
     parts: tuple[_Node, ...]
 
     def truth(self, column_of: GetColumn) -> Truth:
-        truths = [part.truth(column_of) for part in self.parts]
-        true = np.logical_or.reduce([true for true, _ in truths])
-        return true, np.logical_and.reduce([false for _, false in truths])
+        true, false = self.parts[0].truth(column_of)
+        for part in self.parts[1:]:
+            other = part.truth(column_of)
+            true, false = true | other[0], false & other[1]
+        return true, false
 
 
 _Node = _Test | _Missing | _Not | _All | _Any
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _depth(root: ast.AST) -> int:
+    """Levels of a tree, counted without recursion."""
+    depth, level = 0, [root]
+    while level:
+        depth += 1
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    return depth
 
 
 class Filter:
@@ -148,13 +172,19 @@ class Filter:
             raise FilterError(f"the expression has {len(text)} characters: at most {MAX_LENGTH}")
         try:
             tree = ast.parse(text.strip(), mode="eval")
+            if _depth(tree.body) > MAX_DEPTH:
+                raise self._error("cannot be read: it is nested too deeply", 0)
             self._root = self._node(tree.body)
         except SyntaxError as error:
-            raise self._error(f"cannot be read: {error.msg}", (error.offset or 1) - 1) from error
-        except (RecursionError, MemoryError, ValueError) as error:
-            if isinstance(error, FilterError):
-                raise
-            raise self._error("cannot be read: it is nested too deeply or has a null", 0) from error
+            before = sum(map(len, text.strip().splitlines(True)[: (error.lineno or 1) - 1]))
+            place = before + (error.offset or 1) - 1
+            raise self._error(f"cannot be read: {error.msg}", place) from error
+        except (RecursionError, MemoryError) as error:
+            raise self._error("cannot be read: it is nested too deeply", 0) from error
+        except FilterError:
+            raise
+        except ValueError as error:  # a null, text that is not valid Unicode, an endless number
+            raise self._error("cannot be read: " + " ".join(str(error).split()), 0) from error
 
     def mask(self, column_of: GetColumn) -> Mask:
         """Which rows the expression is true for.
@@ -176,7 +206,10 @@ class Filter:
         return FilterError(f"filter {told}, at {around!r}; {HELP}")
 
     def _refuse(self, node: ast.AST, told: str) -> FilterError:
-        return self._error(told, getattr(node, "col_offset", 0))
+        lines = self.text.strip().splitlines(keepends=True)
+        line = getattr(node, "lineno", 1) - 1
+        inside = lines[line].encode()[: getattr(node, "col_offset", 0)].decode()  # it counts bytes
+        return self._error(told, sum(map(len, lines[:line])) + len(inside))
 
     def _node(self, node: ast.expr) -> _Node:
         match node:
@@ -224,6 +257,10 @@ class Filter:
             left, op, right = right, _MIRRORED[type(op)](), left
         if not isinstance(left, ast.Name):
             raise self._refuse(left, "compares something that is no column")
+        if isinstance(right, ast.Name) and right.id not in self._kinds:
+            raise self._refuse(
+                right, f"has {right.id!r}, which is neither a column nor a value: quote text"
+            )
         if isinstance(right, ast.Name):
             raise self._refuse(right, "compares two columns: compare a column with a value")
         if type(op) not in _COMPARISONS:
@@ -231,6 +268,8 @@ class Filter:
         function = _COMPARISONS[type(op)]
         value = self._value(right)
         self._check(left, value)
+        if self._kind(left) == "float" and isinstance(value, int):
+            value = _as_float(value)
         return _Test(left.id, lambda values: function(values, value))
 
     def _membership(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Node:
@@ -246,7 +285,19 @@ class Filter:
             chosen = frozenset(values)
             node = _Test(left.id, lambda text: text in chosen)
         else:
-            node = _Test(left.id, lambda array: np.isin(array, values))
+            kind = self._kind(left)
+            # One array a type: in one together whole numbers would lose their last digits.
+            whole = [v for v in values if isinstance(v, int) and -(2**63) <= v < 2**63]
+            other = [_as_float(v) for v in values if isinstance(v, float) or kind == "float"]
+            node = _Test(
+                left.id,
+                lambda array: (
+                    np.isin(array, np.array(other, float))
+                    if kind == "float"
+                    else np.isin(array, np.array(whole, array.dtype))
+                    | np.isin(array, np.array(other, float))
+                ),
+            )
         return _Not(node) if isinstance(op, ast.NotIn) else node
 
     def _call(self, node: ast.Call, name: ast.Name, method: str) -> _Node:

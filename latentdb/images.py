@@ -11,6 +11,7 @@ import io
 import math
 import os
 import stat
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ RESIZE_RULES = ("stretch", "crop", "pad")
 PIXEL_RANGES = ("0..1", "-1..1", "0..255")
 MAX_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
 MAX_FILE_BYTES = 1 << 30
+Box = tuple[float, float, float, float]
 _ORIENTATION_TAG = 0x0112
 _CELL = 96  # pixels of a picture in a sheet, unless it is larger
 _CAPTION = 14
@@ -62,6 +64,9 @@ class Preprocessing:
     resize: str = "stretch"
 
     def __post_init__(self) -> None:
+        for number in (self.height, self.width, self.channels):
+            if type(number) is not int:
+                raise InvalidInputError(f"image size or channels {number!r}: give whole numbers")
         if not (1 <= self.height <= 8192 and 1 <= self.width <= 8192):
             raise InvalidInputError(
                 f"image size {self.height}x{self.width} cannot be used: give 1 to 8192 pixels"
@@ -132,11 +137,13 @@ def discover(sources: Sequence[str | os.PathLike[str]]) -> Iterator[ImageFile | 
     NotFoundError
         If a source does not exist; before anything is yielded.
     """
-    paths = [Path(os.path.abspath(source)) for source in sources]
+    paths = [Path(os.path.abspath(source)) if os.fspath(source) else Path() for source in sources]
+    if not all(os.fspath(source) for source in sources):
+        raise InvalidInputError("a source is the empty text: give a folder or image files")
     if not paths:
         raise InvalidInputError("no images were named: give a folder or image files")
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):
             raise NotFoundError(f"{path} does not exist: give a folder or image files")
     return _discover(paths)
 
@@ -160,28 +167,35 @@ def require_images(sources: Sequence[str | os.PathLike[str]]) -> None:
 def _discover(paths: Sequence[Path]) -> Iterator[ImageFile | BadFile]:
     for path in paths:
         if path.is_dir():
-            yield from _walk(str(path), "", ())
+            yield from _walk(str(path))
         else:
             yield _found(str(path), path.name)
 
 
-def _walk(folder: str, prefix: str, parents: tuple[str, ...]) -> Iterator[ImageFile | BadFile]:
-    real = os.path.realpath(folder)
-    if real in parents:
-        return
-    try:
-        with os.scandir(folder) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
-    except OSError as error:
-        yield BadFile(folder, told(error))
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
+def _walk(top: str) -> Iterator[ImageFile | BadFile]:
+    # A stack of its own: folders may lie deeper than Python's goes.
+    todo: list[tuple[str, str, tuple[str, ...]] | tuple[str, str, None]] = [(top, "", ())]
+    while todo:
+        path, name, parents = todo.pop()
+        if parents is None:
+            yield _found(path, name)
             continue
-        if _is_folder(entry):
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*parents, real))
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            yield _found(entry.path, prefix + entry.name)
+        real = os.path.realpath(path)
+        if real in parents:
+            continue
+        try:
+            with os.scandir(path) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            yield BadFile(path, told(error))
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if _is_folder(entry):
+                todo.append((entry.path, f"{name}{entry.name}/", (*parents, real)))
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                todo.append((entry.path, name + entry.name, None))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -224,6 +238,10 @@ def read_bytes(path: str) -> bytes:
             data = file.read()
     except OSError as error:
         raise ImageError(path, told(error)) from error
+    except ImageError:
+        raise
+    except ValueError as error:  # a null, or half of a surrogate pair
+        raise ImageError(path, str(error)) from error
     if not data:
         raise ImageError(path, "empty file")
     return data
@@ -260,7 +278,7 @@ def decode_pixels(data: bytes, spec: Preprocessing, *, name: str) -> NDArray[np.
     ImageError
         If it is no such image, damaged, or too large to unpack.
     """
-    return np.asarray(_fit(_open(data, name, spec), spec)).reshape(spec.shape)
+    return np.asarray(_fit(*_open(data, name, spec), spec)).reshape(spec.shape)
 
 
 def read_image(path: str | os.PathLike[str], spec: Preprocessing) -> NDArray[np.uint8]:
@@ -288,21 +306,18 @@ def probe(path: str) -> ImageShape:
     data = read_bytes(path)
     image = _header(data, path)
     width, height = image.size
-    if _orientation(image) >= 5:
+    if image.format != "TIFF" and _orientation(image) >= 5:  # of TIFF Pillow has turned it
         width, height = height, width
     grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
     return ImageShape(height, width, 1 if grey else 3)
 
 
 def _header(data: bytes, name: str) -> PILImage.Image:
-    import warnings
-
     from PIL import Image, UnidentifiedImageError
 
+    _silence()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a bomb is refused below, by our own limit
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ImageError(name, f"not one of {', '.join(FORMATS)}, or its header is damaged") from (
             error
@@ -319,6 +334,14 @@ def _header(data: bytes, name: str) -> PILImage.Image:
     return image
 
 
+def _silence() -> None:
+    # A bomb is refused by our own limit.  Not catch_warnings: it is not safe in threads.
+    from PIL import Image
+
+    if not any(entry[2] is Image.DecompressionBombWarning for entry in warnings.filters):
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
 def _told(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -331,16 +354,30 @@ def _orientation(image: PILImage.Image) -> int:
     return value if 1 <= value <= 8 else 1
 
 
-def _open(data: bytes, name: str, spec: Preprocessing) -> PILImage.Image:
-    """Upright, over white, in mode L or RGB, at least the size needed where it was."""
+def _open(data: bytes, name: str, spec: Preprocessing) -> tuple[PILImage.Image, Box]:
+    """Upright, over white, in mode L or RGB, at least the size needed where it was.
+
+    And the part of it that is image: at a DCT scale the sides are rounded up.
+    """
     from PIL import Image
 
     image = _header(data, name)
     try:
-        if image.format == "JPEG":
+        if image.format == "PNG":
+            image.verify()  # the checksums of the pixels, which load() skips
+            image = _header(data, name)
+        part = None
+        if image.format in ("JPEG", "MPO"):  # many phones' JPEG is MPO
             longest = 2 * max(spec.height, spec.width)
-            image.draft(None, _draft_size(image.size, longest, spec.resize))
+            drafted = image.draft(None, _draft_size(image.size, longest, spec.resize))
+            part = None if drafted is None else drafted[1][2:]
         image.load()
+        if image.format == "PNG" and data[25] == 0 and data[24] in (2, 4):  # packed grey
+            clear = image.info.get("transparency")
+            if isinstance(clear, int):
+                image.info["transparency"] = clear * 255 // (2 ** data[24] - 1)
+        orientation = _orientation(image)
+        box = _upright(image.size, part or image.size, orientation)
         turn = {
             2: Image.Transpose.FLIP_LEFT_RIGHT,
             3: Image.Transpose.ROTATE_180,
@@ -349,7 +386,7 @@ def _open(data: bytes, name: str, spec: Preprocessing) -> PILImage.Image:
             6: Image.Transpose.ROTATE_270,
             7: Image.Transpose.TRANSVERSE,
             8: Image.Transpose.ROTATE_90,
-        }.get(_orientation(image))
+        }.get(orientation)
         image = _eight_bits(image, name)
         if image.has_transparency_data:
             image = image.convert("RGBA")
@@ -358,13 +395,23 @@ def _open(data: bytes, name: str, spec: Preprocessing) -> PILImage.Image:
         mode = "L" if spec.channels == 1 else "RGB"
         if image.mode != mode:
             image = image.convert(mode)
-        return image if turn is None else image.transpose(turn)
+        return image if turn is None else image.transpose(turn), box
     except ImageError:
         raise
     except MemoryError as error:
         raise ImageError(name, "too large for the memory at hand") from error
     except Exception as error:  # damaged pixels make Pillow raise almost anything
         raise ImageError(name, f"damaged or truncated: {_told(error)}") from error
+
+
+def _upright(size: tuple[int, int], part: tuple[float, float], orientation: int) -> Box:
+    """Where the upper left `part` of an image lies after it was turned upright."""
+    (width, height), (right, bottom) = size, part
+    if orientation >= 5:
+        width, height, right, bottom = height, width, bottom, right
+    left = width - right if orientation in (2, 3, 6, 7) else 0.0
+    top = height - bottom if orientation in (3, 4, 7, 8) else 0.0
+    return left, top, left + right, top + bottom
 
 
 def _draft_size(size: tuple[int, int], longest: int, rule: str) -> tuple[int, int]:
@@ -385,24 +432,44 @@ def _eight_bits(image: PILImage.Image, name: str) -> PILImage.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         # convert("L") would clip 16 bits to white.
         wide = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+        tags = getattr(image, "tag_v2", {})
+        top = 2 ** int(tags.get(258, (16,))[0]) - 1  # 12 bits in 16, of some TIFFs
+        grey = (wide * 255 + top // 2) // top
+        if tags.get(262) == 0:
+            grey = 255 - grey  # white is zero: Pillow turns only 8 bits round
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            grey[wide == clear] = 255
+        return Image.fromarray(grey.astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ImageError(name, "32-bit pixels have no fixed range: save it with 8 or 16 bits")
     return image
 
 
-def _fit(image: PILImage.Image, spec: Preprocessing) -> PILImage.Image:
-    from PIL import Image, ImageOps
+def _fit(image: PILImage.Image, box: Box, spec: Preprocessing) -> PILImage.Image:
+    from PIL import Image
 
     size = (spec.width, spec.height)
-    if image.size == size:
+    if image.size == size and box == (0, 0, *size):
         return image
     method = Image.Resampling.BILINEAR
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    scales = spec.width / width, spec.height / height
     if spec.resize == "crop":
-        return ImageOps.fit(image, size, method)
+        wanted = spec.width / max(scales), spec.height / max(scales)
+        left += (width - wanted[0]) / 2
+        top += (height - wanted[1]) / 2
+        inside = (left, top, min(right, left + wanted[0]), min(bottom, top + wanted[1]))
+        return image.resize(size, method, inside)
     if spec.resize == "pad":
-        return ImageOps.pad(image, size, method, color=0)
-    return image.resize(size, method)
+        scale = min(scales)  # no side vanishes
+        inner = max(1, round(width * scale)), max(1, round(height * scale))
+        canvas = Image.new(image.mode, size)
+        place = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+        canvas.paste(image.resize(inner, method, box), place)
+        return canvas
+    return image.resize(size, method, box)
 
 
 # --- pictures out --------------------------------------------------------------------
@@ -444,7 +511,14 @@ def write_picture(path: str | os.PathLike[str], picture: PILImage.Image, **optio
     """
     kind = check_picture(path)
     buffer = io.BytesIO()
-    picture.save(buffer, format=kind, **options)
+    try:
+        picture.save(buffer, format=kind, **options)
+    except (OSError, ValueError, OverflowError) as error:  # too large for the format
+        width, height = picture.size
+        raise InvalidInputError(
+            f"{os.fspath(path)}: {width}x{height} pixels cannot be written as {kind} "
+            f"({_told(error)}): use .png"
+        ) from error
     write_output(path, buffer.getvalue())
 
 
@@ -455,6 +529,9 @@ def write_pixels(path: str | os.PathLike[str], pixels: NDArray[np.uint8]) -> Non
 
 def write_animation(path: str | os.PathLike[str], frames: NDArray[np.uint8]) -> None:
     """Write uint8 ``[n, height, width, channels]`` as a GIF that goes there and back."""
+    kind = check_picture(path)
+    if kind not in ("GIF", "WEBP", "PNG"):
+        raise InvalidInputError(f"{os.fspath(path)}: {kind} does not move, use .gif")
     pictures = [_enlarged(frame) for frame in frames]
     loop = pictures + pictures[-2:0:-1]
     write_picture(path, loop[0], save_all=True, append_images=loop[1:], duration=100, loop=0)
@@ -490,7 +567,7 @@ def sheet(
         for column, (picture, caption) in enumerate(row):
             left = gap + column * (cell + gap)
             canvas.paste(picture, (left, top))
-            text = _clipped(caption, cell, draw, font)
+            text = _clipped(" ".join(caption.splitlines()), cell, draw, font)
             draw.text((left, top + picture.height + 1), text, fill="black", font=font)
         top += height + gap
     return canvas
@@ -500,9 +577,12 @@ def _clipped(text: str, width: int, draw: Any, font: Any) -> str:
     """The end of a caption that fits: ids differ at their ends."""
     if draw.textlength(text, font=font) <= width:
         return text
-    while text and draw.textlength("…" + text, font=font) > width:
-        text = text[1:]
-    return "…" + text
+    kept = ""
+    for letter in reversed(text):  # what fits is short, the whole may be long
+        if draw.textlength("…" + letter + kept, font=font) > width:
+            break
+        kept = letter + kept
+    return "…" + kept
 
 
 def _enlarged(pixels: NDArray[np.uint8]) -> PILImage.Image:

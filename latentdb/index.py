@@ -232,6 +232,18 @@ class VectorIndex:
     def rows(self) -> int:
         return int(self._index.ntotal)
 
+    def row_numbers(self) -> Ints:
+        """Every row number it holds, ascending."""
+        import faiss
+
+        lists = self._index.invlists
+        parts = [np.empty(0, np.int64)]
+        for number in range(self._index.nlist):
+            size = lists.list_size(number)
+            if size:
+                parts.append(faiss.rev_swig_ptr(lists.get_ids(number), size).copy())
+        return np.sort(np.concatenate(parts))
+
     def search(self, queries: Floats, k: int, deleted: Ints) -> Candidates:
         """Candidates for the `k` nearest, at most `MAX_K`, as tuned.
 
@@ -302,6 +314,7 @@ def build(
     index = faiss.IndexIVFScalarQuantizer(
         quantizer, dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
     )
+    index.cp.min_points_per_centroid = 1  # a smaller sample is no reason for a warning
     index.train(fetch(sample))
     for block in blocks:
         for place in range(0, len(block.rows), _CHUNK):

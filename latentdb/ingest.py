@@ -22,6 +22,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from latentdb.codec import BATCH, Codec
+from latentdb.compaction import compact, is_due
 from latentdb.errors import ImageError, InvalidInputError
 from latentdb.images import (
     BadFile,
@@ -359,6 +360,8 @@ class _Pending:
             columns={key: column.cast(self._kinds[key], key) for key, column in columns.items()},
         )
         self._writer.append(rows, np.array(self.replaced, np.int64))
+        if is_due(self._writer.snapshot):
+            compact(self._writer, everything=False)
         self._clear()
 
 

@@ -22,6 +22,8 @@ def as_latents(values: Any, dim: int, name: str) -> Floats:
         If they are not.
     """
     try:
+        if isinstance(values, np.ma.MaskedArray):
+            raise TypeError("some are masked")
         array = np.asarray(values)
         if array.dtype.kind not in "fiu":
             raise TypeError(f"type {array.dtype}")
@@ -49,7 +51,10 @@ def check_ids(ids: Sequence[str], *, unique: bool = True) -> list[str]:
     """
     if isinstance(ids, str):
         raise InvalidInputError(f"ids is the single text {ids!r}: give a list of ids")
-    names = list(ids)
+    try:
+        names = list(ids)
+    except TypeError as error:
+        raise InvalidInputError(f"ids {ids!r} are no list: give a list of ids") from error
     seen: set[str] = set()
     for name in names:
         if not isinstance(name, str) or not name or "\0" in name:

@@ -55,10 +55,21 @@ class SegmentEntry:
 
 @dataclass(frozen=True)
 class DeletionsEntry:
-    """The file of deleted row numbers that segments still hold."""
+    """The file of deleted row numbers that a segment or the index still holds.
+
+    Attributes
+    ----------
+    file
+        int64 row numbers, ascending.
+    rows
+        How many they are.
+    in_segments
+        How many of them a segment still holds; the others were compacted away.
+    """
 
     file: FileEntry
     rows: int
+    in_segments: int
 
 
 @dataclass(frozen=True)
@@ -158,7 +169,8 @@ class Manifest:
 
     @property
     def deleted_rows(self) -> int:
-        return 0 if self.deletions is None else self.deletions.rows
+        """Rows that are deleted and still in a segment."""
+        return 0 if self.deletions is None else self.deletions.in_segments
 
     def file_names(self) -> set[str]:
         """Every file that this version needs."""
@@ -280,7 +292,8 @@ def _segment(item: Any) -> SegmentEntry:
 
 
 def _deletions(item: Any) -> DeletionsEntry:
-    return DeletionsEntry(_file(item["file"]), _whole(item["rows"], 1))
+    rows = _whole(item["rows"], 1)
+    return DeletionsEntry(_file(item["file"]), rows, _whole(item["in_segments"], 0, rows))
 
 
 def _index(item: Any) -> IndexEntry:

@@ -12,7 +12,8 @@ import keyword
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 ID_COLUMNS = ("id", "path", "file", "filename", "file_name", "image")
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)\Z")
-_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][+-]?[0-9]+)?\Z")
+_NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
 
 Value = str | int | float | bool | None
 
@@ -49,6 +50,11 @@ def check_key(key: str) -> None:
         raise InvalidInputError(
             f"metadata key {key!r} cannot be used in an expression: "
             "rename it to letters, digits and underscores"
+        )
+    if unicodedata.normalize("NFKC", key) != key:
+        raise InvalidInputError(
+            f"metadata key {key!r} would be read as {unicodedata.normalize('NFKC', key)!r} "
+            "in an expression: rename it to that"
         )
     if key in RESERVED:
         raise InvalidInputError(f"metadata key {key!r} is reserved: rename it")
@@ -135,8 +141,15 @@ def make_column(key: str, values: Sequence[Any] | NDArray[Any]) -> Column | None
     InvalidInputError
         If values are of different types, or none that can be kept.
     """
-    plain = values.tolist() if isinstance(values, np.ndarray) else list(values)
-    plain = [value.item() if isinstance(value, np.generic) else value for value in plain]
+    # Of times numpy would give bare nanoseconds.
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "mM":
+        plain = values.tolist()
+    else:
+        plain = list(values)
+    plain = [
+        value.item() if isinstance(value, np.generic) and value.dtype.kind not in "mM" else value
+        for value in plain
+    ]
     kinds = set()
     for value in plain:
         if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -193,9 +206,17 @@ def make_columns(metadata: Mapping[str, Any] | None, rows: int) -> dict[str, Col
         If a key cannot be used or a column has another length.
     """
     columns = {}
+    if not isinstance(metadata, Mapping | None):
+        raise InvalidInputError(
+            f"metadata is a {type(metadata).__name__}: expected {{key: values of all rows}}"
+        )
     for key, values in (metadata or {}).items():
         check_key(key)
-        if isinstance(values, str) or not hasattr(values, "__len__"):
+        if (
+            isinstance(values, str | bytes | bytearray | Mapping | Set)
+            or not hasattr(values, "__len__")
+            or (isinstance(values, np.ndarray) and not values.ndim)
+        ):
             raise InvalidInputError(
                 f"metadata {key!r} is a single {type(values).__name__}: expected {rows} values"
             )
@@ -273,7 +294,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
         If the file is not there or not such a file.
     """
     file = Path(path)
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise NotFoundError(f"{file} does not exist: expected a metadata file (.csv or .jsonl)")
     suffix = file.suffix.lower()
     try:
@@ -295,7 +316,11 @@ def read_table(path: str | os.PathLike[str]) -> Table:
             f"{file} has columns {', '.join(raw) or '(none)'}: "
             f"one must name the image ({', '.join(ID_COLUMNS)})"
         )
-    keys = [str(key) for key in raw.pop(name)]
+    keys = []
+    for number, key in enumerate(raw.pop(name), start=1):
+        if key == "" or type(key) not in (str, int, float):
+            raise InvalidInputError(f"{file}, record {number}, has no {name}: name its image")
+        keys.append(str(key))
     rows: dict[str, int] = {}
     for number, key in enumerate(keys):
         if key in rows:
@@ -306,7 +331,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
 
 def _read_csv(file: Path) -> dict[str, list[Any]]:
     with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.reader(stream)
+        reader = csv.reader(stream, strict=True)  # or an open quote takes the rest
         try:
             header = next(reader, [])
             cells: list[list[str]] = [[] for _ in header]
@@ -324,8 +349,9 @@ def _read_csv(file: Path) -> dict[str, list[Any]]:
             raise InvalidInputError(f"{file}, line {reader.line_num}: {error}") from error
     if len(set(header)) != len(header):
         raise InvalidInputError(f"{file} has a column name twice: {', '.join(header)}")
+    name = next((column for column in ID_COLUMNS if column in header), None)
     return {
-        key: cells[place] if key in ID_COLUMNS else _parse_cells(cells[place])
+        key: cells[place] if key == name else _parse_cells(cells[place])
         for place, key in enumerate(header)
     }
 
@@ -333,9 +359,11 @@ def _read_csv(file: Path) -> dict[str, list[Any]]:
 def _parse_cells(cells: list[str]) -> list[Any]:
     filled = [cell for cell in cells if cell]
     parse: Any = str
-    if all(_WHOLE.match(cell) and len(cell) < 19 for cell in filled):
-        parse = int
-    elif all(_NUMBER.match(cell) and any(map(str.isdigit, cell)) for cell in filled):
+    if all(_WHOLE.match(cell) for cell in filled):
+        # Beyond 64 bits they are names: as numbers they would lose their last digits.
+        if all(len(cell) < 21 and -(2**63) <= int(cell) < 2**63 for cell in filled):
+            parse = int
+    elif all(_NUMBER.match(cell) for cell in filled):
         parse = float
     elif all(cell.lower() in ("true", "false") for cell in filled):
         return [cell.lower() == "true" if cell else None for cell in cells]
@@ -351,7 +379,7 @@ def _read_json_lines(file: Path) -> dict[str, list[Any]]:
                 continue
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InvalidInputError(f"{file}, line {number}, is not JSON: {error}") from error
             if not isinstance(record, dict):
                 raise InvalidInputError(f"{file}, line {number}, is not a JSON object")

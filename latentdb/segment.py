@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from latentdb.errors import CorruptStoreError, InvalidInputError
-from latentdb.files import map_checked
+from latentdb.files import map_checked, read_whole
 from latentdb.manifest import SegmentEntry
 from latentdb.metadata import DTYPES, Column, absent
 
@@ -28,6 +28,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 _ALIGNMENT = 64  # bytes: a vector never straddles more cache lines than it must
+CHECKSUMS = "checksums"
 _MAX_OBJECTS = 10_000
 
 
@@ -124,8 +125,6 @@ def dump(rows: Rows, numbers: Ints) -> bytes:
     numbers
         int64 ``[n]``: their row numbers, ascending.
     """
-    import h5py
-
     hashes = hash_ids(rows.ids)
     order = np.argsort(hashes, kind="stable")
     arrays: dict[str, NDArray[Any]] = {
@@ -149,6 +148,13 @@ def dump(rows: Rows, numbers: Ints) -> bytes:
             arrays[f"metadata/{key}/missing"] = column.missing.astype("u1")
         if column.kind == "str":
             arrays.update(_text_arrays(f"metadata/{key}/categories", column.categories))
+    return _file_of(arrays)
+
+
+def _file_of(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays as the bytes of a contiguous HDF5 file, with the checksum of each."""
+    import h5py
+
     buffer = io.BytesIO()
     with h5py.File(
         buffer,
@@ -157,9 +163,56 @@ def dump(rows: Rows, numbers: Ints) -> bytes:
         alignment_threshold=1,
         alignment_interval=_ALIGNMENT,
     ) as file:
-        for name, values in arrays.items():
+        for name, values in {**arrays, CHECKSUMS: _part_checksums(arrays)}.items():
             file.create_dataset(name, data=values, track_times=False)
     return buffer.getvalue()
+
+
+def _part_checksums(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint64]:
+    """xxh3 of each array, in the order of their names: tells which part of a file is damaged."""
+    digests = [
+        xxhash.xxh3_64_intdigest(np.ascontiguousarray(arrays[name]).tobytes())
+        for name in sorted(arrays)
+    ]
+    return np.array(digests, "<u8")
+
+
+def salvage(path: Path, entry: SegmentEntry) -> bytes:
+    """Make a damaged segment again, if all that is damaged in it is derived.
+
+    Parameters
+    ----------
+    path
+        The file, whose checksum did not hold.
+    entry
+        What the manifest says of it.
+
+    Returns
+    -------
+    bytes
+        The segment, with its id look-up made anew from its ids.
+
+    Raises
+    ------
+    CorruptStoreError
+        If anything else is damaged.
+    """
+    data = read_whole(path, entry.file.bytes)
+    arrays = {
+        name: np.frombuffer(data, dtype, int(np.prod(shape)), offset).reshape(shape)
+        for name, (offset, dtype, shape) in _layout(path, len(data)).items()
+    }
+    stored = arrays.pop(CHECKSUMS, np.empty(0, "<u8"))
+    actual = _part_checksums(arrays)
+    if len(stored) != len(actual):
+        raise CorruptStoreError(f"{path}: its parts cannot be told apart")
+    damaged = {name for name, bad in zip(sorted(arrays), stored != actual, strict=True) if bad}
+    if not damaged <= {"id/hashes", "id/order"}:
+        raise CorruptStoreError(f"{path}: {', '.join(sorted(damaged))} is damaged")
+    hashes = hash_ids(list(Texts(arrays["id/offsets"], arrays["id/bytes"], str(path))))
+    order = np.argsort(hashes, kind="stable")
+    arrays["id/hashes"], arrays["id/order"] = hashes[order].astype("<u8"), order.astype("<i4")
+    return _file_of(arrays)
 
 
 def _text_arrays(name: str, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -311,7 +364,16 @@ class Segment:
         return other
 
     def _check_names(self) -> None:
-        known = {"row", "z_mean", "z_log_var", "id/hashes", "id/order", "id/offsets", "id/bytes"}
+        known = {
+            CHECKSUMS,
+            "row",
+            "z_mean",
+            "z_log_var",
+            "id/hashes",
+            "id/order",
+            "id/offsets",
+            "id/bytes",
+        }
         known |= {"path/offsets", "path/bytes", "file/sizes", "file/mtimes_ns", "file/digests"}
         for key, kind in self.columns.items():
             parts = ("int", kind, "missing", "categories/offsets", "categories/bytes")
@@ -394,6 +456,46 @@ class Segment:
                     break
                 place += 1
         return positions
+
+    def own_hashes(self) -> NDArray[np.uint64]:
+        """The hash of each id, by position."""
+        hashes = np.empty(len(self), np.uint64)
+        hashes[self._order] = self._hashes
+        return hashes
+
+    def check(self) -> None:
+        """Check what the arrays say, beyond their checksums.
+
+        Raises
+        ------
+        CorruptStoreError
+            Names the first thing that cannot be.
+        """
+        everything = np.arange(len(self))
+        holds = (
+            (bool((np.diff(self.rows) > 0).all()), "its row numbers do not ascend"),
+            (bool(np.isfinite(self.z_mean).all()), "a z_mean is not finite"),
+            (
+                self.z_log_var is None or bool(np.isfinite(self.z_log_var).all()),
+                "a z_log_var is not finite",
+            ),
+            (bool((self._hashes[1:] >= self._hashes[:-1]).all()), "its id hashes do not ascend"),
+            (np.array_equal(np.sort(self._order), everything), "its id order is none"),
+        )
+        for true, what in holds:
+            if not true:
+                raise CorruptStoreError(f"{self.name}: {what}")
+        if not np.array_equal(hash_ids(list(self.ids)), self.own_hashes()):
+            raise CorruptStoreError(f"{self.name}: an id hash is not that of its id")
+        if self.paths is not None:
+            list(self.paths)
+        for key in self.columns:
+            self.column(key)
+
+    def holds(self, numbers: Ints) -> NDArray[np.bool_]:
+        """Which row numbers are here."""
+        places = np.minimum(np.searchsorted(self.rows, numbers), len(self) - 1)
+        return np.asarray(self.rows[places] == numbers)
 
     def positions(self, numbers: Ints) -> Ints:
         """Positions of row numbers, all of which must be here.

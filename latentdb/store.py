@@ -76,7 +76,7 @@ class Snapshot:
 
     @cached_property
     def deleted(self) -> Ints:
-        """Row numbers that are deleted and still in a segment, ascending."""
+        """Row numbers that are deleted and still in a segment or in the index, ascending."""
         entry = self.manifest.deletions
         if entry is None:
             return np.empty(0, np.int64)
@@ -95,6 +95,7 @@ class Snapshot:
         entry = segment.entry
         bounds = np.searchsorted(self.deleted, (entry.first_row, entry.last_row + 1))
         gone = self.deleted[bounds[0] : bounds[1]]
+        gone = gone[segment.holds(gone)]
         if not len(gone):
             return None
         keep = np.ones(len(segment), bool)
@@ -211,13 +212,14 @@ class Writer:
         self._store = store
         self.snapshot = store.snapshot()
 
-    def append(self, rows: Rows, replaced: Ints | None = None) -> Ints:
+    def append(self, rows: Rows | Iterable[Rows], replaced: Ints | None = None) -> Ints:
         """Add rows, and delete those they replace, in one commit.
 
         Parameters
         ----------
         rows
-            With ids that no remaining row has.
+            With ids that no remaining row has; several parts are written one
+            after the other and committed together.
         replaced
             Row numbers to delete.
 
@@ -235,68 +237,162 @@ class Writer:
         """
         old = self.snapshot.manifest
         kinds = dict(old.columns)
-        columns = {}
-        for key, column in rows.columns.items():
-            kind = kinds.setdefault(key, column.kind)
-            columns[key] = column.cast(kind, key)
-        rows = replace(rows, columns=columns)
-        numbers = np.arange(old.next_row, old.next_row + len(rows), dtype=np.int64)
-        step = max(1, SEGMENT_BYTES // (4 * old.dim * (1 if rows.z_log_var is None else 2)))
-        written: list[FileEntry] = []
-        entries = []
-        try:
-            for start in range(0, len(rows), step):
-                part = rows.slice(start, start + step)
-                own = numbers[start : start + step]
-                file = self._write("segments", ".h5", dump(part, own))
-                written.append(file)
-                entries.append(SegmentEntry(file, len(part), int(own[0]), int(own[-1])))
+        first = old.next_row
+        with self._written() as written:
+            entries: list[SegmentEntry] = []
+            next_row = first
+            for part in [rows] if isinstance(rows, Rows) else rows:
+                columns = {}
+                for key, column in part.columns.items():
+                    columns[key] = column.cast(kinds.setdefault(key, column.kind), key)
+                part = replace(part, columns=columns)
+                numbers = np.arange(next_row, next_row + len(part), dtype=np.int64)
+                entries += self._segments(part, numbers, written)
+                next_row += len(part)
             deletions = old.deletions
             if replaced is not None and len(replaced):
-                deletions = self._deletions(replaced)
-                written.append(deletions.file)
+                deletions = self._deletions(replaced, written)
             self._commit(
                 replace(
                     old,
-                    next_row=old.next_row + len(rows),
+                    next_row=next_row,
                     segments=(*old.segments, *entries),
                     deletions=deletions,
                     columns=kinds,
                 )
             )
-        except StoreError:
-            self._withdraw(written)
-            raise
-        return numbers
+        return np.arange(first, next_row, dtype=np.int64)
+
+    def delete(self, rows: Ints) -> None:
+        """Delete rows by number, in one commit; their place on disk is freed by compaction."""
+        with self._written() as written:
+            deletions = self._deletions(rows, written)
+            self._commit(replace(self.snapshot.manifest, deletions=deletions))
+
+    def substitute(self, old: Sequence[SegmentEntry], rows: Rows, numbers: Ints) -> None:
+        """Put live rows, as one segment, in the place of the neighbouring segments they are from.
+
+        Parameters
+        ----------
+        old
+            Neighbours, in order.
+        rows, numbers
+            Every live row of them, with its number, ascending; may be none.
+        """
+        manifest = self.snapshot.manifest
+        gone = {entry.file.name for entry in old}
+        with self._written() as written:
+            entries = self._segments(rows, numbers, written, whole=True) if len(rows) else []
+            segments: list[SegmentEntry] = []
+            for entry in manifest.segments:
+                if entry.file.name not in gone:
+                    segments.append(entry)
+                elif entry.file.name == old[0].file.name:
+                    segments += entries
+            dropped = sum(entry.rows for entry in old) - len(rows)
+            deletions = manifest.deletions
+            if deletions is not None and dropped:
+                kept = deletions.in_segments - dropped
+                covered = 0 if manifest.index is None else manifest.index.rows_below
+                still = [
+                    self.snapshot.deleted[self.snapshot.deleted < covered],
+                    *(
+                        segment.rows[~alive]
+                        for segment in self.snapshot.segments
+                        if segment.entry.file.name not in gone
+                        and (alive := self.snapshot.live(segment)) is not None
+                    ),
+                ]
+                deletions = self._deletions_file(np.unique(np.concatenate(still)), kept, written)
+            self._commit(replace(manifest, segments=tuple(segments), deletions=deletions))
 
     def set_index(self, data: bytes | memoryview, entry: IndexEntry, settings: Settings) -> None:
         """Make a search index the current one; `entry.file` is filled in here."""
-        file = self._write("index", ".faiss", data)
         manifest = self.snapshot.manifest
-        try:
-            self._commit(replace(manifest, index=replace(entry, file=file), settings=settings))
-        except StoreError:
-            self._withdraw([file])
-            raise
+        with self._written() as written:
+            file = self._write("index", ".faiss", data, written)
+            self._commit(
+                replace(
+                    manifest,
+                    index=replace(entry, file=file),
+                    settings=settings,
+                    deletions=self._without_compacted(written),
+                )
+            )
 
     def drop_index(self, settings: Settings) -> None:
         """Go without an index; keep `settings` for the next."""
-        self._commit(replace(self.snapshot.manifest, index=None, settings=settings))
+        with self._written() as written:
+            deletions = self._without_compacted(written)
+            manifest = self.snapshot.manifest
+            self._commit(replace(manifest, index=None, settings=settings, deletions=deletions))
 
-    def _write(self, folder: str, suffix: str, data: bytes | memoryview) -> FileEntry:
+    @contextmanager
+    def _written(self) -> Iterator[list[FileEntry]]:
+        """Collect the files of a commit, and withdraw them if it fails."""
+        written: list[FileEntry] = []
+        try:
+            yield written
+        except BaseException:
+            # The manifest may have been replaced before the failure.
+            named = manifests.read(self._store.path).file_names()
+            for file in written:
+                if file.name not in named:
+                    remove(self._store.path / file.name)
+            raise
+
+    def _write(
+        self, folder: str, suffix: str, data: bytes | memoryview, written: list[FileEntry]
+    ) -> FileEntry:
         name = f"{folder}/{uuid.uuid4().hex}{suffix}"
         path = self._store.path / name
+        file = FileEntry(name, len(data), checksum(data))
+        written.append(file)
         write_new(path, data)
-        try:
-            sync_folder(path.parent)
-        except StoreError:
-            remove(path)
-            raise
-        return FileEntry(name, len(data), checksum(data))
+        sync_folder(path.parent)
+        return file
 
-    def _deletions(self, rows: Ints) -> DeletionsEntry:
-        union = np.union1d(self.snapshot.deleted, rows).astype("<i8")
-        return DeletionsEntry(self._write("segments", ".deleted", union.tobytes()), len(union))
+    def _segments(
+        self, rows: Rows, numbers: Ints, written: list[FileEntry], *, whole: bool = False
+    ) -> list[SegmentEntry]:
+        """Write rows as segments of a size that fits in memory, or as one."""
+        each = 4 * self.snapshot.dim * (1 if rows.z_log_var is None else 2)
+        step = len(rows) if whole else max(1, SEGMENT_BYTES // each)
+        entries = []
+        for start in range(0, len(rows), step):
+            part, own = rows.slice(start, start + step), numbers[start : start + step]
+            file = self._write("segments", ".h5", dump(part, own), written)
+            entries.append(SegmentEntry(file, len(part), int(own[0]), int(own[-1])))
+        return entries
+
+    def _deletions(self, rows: Ints, written: list[FileEntry]) -> DeletionsEntry | None:
+        """The deletions of now and some more, none of which is deleted yet."""
+        deleted = self.snapshot.deleted
+        union = np.union1d(deleted, rows)
+        new = len(union) - len(deleted)
+        return self._deletions_file(union, self.snapshot.manifest.deleted_rows + new, written)
+
+    def _deletions_file(
+        self, rows: Ints, in_segments: int, written: list[FileEntry]
+    ) -> DeletionsEntry | None:
+        if not len(rows):
+            return None
+        data = rows.astype("<i8").tobytes()
+        file = self._write("segments", ".deleted", data, written)
+        return DeletionsEntry(file, len(rows), in_segments)
+
+    def _without_compacted(self, written: list[FileEntry]) -> DeletionsEntry | None:
+        """The deletions of now, less those that only the old index had."""
+        entry = self.snapshot.manifest.deletions
+        if entry is None or entry.rows == entry.in_segments:
+            return entry
+        still = [
+            segment.rows[~alive]
+            for segment in self.snapshot.segments
+            if (alive := self.snapshot.live(segment)) is not None
+        ]
+        rows = np.concatenate([np.empty(0, np.int64), *still])
+        return self._deletions_file(rows, len(rows), written)
 
     def _commit(self, manifest: Manifest) -> None:
         manifests.commit(self._store.path, replace(manifest, version=manifest.version + 1))
@@ -307,13 +403,6 @@ class Writer:
                 os.utime(self._store.path / name)  # the grace of readers starts now
             except OSError:
                 continue
-
-    def _withdraw(self, files: Iterable[FileEntry]) -> None:
-        """Delete what a failed commit wrote, unless the commit took hold after all."""
-        named = manifests.read(self._store.path).file_names()
-        for file in files:
-            if file.name not in named:
-                remove(self._store.path / file.name)
 
     def sweep(self) -> int:
         """Delete files no version names: left by a killed writer, or replaced and past grace."""

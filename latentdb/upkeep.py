@@ -6,6 +6,7 @@ import warnings
 from dataclasses import replace
 
 from latentdb import query
+from latentdb.compaction import compact, is_due
 from latentdb.errors import CorruptStoreError, NotFoundError
 from latentdb.index import EXACT_ROWS, KIND, Fetch, VectorIndex
 from latentdb.index import build as build_index
@@ -40,7 +41,9 @@ class IndexKeeper:
         return self._opened[1]
 
     def maintain(self, writer: Writer, report: Report | None) -> None:
-        """Build the index where a scan has become the slower way."""
+        """Merge segments and build the index where reading has become slow without."""
+        if is_due(writer.snapshot):
+            compact(writer, everything=False)
         manifest = writer.snapshot.manifest
         entry = manifest.index
         if entry is None:

@@ -92,27 +92,11 @@ def test_a_missing_extra_tells_the_command_to_run() -> None:
     assert str(error) == "drawing a model needs an extra: pip install 'latentdb[plot]'"
 
 
-@pytest.mark.xfail(reason="BUG: ImageError prints a path with a line break as it is", strict=True)
 def test_a_message_of_an_odd_file_name_is_one_line() -> None:
     assert "\n" not in str(ImageError("a\nb.jpg", "empty file"))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(
-                reason="BUG: MissingExtraError cannot be unpickled: args is one message, "
-                "__init__ takes two",
-                strict=True,
-            ),
-        )
-        if name == "MissingExtraError"
-        else name
-        for name in STANDARD
-    ],
-)
+@pytest.mark.parametrize("name", STANDARD)
 def test_each_survives_a_pickle_and_a_copy(name: str) -> None:
     error = made(name)
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):

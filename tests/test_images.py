@@ -279,21 +279,7 @@ def test_packed_grey_is_scaled_to_eight_bits(bits: int) -> None:
 
 @pytest.mark.parametrize(
     ("bits", "clear"),
-    [
-        (8, 85),
-        (1, 0),
-        (1, 1),
-        *(
-            pytest.param(
-                *case,
-                marks=pytest.mark.xfail(
-                    reason="BUG: the transparent grey of 2 or 4 bits is compared unscaled",
-                    strict=True,
-                ),
-            )
-            for case in ((2, 1), (2, 2), (4, 5), (4, 10))
-        ),
-    ],
+    [(8, 85), (1, 0), (1, 1), (2, 1), (2, 2), (4, 5), (4, 10)],
 )
 def test_a_transparent_grey_is_white(bits: int, clear: int) -> None:
     grey = clear * 255 // (2**bits - 1)
@@ -320,7 +306,6 @@ def test_sixteen_bit_grey_may_have_its_high_byte_first() -> None:
     assert decoded(encoded(image, "TIFF"), 1, 4, 1)[0, :, 0].tolist() == NARROW
 
 
-@pytest.mark.xfail(reason="BUG: tRNS of a 16-bit grey PNG is dropped", strict=True)
 def test_a_transparent_sixteen_bit_grey_is_white() -> None:
     data = grey_png([struct.pack(">4H", *WIDE)], 4, 16, clear=1000)
     assert decoded(data, 1, 4, 1)[0, :, 0].tolist() == [0, 255, 117, 255]
@@ -330,11 +315,7 @@ def test_a_transparent_sixteen_bit_grey_is_white() -> None:
     ("bits", "data"),
     [
         (8, bytes([0, 4, 117, 255])),
-        pytest.param(
-            16,
-            struct.pack("<4H", *WIDE),
-            marks=pytest.mark.xfail(reason="BUG: read as a negative", strict=True),
-        ),
+        (16, struct.pack("<4H", *WIDE)),
     ],
 )
 def test_tiff_may_have_black_and_white_exchanged(bits: int, data: bytes) -> None:
@@ -342,7 +323,6 @@ def test_tiff_may_have_black_and_white_exchanged(bits: int, data: bytes) -> None
     assert pixels.ravel().tolist() == [255 - value for value in NARROW]
 
 
-@pytest.mark.xfail(reason="BUG: 12 bits are scaled as 16: nearly black", strict=True)
 def test_twelve_bit_grey_is_not_taken_for_sixteen() -> None:
     # 0, 2048, 4095 and 4095 of 4095, two in three bytes: nearly black as 16 bits.
     data = grey_tiff(bytes.fromhex("000800 ffffff"), 2, 12)
@@ -371,7 +351,6 @@ def test_of_several_frames_or_pages_the_first_is_read(kind: str) -> None:
     assert gap(decoded(data, 8, 8), RED).max() <= 1
 
 
-@pytest.mark.xfail(reason="BUG: MPO is decoded in full: slow, and other pixels", strict=True)
 def test_a_photo_with_a_second_picture_in_it_is_the_same_photo() -> None:
     # Many phones write MPO: a JPEG with a preview or a depth map behind it.
     image = photo(600, 600)
@@ -382,15 +361,7 @@ def test_a_photo_with_a_second_picture_in_it_is_the_same_photo() -> None:
 @pytest.mark.parametrize(
     ("kind", "orientation"),
     [
-        pytest.param(
-            kind,
-            orientation,
-            marks=pytest.mark.xfail(
-                reason="BUG: probe exchanges height and width that Pillow exchanged", strict=True
-            ),
-        )
-        if kind == "TIFF" and orientation >= 5
-        else (kind, orientation)
+        (kind, orientation)
         for kind in ("JPEG", "PNG", "WEBP", "TIFF")
         for orientation in range(1, 9)
     ],
@@ -521,16 +492,7 @@ def test_pad_keeps_the_whole_image_between_black() -> None:
 @pytest.mark.parametrize(
     ("resize", "size"),
     [
-        pytest.param(
-            resize,
-            size,
-            marks=pytest.mark.xfail(
-                reason="BUG: a side padded to less than half a pixel vanishes: all black",
-                strict=True,
-            ),
-        )
-        if resize == "pad" and size != (1, 1)
-        else (resize, size)
+        (resize, size)
         for resize in RESIZE_RULES
         for size in ((5000, 1), (1, 5000), (1, 1), (3, 4000))
     ],
@@ -548,16 +510,7 @@ SIZES = [(480, 640), (300, 1024), (900, 200), (130, 130), (700, 64), (20, 900)]
 @pytest.mark.parametrize(
     ("shape", "resize", "target"),
     [
-        pytest.param(
-            shape,
-            resize,
-            target,
-            marks=pytest.mark.xfail(
-                reason="BUG: padded by the rounded size of the scaled decode", strict=True
-            ),
-        )
-        if resize == "pad" and shape == (300, 1024)
-        else (shape, resize, target)
+        (shape, resize, target)
         for shape in SIZES
         for resize in RESIZE_RULES
         for target in ((32, 32), (16, 48))
@@ -573,7 +526,6 @@ def test_jpeg_decoded_at_a_scale_is_as_decoded_in_full(
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 32), st.integers(1, 32))
-@pytest.mark.xfail(reason="BUG: padded by the rounded size of the scaled decode", strict=True)
 def test_a_padded_jpeg_lies_where_the_same_image_without_loss_lies(
     height: int, width: int, new_height: int, new_width: int
 ) -> None:
@@ -609,7 +561,6 @@ def test_a_size_or_rule_that_cannot_be_used_is_told(change: dict[str, Any], told
 @pytest.mark.parametrize(
     "change", [{"height": "64"}, {"height": None}, {"height": 64.5}, {"channels": 3.0}]
 )
-@pytest.mark.xfail(reason="BUG: TypeError, or taken and failing much later", strict=True)
 def test_a_size_is_a_whole_number(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):
         Preprocessing(**{"height": 8, "width": 8, "channels": 3, **change})
@@ -658,7 +609,6 @@ def test_a_file_cut_in_half_is_told_as_such(kind: str) -> None:
         decoded(data[: len(data) // 2], 24, 24)
 
 
-@pytest.mark.xfail(reason="BUG: checksums of PNG chunks are not looked at", strict=True)
 def test_a_changed_byte_of_png_pixels_is_found() -> None:
     # A chunk has a checksum; it has to be looked at, because what is left of the
     # compressed data once there are pixels enough is not.
@@ -731,9 +681,6 @@ def test_a_text_that_unpacks_without_end_is_refused() -> None:
         decoded(data[:33] + text + data[33:], 8, 8)
 
 
-@pytest.mark.xfail(
-    reason="BUG: catch_warnings is not safe in threads: all warnings stay off", strict=True
-)
 def test_reading_in_threads_leaves_the_warnings_of_the_program_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -807,7 +754,6 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["a\0b.jpg", "\ud800.jpg"])
-@pytest.mark.xfail(reason="BUG: ValueError of open", strict=True)
 def test_a_path_that_can_be_none_is_told(path: str) -> None:
     with pytest.raises(ImageError):
         read_bytes(path)
@@ -870,13 +816,11 @@ def test_a_source_that_is_not_there_is_told_before_anything_is_found(tmp_path: P
         discover([])
 
 
-@pytest.mark.xfail(reason="BUG: OSError of Path.exists before Python 3.13", strict=True)
 def test_a_source_whose_name_is_too_long_is_told(tmp_path: Path) -> None:
     with pytest.raises((NotFoundError, InvalidInputError)):
         discover([tmp_path / ("a" * 300)])
 
 
-@pytest.mark.xfail(reason="BUG: abspath makes it the working directory", strict=True)
 def test_an_empty_source_is_not_the_working_directory() -> None:
     # What is left of "$FOLDER" where the variable is not set.
     with pytest.raises((NotFoundError, InvalidInputError)):
@@ -954,7 +898,6 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     closed.chmod(0o700)
 
 
-@pytest.mark.xfail(reason="BUG: RecursionError", strict=True)
 def test_folders_may_lie_deeper_than_the_stack(tmp_path: Path) -> None:
     depth = 150
     path = tmp_path
@@ -1064,7 +1007,6 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
         pytest.param(
             "a\0b.png",
             id="null",
-            marks=pytest.mark.xfail(reason="BUG: ValueError of mkdir", strict=True),
         ),
     ],
 )
@@ -1075,7 +1017,6 @@ def test_a_place_that_can_hold_no_picture_is_told(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["x.webp", "x.jpg", "x.gif"])
-@pytest.mark.xfail(reason="BUG: ValueError, OSError or OverflowError of Image.save", strict=True)
 def test_a_picture_too_large_for_its_format_is_told(name: str, tmp_path: Path) -> None:
     with pytest.raises((StoreError, InvalidInputError)):
         write_picture(tmp_path / name, Image.new("RGB", (70_000, 2)))
@@ -1083,7 +1024,6 @@ def test_a_picture_too_large_for_its_format_is_told(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.bmp"])
-@pytest.mark.xfail(reason="BUG: KeyError of Image.save", strict=True)
 def test_an_animation_has_a_format_that_moves(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError):
         write_animation(tmp_path / name, np.zeros((3, 8, 8, 3), np.uint8))
@@ -1159,13 +1099,11 @@ def test_a_caption_may_be_any_text(caption: str) -> None:
 
 
 @pytest.mark.parametrize("caption", ["a\nb", "\n"])
-@pytest.mark.xfail(reason="BUG: ValueError of textlength", strict=True)
 def test_a_caption_may_have_line_breaks(caption: str) -> None:
     # Ids may; they come here as captions.
     assert sheet([[(np.zeros((8, 8, 3), np.uint8), caption)]]).size == (104, 118)
 
 
-@pytest.mark.xfail(reason="BUG: one measurement a letter, each as long as the text", strict=True)
 def test_a_long_caption_is_not_measured_letter_by_letter() -> None:
     class Counter:
         calls = 0

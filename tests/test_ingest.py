@@ -187,7 +187,7 @@ RUN = """
 import sys
 from latentdb import ingest
 from latentdb.database import LatentDB
-ingest.COMMIT_ROWS, ingest.BATCH = 8, 4
+ingest.COMMIT_ROWS, ingest.COMMIT_SECONDS, ingest.BATCH = 8, 1e9, 4
 commit = ingest._Pending.commit
 def told(self):
     had = len(self.files)

@@ -41,6 +41,19 @@ def entry(name: str) -> FileEntry:
     return FileEntry(name, 4096, HEX * 2)
 
 
+INDEX = IndexEntry(
+    file=entry("index/d.faiss"),
+    kind="ivf-sq8",
+    rows_below=250,
+    rows=240,
+    parameters={"lists": 62, "probes_10": 5, "probes_100": 9},
+    recall_target=0.99,
+    recall_measured=0.995,
+    recall_k=10,
+    queries=500,
+    build_seconds=1.5,
+)
+
 FULL = Manifest(
     uuid=HEX * 2,
     version=7,
@@ -50,19 +63,8 @@ FULL = Manifest(
         SegmentEntry(entry("segments/a.h5"), 100, 0, 99),
         SegmentEntry(entry("segments/b.h5"), 150, 100, 299),
     ),
-    deletions=DeletionsEntry(entry("segments/c.deleted"), 3),
-    index=IndexEntry(
-        file=entry("index/d.faiss"),
-        kind="ivf-sq8",
-        rows_below=250,
-        rows=240,
-        parameters={"lists": 62, "probes_10": 5, "probes_100": 9},
-        recall_target=0.99,
-        recall_measured=0.995,
-        recall_k=10,
-        queries=500,
-        build_seconds=1.5,
-    ),
+    deletions=DeletionsEntry(entry("segments/c.deleted"), 5, 3),
+    index=INDEX,
     model=ModelEntry("enc", None, (entry("model/encoder.keras"), entry("model/model.json"))),
     columns={"label": "str", "größe": "float"},
     settings=Settings(0.95, 40_000),
@@ -134,16 +136,17 @@ def manifest_versions(draw: st.DrawFn) -> Manifest:
     segments = draw(segment_entries())
     rows = sum(segment.rows for segment in segments)
     last = segments[-1].last_row if segments else -1
-    deletions = st.none()
-    if rows:
-        deletions |= st.builds(DeletionsEntry, files("segments"), st.integers(1, rows))
+    deletions = None
+    if rows and draw(st.booleans()):
+        held = draw(st.integers(0, rows))
+        deletions = DeletionsEntry(draw(files("segments")), held + draw(st.integers(1, 9)), held)
     return Manifest(
         uuid=draw(st.text()),
         version=draw(whole),
         dim=draw(st.integers(1, manifests.MAX_DIM)),
         next_row=last + 1 + draw(st.integers(0, 10)),
         segments=segments,
-        deletions=draw(deletions),
+        deletions=deletions,
         index=draw(st.none() | indexes),
         model=draw(st.none() | models),
         columns=draw(
@@ -219,7 +222,7 @@ def test_every_truncation_is_told() -> None:
     ids=["empty", "null", "list", "number", "text", "object", "bytes", "deep", "zeros"],
 )
 def test_what_is_no_manifest_is_told(data: bytes) -> None:
-    with pytest.raises(CorruptStoreError, match="^M is damaged"):
+    with pytest.raises(CorruptStoreError, match=r"^M is damaged"):
         load(data, "M")
 
 
@@ -263,8 +266,8 @@ TRICKS = [
     "place",
     [
         lambda file: replace(FULL, segments=(SegmentEntry(file, 1, 0, 0),), deletions=None),
-        lambda file: replace(FULL, deletions=DeletionsEntry(file, 3)),
-        lambda file: replace(FULL, index=replace(FULL.index, file=file)),
+        lambda file: replace(FULL, deletions=DeletionsEntry(file, 3, 3)),
+        lambda file: replace(FULL, index=replace(INDEX, file=file)),
         lambda file: replace(FULL, model=ModelEntry("e", None, (file,))),
     ],
     ids=["segment", "deletions", "index", "model"],
@@ -284,7 +287,8 @@ def test_a_file_name_stays_in_the_folders_of_the_store(
         ({"dim": True}, "True is out of bounds"),
         ({"version": -1}, "-1 is out of bounds"),
         ({"next_row": 299}, "rows not yet given"),
-        ({"deletions": DeletionsEntry(entry("segments/c"), 251)}, "more rows are deleted"),
+        ({"deletions": DeletionsEntry(entry("segments/c"), 251, 251)}, "more rows are deleted"),
+        ({"deletions": DeletionsEntry(entry("segments/c"), 3, 4)}, "4 is out of bounds"),
         ({"segments": FULL.segments[::-1]}, "row numbers of segments overlap"),
         (
             {"segments": (SegmentEntry(entry("segments/a"), 101, 0, 99),)},

@@ -51,7 +51,7 @@ def some(
 
 def append(store: Store, rows: Rows, replaced: Sequence[int] = ()) -> list[int]:
     with store.writer() as writer:
-        return writer.append(rows, np.array(replaced, np.int64)).tolist()
+        return [int(row) for row in writer.append(rows, np.array(replaced, np.int64))]
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -253,13 +253,20 @@ def test_one_append_may_become_several_segments(
     assert labels == ["x", None, "y", "z", None] * 5
 
 
+DELETE = "-"
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[list[str], list[str]]]:
-    """Commits: ids that are new, and ids that are replaced."""
+    """Commits: ids that are new, and ids that are replaced; or no new ones, and ids to delete."""
     known: set[str] = set()
     commits = []
     for _ in range(draw(st.integers(1, 5))):
         ids = draw(st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=5))
+        if known and draw(st.booleans()):
+            commits.append(([DELETE], [i for i in ids if i in known]))
+            known -= set(ids)
+            continue
         commits.append(([i for i in ids if i not in known], [i for i in ids if i in known]))
         known |= set(ids)
     return commits
@@ -275,6 +282,11 @@ def test_a_store_is_a_dict_with_row_numbers(
     given_rows: set[int] = set()
     old: list[tuple[Snapshot, dict[str, tuple[int, np.ndarray[Any, Any]]]]] = []
     for seed, (new, again) in enumerate(history):
+        if new == [DELETE]:
+            with store.writer() as writer:
+                writer.delete(np.array([truth.pop(name)[0] for name in again], np.int64))
+            old.append((store.snapshot(), dict(truth)))
+            continue
         ids = [*again, *new]
         rows = some(ids, seed=seed)
         numbers = append(store, rows, [truth[name][0] for name in again])
@@ -341,7 +353,7 @@ def test_a_column_of_another_kind_is_refused_and_nothing_written(store: Store) -
     strict=True,
 )
 def test_many_columns_never_make_a_store_unreadable(store: Store) -> None:
-    columns = {f"k{number}": ["x", None] for number in range(1700)}
+    columns: dict[str, Any] = {f"k{number}": ["x", None] for number in range(1700)}
     with contextlib.suppress(InvalidInputError):  # to refuse them would be as well
         append(store, some(["a", "b"], **columns))
     assert Store.open(store.path).snapshot().manifest.version >= 1

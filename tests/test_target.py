@@ -99,7 +99,7 @@ def test_a_replaced_id_is_its_new_vector(snapshot: Snapshot) -> None:
 
 @pytest.mark.parametrize("text", ["", "id:", "a\0b", "x" * 5000, ":", "id:id:"])
 def test_a_text_that_is_nothing_is_told(snapshot: Snapshot, text: str) -> None:
-    with pytest.raises(NotFoundError, match="no id|neither an id nor a file"):
+    with pytest.raises(NotFoundError, match=r"no id|neither an id nor a file"):
         one(snapshot, text)
 
 
@@ -110,7 +110,7 @@ def test_a_text_that_is_nothing_is_told(snapshot: Snapshot, text: str) -> None:
 )
 @pytest.mark.parametrize("text", ["\udcff.png", "id:\udcff"])
 def test_a_text_that_is_no_unicode_is_told(snapshot: Snapshot, text: str) -> None:
-    with pytest.raises(NotFoundError, match="no id|neither an id nor a file"):
+    with pytest.raises(NotFoundError, match=r"no id|neither an id nor a file"):
         one(snapshot, text)
 
 
@@ -169,6 +169,16 @@ def test_a_ragged_vector_is_told(snapshot: Snapshot) -> None:
         one(snapshot, ragged)
     except LatentDBError:
         return
+
+
+@pytest.mark.xfail(
+    reason="BUG: the mask is dropped before it is looked at, and the masked number is used",
+    raises=pytest.fail.Exception,
+    strict=True,
+)
+def test_a_masked_vector_is_told(snapshot: Snapshot) -> None:
+    with pytest.raises(InvalidInputError, match="masked"):
+        one(snapshot, np.ma.masked_equal([1.0, 2.0, 3.0, 4.0], 2.0))
 
 
 # --- .npy files -----------------------------------------------------------------

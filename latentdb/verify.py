@@ -1,0 +1,306 @@
+"""Check everything a store promises, and mend what can be made again.
+
+Opening checks the size, checksum and structure of every file.  Verifying also
+checks what the files say: row numbers, ids, hashes, vectors, the index.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from latentdb import manifest as manifests
+from latentdb.codec import CARD_FILE, DECODER_FILE, ENCODER_FILE, Codec, ModelCard
+from latentdb.errors import CorruptStoreError, LatentDBError, StoreError
+from latentdb.files import checksum, map_checked, sync_folder, told, write_new
+from latentdb.index import VectorIndex
+from latentdb.manifest import FileEntry, Manifest, SegmentEntry
+from latentdb.segment import Ints, Segment, salvage
+
+QUARANTINE = "quarantine"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it was written.
+
+    Attributes
+    ----------
+    file
+        Under the store's folder.
+    what
+        What is wrong with it.
+    repair
+        What was done (with ``repair=True``) or can be done about it.
+    """
+
+    file: str
+    what: str
+    repair: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    files, rows
+        Checked; rows are those alive.
+    orphans
+        Files that no version names: left by a killed writer, or replaced and
+        kept for readers.  The next writer removes them.
+    problems
+        Empty if all is well.
+    lost_rows
+        Rows that were in quarantined segments.
+    """
+
+    files: int
+    rows: int
+    orphans: int
+    problems: tuple[Problem, ...]
+    lost_rows: int
+
+
+def verify(folder: Path, *, repair: bool = False) -> VerifyReport:
+    """Check a store; with `repair`, mend or set aside what is damaged.
+
+    The search index and the id look-up of a segment are made again from what
+    they were derived from.  A segment whose rows are damaged is moved to the
+    folder ``quarantine`` and its rows are lost; nothing is deleted.
+
+    Parameters
+    ----------
+    folder
+        Of the store.
+    repair
+        Take the writer's lock and mend.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no store.
+    CorruptStoreError
+        If its manifest is damaged: without it nothing else can be checked.
+    LockedError
+        With `repair`, if another process is writing.
+    """
+    if not repair:
+        return _Check(folder).run()
+    with manifests.writer_lock(folder):
+        check = _Check(folder)
+        report = check.run()
+        lost = check.mend() if report.problems else 0
+    return replace(report, problems=tuple(check.problems), lost_rows=lost)
+
+
+class _Check:
+    """One pass over one version of a store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: Manifest = manifests.read(folder)
+        self.problems: list[Problem] = []
+        self.bad_segments: list[SegmentEntry] = []
+        self.bad_index = False
+        self.bad_deletions = False
+        self.segments: list[Segment] = []
+        self.deleted: Ints = np.empty(0, np.int64)
+
+    def run(self) -> VerifyReport:
+        for entry in self.manifest.segments:
+            if not self._try(entry.file, lambda entry=entry: self._segment(entry)):  # type: ignore[misc]
+                self.bad_segments.append(entry)
+        deletions = self.manifest.deletions
+        if deletions is not None:
+            self.bad_deletions = not self._try(deletions.file, self._deletions)
+        if self.manifest.index is not None:
+            self.bad_index = not self._try(self.manifest.index.file, self._index)
+        if not self.bad_segments and not self.bad_deletions:
+            self._try(FileEntry("segments", 0, ""), self._unique_ids)
+        self._model()
+        names = self.manifest.file_names()
+        orphans = sum(f"{name}/{path.name}" not in names for name, path in self._on_disk())
+        return VerifyReport(
+            len(names) + 1, self.manifest.rows, orphans, tuple(self.problems), lost_rows=0
+        )
+
+    def _on_disk(self) -> Iterator[tuple[str, Path]]:
+        for name in manifests.FOLDERS:
+            for path in sorted((self.folder / name).glob("*")):
+                yield name, path
+
+    def _try(self, file: FileEntry, check: Callable[[], None]) -> bool:
+        try:
+            check()
+        except LatentDBError as error:
+            path = str(self.folder / file.name)
+            text = str(error).removeprefix(path).removeprefix(":").strip()
+            self.problems.append(Problem(file.name, text, "latentdb verify --repair"))
+            return False
+        return True
+
+    def _segment(self, entry: SegmentEntry) -> None:
+        segment = Segment(self.folder, entry, self.manifest.dim, self.manifest.columns)
+        segment.check()
+        self.segments.append(segment)
+
+    def _deletions(self) -> None:
+        entry = self.manifest.deletions
+        if entry is None:
+            return
+        path = self.folder / entry.file.name
+        view = map_checked(path, entry.file.bytes, entry.file.checksum)
+        if len(view) != 8 * entry.rows:
+            raise CorruptStoreError(f"holds {len(view)} bytes for {entry.rows} row numbers")
+        rows = np.frombuffer(view, "<i8")
+        if (np.diff(rows) <= 0).any():
+            raise CorruptStoreError("its row numbers do not ascend")
+        held = sum(int(segment.holds(rows).sum()) for segment in self.segments)
+        if not self.bad_segments and held != entry.in_segments:
+            raise CorruptStoreError(
+                f"{held} of its rows are in segments, the manifest says {entry.in_segments}"
+            )
+        self.deleted = rows
+
+    def _index(self) -> None:
+        entry = self.manifest.index
+        if entry is None:
+            return
+        path = self.folder / entry.file.name
+        data = bytes(map_checked(path, entry.file.bytes, entry.file.checksum))
+        index = VectorIndex.load(data, entry.parameters, rows=entry.rows, dim=self.manifest.dim)
+        held = index.row_numbers()
+        for segment in self.segments:
+            rows = segment.rows[segment.rows < entry.rows_below]
+            rows = rows[~np.isin(rows, self.deleted)]
+            missing = rows[~np.isin(rows, held)]
+            if len(missing):
+                raise CorruptStoreError(
+                    f"row {missing[0]} is missing from it ({len(missing)} rows)"
+                )
+
+    def _unique_ids(self) -> None:
+        hashes, owners = [], []
+        for number, segment in enumerate(self.segments):
+            alive = np.flatnonzero(~np.isin(segment.rows, self.deleted))
+            hashes.append(segment.own_hashes()[alive])
+            owners.append(np.stack([np.full(len(alive), number), alive], axis=1))
+        if not hashes:
+            return
+        joined, places = np.concatenate(hashes), np.concatenate(owners)
+        order = np.argsort(joined, kind="stable")
+        for same in np.flatnonzero(joined[order][1:] == joined[order][:-1]):
+            pair = [places[order[same]], places[order[same + 1]]]
+            names = [self.segments[number].ids[int(position)] for number, position in pair]
+            if names[0] == names[1]:
+                raise CorruptStoreError(f"id {names[0]!r} has two rows")
+
+    def _model(self) -> None:
+        model = self.manifest.model
+        if model is None:
+            return
+        files: dict[str, bytes] = {}
+
+        def read(entry: FileEntry) -> None:
+            path = self.folder / entry.name
+            data = bytes(map_checked(path, entry.bytes, entry.checksum))
+            files[Path(entry.name).name] = data
+
+        whole = [self._try(entry, lambda entry=entry: read(entry)) for entry in model.files]  # type: ignore[misc]
+
+        def join() -> None:
+            card = ModelCard.from_json(files[CARD_FILE].decode(errors="replace"), CARD_FILE)
+            Codec.from_bytes(card, files[ENCODER_FILE], files.get(DECODER_FILE), name="model")
+            if card.encoder_fingerprint != model.encoder_fingerprint:
+                raise CorruptStoreError("it is not the model the manifest speaks of")
+
+        if all(whole):
+            self._try(FileEntry("model", 0, ""), join)
+        told = "copy it from the model folder the store was made with"
+        self.problems = [
+            replace(problem, repair=told) if problem.file.startswith("model") else problem
+            for problem in self.problems
+        ]
+
+    # --- mending ----------------------------------------------------------------
+
+    def mend(self) -> int:
+        """Commit a version without what is damaged; give the number of rows lost."""
+        manifest = self.manifest
+        kept: list[SegmentEntry] = []
+        done: dict[str, str] = {}
+        lost = 0
+        for entry in manifest.segments:
+            if entry not in self.bad_segments:
+                kept.append(entry)
+                continue
+            saved = self._salvage(entry)
+            if saved is not None:
+                kept.append(saved)
+                done[entry.file.name] = "id look-up made again from the ids"
+            else:
+                lost += entry.rows
+                done[entry.file.name] = f"moved to {QUARANTINE}; {entry.rows} rows are lost"
+        deletions = manifest.deletions
+        if deletions is not None and self.bad_deletions:
+            done[deletions.file.name] = (
+                f"moved to {QUARANTINE}; the rows it named are back: delete them again"
+            )
+            deletions = None
+        elif deletions is not None and lost:
+            first_last = [(entry.first_row, entry.last_row) for entry in kept]
+            inside = sum(
+                int(((self.deleted >= first) & (self.deleted <= last)).sum())
+                for first, last in first_last
+            )
+            deletions = replace(deletions, in_segments=min(inside, deletions.rows))
+        drop_index = self.bad_index or bool(lost) or (self.bad_deletions)
+        if manifest.index is not None and drop_index:
+            done[manifest.index.file.name] = "dropped, and built again where it pays"
+        changed = replace(
+            manifest,
+            version=manifest.version + 1,
+            segments=tuple(kept),
+            deletions=deletions,
+            index=None if drop_index else manifest.index,
+        )
+        if done:
+            manifests.commit(self.folder, changed)
+            self._quarantine(manifest.file_names() - changed.file_names())
+        self.problems = [
+            replace(problem, repair=done.get(problem.file, problem.repair))
+            for problem in self.problems
+        ]
+        return lost
+
+    def _salvage(self, entry: SegmentEntry) -> SegmentEntry | None:
+        """The segment written anew, if only what is derived in it is damaged."""
+        try:
+            data = salvage(self.folder / entry.file.name, entry)
+        except LatentDBError:
+            return None
+        name = f"segments/{os.urandom(16).hex()}.h5"
+        write_new(self.folder / name, data)
+        sync_folder(self.folder / "segments")
+        saved = replace(entry, file=FileEntry(name, len(data), checksum(data)))
+        try:
+            Segment(self.folder, saved, self.manifest.dim, self.manifest.columns).check()
+        except LatentDBError:
+            return None
+        return saved
+
+    def _quarantine(self, names: set[str]) -> None:
+        try:
+            (self.folder / QUARANTINE).mkdir(exist_ok=True)
+            for name in names:
+                path = self.folder / name
+                if path.exists():
+                    path.rename(self.folder / QUARANTINE / path.name)
+        except OSError as error:
+            raise StoreError(f"{self.folder / QUARANTINE}: {told(error)}") from error
