@@ -507,7 +507,12 @@ class Codec:
             outputs = list(encoder.outputs)
             model = keras.Model(encoder.inputs, decoder(outputs[-1]), name="vae")
         keras.utils.plot_model(
-            model, to_file=os.fspath(path), show_shapes=True, expand_nested=True, dpi=96
+            model,
+            to_file=os.fspath(path),
+            show_shapes=True,
+            show_layer_names=True,
+            expand_nested=True,
+            dpi=96,
         )
 
 

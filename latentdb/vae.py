@@ -35,8 +35,6 @@ ARCHITECTURES = ("conv", "mlp")
 INTERMEDIATE = 512
 CONV_FILTERS = (32, 64, 64, 64)
 CONV_MULTIPLE = 2 ** len(CONV_FILTERS)
-_RATE_EVERY = 20  # batches
-_LEAST_RATE = 0.02  # of the first learning rate
 LOSSES = ("loss", "reconstruction_loss", "kl_loss")
 
 
@@ -288,18 +286,11 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
     """Report progress, keep the history, and stop at the deadline or on Ctrl-C."""
 
     def __init__(
-        self,
-        batches: int,
-        epochs: int,
-        minutes: float | None,
-        learning_rate: float,
-        report: Callable[[TrainingStep], None] | None,
+        self, batches: int, deadline: float | None, report: Callable[[TrainingStep], None] | None
     ) -> None:
         super().__init__()
         self.batches = batches
-        self.epochs = epochs
-        self.limit = None if minutes is None else 60.0 * minutes
-        self.learning_rate = learning_rate
+        self.deadline = deadline
         self.report = report
         self.start = time.monotonic()
         self.history: list[TrainingStep] = []
@@ -315,19 +306,10 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         self.epoch = epoch + 1
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        if batch % _RATE_EVERY == 0:
-            # Half a cosine over the budget (Loshchilov & Hutter, SGDR, 2017).
-            done = (self.epoch - 1 + batch / self.batches) / self.epochs
-            if self.limit is not None:
-                done = max(done, (time.monotonic() - self.start) / self.limit)
-            share = 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
-            self.model.optimizer.learning_rate = self.learning_rate * max(share, _LEAST_RATE)
-
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self.interrupted.is_set():
             self.stopped = "interrupted"
-        elif self.limit is not None and time.monotonic() - self.start > self.limit:
+        elif self.deadline is not None and time.monotonic() > self.deadline:
             self.stopped = "minutes"
         if self.stopped != "epochs":
             self.model.stop_training = True
@@ -392,8 +374,7 @@ def train(
     batch
         Images a gradient step.
     learning_rate
-        Of the Adam optimizer at the start; it falls with the budget of epochs or
-        minutes, whichever is nearer to its end.
+        Of the Adam optimizer.
     seed
         Seeds the order of the images.
     report
@@ -408,7 +389,8 @@ def train(
     keras.utils.set_random_seed(seed)
     vae.compile(optimizer=keras.optimizers.Adam(learning_rate), jit_compile=False)
     batches = _Batches(training, batch, seed)
-    watch = _Watch(len(batches), epochs, minutes, learning_rate, report)
+    deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
+    watch = _Watch(len(batches), deadline, report)
     # An epoch that Ctrl-C or the deadline cut short is validated like any other.
     best = keras.callbacks.EarlyStopping(
         monitor="val_loss", mode="min", patience=patience, restore_best_weights=True
