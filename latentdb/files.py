@@ -6,6 +6,7 @@ crashes and full disks rest on these few calls.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -13,7 +14,20 @@ from pathlib import Path
 
 import xxhash
 
-from latentdb.errors import CorruptStoreError, NotFoundError, StoreError
+from latentdb.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreError
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """A path that the system can be asked for.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has a null character.
+    """
+    if "\0" in os.fspath(path):
+        raise InvalidInputError(f"path {os.fspath(path)!r} has a null character")
+    return Path(path)
 
 
 def checksum(data: bytes | memoryview | mmap.mmap) -> str:
@@ -41,6 +55,20 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
     except OSError as error:
         raise StoreError(f"{folder} cannot be synced: {told(error)}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that may be there.
+
+    Raises
+    ------
+    StoreError
+        If the system cannot.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def write_new(path: Path, data: bytes | memoryview) -> None:
@@ -178,6 +206,8 @@ def _open(path: Path) -> int:
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} is missing") from error
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise CorruptStoreError(f"{path} cannot be read: it is a link") from error
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

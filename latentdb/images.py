@@ -545,19 +545,19 @@ def sheet(
     Parameters
     ----------
     rows
-        Rows of (uint8 ``[height, width, channels]``, caption); an empty
-        caption takes no space where its whole row has none.
+        Rows of (uint8 ``[height, width, channels]``, caption); the lines of a
+        caption stand below each other.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     laid = [[(_enlarged(pixels), caption) for pixels, caption in row] for row in rows]
     font = ImageFont.load_default(size=11)
     gap = 4
+    lines = [max((len(caption.splitlines()) for _, caption in row), default=0) for row in rows]
     cell = max((picture.width for row in laid for picture, _ in row), default=_CELL)
     heights = [
-        max((picture.height for picture, _ in row), default=0)
-        + (_CAPTION if any(caption for _, caption in row) else 0)
-        for row in laid
+        max((picture.height for picture, _ in row), default=0) + _CAPTION * count
+        for row, count in zip(laid, lines, strict=True)
     ]
     width = gap + max((len(row) for row in laid), default=0) * (cell + gap)
     canvas = Image.new("RGB", (max(width, 1), gap + sum(heights) + gap * len(heights)), "white")
@@ -567,8 +567,9 @@ def sheet(
         for column, (picture, caption) in enumerate(row):
             left = gap + column * (cell + gap)
             canvas.paste(picture, (left, top))
-            text = _clipped(" ".join(caption.splitlines()), cell, draw, font)
-            draw.text((left, top + picture.height + 1), text, fill="black", font=font)
+            for number, line in enumerate(caption.splitlines()):
+                place = (left, top + picture.height + 1 + number * _CAPTION)
+                draw.text(place, _clipped(line, cell, draw, font), fill="black", font=font)
         top += height + gap
     return canvas
 

@@ -30,6 +30,7 @@ _CHUNK = 65_536
 _QUERIES = 500
 _TRAIN_PER_LIST = 64
 _SLACK = 16  # more candidates than asked for, so that rounding cannot lose one
+_TINY = 1e-30  # squares below are not told apart in float32
 _BATCH = 8  # queries from which threads pay
 
 
@@ -92,11 +93,9 @@ def scan(blocks: Iterable[Block], queries: Floats, k: int) -> Candidates:
     Candidates
         The true nearest ones.
     """
-    import faiss
-
     _threads(len(queries))
     wanted = k + _SLACK
-    best = np.full((len(queries), 0), 0, np.float32)
+    best = np.full((len(queries), 0), 0, np.float64)
     rows = np.full((len(queries), 0), -1, np.int64)
     scanned = 0
     for block in blocks:
@@ -109,7 +108,7 @@ def scan(blocks: Iterable[Block], queries: Floats, k: int) -> Candidates:
             if not len(numbers):
                 continue
             scanned += len(numbers) * len(queries)
-            distances, places = faiss.knn(queries, vectors, min(wanted, len(numbers)))
+            distances, places = _nearest(queries, vectors, min(wanted, len(numbers)))
             best = np.concatenate([best, distances], axis=1)
             rows = np.concatenate([rows, numbers[places]], axis=1)
             if best.shape[1] > wanted:
@@ -117,6 +116,20 @@ def scan(blocks: Iterable[Block], queries: Floats, k: int) -> Candidates:
                 best = np.take_along_axis(best, order, axis=1)
                 rows = np.take_along_axis(rows, order, axis=1)
     return Candidates(rows, scanned)
+
+
+def _nearest(queries: Floats, vectors: Floats, k: int) -> tuple[NDArray[np.float64], Ints]:
+    """Squared distances and places of the k nearest vectors."""
+    import faiss
+
+    found, places = faiss.knn(queries, vectors, k)
+    distances = found.astype(np.float64)
+    # Squares that leave float32: of infinite ones faiss finds no place, and tiny ones are all 0.
+    for number in np.flatnonzero((places < 0).any(axis=1) | (found[:, -1] < _TINY)):
+        squares = ((vectors - queries[number].astype(np.float64)) ** 2).sum(axis=1)
+        places[number] = np.argsort(squares, kind="stable")[:k]
+        distances[number] = squares[places[number]]
+    return distances, places
 
 
 def rank(queries: Floats, candidates: Ints, fetch: Fetch, k: int) -> tuple[Floats, Ints]:
@@ -212,12 +225,16 @@ class VectorIndex:
         except (RuntimeError, AssertionError) as error:
             told = " ".join(str(error).split())[:200]
             raise CorruptStoreError(f"the search index cannot be read: {told}") from error
+        if not isinstance(index, faiss.IndexIVFScalarQuantizer) or (
+            index.metric_type != faiss.METRIC_L2
+        ):
+            raise CorruptStoreError(f"the search index is not {KIND}")
         if index.ntotal != rows or index.d != dim:
             raise CorruptStoreError(
                 f"the search index has {index.ntotal} rows of {index.d} dimensions, "
                 f"the manifest says {rows} of {dim}"
             )
-        if not all(f"probes_{k}" in parameters for k in TUNED_K):
+        if not all(parameters.get(f"probes_{k}", 0) >= 1 for k in TUNED_K):
             raise CorruptStoreError("the search index has no parameters in the manifest")
         return cls(index, parameters)
 
@@ -252,7 +269,8 @@ class VectorIndex:
         queries
             float32 ``[q, d]``.
         k
-            Neighbours wanted; more candidates come back, for ranking.
+            Neighbours wanted; more candidates come back, for ranking, but fewer
+            where most rows around a query are deleted.
         deleted
             Row numbers, ascending, that must not come back.
         """
@@ -263,18 +281,15 @@ class VectorIndex:
         import faiss
 
         _threads(len(queries))
-        selector = None
-        if len(deleted):
-            bitmap = np.zeros(int(deleted[-1]) // 8 + 1, np.uint8)
-            np.bitwise_or.at(bitmap, deleted // 8, (1 << (deleted % 8)).astype(np.uint8))
-            gone = faiss.IDSelectorBitmap(8 * len(bitmap), faiss.swig_ptr(bitmap))
-            selector = faiss.IDSelectorNot(gone)
         make: Any = faiss.SearchParametersIVF
-        options = make(nprobe=probes, sel=selector)
+        options = make(nprobe=probes)
         counters: Any = faiss.cvar
         statistics = counters.indexIVF_stats
         statistics.reset()
         _, rows = self._index.search(queries, 2 * k + _SLACK, params=options)
+        if len(deleted):
+            places = np.minimum(np.searchsorted(deleted, rows), len(deleted) - 1)
+            rows[deleted[places] == rows] = -1
         return Candidates(rows, int(statistics.ndis))
 
 

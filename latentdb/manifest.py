@@ -22,7 +22,7 @@ from typing import Any
 
 from latentdb.errors import CorruptStoreError, LockedError, NotFoundError, StoreError
 from latentdb.files import read_whole, replace, told
-from latentdb.metadata import KINDS
+from latentdb.metadata import KINDS, check_key
 
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
@@ -225,7 +225,14 @@ def load(data: bytes, name: str) -> Manifest:
         if document["checksum"] != _body_checksum(body) or found != FORMAT_VERSION:
             raise ValueError("its checksum does not hold")
         return _manifest(body)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         told = " ".join(str(error).split())[:200]
         raise CorruptStoreError(
             f"{name} is damaged ({told}): restore it from a backup; its segments are whole"
@@ -235,6 +242,8 @@ def load(data: bytes, name: str) -> Manifest:
 def _manifest(body: Any) -> Manifest:
     columns = dict(body["columns"])
     _require(all(kind in KINDS for kind in columns.values()), "a column has an unknown kind")
+    for key in columns:
+        check_key(key)
     manifest = Manifest(
         uuid=_text(body["uuid"]),
         version=_whole(body["version"]),

@@ -32,8 +32,8 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "bool": np.dtype("u1"),
 }
 ID_COLUMNS = ("id", "path", "file", "filename", "file_name", "image")
-_WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)\Z")
-_NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
+WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)\Z")
+NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
 
 Value = str | int | float | bool | None
 
@@ -359,11 +359,11 @@ def _read_csv(file: Path) -> dict[str, list[Any]]:
 def _parse_cells(cells: list[str]) -> list[Any]:
     filled = [cell for cell in cells if cell]
     parse: Any = str
-    if all(_WHOLE.match(cell) for cell in filled):
+    if all(WHOLE.match(cell) for cell in filled):
         # Beyond 64 bits they are names: as numbers they would lose their last digits.
         if all(len(cell) < 21 and -(2**63) <= int(cell) < 2**63 for cell in filled):
             parse = int
-    elif all(_NUMBER.match(cell) for cell in filled):
+    elif all(NUMBER.match(cell) for cell in filled):
         parse = float
     elif all(cell.lower() in ("true", "false") for cell in filled):
         return [cell.lower() == "true" if cell else None for cell in cells]

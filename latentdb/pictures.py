@@ -111,9 +111,9 @@ def write_query(
         return decoded, "~" + caption
 
     rebuilt = codec.decode(np.concatenate([target.vector[None], latents]))
-    top = [shown(path, rebuilt[0], target.name), (rebuilt[0], "reconstruction")]
+    top = [shown(path, rebuilt[0], " ".join(target.name.split())), (rebuilt[0], "reconstruction")]
     cells = [
-        shown(match.path, image, f"{match.distance:.3f}  {match.id}")
+        shown(match.path, image, f"{match.distance:.3f}\n{' '.join(match.id.split())}")
         for match, image in zip(matches, rebuilt[1:], strict=True)
     ]
     rows = [cells[start : start + _PER_ROW] for start in range(0, len(cells), _PER_ROW)]

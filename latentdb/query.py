@@ -140,6 +140,14 @@ def search(
             tail = indexes.scan(blocks(snapshot, since=entry.rows_below), part, k)
             scanned += tail.scanned
             rows = np.concatenate([found.rows, tail.rows], axis=1)
+            # Where most neighbours are deleted, those that remain may lie anywhere.
+            lacking = np.flatnonzero((found.rows >= 0).sum(axis=1) < k)
+            if len(lacking):
+                every = indexes.scan(blocks(snapshot), part[lacking], k)
+                scanned += every.scanned
+                rows = np.pad(rows, ((0, 0), (0, every.rows.shape[1])), constant_values=-1)
+                rows[lacking] = -1
+                rows[lacking, : every.rows.shape[1]] = every.rows
         scanned += found.scanned
         parts.append(indexes.rank(part, rows, snapshot.vectors, k))
     return Hits(

@@ -68,7 +68,7 @@ class Reader:
     @staticmethod
     def exists(path: PathLike) -> bool:
         """Whether there is a store at a path."""
-        return (Path(path) / MANIFEST).exists()
+        return os.path.exists(os.path.join(path, MANIFEST))
 
     def close(self) -> None:
         """Forget the open files; a second time does nothing."""

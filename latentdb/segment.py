@@ -7,6 +7,7 @@ its structure proved to be nothing but contiguous numbers inside the file.
 from __future__ import annotations
 
 import io
+import math
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
@@ -19,7 +20,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from latentdb.errors import CorruptStoreError, InvalidInputError
+from latentdb.errors import CorruptStoreError, InvalidInputError, NotFoundError
 from latentdb.files import map_checked, read_whole
 from latentdb.manifest import SegmentEntry
 from latentdb.metadata import DTYPES, Column, absent
@@ -30,6 +31,7 @@ Ints = NDArray[np.int64]
 _ALIGNMENT = 64  # bytes: a vector never straddles more cache lines than it must
 CHECKSUMS = "checksums"
 _MAX_OBJECTS = 10_000
+MAX_COLUMNS = 1_000  # each is up to six objects
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,9 +112,11 @@ class Rows:
 
 
 def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
-    """64-bit xxh3 of each id, by which rows are looked up."""
+    """64-bit xxh3 of each id, by which rows are looked up; text that is no Unicode has one too."""
     digest = xxhash.xxh3_64_intdigest
-    return np.fromiter((digest(name.encode()) for name in ids), np.uint64, len(ids))
+    return np.fromiter(
+        (digest(name.encode(errors="surrogatepass")) for name in ids), np.uint64, len(ids)
+    )
 
 
 def dump(rows: Rows, numbers: Ints) -> bytes:
@@ -302,6 +306,8 @@ def _layout(path: Path, size: int) -> dict[str, tuple[int, np.dtype[Any], tuple[
     try:
         with h5py.File(path, "r", locking=False) as file:
             visit(file.id, "", 0)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} is missing") from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, CorruptStoreError):
             raise
@@ -395,8 +401,8 @@ class Segment:
 
     def _texts(self, name: str, count: int) -> Texts:
         offsets = self._array(f"{name}/offsets", "<i8", (count + 1,))
-        size = self._layout.get(f"{name}/bytes", (0, None, (0,)))[2]
-        return Texts(offsets, self._array(f"{name}/bytes", "u1", size), self.name)
+        size = math.prod(self._layout.get(f"{name}/bytes", (0, None, (0,)))[2])
+        return Texts(offsets, self._array(f"{name}/bytes", "u1", (size,)), self.name)
 
     @cached_property
     def facts(self) -> FileFacts | None:
@@ -432,7 +438,9 @@ class Segment:
             missing = self._array(f"{prefix}/missing", "u1", shape).astype(bool)
         categories: tuple[str, ...] = ()
         if kind == "str":
-            count = self._layout.get(f"{prefix}/categories/offsets", (0, None, (1,)))[2][0] - 1
+            count = (
+                math.prod(self._layout.get(f"{prefix}/categories/offsets", (0, None, (1,)))[2]) - 1
+            )
             categories = tuple(self._texts(f"{prefix}/categories", count))
             known = values if missing is None else values[~missing]
             if len(known) and not 0 <= known.min() <= known.max() < len(categories):

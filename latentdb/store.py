@@ -26,7 +26,16 @@ from latentdb.errors import (
     NotFoundError,
     StoreError,
 )
-from latentdb.files import checksum, map_checked, remove, sync_folder, told, write_new
+from latentdb.files import (
+    as_path,
+    checksum,
+    make_folder,
+    map_checked,
+    remove,
+    sync_folder,
+    told,
+    write_new,
+)
 from latentdb.manifest import (
     DeletionsEntry,
     FileEntry,
@@ -37,11 +46,12 @@ from latentdb.manifest import (
     Settings,
 )
 from latentdb.metadata import Value
-from latentdb.segment import Floats, Ints, Rows, Segment, dump, hash_ids
+from latentdb.segment import MAX_COLUMNS, Floats, Ints, Rows, Segment, dump, hash_ids
 
 SEGMENT_BYTES = 64 << 20  # of vectors: what one append holds in memory at a time
 GRACE_SECONDS = 600  # how long a file that no version names is kept for readers
 _RETRIES = 10
+_TEMPORARY = f".{manifests.MANIFEST}."
 
 
 class Snapshot:
@@ -244,7 +254,15 @@ class Writer:
             for part in [rows] if isinstance(rows, Rows) else rows:
                 columns = {}
                 for key, column in part.columns.items():
-                    columns[key] = column.cast(kinds.setdefault(key, column.kind), key)
+                    kind = kinds.setdefault(key, column.kind)
+                    if (kind, column.kind) == ("int", "float"):
+                        kind = kinds[key] = "float"  # older segments are read as numbers now
+                    columns[key] = column.cast(kind, key)
+                if len(kinds) > MAX_COLUMNS:
+                    raise InvalidInputError(
+                        f"{len(kinds)} metadata keys are too many: "
+                        f"a store has at most {MAX_COLUMNS}"
+                    )
                 part = replace(part, columns=columns)
                 numbers = np.arange(next_row, next_row + len(part), dtype=np.int64)
                 entries += self._segments(part, numbers, written)
@@ -348,6 +366,7 @@ class Writer:
         path = self._store.path / name
         file = FileEntry(name, len(data), checksum(data))
         written.append(file)
+        make_folder(path.parent)  # that of the index may be lost
         write_new(path, data)
         sync_folder(path.parent)
         return file
@@ -409,16 +428,17 @@ class Writer:
         named = self.snapshot.manifest.file_names()
         limit = time.time() - GRACE_SECONDS
         swept = 0
-        for folder in manifests.FOLDERS:
-            for path in sorted((self._store.path / folder).glob("*")):
-                if f"{folder}/{path.name}" in named:
-                    continue
-                try:
-                    if path.lstat().st_mtime < limit:
-                        path.unlink()
-                        swept += 1
-                except OSError:
-                    continue
+        root = self._store.path
+        found = [path for folder in manifests.FOLDERS for path in sorted((root / folder).glob("*"))]
+        for path in [*found, *sorted(root.glob(f"{_TEMPORARY}*"))]:
+            if str(path.relative_to(root)) in named:
+                continue
+            try:
+                if path.lstat().st_mtime < limit:
+                    path.unlink()
+                    swept += 1
+            except OSError:
+                continue
         return swept
 
 
@@ -467,13 +487,11 @@ class Store:
         """
         if type(dim) is not int or not 1 <= dim <= manifests.MAX_DIM:
             raise InvalidInputError(f"dim {dim!r} cannot be used: give 1 to {manifests.MAX_DIM}")
-        folder = Path(path)
-        leftover = {*manifests.FOLDERS, manifests.LOCK}
-        if folder.exists():
+        folder = as_path(path)
+        if os.path.exists(folder):
             if (folder / manifests.MANIFEST).exists():
                 raise AlreadyExistsError(f"{folder} is a store already: open it")
-            if not folder.is_dir() or any(entry.name not in leftover and not entry.name.startswith(
-                f".{manifests.MANIFEST}") for entry in folder.iterdir()):  # fmt: skip
+            if not _is_unfinished(folder):
                 raise AlreadyExistsError(f"{folder} exists and is not a store: give another path")
         try:
             for name in manifests.FOLDERS:
@@ -509,7 +527,7 @@ class Store:
         NotFoundError, CorruptStoreError, StoreError
             If there is none, or its manifest cannot be read.
         """
-        store = cls(Path(path))
+        store = cls(as_path(path))
         store.snapshot()
         return store
 
@@ -554,4 +572,23 @@ class Store:
             If another process is; says which.
         """
         with manifests.writer_lock(self.path):
+            for name in manifests.FOLDERS:
+                if (self.path / name).is_symlink():
+                    raise StoreError(
+                        f"{self.path / name} is a link, to which nothing is written: "
+                        "put the folder itself in its place"
+                    )
             yield Writer(self)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether a folder is empty, or has nothing but what a killed creation leaves."""
+    if not folder.is_dir():
+        return False
+    entries = list(folder.iterdir())
+    known = {*manifests.FOLDERS, manifests.LOCK}
+    if not all(item.name in known or item.name.startswith(_TEMPORARY) for item in entries):
+        return False
+    # Nothing is written into the folders before the lock is held.
+    locked = (folder / manifests.LOCK).exists()
+    return locked or not any(item.is_dir() and any(item.iterdir()) for item in entries)

@@ -6,10 +6,11 @@ import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from tokenize import TokenError
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
 
 from latentdb.codec import Codec
@@ -21,6 +22,11 @@ from latentdb.store import Snapshot
 
 TargetLike: TypeAlias = str | os.PathLike[str] | NDArray[Any] | Sequence[float]
 
+# What numpy is known to raise for a damaged header.
+_NOT_NPY = (
+    OSError, ValueError, EOFError, TypeError, SyntaxError, TokenError, ArithmeticError,
+    MemoryError, RecursionError,
+)  # fmt: skip
 KINDS = ("id", "file", "npy")
 _LOOKED_AT = 10_000  # ids that are compared with a mistyped one
 
@@ -75,8 +81,7 @@ def resolve(
     images: list[str] = []
     for target, (kind, text) in zip(targets, split, strict=True):
         if kind == "vector":
-            array = np.asarray(target)
-            found.append(Target("vector", "vector", _one(array, snapshot.dim, "the vector")))
+            found.append(Target("vector", "vector", _one(target, snapshot.dim, "the vector")))
         elif text in by_id and kind in ("id", "any"):
             found.append(Target("id", text, by_id[text]))
         elif kind == "id" or (kind == "any" and not os.path.exists(text)):
@@ -104,8 +109,12 @@ def _split(target: TargetLike) -> tuple[str, str]:
     return "vector", ""
 
 
-def _one(array: NDArray[Any], dim: int, name: str) -> Floats:
+def _one(values: Any, dim: int, name: str) -> Floats:
     """A vector given as [d] or [1, d]."""
+    try:
+        array = np.asanyarray(values)  # a mask is told by as_latents
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(f"{name} is not numbers ({error}): expected [{dim}]") from error
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2 or len(array) != 1:
@@ -115,11 +124,15 @@ def _one(array: NDArray[Any], dim: int, name: str) -> Floats:
 
 
 def _load(path: str, dim: int) -> Floats:
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise NotFoundError(f"{path} does not exist: expected a .npy file of shape [{dim}]")
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with open(path, "rb") as file:
+            if file.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:
+                raise ValueError("it begins otherwise")
+            file.seek(0)
+            array = np.load(file, allow_pickle=False)
+    except _NOT_NPY as error:
         told = " ".join(str(error).split())
         raise InvalidInputError(f"{path} is not a .npy file of numbers: {told}") from error
     return _one(array, dim, path)

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from latentdb import query
 from latentdb.compaction import compact, is_due
-from latentdb.errors import CorruptStoreError, NotFoundError
+from latentdb.errors import CorruptStoreError, NotFoundError, StoreError
 from latentdb.index import EXACT_ROWS, KIND, Fetch, VectorIndex
 from latentdb.index import build as build_index
 from latentdb.ingest import Progress, Report
 from latentdb.manifest import FileEntry, IndexEntry, Settings
 from latentdb.store import Snapshot, Writer
+
+MOST_DELETED = 0.1  # of the rows in the index: they cost probes and find nothing
 
 
 class IndexKeeper:
@@ -50,10 +52,19 @@ class IndexKeeper:
             due = manifest.rows > max(EXACT_ROWS, manifest.settings.exact_rows)
         else:
             tail = manifest.next_row - entry.rows_below
-            due = tail > max(EXACT_ROWS, entry.rows // 2)
+            gone = int((writer.snapshot.deleted < entry.rows_below).sum())
+            due = gone > MOST_DELETED * entry.rows or tail > max(EXACT_ROWS, entry.rows // 2)
             due = due or self.open(writer.snapshot) is None
         if due:
-            self.build(writer, manifest.settings, report)
+            try:
+                self.build(writer, manifest.settings, report)
+            except StoreError as error:
+                # The rows are committed: what was asked for is done.
+                warnings.warn(
+                    f"the search index was not built ({error}); latentdb optimize builds it",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
 
     def build(self, writer: Writer, settings: Settings, report: Report | None) -> None:
         snapshot = writer.snapshot

@@ -254,13 +254,9 @@ class _Check:
             )
             deletions = None
         elif deletions is not None and lost:
-            first_last = [(entry.first_row, entry.last_row) for entry in kept]
-            inside = sum(
-                int(((self.deleted >= first) & (self.deleted <= last)).sum())
-                for first, last in first_last
-            )
-            deletions = replace(deletions, in_segments=min(inside, deletions.rows))
-        drop_index = self.bad_index or bool(lost) or (self.bad_deletions)
+            inside = sum(int(segment.holds(self.deleted).sum()) for segment in self.segments)
+            deletions = replace(deletions, in_segments=inside)
+        drop_index = self.bad_index or bool(lost) or self.bad_deletions
         if manifest.index is not None and drop_index:
             done[manifest.index.file.name] = "dropped, and built again where it pays"
         changed = replace(
@@ -290,9 +286,11 @@ class _Check:
         sync_folder(self.folder / "segments")
         saved = replace(entry, file=FileEntry(name, len(data), checksum(data)))
         try:
-            Segment(self.folder, saved, self.manifest.dim, self.manifest.columns).check()
+            segment = Segment(self.folder, saved, self.manifest.dim, self.manifest.columns)
+            segment.check()
         except LatentDBError:
             return None
+        self.segments.append(segment)
         return saved
 
     def _quarantine(self, names: set[str]) -> None:

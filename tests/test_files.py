@@ -185,9 +185,6 @@ def test_a_link_is_never_followed(tmp_path: Path, there: bool) -> None:
         map_checked(tmp_path / "link", 6, checksum(b"secret"))
 
 
-@pytest.mark.xfail(
-    reason="BUG: a link raises StoreError; the docstring promises CorruptStoreError", strict=True
-)
 def test_a_link_is_told_as_damage(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     (tmp_path / "link").symlink_to(tmp_path / "secret")

@@ -1100,8 +1100,8 @@ def test_a_caption_may_be_any_text(caption: str) -> None:
 
 @pytest.mark.parametrize("caption", ["a\nb", "\n"])
 def test_a_caption_may_have_line_breaks(caption: str) -> None:
-    # Ids may; they come here as captions.
-    assert sheet([[(np.zeros((8, 8, 3), np.uint8), caption)]]).size == (104, 118)
+    lines = len(caption.splitlines())
+    assert sheet([[(np.zeros((8, 8, 3), np.uint8), caption)]]).size == (104, 104 + 14 * lines)
 
 
 def test_a_long_caption_is_not_measured_letter_by_letter() -> None:

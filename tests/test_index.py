@@ -113,13 +113,6 @@ def test_a_scan_of_nothing_finds_nothing() -> None:
     assert [part.shape for part in empty] == [(0, 4), (0, 4)]
 
 
-@pytest.mark.xfail(
-    reason="BUG: faiss answers -1 where the float32 square overflows, and numbers[-1] "
-    "gives the last row of the block again and again; below 1e-23 all squares are 0, "
-    "and the candidates are arbitrary",
-    raises=AssertionError,
-    strict=True,
-)
 @pytest.mark.parametrize("scale", [1e20, 1e-25])
 def test_a_scan_is_exact_where_squares_leave_float32(scale: float) -> None:
     vectors = (np.random.default_rng(0).normal(size=(300, DIM)) * scale).astype(np.float32)
@@ -276,7 +269,6 @@ def test_deleted_rows_never_come_back(built: Built, share: float) -> None:
         assert not np.isin(found, deleted).any()
 
 
-@pytest.mark.xfail(reason=PAST_THE_BITMAP, raises=AssertionError, strict=True)
 def test_deleting_the_first_or_the_last_row(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     ones_all_around(monkeypatch)
     ends = built.rows[[0, -1]]
@@ -287,7 +279,6 @@ def test_deleting_the_first_or_the_last_row(built: Built, monkeypatch: pytest.Mo
         assert np.isin(kept, rows).all()
 
 
-@pytest.mark.xfail(reason=PAST_THE_BITMAP, raises=AssertionError, strict=True)
 def test_rows_after_the_last_deleted_one_stay(
     built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,11 +371,6 @@ def test_an_index_without_its_parameters_is_told(built: Built, parameters: dict[
         VectorIndex.load(bytes(built.index.dump()), parameters, rows=6000, dim=DIM)
 
 
-@pytest.mark.xfail(
-    reason="BUG: 0 probes are accepted from a manifest: faiss raises RuntimeError",
-    raises=RuntimeError,
-    strict=True,
-)
 def test_an_index_of_no_probes_is_told(built: Built) -> None:
     with pytest.raises(CorruptStoreError, match="search index"):
         VectorIndex.load(
@@ -392,12 +378,6 @@ def test_an_index_of_no_probes_is_told(built: Built) -> None:
         ).search(built.held_out, 1, NONE)
 
 
-@pytest.mark.xfail(
-    reason="BUG: an index of any kind is accepted; some raise RuntimeError when searched, "
-    "one of inner products answers wrongly",
-    strict=True,
-    raises=(pytest.fail.Exception, RuntimeError),
-)
 @pytest.mark.parametrize(
     ("spec", "metric"),
     [

@@ -59,7 +59,7 @@ def test_a_sheet_shows_query_reconstruction_and_matches(store: Path, tmp_path: P
     step = 100  # a cell of 96 and a gap of 4
     assert np.array_equal(pixels[4:100:6, 4:100:6], original)
     assert np.array_equal(pixels[4:100:6, 4 + step : 100 + step : 6], rebuilt)
-    below = 4 + 96 + 14 + 4
+    below = 4 + 96 + 14 + 4  # one line of caption
     assert np.array_equal(pixels[below : below + 96 : 6, 4:100:6], original)
     assert pixels.shape[1] == 4 + 10 * step
     assert pixels.shape[0] > below + 2 * 96

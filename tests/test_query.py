@@ -296,12 +296,6 @@ def test_more_neighbours_than_the_index_is_tuned_for_are_scanned(indexed: Latent
     check_exact(snapshot, hits, queries, snapshot.live_rows(), MAX_K + 1)
 
 
-@pytest.mark.xfail(
-    reason="BUG: where every probed list is deleted the index finds none of the true "
-    "neighbours, and nothing notices: recall 0, and fewer than k matches without a tail",
-    raises=AssertionError,
-    strict=True,
-)
 def test_recall_holds_around_deleted_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All photos of one day are replaced, and one of the old ones is looked for."""
     monkeypatch.setattr(upkeep, "EXACT_ROWS", 3000)

@@ -180,11 +180,6 @@ def test_look_up_finds_each_of_many(tmp_path: Path) -> None:
     assert segment.find(asked, hash_ids(asked)).tolist() == order.tolist()
 
 
-@pytest.mark.xfail(
-    reason="BUG: UnicodeEncodeError for a lone surrogate, as argv has for names not in UTF-8",
-    raises=UnicodeEncodeError,
-    strict=True,
-)
 def test_looking_for_text_that_is_no_unicode_finds_nothing(tmp_path: Path) -> None:
     segment = opened(tmp_path, dump(sample(), NUMBERS))
     asked = ["\udcff.png", "ä/3.png"]
@@ -291,12 +286,6 @@ def test_shapes_are_those_of_the_manifest(tmp_path: Path, rows: int, dim: int) -
         Segment(tmp_path, entry, dim, KINDS)
 
 
-@pytest.mark.xfail(
-    reason="BUG: a segment that goes between the checksum and HDF5 is told as damage, "
-    "so that the store is not read again",
-    raises=CorruptStoreError,
-    strict=True,
-)
 def test_a_segment_that_goes_while_it_is_opened_is_missing_not_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -559,11 +548,6 @@ def test_text_offsets_that_do_not_ascend_are_told() -> None:
         list(texts_)
 
 
-@pytest.mark.xfail(
-    reason="BUG: IndexError for a category table whose offsets have no dimension",
-    raises=IndexError,
-    strict=True,
-)
 def test_scalar_category_offsets_are_refused(tmp_path: Path) -> None:
     name = "metadata/s/categories/offsets"
     edit = instead(name, lambda file: file.create_dataset(name, data=np.int64(0)))
@@ -571,11 +555,6 @@ def test_scalar_category_offsets_are_refused(tmp_path: Path) -> None:
         read_all(Segment(tmp_path, forged(tmp_path, edit), DIM, KINDS))
 
 
-@pytest.mark.xfail(
-    reason="BUG: the shape of text is not checked: [n, 1] text is read",
-    raises=pytest.fail.Exception,
-    strict=True,
-)
 def test_text_of_two_dimensions_is_refused(tmp_path: Path) -> None:
     def edit(file: h5py.File) -> None:
         values = file["id/bytes"][...][:, None]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import tokenize
-import zipfile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -103,11 +101,6 @@ def test_a_text_that_is_nothing_is_told(snapshot: Snapshot, text: str) -> None:
         one(snapshot, text)
 
 
-@pytest.mark.xfail(
-    reason="BUG: UnicodeEncodeError for a lone surrogate, as argv has for names not in UTF-8",
-    raises=UnicodeEncodeError,
-    strict=True,
-)
 @pytest.mark.parametrize("text", ["\udcff.png", "id:\udcff"])
 def test_a_text_that_is_no_unicode_is_told(snapshot: Snapshot, text: str) -> None:
     with pytest.raises(NotFoundError, match=r"no id|neither an id nor a file"):
@@ -160,9 +153,6 @@ def test_what_is_no_vector_of_the_store_is_told(
         one(snapshot, vector)
 
 
-@pytest.mark.xfail(
-    reason="BUG: ValueError of numpy for lines of different lengths", raises=ValueError, strict=True
-)
 def test_a_ragged_vector_is_told(snapshot: Snapshot) -> None:
     ragged: Any = [[1, 2], [3]]
     try:
@@ -171,11 +161,6 @@ def test_a_ragged_vector_is_told(snapshot: Snapshot) -> None:
         return
 
 
-@pytest.mark.xfail(
-    reason="BUG: the mask is dropped before it is looked at, and the masked number is used",
-    raises=pytest.fail.Exception,
-    strict=True,
-)
 def test_a_masked_vector_is_told(snapshot: Snapshot) -> None:
     with pytest.raises(InvalidInputError, match="masked"):
         one(snapshot, np.ma.masked_equal([1.0, 2.0, 3.0, 4.0], 2.0))
@@ -206,9 +191,6 @@ def test_a_missing_npy_file_is_told(snapshot: Snapshot, target: TargetLike) -> N
         one(snapshot, target)
 
 
-@pytest.mark.xfail(
-    reason="BUG: OSError of is_file for a name that is too long", raises=OSError, strict=True
-)
 def test_a_npy_file_whose_name_is_too_long_is_told(snapshot: Snapshot) -> None:
     with pytest.raises(NotFoundError, match="does not exist"):
         one(snapshot, "npy:" + "x" * 300)
@@ -268,20 +250,6 @@ def npz() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.xfail(
-    reason="BUG: numpy raises much else for a damaged file: AttributeError, BadZipFile, "
-    "MemoryError, OverflowError, TokenError, SyntaxError, TypeError",
-    raises=(
-        AttributeError,
-        zipfile.BadZipFile,
-        MemoryError,
-        OverflowError,
-        tokenize.TokenError,
-        SyntaxError,
-        TypeError,
-    ),
-    strict=True,
-)
 @pytest.mark.parametrize(
     "content",
     [
