@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,10 @@ from PIL import Image, ImageDraw
 
 from latentdb.database import LatentDB
 from latentdb.training import TrainReport, train_model
+
+# Python leaves a cut .pyc behind where a test lets a small file limit cut its writes.
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+sys.dont_write_bytecode = True
 
 settings.register_profile("latentdb", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("latentdb")
