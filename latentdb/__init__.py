@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from latentdb.database import LatentDB
     from latentdb.errors import LatentDBError
     from latentdb.images import BadFile, Preprocessing
+    from latentdb.importing import ImportReport
     from latentdb.ingest import IndexReport, Progress
     from latentdb.training import TrainReport, train_model
     from latentdb.verify import Problem, VerifyReport
@@ -29,6 +30,7 @@ __all__ = [
     "Average",
     "Info",
     "IndexReport",
+    "ImportReport",
     "CompactReport",
     "VerifyReport",
     "Problem",
@@ -50,6 +52,7 @@ _HOMES = {
     "Average": "answers",
     "Info": "answers",
     "IndexReport": "ingest",
+    "ImportReport": "importing",
     "CompactReport": "compaction",
     "VerifyReport": "verify",
     "Problem": "verify",

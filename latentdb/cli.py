@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from latentdb.answers import Info, Matches
+    from latentdb.answers import Matches
     from latentdb.codec import Codec
     from latentdb.database import LatentDB
     from latentdb.images import BadFile
@@ -455,49 +455,14 @@ def interpolate(db: str, a: str, b: str, steps: int, method: str, out: str, as_j
 @_json
 def info(db: str, as_json: bool) -> None:
     """Tell what is in DB and how it is searched."""
+    from latentdb.console import print_info
+
     with _open(db) as opened:
         told = opened.info()
     if as_json:
         _print_json(told)
     else:
-        _print_info(told)
-
-
-def _print_info(told: Info) -> None:
-    lines = [
-        ("store", f"{told.path}, version {told.version}"),
-        ("rows", f"{told.rows} (and {told.deleted_rows} replaced or deleted ones on disk)"),
-        ("size", f"{told.bytes / 1e6:.1f} MB in {told.segments} segments"),
-        ("latents", f"{told.dim} dimensions, float32"),
-        ("metadata", ", ".join(f"{key} ({kind})" for key, kind in told.columns.items()) or "none"),
-    ]
-    if told.model is None:
-        lines.append(("model", "none: ready-made vectors"))
-    else:
-        spec = told.model.preprocessing
-        lines += [
-            ("encoder", f"fingerprint {told.model.encoder_fingerprint}"),
-            ("decoder", f"fingerprint {told.model.decoder_fingerprint or 'none'}"),
-            (
-                "images",
-                f"{spec.height}x{spec.width}x{spec.channels}, pixels {spec.pixel_range}, "
-                f"resized by {spec.resize}",
-            ),
-        ]
-    if told.index is None:
-        lines.append(("search", f"exact scan (recall 1; target {told.recall_target})"))
-    else:
-        entry = told.index
-        lines.append(
-            (
-                "search",
-                f"{entry.kind} over {entry.rows} rows, the rest scanned; recall@{entry.recall_k} "
-                f"{entry.recall_measured:.4f} measured on {entry.queries} rows, "
-                f"target {entry.recall_target}",
-            )
-        )
-    for key, value in lines:
-        click.echo(f"{key:<9} {value}")
+        print_info(told)
 
 
 @main.command()
@@ -562,14 +527,14 @@ def verify(db: str, repair: bool, as_json: bool) -> None:
 @_quiet
 def optimize(db: str, recall: float | None, as_json: bool, quiet: bool) -> None:
     """Build the search index of DB anew and tune it to a recall."""
-    from latentdb.console import progress
+    from latentdb.console import print_info, progress
 
     with _open(db) as opened, progress(quiet) as report:
         told = opened.optimize(recall=recall, report=report)
     if as_json:
         _print_json(told)
     else:
-        _print_info(told)
+        print_info(told)
 
 
 @main.command()
@@ -578,13 +543,44 @@ def optimize(db: str, recall: float | None, as_json: bool, quiet: bool) -> None:
 @_where
 @_json
 def export(db: str, out: str, where: str | None, as_json: bool) -> None:
-    """Write rows to OUT: .h5 (everything) or .npy (z_mean alone)."""
+    """Write rows to OUT: .h5, .parquet or .csv (everything), or .npy (z_mean alone)."""
     with _open(db) as opened:
         rows = opened.export(out, where=where)
     if as_json:
         _print_json({"out": out, "rows": rows, "bytes": Path(out).stat().st_size})
     else:
         click.echo(f"{out}: {rows} rows")
+
+
+@main.command("import")
+@_db
+@click.argument("file", type=click.Path())
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["error", "skip", "replace"]),
+    default="error",
+    show_default=True,
+    help="What to do with an id that is in DB.",
+)
+@click.option("--ids", type=click.Path(), metavar="FILE", help="Of .npy: one a line.")
+@_json
+@_quiet
+def import_file(
+    db: str, file: str, on_conflict: str, ids: str | None, as_json: bool, quiet: bool
+) -> None:
+    """Add the ready-made vectors in FILE (.h5, .npy, .parquet, .csv) to DB, or make it of them."""
+    from latentdb.console import progress
+    from latentdb.database import LatentDB
+
+    with progress(quiet) as report:
+        done = LatentDB.import_into(db, file, on_conflict=on_conflict, ids=ids, report=report)
+    if as_json:
+        _print_json(done)
+    else:
+        click.echo(
+            f"{done.added} added, {done.replaced} replaced, {done.skipped} skipped; "
+            f"{done.rows} rows, {done.seconds:.1f} s"
+        )
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ Row numbers do not change, so the search index stays as it is.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from latentdb.errors import StoreError
 from latentdb.metadata import join
 from latentdb.segment import FileFacts, Ints, Rows, Segment
 from latentdb.store import SEGMENT_BYTES, Snapshot, Writer
@@ -62,8 +64,19 @@ def compact(writer: Writer, *, everything: bool = True) -> CompactReport:
         snapshot = writer.snapshot
         group = [segment for segment in snapshot.segments if segment.entry.file.name in names]
         kept, rows, numbers = _merge(snapshot, group)
+        try:
+            writer.substitute([segment.entry for segment in group], rows, numbers)
+        except StoreError as error:
+            if everything:
+                raise
+            # It was not asked for: the rows are committed, and the next writer tries again.
+            warnings.warn(
+                f"segments were not merged ({error}); latentdb compact merges them",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            break
         dropped += sum(len(segment) for segment in group) - kept
-        writer.substitute([segment.entry for segment in group], rows, numbers)
         merged += len(group)
         written += bool(kept)
     return CompactReport(merged, written, dropped, len(writer.snapshot.segments))

@@ -1,4 +1,4 @@
-"""What the command line shows besides its answer: progress and warnings, on stderr."""
+"""What the command line shows: progress and warnings, on stderr, and what a store is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+import click
+
+from latentdb.answers import Info
 from latentdb.ingest import Progress, Report
 
 
@@ -76,3 +79,41 @@ def show_warnings_in_one_line() -> None:
     warnings.filterwarnings("ignore", module="PIL")
     warnings.filterwarnings("ignore", module="keras")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def print_info(told: Info) -> None:
+    """Print what a store is and how it is searched."""
+    lines = [
+        ("store", f"{told.path}, version {told.version}"),
+        ("rows", f"{told.rows} (and {told.deleted_rows} replaced or deleted ones on disk)"),
+        ("size", f"{told.bytes / 1e6:.1f} MB in {told.segments} segments"),
+        ("latents", f"{told.dim} dimensions, float32"),
+        ("metadata", ", ".join(f"{key} ({kind})" for key, kind in told.columns.items()) or "none"),
+    ]
+    if told.model is None:
+        lines.append(("model", "none: ready-made vectors"))
+    else:
+        spec = told.model.preprocessing
+        lines += [
+            ("encoder", f"fingerprint {told.model.encoder_fingerprint}"),
+            ("decoder", f"fingerprint {told.model.decoder_fingerprint or 'none'}"),
+            (
+                "images",
+                f"{spec.height}x{spec.width}x{spec.channels}, pixels {spec.pixel_range}, "
+                f"resized by {spec.resize}",
+            ),
+        ]
+    if told.index is None:
+        lines.append(("search", f"exact scan (recall 1; target {told.recall_target})"))
+    else:
+        entry = told.index
+        lines.append(
+            (
+                "search",
+                f"{entry.kind} over {entry.rows} rows, the rest scanned; recall@{entry.recall_k} "
+                f"{entry.recall_measured:.4f} measured on {entry.queries} rows, "
+                f"target {entry.recall_target}",
+            )
+        )
+    for key, value in lines:
+        click.echo(f"{key:<9} {value}")

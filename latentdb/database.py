@@ -17,6 +17,7 @@ from latentdb.errors import (
     InvalidInputError,
 )
 from latentdb.images import discover
+from latentdb.importing import ImportReport, import_rows, opened, undo_creation
 from latentdb.ingest import IndexReport, Report, add_rows, index_images
 from latentdb.inputs import as_latents, check_ids
 from latentdb.manifest import Settings
@@ -191,6 +192,69 @@ class LatentDB(Reader):
             written = add_rows(writer, rows, on_conflict)
             self._keeper.maintain(writer, None)
         return written
+
+    def import_file(
+        self,
+        file: PathLike,
+        *,
+        on_conflict: str = "error",
+        ids: PathLike | None = None,
+        report: Report | None = None,
+    ) -> ImportReport:
+        """Add the ready-made vectors of a file, with ids and metadata, in one commit.
+
+        Parameters
+        ----------
+        file
+            ``.h5``, ``.npy``, ``.parquet`` or ``.csv``: see `latentdb.export.export`.
+        on_conflict
+            As in `add`.
+        ids
+            For ``.npy``: a text file with one id a line.  Row numbers without.
+        report
+            Called with the progress.
+
+        Raises
+        ------
+        InvalidInputError, NotFoundError, MissingExtraError, ModelMismatchError
+            If the file cannot be used; nothing is added then.
+        LockedError
+            If another process is writing.
+        """
+        store = self._open_store()
+        with opened(file, ids) as source, store.writer() as writer:
+            writer.sweep()
+            done = import_rows(writer, source, on_conflict=on_conflict, report=report)
+            self._keeper.maintain(writer, report)
+        return done
+
+    @classmethod
+    def import_into(
+        cls,
+        path: PathLike,
+        file: PathLike,
+        *,
+        on_conflict: str = "error",
+        ids: PathLike | None = None,
+        report: Report | None = None,
+    ) -> ImportReport:
+        """Import a file as `import_file` does, into a store that is made if there is none.
+
+        A new store has the dimensions of the file and no model; it is removed
+        again if the import fails.
+        """
+        if cls.exists(path):
+            with cls.open(path) as db:
+                return db.import_file(file, on_conflict=on_conflict, ids=ids, report=report)
+        with opened(file, ids) as source:
+            dim = source.dim
+        existed = os.path.exists(path)
+        with cls.create(path, dim=dim) as db:
+            try:
+                return db.import_file(file, on_conflict=on_conflict, ids=ids, report=report)
+            except BaseException:
+                undo_creation(db._open_store(), existed=existed)
+                raise
 
     def delete(self, ids: Sequence[str] | None = None, *, where: str | None = None) -> int:
         """Delete rows: those of ids, or those an expression keeps.

@@ -209,7 +209,12 @@ def _open(path: Path) -> int:
         if error.errno == errno.ELOOP:
             raise CorruptStoreError(f"{path} cannot be read: it is a link") from error
         raise _unreadable(path, error) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError as error:
+        os.close(descriptor)
+        raise _unreadable(path, error) from error
+    if not regular:
         os.close(descriptor)
         raise CorruptStoreError(f"{path} is not a regular file")
     return descriptor

@@ -30,6 +30,7 @@ LOCK = "LOCK"
 FOLDERS = ("segments", "index", "model")
 MAX_DIM = 65_536
 _MAX_BYTES = 256 << 20
+_TICK_NS = 50_000_000  # clocks of file systems tick every 1 to 10 ms
 _NAME = re.compile(r"(segments|index|model)/[A-Za-z0-9_-][A-Za-z0-9_.-]*\Z")
 _CHECKSUM = re.compile(r"[0-9a-f]{32}\Z")
 
@@ -353,6 +354,17 @@ def read(folder: Path) -> Manifest:
             "make one with latentdb index, or check the path"
         ) from error
     return load(data, str(folder / MANIFEST))
+
+
+def stamp(folder: Path) -> tuple[int, int, int] | None:
+    """What tells one manifest file from another; None where nothing does."""
+    try:
+        status = os.stat(folder / MANIFEST)
+    except OSError:
+        return None
+    if time.time_ns() - status.st_mtime_ns < _TICK_NS:
+        return None  # within a tick of the clock an inode may come back with the same time
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def commit(folder: Path, manifest: Manifest) -> None:

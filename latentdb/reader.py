@@ -399,7 +399,7 @@ class Reader:
         write_query(self.codec, found, path, matches, latents, out)
 
     def export(self, out: PathLike, *, where: str | None = None) -> int:
-        """Write rows to one ``.h5`` or ``.npy`` file: see `latentdb.export.export`.
+        """Write rows to one file: see `latentdb.export.export`.
 
         Returns
         -------

@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -122,6 +122,9 @@ class Snapshot:
     def locate(self, ids: Sequence[str]) -> Ints:
         """Row numbers of ids; -1 where an id is not in the store."""
         hashes = hash_ids(ids)
+        # Bisection for one after the other is several times faster in ascending order.
+        order = np.argsort(hashes, kind="stable")
+        ids, hashes = [ids[int(place)] for place in order], hashes[order]
         rows = np.full(len(ids), -1, np.int64)
         for segment in reversed(self.segments):
             positions = segment.find(ids, hashes)
@@ -129,7 +132,9 @@ class Snapshot:
             numbers = segment.rows[positions[found]]
             alive = ~self.is_deleted(numbers)
             rows[found[alive]] = numbers[alive]
-        return rows
+        result = np.empty_like(rows)
+        result[order] = rows
+        return result
 
     def find(self, ids: Sequence[str]) -> Ints:
         """Row numbers of ids, all of which must be in the store.
@@ -357,6 +362,8 @@ class Writer:
             for file in written:
                 if file.name not in named:
                     remove(self._store.path / file.name)
+            # A next commit by this writer goes on from what is on disk now.
+            self.snapshot = self._store.snapshot()
             raise
 
     def _write(
@@ -426,19 +433,19 @@ class Writer:
     def sweep(self) -> int:
         """Delete files no version names: left by a killed writer, or replaced and past grace."""
         named = self.snapshot.manifest.file_names()
-        limit = time.time() - GRACE_SECONDS
-        swept = 0
-        root = self._store.path
+        root, limit = self._store.path, time.time() - GRACE_SECONDS
         found = [path for folder in manifests.FOLDERS for path in sorted((root / folder).glob("*"))]
+        swept = 0
         for path in [*found, *sorted(root.glob(f"{_TEMPORARY}*"))]:
-            if str(path.relative_to(root)) in named:
-                continue
-            try:
-                if path.lstat().st_mtime < limit:
-                    path.unlink()
-                    swept += 1
-            except OSError:
-                continue
+            with suppress(OSError):  # what cannot go now stays for the next writer
+                if str(path.relative_to(root)) in named or path.lstat().st_mtime >= limit:
+                    continue
+                if not swept:
+                    # The manifest a killed writer renamed may not be durable: a power cut
+                    # would bring back the one before, which needs these files.
+                    sync_folder(root)
+                os.unlink(path)
+                swept += 1
         return swept
 
 
@@ -534,10 +541,13 @@ class Store:
     def snapshot(self) -> Snapshot:
         """The version that is committed now; the same object while nothing changed."""
         for _ in range(_RETRIES):
-            seen = self._stamp()
+            seen = manifests.stamp(self.path)
             if self._snapshot is not None and seen is not None and seen == self._seen:
                 return self._snapshot
             manifest = manifests.read(self.path)
+            if self._snapshot is not None and manifest == self._snapshot.manifest:
+                self._seen = seen
+                return self._snapshot
             snapshot = Snapshot(self.path, manifest, self._segments)
             try:
                 # Opened at once: a file may go when a later version drops it.
@@ -554,13 +564,6 @@ class Store:
             self._snapshot, self._seen = snapshot, seen
             return snapshot
         raise StoreError(f"{self.path} changes faster than it can be opened: try again")
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            status = os.stat(self.path / manifests.MANIFEST)
-        except OSError:
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
 
     @contextmanager
     def writer(self) -> Iterator[Writer]:

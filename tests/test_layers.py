@@ -18,9 +18,9 @@ FLOORS = (
     ("images", "manifest", "filters", "index"),
     ("codec", "segment"),
     ("store",),
-    ("compaction", "target", "answers", "export"),
-    ("query", "ingest", "models", "pictures", "verify"),
-    ("training", "upkeep"),
+    ("compaction", "target", "answers", "source"),
+    ("query", "ingest", "models", "pictures", "verify", "export", "hdf5", "parquet"),
+    ("training", "upkeep", "importing"),
     ("reader",),
     ("database",),
     ("console",),
@@ -32,7 +32,8 @@ HEAVY = {
     "tensorflow": {"vae", "codec"},
     "keras": {"vae", "codec"},
     "faiss": {"index"},
-    "h5py": {"segment", "codec", "export"},
+    "h5py": {"segment", "codec", "export", "hdf5"},
+    "pyarrow": {"export", "parquet"},
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
