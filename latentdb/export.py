@@ -246,7 +246,7 @@ def _fill_h5(snapshot: Snapshot, rows: Ints, raw: _Unfailing) -> None:
         file.attrs["format"] = "latentdb export"
         file.attrs["dim"] = snapshot.dim
         for name, value in _fingerprint(snapshot).items():
-            file.attrs[name] = value
+            file.attrs[name] = np.bytes_(value.encode())
         means = file.create_dataset("z_mean", shape, "<f4")
         ids = file.create_dataset("id", shape[:1], text)
         paths = file.create_dataset("path", shape[:1], text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 _MOST_RATIO = 1100  # deflate reaches 1032
 _MOST_CHUNK = 256 << 20
 _MOST_OBJECTS = 10_000
-_REFERENCE = 16  # bytes of a text's place in the file: length, address, number
+# Where a text of any length is: how long, in which collection, which of its objects.
+_REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("number", "<u4")])
+_OBJECT = struct.Struct("<HHIQ")  # number, references, nothing, size
 _MISSING = ".missing"
 
 
@@ -39,6 +42,7 @@ class H5Source(Source):
         with self.reading():
             self._size = path.stat().st_size
             self._text = 0
+            self._references: dict[str, NDArray[Any]] = {}
             self._raw = path.open("rb")
             try:
                 self._file = h5py.File(path, "r", locking=False)
@@ -136,7 +140,7 @@ class H5Source(Source):
         if kind not in (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM):
             raise self.refuse(f"refused, {name!r} holds neither numbers nor text")
         loose = kind == h5py.h5t.STRING and item.get_type().is_variable_str()
-        each = _REFERENCE if loose else item.get_type().get_size()
+        each = _REFERENCE.itemsize if loose else item.get_type().get_size()
         shape = tuple(int(side) for side in item.shape or ())
         declared = math.prod(shape) * each
         if layout == h5py.h5d.CHUNKED and math.prod(plist.get_chunk()) * each > _MOST_CHUNK:
@@ -152,11 +156,11 @@ class H5Source(Source):
                 f"of which the file holds {stored}"
             )
         if loose and declared:
-            self._check_texts(name, item, compressed=bool(filters))
+            self._find_texts(name, item, compressed=bool(filters))
         return h5py.Dataset(item)
 
-    def _check_texts(self, name: str, item: Any, *, compressed: bool) -> None:
-        """Refuse texts that are more than the file, being one text many times."""
+    def _find_texts(self, name: str, item: Any, *, compressed: bool) -> None:
+        """Learn where texts are; refuse such as are more than the file, being one many times."""
         import h5py
 
         layout = item.get_create_plist().get_layout()
@@ -165,22 +169,67 @@ class H5Source(Source):
                 f"refused, {name!r} is text of any length under a filter, in a header or after a "
                 "user block: write it without, or as text of a fixed length"
             )
-        areas: list[tuple[int, int]] = []
+        if len(item.shape) != 1:
+            raise self.refuse(f"{name} has shape {list(item.shape)}, expected one text a row")
+        areas: list[tuple[int, int, int]] = []
         if layout == h5py.h5d.CONTIGUOUS:
-            areas.append((item.get_offset(), item.get_storage_size()))
+            areas.append((0, item.get_offset(), item.get_storage_size()))
         else:
-            item.chunk_iter(lambda chunk: areas.append((chunk.byte_offset, chunk.size)))
-        for offset, size in areas:
-            while size > 0:
-                data = os.pread(self._raw.fileno(), min(size, 1 << 24), offset)
-                if len(data) < _REFERENCE:
-                    raise self.refuse(f"refused, {name!r} lies outside the file")
-                data = data[: len(data) // _REFERENCE * _REFERENCE]
-                lengths = np.frombuffer(data, "<u4").reshape(-1, _REFERENCE // 4)[:, 0]
-                self._text += int(lengths.sum(dtype=np.int64))
-                offset, size = offset + len(data), size - len(data)
+            item.chunk_iter(
+                lambda chunk: areas.append((chunk.chunk_offset[0], chunk.byte_offset, chunk.size))
+            )
+        references = np.zeros(item.shape, _REFERENCE)
+        for first, offset, size in areas:
+            rows = min(size // _REFERENCE.itemsize, len(references) - first)
+            data = os.pread(self._raw.fileno(), max(0, rows) * _REFERENCE.itemsize, offset)
+            part = np.frombuffer(data[: len(data) // _REFERENCE.itemsize * 16], _REFERENCE)
+            references[first : first + len(part)] = part
+        self._references[name] = references
+        self._text += int(references["length"].sum(dtype=np.int64))
         if self._text > self._size:
             raise self.refuse(f"refused, the texts up to {name!r} are longer than the file")
+
+    def _loose_texts(self, name: str, part: slice) -> list[bytes]:
+        """Texts of any length; HDF5 itself would read a damaged heap of them for ever."""
+        references = self._references[name][part]
+        texts = [b""] * len(references)
+        filled = np.flatnonzero(references["length"])
+        filled = filled[np.argsort(references["address"][filled], kind="stable")]
+        held, data = -1, b""
+        objects: dict[int, tuple[int, int]] = {}
+        budget = self._size
+        for place, (length, address, number) in zip(
+            filled.tolist(), references[filled].tolist(), strict=True
+        ):
+            if address != held:
+                data, objects = self._heap(name, address)
+                held, budget = address, budget - len(data)
+            start, size = objects.get(number, (0, -1))
+            if size != length or budget < 0:
+                raise self.refuse(f"the text of row {part.start + place} of {name} is damaged")
+            texts[place] = data[start : start + size].split(b"\0", 1)[0]
+        return texts
+
+    def _heap(self, name: str, address: int) -> tuple[bytes, dict[int, tuple[int, int]]]:
+        """A collection of texts: its bytes, and where each is in them."""
+        data = b""
+        if address < self._size:
+            head = os.pread(self._raw.fileno(), 16, address)
+            size = int.from_bytes(head[8:], "little")
+            if head[:5] == b"GCOL\x01" and 16 <= size <= self._size - address:
+                data = os.pread(self._raw.fileno(), size, address)
+        if not data:
+            raise self.refuse(f"the texts of {name} are damaged")
+        objects: dict[int, tuple[int, int]] = {}
+        at = 16
+        while at + _OBJECT.size <= len(data):
+            number, _, _, size = _OBJECT.unpack_from(data, at)
+            at += _OBJECT.size
+            if not number or size > len(data) - at:
+                break  # what follows is free
+            objects[number] = (at, size)
+            at += (size + 7) // 8 * 8
+        return data, objects
 
     def _kind(self, name: str, data: Any) -> str:
         import h5py
@@ -201,7 +250,9 @@ class H5Source(Source):
         if not h5py.h5a.exists(self._file.id, name):
             return None
         attribute = h5py.h5a.open(self._file.id, name)
-        if attribute.shape != () or attribute.get_type().get_class() != h5py.h5t.STRING:
+        kind = attribute.get_type()
+        # One of any length would be read from a heap, which may be damaged.
+        if attribute.shape != () or kind.get_class() != h5py.h5t.STRING or kind.is_variable_str():
             return None
         value = self._file.attrs[name.decode()]
         return value.decode() if isinstance(value, bytes) else str(value)
@@ -221,6 +272,8 @@ class H5Source(Source):
             yield slice(start, min(self._count, start + self._step))
 
     def _texts(self, name: str, part: slice) -> list[str]:
+        if name in self._references:
+            return [value.decode() for value in self._loose_texts(name, part)]
         values = self._sets[name][part].tolist()
         return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 

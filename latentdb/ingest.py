@@ -406,6 +406,7 @@ def index_images(
     """
     start = time.monotonic()
     require_images(sources)
+    check_log_var(writer.snapshot, codec.card.has_z_log_var)
     kinds = _kinds(writer.snapshot.manifest.columns, table, labels_from_folders)
     source = _Source(
         writer.snapshot,
@@ -472,12 +473,7 @@ def add_rows(writer: Writer, rows: Rows, on_conflict: str) -> int:
     if on_conflict not in CONFLICTS:
         raise InvalidInputError(f"on_conflict {on_conflict!r} is unknown: use one of {CONFLICTS}")
     snapshot = writer.snapshot
-    if snapshot.segments and (snapshot.segments[0].z_log_var is None) != (rows.z_log_var is None):
-        raise InvalidInputError(
-            "z_log_var is missing, and this store's rows have it: pass it too"
-            if rows.z_log_var is None
-            else "this store's rows have no z_log_var: leave it out"
-        )
+    check_log_var(snapshot, rows.z_log_var is not None)
     old = snapshot.locate(rows.ids)
     taken = np.flatnonzero(old >= 0)
     if len(taken) and on_conflict == "error":
@@ -490,6 +486,22 @@ def add_rows(writer: Writer, rows: Rows, on_conflict: str) -> int:
     if len(rows):
         writer.append(rows, old[old >= 0])
     return len(rows)
+
+
+def check_log_var(snapshot: Snapshot, given: bool) -> None:
+    """Refuse rows with z_log_var among rows without it, and the other way round.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is so.
+    """
+    if snapshot.segments and (snapshot.segments[0].z_log_var is not None) != given:
+        raise InvalidInputError(
+            "this store's rows have no z_log_var: leave it out, or use a new store"
+            if given
+            else "z_log_var is missing, and this store's rows have it: pass it too"
+        )
 
 
 def _kinds(columns: Any, table: Table | None, labels: bool) -> dict[str, str]:

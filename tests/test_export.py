@@ -232,7 +232,7 @@ def test_a_store_with_a_model_names_it(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "s", dim=DIM, model=("enc", None, {"model.json": b"{}"}))
     export(store.snapshot(), np.empty(0, np.int64), tmp_path / "o.h5")
     with h5py.File(tmp_path / "o.h5") as file:
-        assert file.attrs["encoder_fingerprint"] == "enc"
+        assert file.attrs["encoder_fingerprint"] == b"enc"
 
 
 @ALL

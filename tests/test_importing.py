@@ -761,6 +761,22 @@ def test_texts_that_are_one_text_many_times_are_refused(tmp_path: Path) -> None:
         refused(tmp_path / "o.h5", "refused, the texts up to 'path' are longer than the file")
 
 
+def test_a_damaged_heap_of_texts_is_told(tmp_path: Path) -> None:
+    """HDF5 itself reads some of them for ever."""
+    write_file(tmp_path / "o.h5", ["a", "b", "c"])
+    whole = (tmp_path / "o.h5").read_bytes()
+    at = whole.index(b"GCOL")
+    for place in range(at, at + 80):
+        for value in (0, 1, 7, 255):
+            content = bytearray(whole)
+            content[place] = value
+            (tmp_path / "o.h5").write_bytes(content)
+            try:
+                LatentDB.import_into(tmp_path / f"{place}.{value}", tmp_path / "o.h5")
+            except InvalidInputError as error:
+                assert len(str(error).splitlines()) == 1  # noqa: PT017
+
+
 def header(shape: object, kind: object = "<f4", order: bool = False, version: int = 1) -> bytes:
     text_ = repr({"descr": kind, "fortran_order": order, "shape": shape}).encode() + b"\n"
     size = len(text_).to_bytes(2 if version == 1 else 4, "little")

@@ -176,6 +176,15 @@ def test_what_is_not_there_is_said(tmp_path: Path, model: Path) -> None:
             db.index_images([])
 
 
+def test_images_do_not_join_vectors_that_lack_z_log_var(tmp_path: Path, model: Path) -> None:
+    folder = make_images(tmp_path / "in", 1)
+    with fresh(tmp_path, model) as db:
+        db.add(["bare"], np.zeros((1, 4)))
+        with pytest.raises(InvalidInputError, match="rows have no z_log_var"):
+            db.index_images(folder)
+        assert db.ids() == ["bare"]
+
+
 def test_progress_counts_every_file(store: Path, images: Path) -> None:
     seen: list[Progress] = []
     with LatentDB.open(store) as db:
