@@ -221,8 +221,12 @@ class VectorIndex:
         import faiss
 
         try:
+            # A forged size would have faiss ask for more memory than there is.
+            limit = getattr(faiss, "set_deserialization_vector_byte_limit", None)
+            if limit is not None:
+                limit(len(data))
             index = faiss.deserialize_index(np.frombuffer(data, np.uint8))
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, MemoryError) as error:
             told = " ".join(str(error).split())[:200]
             raise CorruptStoreError(f"the search index cannot be read: {told}") from error
         if not isinstance(index, faiss.IndexIVFScalarQuantizer) or (

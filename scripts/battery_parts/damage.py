@@ -1,0 +1,219 @@
+"""Damage: single changes of every kind of file, none of which may lead to a wrong answer."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from battery_parts.failing import one_line
+from battery_parts.world import (
+    DIM,
+    BrokenPromise,
+    Op,
+    Summary,
+    held,
+    in_time,
+    names,
+    small,
+    workshop,
+)
+from latentdb.codec import ModelCard
+from latentdb.database import LatentDB
+from latentdb.errors import LatentDBError
+from latentdb.images import Preprocessing
+from latentdb.manifest import Settings
+from latentdb.models import codec_of
+from latentdb.store import Store
+from latentdb.verify import verify
+
+_BOUNDARIES = (0, 2**31 - 1, 2**63 - 1, -1)
+_BLOCK = 4096
+
+
+def make_damageable(path: Path) -> None:
+    """A store with segments, deletions, an index, a tail and (made-up) model files."""
+    card = ModelCard(Preprocessing(16, 16, 3), DIM, "e" * 16, "d" * 16, False)
+    draw = random.Random(0)
+    files = {
+        "model.json": card.to_json().encode(),
+        "encoder.keras": draw.randbytes(5000),
+        "decoder.keras": draw.randbytes(5000),
+    }
+    Store.create(path, dim=DIM, model=("e" * 16, "d" * 16, files), settings=Settings(recall=0.05))
+    with LatentDB.open(path) as db:
+        Op("add", names("a", 110), 1).apply(db)
+        Op("replace", names("a", 6), 2).apply(db)
+        Op("delete", names("a", 20)[15:]).apply(db)
+        Op("add", names("t", 20), 3).apply(db)
+        manifest = db._open_store().snapshot().manifest
+    if manifest.index is None or manifest.deletions is None:
+        raise BrokenPromise(f"the store lacks an index or deletions: {asdict(manifest)}")
+
+
+def change(data: bytes, draw: random.Random) -> tuple[str, bytes]:
+    """One single change of a file."""
+    how = draw.choice(("byte", "bit", "block", "cut", "integer"))
+    place = draw.randrange(len(data))
+    if how == "byte":
+        return how, data[:place] + bytes([draw.randrange(256)]) + data[place + 1 :]
+    if how == "bit":
+        return how, data[:place] + bytes([data[place] ^ 1 << draw.randrange(8)]) + data[place + 1 :]
+    if how == "cut":
+        return how, data[:place]
+    size = _BLOCK if how == "block" else 8
+    start = place // size * size
+    filled = (
+        bytes(size)
+        if how == "block"
+        else draw.choice(_BOUNDARIES).to_bytes(8, "little", signed=True)
+    )
+    end = min(start + size, len(data))
+    return how, data[:start] + filled[: end - start] + data[end:]
+
+
+class Subject:
+    """A store to be damaged, and the right answers of the undamaged one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        make_damageable(path)
+        self.files = [path / "MANIFEST.json", *self._named()]
+        self.whole = {file: file.read_bytes() for file in self.files}
+        self.state = held(path)
+        with LatentDB.open(path) as db:
+            self.ids = db.ids()
+            self.wanted = self.ids[:3] + self.ids[-3:]
+            self.vectors = db.vectors(self.wanted)
+            self.average = db.average().vector
+            self.nearest = self._nearest(db)
+
+    def _named(self) -> list[Path]:
+        manifest = Store.open(self.path).snapshot().manifest
+        return [self.path / name for name in sorted(manifest.file_names())]
+
+    def _nearest(self, db: LatentDB) -> list[str]:
+        found: list[str] = db.ids(db.search(self.vectors, k=1)[1][:, 0])
+        return found
+
+    def ask(self, file: Path) -> None:
+        """Everything that is asked of a store; a wrong answer is a broken promise."""
+        with LatentDB.open(self.path) as db:
+            if db.ids() != self.ids or not np.array_equal(db.vectors(self.wanted), self.vectors):
+                raise BrokenPromise("wrong ids or vectors")
+            if not np.array_equal(db.average().vector, self.average):
+                raise BrokenPromise("a wrong average")
+            if self._nearest(db) != self.wanted or db.query(self.wanted[0]).matches[0].distance:
+                raise BrokenPromise("a wrong neighbour")
+            if held(self.path) != self.state:
+                raise BrokenPromise("a wrong content")
+            if file.parent.name == "model":
+                codec_of(db._snapshot())
+                raise BrokenPromise("a damaged model was taken")
+
+    def case(self, file: Path, damaged: bytes) -> str:
+        """Ask a damaged store: a right answer, or an error that names the file."""
+        file.write_bytes(damaged)
+        try:
+            outcome = in_time(lambda: self._asked(file))
+            if outcome != "right answer":
+                self._verified(file)
+        finally:
+            file.write_bytes(self.whole[file])
+        return outcome
+
+    def _asked(self, file: Path) -> str:
+        outcome = "right answer"
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                self.ask(file)
+            except LatentDBError as error:
+                one_line(error)
+                if file.name not in str(error):
+                    raise BrokenPromise(f"{error} does not name {file.name}") from error
+                outcome = "named"
+        told = [str(item.message) for item in caught]
+        if file.suffix == ".faiss":
+            if outcome != "right answer" or not any(file.name in text for text in told):
+                raise BrokenPromise(f"a damaged index: {outcome}, {told}")
+            outcome = "warned, scanned"
+        return outcome
+
+    def _verified(self, file: Path) -> None:
+        try:
+            report = verify(self.path)
+        except LatentDBError as error:
+            one_line(error)
+            if file.name not in str(error):
+                raise BrokenPromise(f"verify: {error} does not name {file.name}") from error
+            return
+        if file.name not in [Path(problem.file).name for problem in report.problems]:
+            raise BrokenPromise("verify found nothing")
+
+
+def _cases(count: int, seed: int) -> Summary:
+    summary = Summary("corruption")
+    with workshop() as folder, small():
+        subject = Subject(folder / "store")
+        for number in range(count):
+            draw = random.Random(seed * 1_000_003 + number)
+            file = subject.files[number % len(subject.files)]
+            damaged, how = subject.whole[file], ""
+            while damaged == subject.whole[file]:
+                how, damaged = change(subject.whole[file], draw)
+            run: Callable[[], str] = lambda file=file, damaged=damaged: subject.case(file, damaged)  # type: ignore[misc]  # noqa: E731
+            summary.case(f"case {number}: {how} of {file.parent.name}/{file.name}", run)
+            if number % 500 == 0:
+                summary.case(f"repair {number}", lambda: _repair(folder, subject.path))
+    return summary
+
+
+def _repair(folder: Path, whole: Path) -> str:
+    """A damaged index is built again by a repair."""
+    path = folder / "repaired"
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(whole, path)
+    index = next((path / "index").glob("*.faiss"))
+    index.write_bytes(index.read_bytes()[:-9])
+    before = held(path)
+    LatentDB.verify(path, repair=True)
+    left = [problem for problem in verify(path).problems if not problem.file.startswith("model")]
+    if left or held(path) != before or Store.open(path).snapshot().manifest.index is None:
+        raise BrokenPromise(f"not repaired: {left}")
+    return "index rebuilt"
+
+
+def run(count: int = 10_000, seed: int = 1, *, each: int = 2000) -> Summary:
+    """The class `corruption`; in processes of their own, so that a signal is one more finding."""
+    if count <= each:
+        return _cases(count, seed)
+    summary = Summary("corruption")
+    here = str(Path(__file__).resolve().parent.parent)
+    for number in range(-(-count // each)):
+        size = min(each, count - number * each)
+        words = [sys.executable, "-m", "battery_parts.damage", str(size), str(seed + number)]
+        done = subprocess.run(
+            words, capture_output=True, text=True, check=False, cwd=here, timeout=3600
+        )
+        if done.returncode:
+            summary.broken.append(f"exit {done.returncode}: {done.stderr[-300:]}")
+            continue
+        part = json.loads(done.stdout)
+        summary.cases += part["cases"]
+        summary.broken += part["broken"]
+        for what, times in part["counts"].items():
+            summary.counts[what] = summary.counts.get(what, 0) + times
+    return summary
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(_cases(int(sys.argv[1]), int(sys.argv[2])))))
