@@ -17,7 +17,7 @@ from latentdb.verify import verify
 
 ROOT = Path(__file__).resolve().parents[1]
 # The last revision that wrote each format version.  A new format adds a line.
-REVISIONS = {1: "HEAD"}
+REVISIONS = {1: "3f7c201bd57e"}
 
 
 def old_store(revision: str, out: Path) -> Path:
