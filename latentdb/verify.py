@@ -195,7 +195,8 @@ class _Check:
             return
         joined, places = np.concatenate(hashes), np.concatenate(owners)
         order = np.argsort(joined, kind="stable")
-        for same in np.flatnonzero(joined[order][1:] == joined[order][:-1]):
+        twice = np.flatnonzero(joined[order][1:] == joined[order][:-1])
+        for same in twice.tolist():
             pair = [places[order[same]], places[order[same + 1]]]
             names = [self.segments[number].ids[int(position)] for number, position in pair]
             if names[0] == names[1]:
