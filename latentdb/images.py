@@ -11,6 +11,7 @@ import io
 import math
 import os
 import stat
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -513,7 +514,7 @@ def write_picture(path: str | os.PathLike[str], picture: PILImage.Image, **optio
     buffer = io.BytesIO()
     try:
         picture.save(buffer, format=kind, **options)
-    except (OSError, ValueError, OverflowError) as error:  # too large for the format
+    except (OSError, ValueError, OverflowError, struct.error) as error:  # too large for it
         width, height = picture.size
         raise InvalidInputError(
             f"{os.fspath(path)}: {width}x{height} pixels cannot be written as {kind} "

@@ -51,6 +51,15 @@ def _reading(path: Path) -> Iterator[None]:
         raise InvalidInputError(f"{path}: cannot be read: {short}") from error
 
 
+def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
+    """The next record; the limit of a cell is the whole process's, so it is lent only for that."""
+    limit = csv.field_size_limit(_MOST_CELL)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(limit)
+
+
 def _lines(path: Path, stream: TextIO) -> Iterator[str]:
     """The lines of a text; one of any length does not fill the memory."""
     while line := stream.readline(_MOST_LINE):
@@ -363,15 +372,12 @@ class CsvSource(Source):
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Number of the last line, and cells, of every record."""
-        limit = csv.field_size_limit()
+        width = 0
         with self.path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(
-                _lines(self.path, stream), strict=True
-            )  # or an open quote takes the rest
-            csv.field_size_limit(max(limit, _MOST_CELL))
+            # Strict, or an open quote takes the rest.
+            reader = csv.reader(_lines(self.path, stream), strict=True)
             try:
-                width = 0
-                for record in reader:
+                while (record := _next_record(reader)) is not None:
                     if not record:
                         continue
                     width = width or len(record)
@@ -382,8 +388,6 @@ class CsvSource(Source):
                     yield reader.line_num, record
             except csv.Error as error:
                 raise self.refuse(f"line {reader.line_num}: {error}") from error
-            finally:
-                csv.field_size_limit(limit)
         if not width:
             raise self.refuse("is empty, expected a header with id and z_mean_0..")
 

@@ -963,3 +963,16 @@ def test_the_command(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout.split(";")[0]) == (0, "1 added, 0 replaced, 1 skipped")
     with LatentDB.open(tmp_path / "s.ldb") as db:
         assert db.ids() == ["a", "b", "c"]
+
+
+def test_a_csv_left_half_read_does_not_change_the_limit_of_the_process(tmp_path: Path) -> None:
+    import csv
+
+    from latentdb.importing import opened
+
+    (tmp_path / "a.csv").write_text("id,z_mean_0\na,1\nb,2\n")
+    before = csv.field_size_limit()
+    with opened(tmp_path / "a.csv", None) as source:
+        parts = source.ids()
+        next(parts)
+        assert csv.field_size_limit() == before
