@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 
+import numpy as np
+
 from latentdb import query
 from latentdb.compaction import compact, is_due
 from latentdb.errors import CorruptStoreError, NotFoundError, StoreError
@@ -15,6 +17,20 @@ from latentdb.manifest import FileEntry, IndexEntry, Settings
 from latentdb.store import Snapshot, Writer
 
 MOST_DELETED = 0.1  # of the rows in the index: they cost probes and find nothing
+
+
+def _deleted_since(snapshot: Snapshot, entry: IndexEntry) -> int:
+    """Rows that the index holds and that were deleted after it was built.
+
+    Not all deleted rows below its coverage: those deleted before are not in it,
+    and counting them would have every commit build it again.
+    """
+    alive = 0
+    for segment in snapshot.segments:
+        below = int(np.searchsorted(segment.rows, entry.rows_below))
+        keep = snapshot.live(segment)
+        alive += below if keep is None else int(keep[:below].sum())
+    return entry.rows - alive
 
 
 class IndexKeeper:
@@ -52,7 +68,7 @@ class IndexKeeper:
             due = manifest.rows > max(EXACT_ROWS, manifest.settings.exact_rows)
         else:
             tail = manifest.next_row - entry.rows_below
-            gone = int((writer.snapshot.deleted < entry.rows_below).sum())
+            gone = _deleted_since(writer.snapshot, entry)
             due = gone > MOST_DELETED * entry.rows or tail > max(EXACT_ROWS, entry.rows // 2)
             due = due or self.open(writer.snapshot) is None
         if due:

@@ -299,3 +299,29 @@ def test_an_index_that_does_not_fit_leaves_the_store_and_its_old_index(
     assert entry_of(fresh) == before
     assert sorted((tmp_path / "s" / "index").iterdir()) == files
     assert not fresh.query("r0").exact
+
+
+def test_rows_deleted_before_the_index_was_built_do_not_build_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latentdb import index, upkeep
+    from latentdb.database import LatentDB
+
+    for module in (index, upkeep):
+        monkeypatch.setattr(module, "EXACT_ROWS", 1500)
+    random = np.random.default_rng(1)
+    centres = random.normal(size=(40, 6)) * 4
+    points = centres[random.integers(0, 40, 3000)] + random.normal(size=(3000, 6)) * 0.2
+    with LatentDB.create(tmp_path / "a", dim=6) as db:
+        db.add([str(n) for n in range(3000)], points)
+        first = db.info().index
+        db.delete([str(n) for n in range(500)])  # past a tenth: built again, once
+        second = db.info().index
+        db.add(["later"], points[:1])
+        third = db.info().index
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert first.file != second.file
+    assert second.rows == 2500
+    assert second.file == third.file
