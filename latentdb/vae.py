@@ -358,7 +358,8 @@ def train(
     """Train a VAE in place and leave it with its best weights.
 
     The best weights are those of the lowest validation loss.  The same seed,
-    images and number of epochs on the same machine give the same weights.
+    images and number of epochs on the same machine give the same weights, but
+    for the last bits: sums in float32 depend on where in memory a tensor lies.
 
     Parameters
     ----------

@@ -73,7 +73,12 @@ def test_training_is_reproducible_and_learns() -> None:
         built = vae.build_vae((16, 16, 1), 2, arch="mlp", seed=3)
         runs.append(vae.train(built, images[20:], images[:20], epochs=3, batch=20, seed=3))
     first, second = runs
-    assert [step.losses for step in first.history] == [step.losses for step in second.history]
+    # Not equal to the last bit: sums in float32 depend on the alignment of a tensor.
+    for one, other in zip(first.history, second.history, strict=True):
+        assert one.losses == pytest.approx(other.losses, rel=1e-4)
+    differently = vae.build_vae((16, 16, 1), 2, arch="mlp", seed=4)
+    other_seed = vae.train(differently, images[20:], images[:20], epochs=1, batch=20, seed=4)
+    assert other_seed.history[0].losses != pytest.approx(first.history[0].losses, rel=1e-3)
     assert first.history[-1].losses["val_loss"] < first.history[0].losses["val_loss"]
     assert set(first.history[0].losses) == {
         prefix + name for prefix in ("", "val_") for name in vae.LOSSES
