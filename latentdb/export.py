@@ -149,7 +149,7 @@ def _blocks(snapshot: Snapshot, rows: Ints) -> Iterator[_Block]:
 
 
 def _has_log_var(snapshot: Snapshot) -> bool:
-    return all(segment.z_log_var is not None for segment in snapshot.segments)
+    return all(segment.has_log_var for segment in snapshot.segments)
 
 
 def _fingerprint(snapshot: Snapshot) -> dict[str, str]:

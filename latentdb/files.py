@@ -165,15 +165,15 @@ def read_whole(path: Path, limit: int) -> bytes:
     return data
 
 
-def map_checked(path: Path, size: int, expected: str) -> mmap.mmap:
-    """Map a file after its size and checksum held.
+def map_sized(path: Path, size: int) -> mmap.mmap:
+    """Map a file of a certain size, whose parts are checked when they are used.
 
     Raises
     ------
     NotFoundError
         If it is not there.
     CorruptStoreError
-        If its size or checksum is not the one stated.
+        If its size is not the one stated.
     StoreError
         If the system cannot read it.
     """
@@ -187,6 +187,20 @@ def map_checked(path: Path, size: int, expected: str) -> mmap.mmap:
         os.close(descriptor)
     if view is None:
         raise CorruptStoreError(f"{path} is damaged: it has {found} bytes, expected {size}")
+    return view
+
+
+def map_checked(path: Path, size: int, expected: str) -> mmap.mmap:
+    """Map a file after its size and checksum held.
+
+    Raises
+    ------
+    NotFoundError, StoreError
+        As `map_sized`.
+    CorruptStoreError
+        If its size or checksum is not the one stated.
+    """
+    view = map_sized(path, size)
     actual = checksum(view)
     if actual != expected:
         raise CorruptStoreError(

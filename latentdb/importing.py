@@ -203,7 +203,7 @@ def _check_fits(snapshot: Snapshot, source: Source) -> None:
             f"{model.encoder_fingerprint}: import into another store"
         )
     if snapshot.segments:
-        stored = snapshot.segments[0].z_log_var is not None
+        stored = snapshot.segments[0].has_log_var
         if stored and not source.has_log_var:
             raise InvalidInputError(
                 f"{source.path} has no z_log_var, and this store's rows have it: "

@@ -7,6 +7,7 @@ its candidates are ranked by the vectors themselves, which live elsewhere.
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from latentdb.errors import CorruptStoreError
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Fetch = Callable[[Ints], Floats]
+Buffer = bytes | memoryview | mmap.mmap
 
 EXACT_ROWS = 20_000  # up to here a scan is as fast as any index
 MAX_K = 100  # neighbours the index is tuned for; more are found by a scan
@@ -209,7 +211,7 @@ class VectorIndex:
 
     @classmethod
     def load(
-        cls, data: bytes, parameters: Mapping[str, int], *, rows: int, dim: int
+        cls, data: Buffer, parameters: Mapping[str, int], *, rows: int, dim: int
     ) -> VectorIndex:
         """Open a serialized index whose checksum held.
 

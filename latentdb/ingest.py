@@ -496,7 +496,7 @@ def check_log_var(snapshot: Snapshot, given: bool) -> None:
     InvalidInputError
         If it is so.
     """
-    if snapshot.segments and (snapshot.segments[0].z_log_var is not None) != given:
+    if snapshot.segments and snapshot.segments[0].has_log_var != given:
         raise InvalidInputError(
             "this store's rows have no z_log_var: leave it out, or use a new store"
             if given

@@ -24,7 +24,8 @@ from latentdb.errors import CorruptStoreError, LockedError, NotFoundError, Store
 from latentdb.files import read_whole, replace, told
 from latentdb.metadata import KINDS, check_key
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had segments without a layout
+_READABLE = (1, 2)
 MANIFEST = "MANIFEST.json"
 LOCK = "LOCK"
 FOLDERS = ("segments", "index", "model")
@@ -45,13 +46,26 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class LayoutEntry:
+    """Where in a segment file its layout lies: offset and bytes; and its checksum."""
+
+    offset: int
+    bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True)
 class SegmentEntry:
-    """An immutable HDF5 file of rows, whose row numbers lie in first..last."""
+    """An immutable HDF5 file of rows, whose row numbers lie in first..last.
+
+    A segment of format version 1 has no layout.
+    """
 
     file: FileEntry
     rows: int
     first_row: int
     last_row: int
+    layout: LayoutEntry | None = None
 
 
 @dataclass(frozen=True)
@@ -191,15 +205,15 @@ def dump(manifest: Manifest) -> bytes:
     document = {
         "format": "latentdb",
         "format_version": FORMAT_VERSION,
-        "checksum": _body_checksum(body),
+        "checksum": _body_checksum(body, FORMAT_VERSION),
         "manifest": body,
     }
     return json.dumps(document, indent=1, sort_keys=False).encode() + b"\n"
 
 
-def _body_checksum(body: Any) -> str:
+def _body_checksum(body: Any, version: int) -> str:
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return sha256(f"{FORMAT_VERSION} {text}".encode()).hexdigest()
+    return sha256(f"{version} {text}".encode()).hexdigest()
 
 
 def load(data: bytes, name: str) -> Manifest:
@@ -223,7 +237,7 @@ def load(data: bytes, name: str) -> Manifest:
                 "upgrade it with pip install -U latentdb"
             )
         body = document["manifest"]
-        if document["checksum"] != _body_checksum(body) or found != FORMAT_VERSION:
+        if found not in _READABLE or document["checksum"] != _body_checksum(body, found):
             raise ValueError("its checksum does not hold")
         return _manifest(body)
     except (
@@ -289,16 +303,27 @@ def _text(value: Any) -> str:
 def _file(item: Any) -> FileEntry:
     name = _text(item["name"])
     _require(_NAME.match(name) is not None, f"file name {name!r} is not allowed")
-    digest = _text(item["checksum"])
+    return FileEntry(name, _whole(item["bytes"], 1), _digest(item["checksum"]))
+
+
+def _digest(value: Any) -> str:
+    digest = _text(value)
     _require(_CHECKSUM.match(digest) is not None, f"checksum {digest!r} is none")
-    return FileEntry(name, _whole(item["bytes"], 1), digest)
+    return digest
 
 
 def _segment(item: Any) -> SegmentEntry:
     first, last = _whole(item["first_row"]), _whole(item["last_row"])
     rows = _whole(item["rows"], 1)
     _require(rows <= last - first + 1, "a segment has more rows than numbers")
-    return SegmentEntry(_file(item["file"]), rows, first, last)
+    layout = item.get("layout")
+    return SegmentEntry(
+        _file(item["file"]), rows, first, last, None if layout is None else _layout(layout)
+    )
+
+
+def _layout(item: Any) -> LayoutEntry:
+    return LayoutEntry(_whole(item["offset"]), _whole(item["bytes"], 1), _digest(item["checksum"]))
 
 
 def _deletions(item: Any) -> DeletionsEntry:

@@ -27,7 +27,7 @@ def card_of(snapshot: Snapshot) -> ModelCard | None:
     entry = next((file for file in model.files if file.name == name), None)
     if entry is None:
         raise CorruptStoreError(f"{snapshot.folder}: its manifest names no {name}")
-    return ModelCard.from_json(snapshot.file(entry).decode(errors="replace"), name)
+    return ModelCard.from_json(bytes(snapshot.file(entry)).decode(errors="replace"), name)
 
 
 def codec_of(snapshot: Snapshot) -> Codec:
@@ -46,7 +46,7 @@ def codec_of(snapshot: Snapshot) -> Codec:
             "this store has no model: it holds ready-made vectors, which can be queried "
             "by id or vector but not decoded; create it with a model to do both"
         )
-    files = {Path(entry.name).name: snapshot.file(entry) for entry in model.files}
+    files = {Path(entry.name).name: bytes(snapshot.file(entry)) for entry in model.files}
     stated = (model.encoder_fingerprint, model.decoder_fingerprint)
     name = str(snapshot.folder / "model")
     if ENCODER_FILE not in files or stated != (card.encoder_fingerprint, card.decoder_fingerprint):

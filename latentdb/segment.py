@@ -1,14 +1,11 @@
 """A segment: some rows as one immutable HDF5 file.
 
-Written in memory, byte for byte, and opened only after its checksum held and
-its structure proved to be nothing but contiguous numbers inside the file.
+Written in memory, byte for byte.  Every part is checked before it is used, and
+only as far as it is used: see `latentdb.parts`.
 """
 
 from __future__ import annotations
 
-import io
-import math
-import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -20,17 +17,25 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from latentdb.errors import CorruptStoreError, InvalidInputError, NotFoundError
-from latentdb.files import map_checked, read_whole
+from latentdb.errors import CorruptStoreError, InvalidInputError
+from latentdb.files import read_whole
 from latentdb.manifest import SegmentEntry
-from latentdb.metadata import DTYPES, Column, absent
+from latentdb.metadata import DTYPES, Column, Value, absent
+from latentdb.parts import (
+    BLOCKS,
+    CHECKSUMS,
+    LAYOUT,
+    Dumped,
+    Part,
+    Parts,
+    hdf5_places,
+    part_checksums,
+)
+from latentdb.parts import dump as dump_parts
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-_ALIGNMENT = 64  # bytes: a vector never straddles more cache lines than it must
-CHECKSUMS = "checksums"
-_MAX_OBJECTS = 10_000
 MAX_COLUMNS = 1_000  # each is up to six objects
 
 
@@ -119,8 +124,8 @@ def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
     )
 
 
-def dump(rows: Rows, numbers: Ints) -> bytes:
-    """The bytes of a segment file.
+def dump(rows: Rows, numbers: Ints) -> Dumped:
+    """A segment file.
 
     Parameters
     ----------
@@ -152,36 +157,10 @@ def dump(rows: Rows, numbers: Ints) -> bytes:
             arrays[f"metadata/{key}/missing"] = column.missing.astype("u1")
         if column.kind == "str":
             arrays.update(_text_arrays(f"metadata/{key}/categories", column.categories))
-    return _file_of(arrays)
+    return dump_parts(arrays)
 
 
-def _file_of(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Arrays as the bytes of a contiguous HDF5 file, with the checksum of each."""
-    import h5py
-
-    buffer = io.BytesIO()
-    with h5py.File(
-        buffer,
-        "w",
-        libver=("v110", "v110"),
-        alignment_threshold=1,
-        alignment_interval=_ALIGNMENT,
-    ) as file:
-        for name, values in {**arrays, CHECKSUMS: _part_checksums(arrays)}.items():
-            file.create_dataset(name, data=values, track_times=False)
-    return buffer.getvalue()
-
-
-def _part_checksums(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint64]:
-    """xxh3 of each array, in the order of their names: tells which part of a file is damaged."""
-    digests = [
-        xxhash.xxh3_64_intdigest(np.ascontiguousarray(arrays[name]).tobytes())
-        for name in sorted(arrays)
-    ]
-    return np.array(digests, "<u8")
-
-
-def salvage(path: Path, entry: SegmentEntry) -> bytes:
+def salvage(path: Path, entry: SegmentEntry) -> Dumped:
     """Make a damaged segment again, if all that is damaged in it is derived.
 
     Parameters
@@ -193,7 +172,7 @@ def salvage(path: Path, entry: SegmentEntry) -> bytes:
 
     Returns
     -------
-    bytes
+    Dumped
         The segment, with its id look-up made anew from its ids.
 
     Raises
@@ -204,19 +183,21 @@ def salvage(path: Path, entry: SegmentEntry) -> bytes:
     data = read_whole(path, entry.file.bytes)
     arrays = {
         name: np.frombuffer(data, dtype, int(np.prod(shape)), offset).reshape(shape)
-        for name, (offset, dtype, shape) in _layout(path, len(data)).items()
+        for name, (offset, dtype, shape) in hdf5_places(path, len(data)).items()
+        if name not in (LAYOUT, BLOCKS)
     }
     stored = arrays.pop(CHECKSUMS, np.empty(0, "<u8"))
-    actual = _part_checksums(arrays)
+    actual = part_checksums(arrays)
     if len(stored) != len(actual):
         raise CorruptStoreError(f"{path}: its parts cannot be told apart")
     damaged = {name for name, bad in zip(sorted(arrays), stored != actual, strict=True) if bad}
     if not damaged <= {"id/hashes", "id/order"}:
         raise CorruptStoreError(f"{path}: {', '.join(sorted(damaged))} is damaged")
-    hashes = hash_ids(list(Texts(arrays["id/offsets"], arrays["id/bytes"], str(path))))
+    texts = [Part(arrays[f"id/{part}"], None, str(path)) for part in ("offsets", "bytes")]
+    hashes = hash_ids(list(Texts(texts[0], texts[1], str(path))))
     order = np.argsort(hashes, kind="stable")
     arrays["id/hashes"], arrays["id/order"] = hashes[order].astype("<u8"), order.astype("<i4")
-    return _file_of(arrays)
+    return dump_parts(arrays)
 
 
 def _text_arrays(name: str, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -230,9 +211,7 @@ def _text_arrays(name: str, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
 class Texts:
     """Texts kept as one UTF-8 blob and offsets into it."""
 
-    def __init__(self, offsets: Ints, blob: NDArray[np.uint8], name: str) -> None:
-        if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != len(blob):
-            raise CorruptStoreError(f"{name}: its text offsets do not fit its text")
+    def __init__(self, offsets: Part, blob: Part, name: str) -> None:
         self._offsets = offsets
         self._blob = blob
         self._name = name
@@ -241,83 +220,30 @@ class Texts:
         return len(self._offsets) - 1
 
     def __getitem__(self, position: int) -> str:
-        start, stop = int(self._offsets[position]), int(self._offsets[position + 1])
+        start, stop = self._offsets.part(position, position + 2).tolist()
         if not 0 <= start <= stop <= len(self._blob):
             raise CorruptStoreError(f"{self._name}: its text offsets do not ascend")
+        return self._decoded(self._blob.part(start, stop).tobytes())
+
+    def __iter__(self) -> Iterator[str]:
+        offsets = self._offsets.whole()
+        if offsets[0] != 0 or offsets[-1] != len(self._blob) or (np.diff(offsets) < 0).any():
+            raise CorruptStoreError(f"{self._name}: its text offsets do not fit its text")
+        blob = self._blob.whole().tobytes()
+        start = 0
+        for stop in offsets[1:].tolist():
+            yield self._decoded(blob[start:stop])
+            start = stop
+
+    def _decoded(self, text: bytes) -> str:
         try:
-            return self._blob[start:stop].tobytes().decode()
+            return text.decode()
         except UnicodeDecodeError as error:
             raise CorruptStoreError(f"{self._name}: its text is not UTF-8") from error
 
-    def __iter__(self) -> Iterator[str]:
-        return (self[position] for position in range(len(self)))
-
-
-def _layout(path: Path, size: int) -> dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]]:
-    """Offset, type and shape of every data set; refuse whatever else HDF5 can express.
-
-    Virtual data sets, external links and external storage read other files;
-    filters, variable lengths and chunks unpack to any size.
-    """
-    import h5py
-
-    found: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
-    seen = 0
-
-    def refuse(name: str, why: str) -> CorruptStoreError:
-        return CorruptStoreError(f"{path}: refused, {name!r} {why}")
-
-    def visit(group: Any, prefix: str, depth: int) -> None:
-        nonlocal seen
-        for key in group:
-            name = prefix + key.decode(errors="replace")
-            seen += 1
-            if seen > _MAX_OBJECTS or depth > 4:
-                raise refuse(name, "is one object too many")
-            if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
-                raise refuse(name, "is a soft or external link")
-            item = h5py.h5o.open(group, key)
-            if isinstance(item, h5py.h5g.GroupID):
-                visit(item, name + "/", depth + 1)
-            elif isinstance(item, h5py.h5d.DatasetID):
-                found[name] = contiguous(item, name)
-            else:
-                raise refuse(name, "is neither group nor data set")
-
-    def contiguous(item: Any, name: str) -> tuple[int, np.dtype[Any], tuple[int, ...]]:
-        plist = item.get_create_plist()
-        if plist.get_layout() != h5py.h5d.CONTIGUOUS:
-            raise refuse(name, "is virtual, chunked or compact, not contiguous")
-        if plist.get_external_count() or plist.get_nfilters():
-            raise refuse(name, "has external storage or filters")
-        if item.get_type().get_class() not in (h5py.h5t.INTEGER, h5py.h5t.FLOAT):
-            raise refuse(name, "holds something else than numbers")
-        shape = tuple(int(side) for side in item.shape)
-        count = 1
-        for side in shape:
-            count *= side
-        offset = item.get_offset()
-        if count == 0:
-            return 0, item.dtype, shape
-        if offset is None or not 0 <= offset <= size - count * item.dtype.itemsize:
-            raise refuse(name, f"of shape {shape} lies outside the file")
-        return int(offset), item.dtype, shape
-
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            visit(file.id, "", 0)
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{path} is missing") from error
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        if isinstance(error, CorruptStoreError):
-            raise
-        told = " ".join(str(error).split())[:200]
-        raise CorruptStoreError(f"{path} is not a readable HDF5 file: {told}") from error
-    return found
-
 
 class Segment:
-    """An open segment: arrays mapped from the file, nothing copied.
+    """An open segment: parts mapped from the file, nothing copied.
 
     Parameters
     ----------
@@ -342,26 +268,61 @@ class Segment:
     ) -> None:
         self.entry = entry
         self.name = str(folder / entry.file.name)
-        path = folder / entry.file.name
-        self._map: mmap.mmap = map_checked(path, entry.file.bytes, entry.file.checksum)
-        self._layout = _layout(path, entry.file.bytes)
+        self._parts = Parts(folder / entry.file.name, entry.file, entry.layout)
         self.columns = dict(columns)
+        self._columns: dict[tuple[str, str], Column] = {}
         count = entry.rows
-        self.rows: Ints = self._array("row", "<i8", (count,))
-        self.z_mean: Floats = self._array("z_mean", "<f4", (count, dim))
-        self.z_log_var: Floats | None = (
-            self._array("z_log_var", "<f4", (count, dim)) if "z_log_var" in self._layout else None
+        get = self._parts.get
+        self._rows = get("row", "<i8", (count,))
+        self._z_mean = get("z_mean", "<f4", (count, dim))
+        self._z_log_var = (
+            get("z_log_var", "<f4", (count, dim)) if "z_log_var" in self._parts else None
         )
-        self._hashes: NDArray[np.uint64] = self._array("id/hashes", "<u8", (count,))
-        self._order: NDArray[np.int32] = self._array("id/order", "<i4", (count,))
+        self._sorted = get("id/hashes", "<u8", (count,)), get("id/order", "<i4", (count,))
         self.ids = self._texts("id", count)
-        self.paths = self._texts("path", count) if "path/offsets" in self._layout else None
+        self.paths = self._texts("path", count) if "path/offsets" in self._parts else None
         self._check_names()
-        if self.rows[0] != entry.first_row or self.rows[-1] != entry.last_row:
-            raise CorruptStoreError(f"{self.name}: its row numbers are not the manifest's")
+        # Numbers without a gap need not be read to be known.
+        self.gapless = entry.last_row - entry.first_row + 1 == count
+        if not self.gapless:
+            _ = self.rows
 
     def __len__(self) -> int:
         return self.entry.rows
+
+    @cached_property
+    def rows(self) -> Ints:
+        """int64 ``[n]``: row numbers, ascending."""
+        entry = self.entry
+        if self.gapless:
+            return np.arange(entry.first_row, entry.last_row + 1, dtype=np.int64)
+        rows: Ints = self._rows.whole()
+        if rows[0] != entry.first_row or rows[-1] != entry.last_row:
+            raise CorruptStoreError(f"{self.name}: its row numbers are not the manifest's")
+        return rows
+
+    @property
+    def z_mean(self) -> Floats:
+        """float32 ``[n, d]``, mapped, checked whole."""
+        return self._z_mean.whole()
+
+    @property
+    def z_log_var(self) -> Floats | None:
+        """float32 ``[n, d]``, mapped, checked whole; None where there is none."""
+        return None if self._z_log_var is None else self._z_log_var.whole()
+
+    @property
+    def has_log_var(self) -> bool:
+        """Whether its rows have a z_log_var."""
+        return self._z_log_var is not None
+
+    def z_means(self, positions: Ints) -> Floats:
+        """Copies of z_mean at some positions: float32 ``[n, d]``; only their blocks are read."""
+        return self._z_mean.take(positions)
+
+    def z_log_vars(self, positions: Ints) -> Floats | None:
+        """As `z_means`, of z_log_var."""
+        return None if self._z_log_var is None else self._z_log_var.take(positions)
 
     def with_columns(self, columns: Mapping[str, str]) -> Segment:
         """The same open segment under the metadata kinds of a later version."""
@@ -370,50 +331,30 @@ class Segment:
         return other
 
     def _check_names(self) -> None:
-        known = {
-            CHECKSUMS,
-            "row",
-            "z_mean",
-            "z_log_var",
-            "id/hashes",
-            "id/order",
-            "id/offsets",
-            "id/bytes",
-        }
+        known = {"row", "z_mean", "z_log_var", "id/hashes", "id/order", "id/offsets", "id/bytes"}
         known |= {"path/offsets", "path/bytes", "file/sizes", "file/mtimes_ns", "file/digests"}
         for key, kind in self.columns.items():
             parts = ("int", kind, "missing", "categories/offsets", "categories/bytes")
             known |= {f"metadata/{key}/{part}" for part in parts}
-        unknown = sorted(set(self._layout) - known)
+        unknown = sorted(self._parts.names() - known)
         if unknown:
             raise CorruptStoreError(f"{self.name}: refused, {unknown[0]!r} is no part of a segment")
 
-    def _array(self, name: str, dtype: str, shape: tuple[int, ...]) -> Any:
-        if name not in self._layout:
-            raise CorruptStoreError(f"{self.name}: {name!r} is missing")
-        offset, found, actual = self._layout[name]
-        if found != np.dtype(dtype) or actual != shape:
-            raise CorruptStoreError(
-                f"{self.name}: refused, {name!r} is {found} {actual}, expected {dtype} {shape}"
-            )
-        count = int(np.prod(shape))
-        return np.frombuffer(self._map, dtype, count, offset if count else 0).reshape(shape)
-
     def _texts(self, name: str, count: int) -> Texts:
-        offsets = self._array(f"{name}/offsets", "<i8", (count + 1,))
-        size = math.prod(self._layout.get(f"{name}/bytes", (0, None, (0,)))[2])
-        return Texts(offsets, self._array(f"{name}/bytes", "u1", (size,)), self.name)
+        offsets = self._parts.get(f"{name}/offsets", "<i8", (count + 1,))
+        size = self._parts.length(f"{name}/bytes")
+        return Texts(offsets, self._parts.get(f"{name}/bytes", "u1", (size,)), self.name)
 
     @cached_property
     def facts(self) -> FileFacts | None:
         """What is known of the image files, if the rows came from images."""
-        if "file/sizes" not in self._layout:
+        if "file/sizes" not in self._parts:
             return None
         shape = (len(self),)
         return FileFacts(
-            self._array("file/sizes", "<i8", shape),
-            self._array("file/mtimes_ns", "<i8", shape),
-            self._array("file/digests", "<u8", shape),
+            self._parts.get("file/sizes", "<i8", shape).whole(),
+            self._parts.get("file/mtimes_ns", "<i8", shape).whole(),
+            self._parts.get("file/digests", "<u8", shape).whole(),
         )
 
     def column(self, key: str) -> Column:
@@ -424,29 +365,81 @@ class Segment:
         InvalidInputError
             If the store has no such key.
         """
+        kind = self._kind(key)
+        made = self._columns.get((key, kind))
+        if made is None:
+            made = self._columns[key, kind] = self._column(key, kind)
+        return made
+
+    def _kind(self, key: str) -> str:
         if key not in self.columns:
             raise InvalidInputError(f"metadata {key!r} is not in this store")
-        kind = self.columns[key]
+        return self.columns[key]
+
+    def _stored(self, key: str, kind: str) -> tuple[str, Part, Part | None] | None:
+        """Kind in the file, values and which are missing; None where the segment has none."""
         prefix = f"metadata/{key}"
+        # A column of whole numbers may have been written before numbers came in.
+        stored = next((part for part in (kind, "int") if f"{prefix}/{part}" in self._parts), None)
+        if stored is None:
+            return None
         shape = (len(self),)
-        stored = next((part for part in (kind, "int") if f"{prefix}/{part}" in self._layout), None)
+        missing = None
+        if f"{prefix}/missing" in self._parts:
+            missing = self._parts.get(f"{prefix}/missing", "u1", shape)
+        return stored, self._parts.get(f"{prefix}/{stored}", DTYPES[stored].str, shape), missing
+
+    def _categories(self, key: str) -> Texts:
+        prefix = f"metadata/{key}/categories"
+        return self._texts(prefix, max(self._parts.length(f"{prefix}/offsets"), 1) - 1)
+
+    def _column(self, key: str, kind: str) -> Column:
+        stored = self._stored(key, kind)
         if stored is None:
             return absent(kind, len(self))
-        values = self._array(f"{prefix}/{stored}", DTYPES[stored].str, shape)
-        missing = None
-        if f"{prefix}/missing" in self._layout:
-            missing = self._array(f"{prefix}/missing", "u1", shape).astype(bool)
+        values = stored[1].whole()
+        missing = None if stored[2] is None else stored[2].whole().astype(bool)
         categories: tuple[str, ...] = ()
         if kind == "str":
-            count = (
-                math.prod(self._layout.get(f"{prefix}/categories/offsets", (0, None, (1,)))[2]) - 1
-            )
-            categories = tuple(self._texts(f"{prefix}/categories", count))
+            categories = tuple(self._categories(key))
             known = values if missing is None else values[~missing]
             if len(known) and not 0 <= known.min() <= known.max() < len(categories):
-                raise CorruptStoreError(f"{self.name}: {key!r} has codes without a category")
-        # A column of whole numbers may have been written before numbers came in.
-        return Column(stored, values, missing, categories).cast(kind, key)
+                raise self._no_category(key)
+        return Column(stored[0], values, missing, categories).cast(kind, key)
+
+    def _no_category(self, key: str) -> CorruptStoreError:
+        return CorruptStoreError(f"{self.name}: {key!r} has codes without a category")
+
+    def items(self, key: str, positions: Ints) -> list[Value]:
+        """Metadata of some rows, without reading the column; None where it is missing."""
+        kind = self._kind(key)
+        stored = self._stored(key, kind)
+        if stored is None:
+            return [None] * len(positions)
+        values = stored[1].take(positions)
+        missing = None if stored[2] is None else stored[2].take(positions).astype(bool)
+        column = Column(stored[0], values, missing)
+        if kind != "str":
+            column = column.cast(kind, key)
+            return [column.item(place) for place in range(len(positions))]
+        texts = self._categories(key)
+        if missing is None:
+            missing = np.zeros(len(positions), bool)
+        known = values[~missing]
+        if len(known) and not 0 <= known.min() <= known.max() < len(texts):
+            raise self._no_category(key)
+        return [
+            None if gone else texts[code]
+            for code, gone in zip(values.tolist(), missing.tolist(), strict=True)
+        ]
+
+    @property
+    def _hashes(self) -> NDArray[np.uint64]:
+        return self._sorted[0].whole()
+
+    @property
+    def _order(self) -> NDArray[np.int32]:
+        return self._sorted[1].whole()
 
     def find(self, ids: Sequence[str], hashes: NDArray[np.uint64]) -> Ints:
         """Positions of ids, by bisection over their hashes; -1 where one is not here."""
@@ -479,9 +472,12 @@ class Segment:
         CorruptStoreError
             Names the first thing that cannot be.
         """
+        self._parts.check(self.entry.file)
         everything = np.arange(len(self))
+        numbers = self._rows.whole()
         holds = (
-            (bool((np.diff(self.rows) > 0).all()), "its row numbers do not ascend"),
+            (bool((np.diff(numbers) > 0).all()), "its row numbers do not ascend"),
+            (np.array_equal(numbers, self.rows), "its row numbers are not the manifest's"),
             (bool(np.isfinite(self.z_mean).all()), "a z_mean is not finite"),
             (
                 self.z_log_var is None or bool(np.isfinite(self.z_log_var).all()),
@@ -502,8 +498,14 @@ class Segment:
 
     def holds(self, numbers: Ints) -> NDArray[np.bool_]:
         """Which row numbers are here."""
+        if self.gapless:
+            return (numbers >= self.entry.first_row) & (numbers <= self.entry.last_row)
         places = np.minimum(np.searchsorted(self.rows, numbers), len(self) - 1)
         return np.asarray(self.rows[places] == numbers)
+
+    def numbers(self, positions: Ints) -> Ints:
+        """Row numbers of positions."""
+        return positions + self.entry.first_row if self.gapless else self.rows[positions]
 
     def positions(self, numbers: Ints) -> Ints:
         """Positions of row numbers, all of which must be here.
@@ -513,6 +515,11 @@ class Segment:
         CorruptStoreError
             If one is not.
         """
+        if self.gapless:
+            places = numbers - self.entry.first_row
+            if len(places) and not 0 <= places.min() <= places.max() < len(self):
+                raise CorruptStoreError(f"{self.name}: a row number is not where it should be")
+            return places
         places = np.searchsorted(self.rows, numbers)
         inside = np.minimum(places, len(self) - 1)
         if not np.array_equal(self.rows[inside], numbers):

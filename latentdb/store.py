@@ -6,6 +6,7 @@ Readers work on a `Snapshot`, one committed version, and take no lock.  One
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 import uuid
@@ -96,9 +97,9 @@ class Snapshot:
             raise CorruptStoreError(f"{path} holds {len(view)} bytes for {entry.rows} deletions")
         return np.frombuffer(view, "<i8")
 
-    def file(self, entry: FileEntry) -> bytes:
-        """The content of the index or a model file, after its checksum held."""
-        return bytes(map_checked(self.folder / entry.name, entry.bytes, entry.checksum))
+    def file(self, entry: FileEntry) -> mmap.mmap:
+        """The content of the index or a model file, mapped, after its checksum held."""
+        return map_checked(self.folder / entry.name, entry.bytes, entry.checksum)
 
     def live(self, segment: Segment) -> NDArray[np.bool_] | None:
         """bool ``[n]``: which rows of a segment are not deleted; None for all."""
@@ -129,7 +130,7 @@ class Snapshot:
         for segment in reversed(self.segments):
             positions = segment.find(ids, hashes)
             found = np.flatnonzero((positions >= 0) & (rows < 0))
-            numbers = segment.rows[positions[found]]
+            numbers = segment.numbers(positions[found])
             alive = ~self.is_deleted(numbers)
             rows[found[alive]] = numbers[alive]
         result = np.empty_like(rows)
@@ -166,16 +167,17 @@ class Snapshot:
         """z_mean of row numbers: float32 ``[n, d]``."""
         result = np.empty((len(rows), self.dim), np.float32)
         for segment, positions, places in self.groups(rows):
-            result[places] = segment.z_mean[positions]
+            result[places] = segment.z_means(positions)
         return result
 
     def log_vars(self, rows: Ints) -> Floats | None:
         """z_log_var of row numbers, float32 ``[n, d]``; None if one of them has none."""
         result = np.empty((len(rows), self.dim), np.float32)
         for segment, positions, places in self.groups(rows):
-            if segment.z_log_var is None:
+            found = segment.z_log_vars(positions)
+            if found is None:
                 return None
-            result[places] = segment.z_log_var[positions]
+            result[places] = found
         return result
 
     def ids(self, rows: Ints) -> list[str]:
@@ -201,9 +203,7 @@ class Snapshot:
         result: list[dict[str, Value]] = [{} for _ in rows]
         for segment, positions, places in self.groups(rows):
             for key in self.manifest.columns:
-                column = segment.column(key)
-                for position, place in zip(positions, places, strict=True):
-                    value = column.item(int(position))
+                for place, value in zip(places, segment.items(key, positions), strict=True):
                     if value is not None:
                         result[place][key] = value
         return result
@@ -387,8 +387,9 @@ class Writer:
         entries = []
         for start in range(0, len(rows), step):
             part, own = rows.slice(start, start + step), numbers[start : start + step]
-            file = self._write("segments", ".h5", dump(part, own), written)
-            entries.append(SegmentEntry(file, len(part), int(own[0]), int(own[-1])))
+            made = dump(part, own)
+            file = self._write("segments", ".h5", made.data, written)
+            entries.append(SegmentEntry(file, len(part), int(own[0]), int(own[-1]), made.layout))
         return entries
 
     def _deletions(self, rows: Ints, written: list[FileEntry]) -> DeletionsEntry | None:

@@ -173,7 +173,7 @@ class _Check:
         if entry is None:
             return
         path = self.folder / entry.file.name
-        data = bytes(map_checked(path, entry.file.bytes, entry.file.checksum))
+        data = map_checked(path, entry.file.bytes, entry.file.checksum)
         index = VectorIndex.load(data, entry.parameters, rows=entry.rows, dim=self.manifest.dim)
         held = index.row_numbers()
         for segment in self.segments:
@@ -279,13 +279,15 @@ class _Check:
     def _salvage(self, entry: SegmentEntry) -> SegmentEntry | None:
         """The segment written anew, if only what is derived in it is damaged."""
         try:
-            data = salvage(self.folder / entry.file.name, entry)
+            made = salvage(self.folder / entry.file.name, entry)
         except LatentDBError:
             return None
         name = f"segments/{os.urandom(16).hex()}.h5"
+        data = made.data
         write_new(self.folder / name, data)
         sync_folder(self.folder / "segments")
-        saved = replace(entry, file=FileEntry(name, len(data), checksum(data)))
+        file = FileEntry(name, len(data), checksum(data))
+        saved = replace(entry, file=file, layout=made.layout)
         try:
             segment = Segment(self.folder, saved, self.manifest.dim, self.manifest.columns)
             segment.check()

@@ -16,7 +16,8 @@ FLOORS = (
     ("errors",),
     ("files", "inputs", "metadata", "arithmetic", "vae"),
     ("images", "manifest", "filters", "index"),
-    ("codec", "segment"),
+    ("codec", "parts"),
+    ("segment",),
     ("store",),
     ("compaction", "target", "answers", "source"),
     ("query", "ingest", "models", "pictures", "verify", "export", "hdf5", "parquet"),
@@ -32,7 +33,7 @@ HEAVY = {
     "tensorflow": {"vae", "codec"},
     "keras": {"vae", "codec"},
     "faiss": {"index"},
-    "h5py": {"segment", "codec", "export", "hdf5"},
+    "h5py": {"parts", "codec", "export", "hdf5"},
     "pyarrow": {"export", "parquet"},
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
@@ -119,7 +120,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_a_query_by_id_loads_no_tensorflow(store: Path) -> None:
     loaded = loaded_by(RUN, "query", str(store), "id:disc/000.png")
-    assert loaded == {"h5py", "faiss"}
+    assert loaded == {"faiss"}
 
 
 def test_a_search_by_vector_and_info_load_no_tensorflow(store: Path) -> None:

@@ -16,8 +16,8 @@ from latentdb.manifest import FORMAT_VERSION
 from latentdb.verify import verify
 
 ROOT = Path(__file__).resolve().parents[1]
-# The last revision that wrote each format version.  A new format adds a line.
-REVISIONS = {1: "3f7c201bd57e"}
+# The last revision that wrote each format version; HEAD for the one of now.
+REVISIONS = {1: "3f7c201bd57e", 2: "HEAD"}
 
 
 def old_store(revision: str, out: Path) -> Path:
@@ -75,5 +75,5 @@ def test_a_store_of_a_later_version_says_to_upgrade(tmp_path: Path) -> None:
     document = json.loads(file.read_text())
     document["format_version"] = FORMAT_VERSION + 1
     file.write_text(json.dumps(document))
-    with pytest.raises(StoreError, match=r"has format version 2, this latentdb reads up to 1: up"):
+    with pytest.raises(StoreError, match=r"has format version 3, this latentdb reads up to 2: up"):
         LatentDB.open(tmp_path / "a")

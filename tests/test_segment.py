@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from latentdb import parts
 from latentdb import segment as segments
 from latentdb.errors import CorruptStoreError, InvalidInputError, LatentDBError, NotFoundError
-from latentdb.files import checksum, map_checked
-from latentdb.manifest import FileEntry, SegmentEntry
+from latentdb.files import checksum
+from latentdb.manifest import FileEntry, LayoutEntry, SegmentEntry
 from latentdb.metadata import Column, Value, make_columns
+from latentdb.parts import Dumped, Part
 from latentdb.segment import FileFacts, Rows, Segment, Texts, dump, hash_ids
 
 N, DIM = 6, 3
@@ -48,14 +51,20 @@ def sample() -> Rows:
 NUMBERS = np.array([10, 11, 12, 14, 15, 19], np.int64)
 
 
-def put(folder: Path, data: bytes, rows: int = N, first: int = 10, last: int = 19) -> SegmentEntry:
-    """Write a segment file, and describe it with a checksum that holds."""
+def put(
+    folder: Path, made: Dumped | bytes, rows: int = N, first: int = 10, last: int = 19
+) -> SegmentEntry:
+    """Write a segment file, and describe it with a checksum that holds.
+
+    Bytes alone are a segment of format version 1, without a layout.
+    """
+    data, layout = (made, None) if isinstance(made, bytes) else (made.data, made.layout)
     (folder / "segments").mkdir(exist_ok=True)
     (folder / NAME).write_bytes(data)
-    return SegmentEntry(FileEntry(NAME, len(data), checksum(data)), rows, first, last)
+    return SegmentEntry(FileEntry(NAME, len(data), checksum(data)), rows, first, last, layout)
 
 
-def opened(folder: Path, data: bytes) -> Segment:
+def opened(folder: Path, data: Dumped | bytes) -> Segment:
     return Segment(folder, put(folder, data), DIM, KINDS)
 
 
@@ -112,11 +121,11 @@ def test_what_was_not_given_is_not_there(tmp_path: Path) -> None:
 
 
 def test_vectors_are_mapped_read_only_and_aligned(tmp_path: Path) -> None:
-    data = dump(sample(), NUMBERS)
-    segment = opened(tmp_path, data)
+    made = dump(sample(), NUMBERS)
+    segment = opened(tmp_path, made)
     assert not segment.z_mean.flags.owndata
     assert not segment.z_mean.flags.writeable
-    with h5py.File(io.BytesIO(data), "r") as file:
+    with h5py.File(io.BytesIO(made.data), "r") as file:
         assert file["z_mean"].id.get_offset() % 64 == 0
         assert file["z_mean"].chunks is None
 
@@ -251,23 +260,125 @@ def check_refused(folder: Path, entry: SegmentEntry) -> None:
 
 def test_every_sampled_flip_is_noticed(tmp_path: Path) -> None:
     good = dump(sample(), NUMBERS)
+    old = put(tmp_path, good.data)  # of format version 1
+    answers = repr(read_all(Segment(tmp_path, old, DIM, KINDS)))
     entry = put(tmp_path, good)
-    for place in range(0, len(good), 13):
-        damaged = bytearray(good)
+    refused = 0
+    for place in range(0, len(good.data), 13):
+        damaged = bytearray(good.data)
         damaged[place] ^= 1 << (place % 8)
         (tmp_path / NAME).write_bytes(damaged)
-        check_refused(tmp_path, entry)
+        check_refused(tmp_path, old)
+        with pytest.raises(CorruptStoreError, match="is damaged"):
+            Segment(tmp_path, entry, DIM, KINDS).check()
+        try:
+            assert repr(read_all(Segment(tmp_path, entry, DIM, KINDS))) == answers
+        except CorruptStoreError as error:
+            assert "is damaged: " in str(error)  # noqa: PT017
+            refused += 1
+    assert refused > 20
+
+
+def test_only_what_is_used_is_checked(tmp_path: Path) -> None:
+    count, dim = 20_000, 64
+    z_mean = np.repeat(np.arange(count, dtype=np.float32), dim).reshape(count, dim)
+    made = dump(Rows([f"{n}" for n in range(count)], z_mean), np.arange(count))
+    entry = put(tmp_path, made, count, 0, count - 1)
+    with h5py.File(tmp_path / NAME) as file:
+        start = file["z_mean"].id.get_offset()
+    data = bytearray(made.data)
+    data[start + 4 * dim * 10_000] ^= 1
+    (tmp_path / NAME).write_bytes(data)
+    segment = Segment(tmp_path, entry, dim, {})
+    assert segment.z_means(np.array([5, 19_999]))[:, 0].tolist() == [5, 19_999]
+    with pytest.raises(CorruptStoreError, match=r"z_mean is damaged: .* from byte 2555904 of it"):
+        segment.z_means(np.array([5, 10_001]))
+    with pytest.raises(CorruptStoreError, match="z_mean is damaged"):
+        _ = segment.z_mean
+    assert segment.ids[10_000] == "10000"
+
+
+@pytest.mark.parametrize("dim", [1, 3, 16_384, 20_000])
+def test_vectors_by_position_are_those_of_the_whole(tmp_path: Path, dim: int) -> None:
+    random = np.random.default_rng(dim)
+    count = 300_000 // dim + 2
+    z_mean = random.normal(size=(count, dim)).astype(np.float32)
+    made = dump(Rows([f"{n}" for n in range(count)], z_mean), np.arange(count))
+    segment = Segment(tmp_path, put(tmp_path, made, count, 0, count - 1), dim, {})
+    for size in (0, 1, 3, 40):
+        positions = random.integers(0, count, size)
+        np.testing.assert_array_equal(segment.z_means(positions), z_mean[positions])
+    np.testing.assert_array_equal(segment.z_mean, z_mean)
 
 
 def test_every_truncation_and_extension_is_noticed(tmp_path: Path) -> None:
-    good = dump(sample(), NUMBERS)
-    entry = put(tmp_path, good)
+    made = dump(sample(), NUMBERS)
+    good = made.data
+    entry = put(tmp_path, made)
     for length in [*range(0, len(good), 101), len(good) - 1]:
         (tmp_path / NAME).write_bytes(good[:length])
         check_refused(tmp_path, entry)
     for extra in (b"\0", b"x" * 100, good):
         (tmp_path / NAME).write_bytes(good + extra)
         check_refused(tmp_path, entry)
+
+
+def relaid(folder: Path, change: Callable[[dict[str, Any]], None]) -> SegmentEntry:
+    """A segment whose layout a stranger has changed, with the checksum made to fit."""
+    made = dump(sample(), NUMBERS)
+    place, size = made.layout.offset, made.layout.bytes
+    document = json.loads(made.data[place : place + size])
+    change(document)
+    text = json.dumps(document).encode()
+    layout = LayoutEntry(len(made.data), len(text), checksum(text))
+    return put(folder, Dumped(made.data + text, layout))
+
+
+def set_part(name: str, number: int, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        document["parts"][name][number] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_part("z_mean", 0, 10**12),
+        set_part("z_mean", 0, -8),
+        set_part("z_mean", 0, "0"),
+        set_part("z_mean", 1, "|O"),
+        set_part("z_mean", 1, "<f8"),
+        set_part("z_mean", 1, "no type"),
+        set_part("z_mean", 2, [N, 2**62]),
+        set_part("z_mean", 2, [N, -1]),
+        set_part("z_mean", 2, None),
+        set_part("z_mean", 3, 10**6),
+        set_part("z_mean", 3, -1),
+        lambda document: document["parts"].pop("z_mean"),
+        lambda document: document["parts"].update(other=document["parts"]["z_mean"]),
+        lambda document: document.pop("blocks"),
+        lambda document: document.update(blocks=[0, 10**9, "0" * 32]),
+        lambda document: document.update(blocks=[0, 1, "0" * 32]),
+        lambda document: document.update(parts=[]),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    entry = relaid(tmp_path, change)
+    with pytest.raises(CorruptStoreError, match=re.escape(str(tmp_path / NAME))):
+        read_all(Segment(tmp_path, entry, DIM, KINDS))
+
+
+def test_a_layout_that_hdf5_does_not_share_is_found_by_check(tmp_path: Path) -> None:
+    def swap(document: dict[str, Any]) -> None:
+        parts = document["parts"]
+        parts["z_mean"], parts["z_log_var"] = parts["z_log_var"], parts["z_mean"]
+
+    entry = relaid(tmp_path, swap)
+    with pytest.raises(CorruptStoreError, match="its layout is not that of its HDF5"):
+        Segment(tmp_path, entry, DIM, KINDS).check()
 
 
 @pytest.mark.parametrize(
@@ -286,17 +397,21 @@ def test_shapes_are_those_of_the_manifest(tmp_path: Path, rows: int, dim: int) -
         Segment(tmp_path, entry, dim, KINDS)
 
 
+@pytest.mark.parametrize("version", [1, 2])
 def test_a_segment_that_goes_while_it_is_opened_is_missing_not_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
-    entry = put(tmp_path, dump(sample(), NUMBERS))
+    made = dump(sample(), NUMBERS)
+    entry = put(tmp_path, made if version == 2 else made.data)
+    name = "map_sized" if version == 2 else "map_checked"
+    map_it = getattr(parts, name)
 
-    def map_and_lose(path: Path, size: int, expected: str) -> Any:
-        view = map_checked(path, size, expected)
+    def map_and_lose(path: Path, *rest: Any) -> Any:
+        view = map_it(path, *rest)
         path.unlink()
         return view
 
-    monkeypatch.setattr("latentdb.segment.map_checked", map_and_lose)
+    monkeypatch.setattr(parts, name, map_and_lose)
     with contextlib.suppress(NotFoundError):  # or all is read from what was mapped
         Segment(tmp_path, entry, DIM, KINDS)
 
@@ -310,7 +425,7 @@ Edit = Callable[[h5py.File], None]
 def forged(folder: Path, edit: Edit) -> SegmentEntry:
     """A good segment after an edit, with the checksum made to fit."""
     path = folder / "forged.h5"
-    path.write_bytes(dump(sample(), NUMBERS))
+    path.write_bytes(dump(sample(), NUMBERS).data)
     with h5py.File(path, "r+") as file:
         edit(file)
     return put(folder, path.read_bytes())
@@ -327,7 +442,7 @@ def instead(name: str, make: Callable[[h5py.File], None]) -> Edit:
 def other_file(file: h5py.File) -> str:
     """A file with everything a segment has: following the reference would succeed."""
     path = str(Path(file.filename).with_name("other.h5"))
-    Path(path).write_bytes(dump(sample(), NUMBERS))
+    Path(path).write_bytes(dump(sample(), NUMBERS).data)
     return path
 
 
@@ -543,9 +658,12 @@ def test_numbers_that_cannot_be_are_told(tmp_path: Path, edit: Edit, message: st
 
 
 def test_text_offsets_that_do_not_ascend_are_told() -> None:
-    texts_ = Texts(np.array([0, 5, 2, 4]), np.zeros(4, np.uint8), "a.h5")
-    with pytest.raises(CorruptStoreError, match=r"a\.h5: its text offsets do not ascend"):
+    offsets = Part(np.array([0, 5, 2, 4]), None, "offsets")
+    texts_ = Texts(offsets, Part(np.zeros(4, np.uint8), None, "bytes"), "a.h5")
+    with pytest.raises(CorruptStoreError, match=r"a\.h5: its text offsets do not fit"):
         list(texts_)
+    with pytest.raises(CorruptStoreError, match=r"a\.h5: its text offsets do not ascend"):
+        _ = texts_[1]
 
 
 def test_scalar_category_offsets_are_refused(tmp_path: Path) -> None:
@@ -575,7 +693,7 @@ def test_facts_of_another_type_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_forged_bytes_never_give_another_error(tmp_path: Path) -> None:
     """With a checksum that fits, any flip is refused, or read as numbers and text."""
-    good = dump(sample(), NUMBERS)
+    good = dump(sample(), NUMBERS).data
     random = np.random.default_rng(11)
     refused = 0
     for _ in range(250):

@@ -86,7 +86,7 @@ def test_a_model_is_kept_and_checked(tmp_path: Path) -> None:
     model = snapshot.manifest.model
     assert model is not None
     assert (model.encoder_fingerprint, model.decoder_fingerprint) == ("enc", "dec")
-    assert snapshot.file(model.files[0]) == b"{}"
+    assert snapshot.file(model.files[0])[:] == b"{}"
     (tmp_path / "s" / "model" / "model.json").write_bytes(b"[]")
     with pytest.raises(CorruptStoreError, match=r"model\.json is damaged"):
         snapshot.file(model.files[0])
@@ -125,7 +125,7 @@ def test_a_creation_that_was_killed_can_be_done_again(tmp_path: Path) -> None:
     Store.create(tmp_path / "s", dim=4, model=("e", None, {"model.json": b"{}"}))
     snapshot = Store.open(tmp_path / "s").snapshot()
     assert snapshot.manifest.model is not None
-    assert snapshot.file(snapshot.manifest.model.files[0]) == b"{}"
+    assert snapshot.file(snapshot.manifest.model.files[0])[:] == b"{}"
 
 
 @pytest.mark.parametrize("name", ["model", "index", "segments"])
@@ -621,7 +621,7 @@ def test_the_index_of_a_version_is_set_and_dropped(store: Store) -> None:
         writer.set_index(b"index", _index_entry(), Settings(recall=0.8))
         entry = writer.snapshot.manifest.index
         assert entry is not None
-        assert writer.snapshot.file(entry.file) == b"index"
+        assert writer.snapshot.file(entry.file)[:] == b"index"
         writer.drop_index(Settings(recall=0.7))
     manifest = Store.open(store.path).snapshot().manifest
     assert (manifest.index, manifest.settings.recall) == (None, 0.7)

@@ -52,8 +52,11 @@ def test_a_damaged_id_look_up_is_made_again(path: Path) -> None:
         before = dict(zip(db.ids(), db.vectors(db.ids()).tolist(), strict=True))
     for name in ("id/hashes", "id/order"):
         damage(segment_of(path, 1), name)
-        with pytest.raises(CorruptStoreError, match="is damaged: its checksum is"):
-            LatentDB.open(path)
+        with (
+            LatentDB.open(path) as db,
+            pytest.raises(CorruptStoreError, match="is damaged: its checksum does not hold"),
+        ):
+            db.vectors(db.ids())
         report = LatentDB.verify(path, repair=True)
         assert [problem.repair for problem in report.problems] == [
             "id look-up made again from the ids"

@@ -52,15 +52,22 @@ def reseal(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     file = path / manifests.MANIFEST
     document = json.loads(file.read_text())
     document["manifest"] = edit(document["manifest"]) or document["manifest"]
-    document["checksum"] = manifests._body_checksum(document["manifest"])
+    version = document["format_version"]
+    document["checksum"] = manifests._body_checksum(document["manifest"], version)
     file.write_text(json.dumps(document))
 
 
 def reseal_file(path: Path, name: str) -> None:
-    """Make the manifest agree with a file as it is now."""
+    """Make the manifest agree with a file as it is now.
+
+    A segment gets no layout, as in format version 1: so its HDF5 is read.
+    """
     data = (path / name).read_bytes()
 
     def edit(body: dict[str, Any]) -> None:
+        for segment in body["segments"]:
+            if segment["file"]["name"] == name:
+                segment["layout"] = None
         entries = [segment["file"] for segment in body["segments"]]
         entries += [body[part]["file"] for part in ("deletions", "index") if body[part]]
         for entry in entries:
