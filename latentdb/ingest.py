@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -34,7 +34,7 @@ from latentdb.images import (
     require_images,
 )
 from latentdb.metadata import Table, Value, make_columns
-from latentdb.segment import FileFacts, Floats, Ints, Rows
+from latentdb.segment import FileFacts, Floats, Ints, Rows, hash_ids
 from latentdb.store import Snapshot, Writer
 
 COMMIT_ROWS = 16_384
@@ -474,7 +474,8 @@ def add_rows(writer: Writer, rows: Rows, on_conflict: str) -> int:
         raise InvalidInputError(f"on_conflict {on_conflict!r} is unknown: use one of {CONFLICTS}")
     snapshot = writer.snapshot
     check_log_var(snapshot, rows.z_log_var is not None)
-    old = snapshot.locate(rows.ids)
+    rows = replace(rows, hashes=hash_ids(rows.ids))  # needed twice: here, and by the segment
+    old = snapshot.locate(rows.ids, rows.hashes)
     taken = np.flatnonzero(old >= 0)
     if len(taken) and on_conflict == "error":
         raise InvalidInputError(

@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -201,18 +201,21 @@ class Manifest:
 
 def dump(manifest: Manifest) -> bytes:
     """The manifest as the bytes of its file, with a checksum over its content."""
-    body = asdict(manifest)
-    document = {
-        "format": "latentdb",
-        "format_version": FORMAT_VERSION,
-        "checksum": _body_checksum(body, FORMAT_VERSION),
-        "manifest": body,
-    }
-    return json.dumps(document, indent=1, sort_keys=False).encode() + b"\n"
+    body = _canonical(manifest)
+    # A line for each segment; a text inside has no bare quotation mark, so none is split.
+    lines = body.replace('{"file":{', '\n{"file":{')
+    return (
+        f'{{"format":"latentdb","format_version":{FORMAT_VERSION},\n'
+        f'"checksum":"{_checksum(body, FORMAT_VERSION)}",\n"manifest":{lines}}}\n'
+    ).encode()
 
 
-def _body_checksum(body: Any, version: int) -> str:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+def _canonical(body: Any) -> str:
+    """The one way to write a content down: what the checksum is over."""
+    return json.dumps(body, default=vars, sort_keys=True, separators=(",", ":"))
+
+
+def _checksum(text: str, version: int) -> str:
     return sha256(f"{version} {text}".encode()).hexdigest()
 
 
@@ -237,7 +240,7 @@ def load(data: bytes, name: str) -> Manifest:
                 "upgrade it with pip install -U latentdb"
             )
         body = document["manifest"]
-        if found not in _READABLE or document["checksum"] != _body_checksum(body, found):
+        if found not in _READABLE or document["checksum"] != _checksum(_canonical(body), found):
             raise ValueError("its checksum does not hold")
         return _manifest(body)
     except (
@@ -371,14 +374,26 @@ def read(folder: Path) -> Manifest:
     CorruptStoreError, StoreError
         If its manifest cannot be read.
     """
+    return load(read_bytes(folder), str(folder / MANIFEST))
+
+
+def read_bytes(folder: Path) -> bytes:
+    """The bytes of the manifest file; the same bytes are the same version.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no store in the folder.
+    CorruptStoreError, StoreError
+        If the file cannot be read.
+    """
     try:
-        data = read_whole(folder / MANIFEST, _MAX_BYTES)
+        return read_whole(folder / MANIFEST, _MAX_BYTES)
     except NotFoundError as error:
         raise NotFoundError(
             f"{folder} is not a latentdb store (it has no {MANIFEST}): "
             "make one with latentdb index, or check the path"
         ) from error
-    return load(data, str(folder / MANIFEST))
 
 
 def stamp(folder: Path) -> tuple[int, int, int] | None:
@@ -392,9 +407,27 @@ def stamp(folder: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def commit(folder: Path, manifest: Manifest) -> None:
-    """Make a version the current one; every file it names must be durable already."""
-    replace(folder / MANIFEST, dump(manifest))
+def commit(folder: Path, manifest: Manifest) -> tuple[Manifest, bytes]:
+    """Make a version the current one; every file it names must be durable already.
+
+    Returns
+    -------
+    tuple
+        What a reader reads from now on, and the bytes of the file.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written, or no reader could read it; the old one is in force then.
+    """
+    data = dump(manifest)
+    try:
+        read = load(data, "the new version")
+    except CorruptStoreError as error:
+        reason = f"no reader could read the new version ({error.__cause__})"
+        raise StoreError(f"{folder / MANIFEST} was not replaced: {reason}") from error
+    replace(folder / MANIFEST, data)
+    return read, data
 
 
 @contextmanager

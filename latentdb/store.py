@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import mmap
 import os
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb import leftovers
 from latentdb import manifest as manifests
 from latentdb.errors import (
     AlreadyExistsError,
@@ -47,12 +47,11 @@ from latentdb.manifest import (
     Settings,
 )
 from latentdb.metadata import Value
-from latentdb.segment import MAX_COLUMNS, Floats, Ints, Rows, Segment, dump, hash_ids
+from latentdb.segment import MAX_COLUMNS, Floats, Ints, Rows, Segment, dump, hash_ids, mark
 
 SEGMENT_BYTES = 64 << 20  # of vectors: what one append holds in memory at a time
 GRACE_SECONDS = 600  # how long a file that no version names is kept for readers
 _RETRIES = 10
-_TEMPORARY = f".{manifests.MANIFEST}."
 
 
 class Snapshot:
@@ -120,22 +119,26 @@ class Snapshot:
         places = np.minimum(np.searchsorted(self.deleted, rows), len(self.deleted) - 1)
         return np.asarray(self.deleted[places] == rows)
 
-    def locate(self, ids: Sequence[str]) -> Ints:
-        """Row numbers of ids; -1 where an id is not in the store."""
-        hashes = hash_ids(ids)
+    def locate(self, ids: Sequence[str], hashes: NDArray[np.uint64] | None = None) -> Ints:
+        """Row numbers of ids, whose hashes may be known; -1 where one is not in the store."""
+        if hashes is None:
+            hashes = hash_ids(ids)
         # Bisection for one after the other is several times faster in ascending order.
         order = np.argsort(hashes, kind="stable")
-        ids, hashes = [ids[int(place)] for place in order], hashes[order]
+        ascending = hashes[order]
+        marks = mark(ascending)
         rows = np.full(len(ids), -1, np.int64)
         for segment in reversed(self.segments):
-            positions = segment.find(ids, hashes)
-            found = np.flatnonzero((positions >= 0) & (rows < 0))
+            places = order[segment.among(ascending, marks)]
+            places = places[rows[places] < 0]
+            if not len(places):
+                continue
+            positions = segment.find([ids[int(place)] for place in places], hashes[places])
+            found = np.flatnonzero(positions >= 0)
             numbers = segment.numbers(positions[found])
             alive = ~self.is_deleted(numbers)
-            rows[found[alive]] = numbers[alive]
-        result = np.empty_like(rows)
-        result[order] = rows
-        return result
+            rows[places[found[alive]]] = numbers[alive]
+        return rows
 
     def find(self, ids: Sequence[str]) -> Ints:
         """Row numbers of ids, all of which must be in the store.
@@ -422,9 +425,11 @@ class Writer:
         return self._deletions_file(rows, len(rows), written)
 
     def _commit(self, manifest: Manifest) -> None:
-        manifests.commit(self._store.path, replace(manifest, version=manifest.version + 1))
+        written = manifests.commit(
+            self._store.path, replace(manifest, version=manifest.version + 1)
+        )
         old = self.snapshot.manifest.file_names()
-        self.snapshot = self._store.snapshot()
+        self.snapshot = self._store.adopt(*written)
         for name in old - self.snapshot.manifest.file_names():
             try:
                 os.utime(self._store.path / name)  # the grace of readers starts now
@@ -434,20 +439,7 @@ class Writer:
     def sweep(self) -> int:
         """Delete files no version names: left by a killed writer, or replaced and past grace."""
         named = self.snapshot.manifest.file_names()
-        root, limit = self._store.path, time.time() - GRACE_SECONDS
-        found = [path for folder in manifests.FOLDERS for path in sorted((root / folder).glob("*"))]
-        swept = 0
-        for path in [*found, *sorted(root.glob(f"{_TEMPORARY}*"))]:
-            with suppress(OSError):  # what cannot go now stays for the next writer
-                if str(path.relative_to(root)) in named or path.lstat().st_mtime >= limit:
-                    continue
-                if not swept:
-                    # The manifest a killed writer renamed may not be durable: a power cut
-                    # would bring back the one before, which needs these files.
-                    sync_folder(root)
-                os.unlink(path)
-                swept += 1
-        return swept
+        return leftovers.sweep(self._store.path, named, GRACE_SECONDS)
 
 
 class Store:
@@ -464,6 +456,7 @@ class Store:
         self._segments: dict[str, Segment] = {}
         self._snapshot: Snapshot | None = None
         self._seen: tuple[int, int, int] | None = None
+        self._data = b""  # of the manifest of the snapshot
 
     @classmethod
     def create(
@@ -499,7 +492,7 @@ class Store:
         if os.path.exists(folder):
             if (folder / manifests.MANIFEST).exists():
                 raise AlreadyExistsError(f"{folder} is a store already: open it")
-            if not _is_unfinished(folder):
+            if not leftovers.is_unfinished(folder):
                 raise AlreadyExistsError(f"{folder} exists and is not a store: give another path")
         try:
             for name in manifests.FOLDERS:
@@ -545,26 +538,44 @@ class Store:
             seen = manifests.stamp(self.path)
             if self._snapshot is not None and seen is not None and seen == self._seen:
                 return self._snapshot
-            manifest = manifests.read(self.path)
-            if self._snapshot is not None and manifest == self._snapshot.manifest:
+            data = manifests.read_bytes(self.path)
+            if self._snapshot is not None and data == self._data:
                 self._seen = seen
                 return self._snapshot
-            snapshot = Snapshot(self.path, manifest, self._segments)
+            manifest = manifests.load(data, str(self.path / manifests.MANIFEST))
             try:
-                # Opened at once: a file may go when a later version drops it.
-                _ = snapshot.segments, snapshot.deleted
+                snapshot = self.adopt(manifest, data)
             except NotFoundError as error:
                 if manifests.read(self.path).version != manifest.version:
                     continue  # a file went because a later version had dropped it
                 raise CorruptStoreError(
                     f"{error}, and the manifest names it: restore it from a backup"
                 ) from error
-            names = {entry.file.name for entry in manifest.segments}
-            for name in set(self._segments) - names:
-                del self._segments[name]
-            self._snapshot, self._seen = snapshot, seen
+            self._seen = seen
             return snapshot
         raise StoreError(f"{self.path} changes faster than it can be opened: try again")
+
+    def adopt(self, manifest: Manifest, data: bytes) -> Snapshot:
+        """Take a committed version for the current one, and open its files.
+
+        Parameters
+        ----------
+        manifest, data
+            The version, and the bytes of its manifest file.
+
+        Raises
+        ------
+        NotFoundError, CorruptStoreError, StoreError
+            If a file cannot be opened; the version from before is kept then.
+        """
+        snapshot = Snapshot(self.path, manifest, self._segments)
+        # Opened at once: a file may go when a later version drops it.
+        _ = snapshot.segments, snapshot.deleted
+        names = {entry.file.name for entry in manifest.segments}
+        for name in set(self._segments) - names:
+            del self._segments[name]
+        self._snapshot, self._data, self._seen = snapshot, data, None
+        return snapshot
 
     @contextmanager
     def writer(self) -> Iterator[Writer]:
@@ -583,16 +594,3 @@ class Store:
                         "put the folder itself in its place"
                     )
             yield Writer(self)
-
-
-def _is_unfinished(folder: Path) -> bool:
-    """Whether a folder is empty, or has nothing but what a killed creation leaves."""
-    if not folder.is_dir():
-        return False
-    entries = list(folder.iterdir())
-    known = {*manifests.FOLDERS, manifests.LOCK}
-    if not all(item.name in known or item.name.startswith(_TEMPORARY) for item in entries):
-        return False
-    # Nothing is written into the folders before the lock is held.
-    locked = (folder / manifests.LOCK).exists()
-    return locked or not any(item.is_dir() and any(item.iterdir()) for item in entries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -57,6 +58,16 @@ def test_no_promise_is_broken(name: str) -> None:
 def test_times_are_measured() -> None:
     summary = measure.commit_times(2000, repeats=2, segments=(1, 5))
     assert "bytes a row" in summary.line()  # how much commits may grow is for a quiet machine
+
+
+def test_the_shim_stands_before_all_that_changes_a_store() -> None:
+    """A module it does not know would write, rename and delete behind its back."""
+    calls = re.compile(r"\bos\.(open|write|pwrite|f?sync|rename|replace|unlink|ftruncate|utime)\(")
+    users = {
+        file.stem for file in (ROOT / "latentdb").glob("*.py") if calls.search(file.read_text())
+    }
+    outside = {"codec", "export", "images"}  # they write or read what is no store
+    assert users == set(shim.SHIMMED) | outside
 
 
 # --- what the battery found ----------------------------------------------------------

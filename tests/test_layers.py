@@ -17,7 +17,7 @@ FLOORS = (
     ("files", "inputs", "metadata", "arithmetic", "vae"),
     ("images", "manifest", "filters", "index"),
     ("codec", "parts"),
-    ("segment",),
+    ("segment", "leftovers"),
     ("store",),
     ("compaction", "target", "answers", "source"),
     ("query", "ingest", "models", "pictures", "verify", "export", "hdf5", "parquet"),

@@ -376,6 +376,21 @@ def test_commit_is_what_read_finds(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["MANIFEST.json"]
 
 
+def test_what_no_reader_could_read_is_not_committed(tmp_path: Path) -> None:
+    manifests.commit(tmp_path, FULL)
+    with pytest.raises(StoreError, match=r"not replaced: no reader .*-1 is out of bounds"):
+        manifests.commit(tmp_path, replace(FULL, version=-1))
+    assert manifests.read(tmp_path) == FULL
+    assert os.listdir(tmp_path) == ["MANIFEST.json"]
+
+
+def test_a_segment_is_a_line_whatever_a_text_holds() -> None:
+    odd = replace(FULL, model=ModelEntry('{"file":{', "a\n{", ()))
+    assert load(dump(odd), "M") == odd
+    lines = dump(FULL).decode().splitlines()
+    assert sum("segments/a.h5" in line or "segments/b.h5" in line for line in lines) == 2
+
+
 def test_read_says_what_to_do_where_there_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"is not a latentdb store .*latentdb index"):
         manifests.read(tmp_path)

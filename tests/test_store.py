@@ -30,7 +30,7 @@ from latentdb.errors import (
 )
 from latentdb.manifest import Settings
 from latentdb.metadata import make_columns
-from latentdb.segment import Rows
+from latentdb.segment import Rows, hash_ids
 from latentdb.store import GRACE_SECONDS, Snapshot, Store, Writer
 
 DIM = 8
@@ -175,7 +175,10 @@ def test_rows_come_back_by_number_and_by_id(store: Store) -> None:
     assert append(store, first) == [0, 1]
     assert append(store, second) == [2]
     snapshot = store.snapshot()
-    assert snapshot.locate(["c", "x", "a", "a"]).tolist() == [2, -1, 0, 0]
+    asked = ["c", "x", "a", "a"]
+    assert snapshot.locate(asked).tolist() == [2, -1, 0, 0]
+    assert snapshot.locate(asked, hash_ids(asked)).tolist() == [2, -1, 0, 0]
+    assert snapshot.locate([]).tolist() == []
     rows = np.array([2, 0, 1, 2])
     assert snapshot.ids(rows) == ["c", "a", "b", "c"]
     means = np.concatenate([first.z_mean, second.z_mean])

@@ -52,8 +52,8 @@ def reseal(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     file = path / manifests.MANIFEST
     document = json.loads(file.read_text())
     document["manifest"] = edit(document["manifest"]) or document["manifest"]
-    version = document["format_version"]
-    document["checksum"] = manifests._body_checksum(document["manifest"], version)
+    content = manifests._canonical(document["manifest"])
+    document["checksum"] = manifests._checksum(content, document["format_version"])
     file.write_text(json.dumps(document))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 from unittest import mock
 
-SHIMMED = ("files", "manifest", "store")
+SHIMMED = ("files", "leftovers", "manifest", "store")  # all that touch the disk
 WRITES = ("write", "pwrite")
 
 
