@@ -29,7 +29,7 @@ class Matches:
     Attributes
     ----------
     metric
-        ``"l2"``: Euclidean distance of z_mean.
+        ``"l2"``: Euclidean distance of z_mean; or another of `latentdb.metrics`.
     exact
         Whether every row that could match was compared; otherwise the recall
         is the one `LatentDB.info` tells.
@@ -74,6 +74,8 @@ class Info:
         On disk, of this version.
     covered_rows
         Rows in the search index; the others are scanned.
+    why
+        After `LatentDB.optimize`: why there is no index, or not the one preferred.
     """
 
     path: str
@@ -90,3 +92,4 @@ class Info:
     search: str
     index: IndexEntry | None
     covered_rows: int
+    why: str = ""

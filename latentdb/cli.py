@@ -2,46 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from latentdb.asking import optimize, query
+from latentdb.shell import (
+    Group,
+    db_argument,
+    json_option,
+    open_db,
+    print_json,
+    print_matches,
+    quiet_option,
+    strict_option,
+    where_option,
+)
+
 if TYPE_CHECKING:
-    from latentdb.answers import Matches
     from latentdb.codec import Codec
-    from latentdb.database import LatentDB
     from latentdb.images import BadFile
 
 _LISTED = 100  # bad files that are printed; --json has them all
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class _Group(click.Group):
-    """Turns every error into one line and an exit code: 1 for an error, 2 for wrong usage."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        from latentdb.errors import LatentDBError
-
-        try:
-            return super().invoke(ctx)
-        except LatentDBError as error:
-            click.echo(f"Error: {error}", err=True)
-        except MemoryError:
-            click.echo("Error: out of memory: give fewer or smaller inputs", err=True)
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            raise click.exceptions.Exit(130) from None
-        raise click.exceptions.Exit(1)
-
-
 @click.group(
-    cls=_Group,
+    cls=Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="latentdb")
@@ -57,10 +47,9 @@ def main() -> None:
     show_warnings_in_one_line()
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-_quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-_where = click.option("--where", metavar="EXPR", help="Only rows for which EXPR is true.")
-_strict = click.option("--strict", is_flag=True, help="Fail on the first bad file.")
+main.add_command(query)
+main.add_command(optimize)
+
 _method = click.option(
     "--method",
     type=click.Choice(["linear", "slerp", "norm"]),
@@ -68,7 +57,6 @@ _method = click.option(
     show_default=True,
     help="Straight, on the sphere, or straight with the norm kept.",
 )
-_db = click.argument("db", type=click.Path())
 _model_check = click.option(
     "--model", type=click.Path(), help="Refuse any store but one of this model."
 )
@@ -90,18 +78,6 @@ class _Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return int(parts[0]), int(parts[-1])
 
 
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, default=_plain, indent=2))
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return dict(value)
-
-
 def _floats(text: str | None) -> list[float] | None:
     if text is None:
         return None
@@ -109,14 +85,6 @@ def _floats(text: str | None) -> list[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is no list of numbers: give W,W,...") from error
-
-
-@contextmanager
-def _open(db: str) -> Iterator[LatentDB]:
-    from latentdb.database import LatentDB
-
-    with LatentDB.open(db) as opened:
-        yield opened
 
 
 def _list_bad(bad: tuple[BadFile, ...]) -> None:
@@ -127,16 +95,6 @@ def _list_bad(bad: tuple[BadFile, ...]) -> None:
         click.echo(f"  {file.path}: {file.reason}", err=True)
     if len(bad) > _LISTED:
         click.echo(f"  and {len(bad) - _LISTED} more; --json lists them all", err=True)
-
-
-def _print_matches(matches: Matches) -> None:
-    if not len(matches):
-        click.echo("no matches")
-        return
-    width = max(len(match.id) for match in matches)
-    for match in matches:
-        told = "  ".join(f"{key}={value}" for key, value in match.metadata.items())
-        click.echo(f"{match.rank:4d}  {match.distance:10.4f}  {match.id:<{width}}  {told}".rstrip())
 
 
 @main.command()
@@ -166,9 +124,9 @@ def _print_matches(matches: Matches) -> None:
 @click.option("--validation", type=float, default=0.1, show_default=True, help="Share held out.")
 @click.option("--batch", type=int, help="Images a step.  [default: 128; 32 below 10,000 images]")
 @click.option("--seed", type=int, default=0, show_default=True)
-@_strict
-@_json
-@_quiet
+@strict_option
+@json_option
+@quiet_option
 def train(
     images: tuple[str, ...], channels: str | None, as_json: bool, quiet: bool, **options: Any
 ) -> None:
@@ -184,7 +142,7 @@ def train(
             images, channels=None if channels is None else int(channels), report=report, **options
         )
     if as_json:
-        _print_json(done)
+        print_json(done)
         return
     spec = done.card.preprocessing
     click.echo(
@@ -202,7 +160,7 @@ def train(
 @main.command()
 @click.argument("model", type=click.Path())
 @click.option("--plot", type=click.Path(), metavar="PNG", help="Draw the graph.")
-@_json
+@json_option
 def model(model: str, plot: str | None, as_json: bool) -> None:
     """Print the encoder and the decoder of MODEL."""
     from latentdb.codec import Codec
@@ -211,13 +169,13 @@ def model(model: str, plot: str | None, as_json: bool) -> None:
     if plot is not None:
         codec.plot(plot)
     if as_json:
-        _print_json({**_plain(codec.card), "plot": plot})
+        print_json({**vars(codec.card), "plot": plot})
     else:
         click.echo(codec.summaries())
 
 
 @main.command()
-@_db
+@db_argument
 @click.argument("images", nargs=-1, required=True, type=click.Path())
 @click.option("--model", type=click.Path(), help="A model folder, to make the store with.")
 @click.option("--encoder", type=click.Path(), help="A .keras encoder, instead of a model folder.")
@@ -237,9 +195,9 @@ def model(model: str, plot: str | None, as_json: bool) -> None:
 @click.option("--metadata", type=click.Path(), metavar="FILE", help="A .csv or .jsonl file.")
 @click.option("--labels-from-folders", is_flag=True, help="Topmost folder of an image as label.")
 @click.option("--recall", type=float, help="For a new store.  [default: 0.99]")
-@_strict
-@_json
-@_quiet
+@strict_option
+@json_option
+@quiet_option
 def index(
     db: str,
     images: tuple[str, ...],
@@ -293,7 +251,7 @@ def index(
             )
             raise click.exceptions.Exit(130) from None
     if as_json:
-        _print_json(done)
+        print_json(done)
     else:
         click.echo(
             f"{done.added} added, {done.updated} updated, {done.unchanged} unchanged (skipped), "
@@ -338,53 +296,32 @@ def _model_option(
 
 
 @main.command()
-@_db
-@click.argument("target")
-@click.option("-k", type=int, default=10, show_default=True, help="How many neighbours.")
-@_where
-@click.option("--sheet", type=click.Path(), metavar="PNG", help="Draw the query and its matches.")
-@_json
-def query(
-    db: str, target: str, k: int, where: str | None, sheet: str | None, as_json: bool
-) -> None:
-    """Find the images nearest to TARGET."""
-    with _open(db) as opened:
-        matches = opened.query(target, k=k, where=where)
-        if sheet is not None:
-            opened.sheet(target, matches, sheet)
-    if as_json:
-        _print_json(matches)
-    else:
-        _print_matches(matches)
-
-
-@main.command()
-@_db
+@db_argument
 @click.argument("targets", nargs=-1, required=True)
 @click.option(
     "--out", required=True, type=click.Path(), help="A picture, or a folder for one PNG each."
 )
 @_model_check
-@_json
+@json_option
 def decode(db: str, targets: tuple[str, ...], out: str, model: str | None, as_json: bool) -> None:
     """Decode the latents of TARGETS back into images."""
-    with _open(db) as opened:
+    with open_db(db) as opened:
         written = opened.decode_to(targets, out, model=model)
     if as_json:
-        _print_json({"written": written})
+        print_json({"written": written})
     else:
         for path in written:
             click.echo(path)
 
 
 @main.command()
-@_db
+@db_argument
 @click.argument("targets", nargs=-1, required=True)
 @click.option("--weights", metavar="W,W..", help="One a target; negative ones lead away from it.")
 @_method
 @click.option("--out", type=click.Path(), help="A picture, or .npy for the vector.")
 @click.option("--query", "k", type=int, metavar="K", help="Find the K images nearest to the blend.")
-@_json
+@json_option
 def blend(
     db: str,
     targets: tuple[str, ...],
@@ -397,38 +334,38 @@ def blend(
     """Blend TARGETS into one latent; decode it, or find what is nearest to it."""
     if out is None and k is None:
         raise click.UsageError("give --out PNG, --query K, or both")
-    with _open(db) as opened:
+    with open_db(db) as opened:
         vector = opened.blend(targets, weights=_floats(weights), method=method)
         if out is not None:
             opened.write(vector, out)
         matches = None if k is None else opened.query(vector, k=k)
     if as_json:
-        _print_json({"vector": vector, "out": out, "matches": matches})
+        print_json({"vector": vector, "out": out, "matches": matches})
         return
     if out is not None:
         click.echo(out)
     if matches is not None:
-        _print_matches(matches)
+        print_matches(matches)
 
 
 @main.command()
-@_db
-@_where
+@db_argument
+@where_option
 @click.option("--out", required=True, type=click.Path(), help="A picture, or .npy for the vector.")
-@_json
+@json_option
 def average(db: str, where: str | None, out: str, as_json: bool) -> None:
     """Average the latents of all rows, or of those EXPR keeps, and decode the mean."""
-    with _open(db) as opened:
+    with open_db(db) as opened:
         mean = opened.average(where=where)
         opened.write(mean.vector, out)
     if as_json:
-        _print_json({"vector": mean.vector, "rows": mean.rows, "out": out})
+        print_json({"vector": mean.vector, "rows": mean.rows, "out": out})
     else:
         click.echo(f"{out}: the average of {mean.rows} rows")
 
 
 @main.command()
-@_db
+@db_argument
 @click.argument("a")
 @click.argument("b")
 @click.option(
@@ -438,59 +375,59 @@ def average(db: str, where: str | None, out: str, as_json: bool) -> None:
 @click.option(
     "--out", required=True, type=click.Path(), help="A strip (.png), an animation (.gif), or .npy."
 )
-@_json
+@json_option
 def interpolate(db: str, a: str, b: str, steps: int, method: str, out: str, as_json: bool) -> None:
     """Decode a path through the latent space from target A to target B."""
-    with _open(db) as opened:
+    with open_db(db) as opened:
         path = opened.interpolate(a, b, steps=steps, method=method)
         opened.write(path, out)
     if as_json:
-        _print_json({"steps": steps, "out": out})
+        print_json({"steps": steps, "out": out})
     else:
         click.echo(f"{out}: {steps} steps")
 
 
 @main.command()
-@_db
-@_json
+@db_argument
+@json_option
 def info(db: str, as_json: bool) -> None:
     """Tell what is in DB and how it is searched."""
     from latentdb.console import print_info
 
-    with _open(db) as opened:
+    with open_db(db) as opened:
         told = opened.info()
     if as_json:
-        _print_json(told)
+        print_json(told)
     else:
         print_info(told)
 
 
 @main.command()
-@_db
+@db_argument
 @click.argument("ids", nargs=-1)
-@_where
-@_json
+@where_option
+@json_option
 def delete(db: str, ids: tuple[str, ...], where: str | None, as_json: bool) -> None:
     """Delete rows of DB: those of IDS, or those EXPR keeps."""
     if bool(ids) == (where is not None):
         raise click.UsageError("give ids, or --where EXPR")
-    with _open(db) as opened:
+    with open_db(db) as opened:
         rows = opened.delete(ids or None, where=where)
     if as_json:
-        _print_json({"deleted": rows})
+        print_json({"deleted": rows})
     else:
         click.echo(f"{rows} rows deleted")
 
 
 @main.command()
-@_db
-@_json
+@db_argument
+@json_option
 def compact(db: str, as_json: bool) -> None:
     """Merge small segments of DB and drop deleted rows; readers keep reading."""
-    with _open(db) as opened:
+    with open_db(db) as opened:
         done = opened.compact()
     if as_json:
-        _print_json(done)
+        print_json(done)
     else:
         click.echo(
             f"{done.merged} segments became {done.written}, {done.dropped} deleted rows dropped; "
@@ -499,16 +436,16 @@ def compact(db: str, as_json: bool) -> None:
 
 
 @main.command()
-@_db
+@db_argument
 @click.option("--repair", is_flag=True, help="Mend what can be made again, set aside the rest.")
-@_json
+@json_option
 def verify(db: str, repair: bool, as_json: bool) -> None:
     """Check every file of DB, and everything they say; exit 1 if something is wrong."""
     from latentdb.database import LatentDB
 
     report = LatentDB.verify(db, repair=repair)
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         for problem in report.problems:
             click.echo(f"{problem.file}: {problem.what} -> {problem.repair}")
@@ -521,39 +458,22 @@ def verify(db: str, repair: bool, as_json: bool) -> None:
 
 
 @main.command()
-@_db
-@click.option("--recall", type=float, help="Share of true neighbours.  [default: as it is]")
-@_json
-@_quiet
-def optimize(db: str, recall: float | None, as_json: bool, quiet: bool) -> None:
-    """Build the search index of DB anew and tune it to a recall."""
-    from latentdb.console import print_info, progress
-
-    with _open(db) as opened, progress(quiet) as report:
-        told = opened.optimize(recall=recall, report=report)
-    if as_json:
-        _print_json(told)
-    else:
-        print_info(told)
-
-
-@main.command()
-@_db
+@db_argument
 @click.argument("out", type=click.Path())
-@_where
-@_json
+@where_option
+@json_option
 def export(db: str, out: str, where: str | None, as_json: bool) -> None:
     """Write rows to OUT: .h5, .parquet or .csv (everything), or .npy (z_mean alone)."""
-    with _open(db) as opened:
+    with open_db(db) as opened:
         rows = opened.export(out, where=where)
     if as_json:
-        _print_json({"out": out, "rows": rows, "bytes": Path(out).stat().st_size})
+        print_json({"out": out, "rows": rows, "bytes": Path(out).stat().st_size})
     else:
         click.echo(f"{out}: {rows} rows")
 
 
 @main.command("import")
-@_db
+@db_argument
 @click.argument("file", type=click.Path())
 @click.option(
     "--on-conflict",
@@ -563,8 +483,8 @@ def export(db: str, out: str, where: str | None, as_json: bool) -> None:
     help="What to do with an id that is in DB.",
 )
 @click.option("--ids", type=click.Path(), metavar="FILE", help="Of .npy: one a line.")
-@_json
-@_quiet
+@json_option
+@quiet_option
 def import_file(
     db: str, file: str, on_conflict: str, ids: str | None, as_json: bool, quiet: bool
 ) -> None:
@@ -575,7 +495,7 @@ def import_file(
     with progress(quiet) as report:
         done = LatentDB.import_into(db, file, on_conflict=on_conflict, ids=ids, report=report)
     if as_json:
-        _print_json(done)
+        print_json(done)
     else:
         click.echo(
             f"{done.added} added, {done.replaced} replaced, {done.skipped} skipped; "

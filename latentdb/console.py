@@ -110,10 +110,13 @@ def print_info(told: Info) -> None:
         lines.append(
             (
                 "search",
-                f"{entry.kind} over {entry.rows} rows, the rest scanned; recall@{entry.recall_k} "
-                f"{entry.recall_measured:.4f} measured on {entry.queries} rows, "
-                f"target {entry.recall_target}",
+                f"{entry.kind} of {entry.metric} over {entry.rows} rows, the rest scanned; "
+                f"recall@{entry.recall_k} {entry.recall_measured:.4f} measured on "
+                f"{entry.queries} rows, target {entry.recall_target}; "
+                f"{entry.milliseconds:.2f} ms a query",
             )
         )
+    if told.why:
+        lines.append(("note", told.why))
     for key, value in lines:
         click.echo(f"{key:<9} {value}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from latentdb.ingest import IndexReport, Report, add_rows, index_images
 from latentdb.inputs import as_latents, check_ids
 from latentdb.manifest import Settings
 from latentdb.metadata import Value, make_columns, read_table
+from latentdb.metrics import check_metric
 from latentdb.models import ModelLike, load_model
+from latentdb.plan import PREFERENCES
 from latentdb.reader import Reader
 from latentdb.segment import Rows
 from latentdb.store import Store
@@ -306,21 +309,61 @@ class LatentDB(Reader):
                 db._keeper.maintain(writer, None)
         return report
 
-    def optimize(self, *, recall: float | None = None, report: Report | None = None) -> Info:
+    def optimize(
+        self,
+        *,
+        recall: float | None = None,
+        memory: int | None = None,
+        prefer: str | None = None,
+        metric: str | None = None,
+        report: Report | None = None,
+    ) -> Info:
         """Build the search index anew, and tune it to a recall.
+
+        What is given holds for later builds too; what is not stays as it is.
 
         Parameters
         ----------
         recall
-            The new target; the one in force by default.
+            Least share of the true neighbours that a query is to find.
+        memory
+            Bytes that the index may take; 0 for as many as it needs.
+        prefer
+            ``"build"``: an inverted file, built in seconds.  ``"latency"``: a
+            graph instead, where it is measured to be faster and memory allows.
+        metric
+            What the index finds the nearest by: ``"l2"``, ``"cosine"`` or
+            ``"wasserstein"``; queries under other metrics compare every row.
         report
             Called with the progress.
+
+        Raises
+        ------
+        InvalidInputError
+            If one of them cannot be used.
         """
         with self._open_store().writer() as writer:
-            manifest = writer.snapshot.manifest
-            target = manifest.settings.recall if recall is None else _recall(recall)
-            self._keeper.build(writer, Settings(recall=target), report)
-        return self.info()
+            old = writer.snapshot.manifest.settings
+            settings = Settings(
+                recall=old.recall if recall is None else _recall(recall),
+                memory=old.memory if memory is None else _memory(memory),
+                prefer=old.prefer if prefer is None else _preference(prefer),
+                metric=old.metric if metric is None else check_metric(metric),
+            )
+            why = self._keeper.build(writer, settings, report)
+        return replace(self.info(), why=why)
+
+
+def _memory(value: int) -> int:
+    if type(value) is not int or not 0 <= value < 2**62:
+        raise InvalidInputError(f"memory {value!r} cannot be used: give bytes, 0 for no limit")
+    return value
+
+
+def _preference(value: str) -> str:
+    if value not in PREFERENCES:
+        raise InvalidInputError(f"prefer {value!r} is not known: use {' or '.join(PREFERENCES)}")
+    return value
 
 
 def _recall(value: float) -> float:

@@ -1,4 +1,4 @@
-"""Nearest neighbours in arrays: exact scans, and an index tuned to a recall.
+"""Nearest neighbours in arrays: exact scans, exact ranking, and an index of codes.
 
 Knows arrays and row numbers, never the store.  The index holds 8-bit codes;
 its candidates are ranked by the vectors themselves, which live elsewhere.
@@ -6,11 +6,9 @@ its candidates are ranked by the vectors themselves, which live elsewhere.
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,22 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.errors import CorruptStoreError
+from latentdb.plan import HNSW, IVF
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Fetch = Callable[[Ints], Floats]
 Buffer = bytes | memoryview | mmap.mmap
 
-EXACT_ROWS = 20_000  # up to here a scan is as fast as any index
-MAX_K = 100  # neighbours the index is tuned for; more are found by a scan
-TUNED_K = (10, MAX_K)
-KIND = "ivf-sq8"
-_CHUNK = 65_536
-_QUERIES = 500
-_TRAIN_PER_LIST = 64
+CHUNK = 65_536  # rows that are looked at together
 _SLACK = 16  # more candidates than asked for, so that rounding cannot lose one
 _TINY = 1e-30  # squares below are not told apart in float32
 _BATCH = 8  # queries from which threads pay
+_RANK_BYTES = 64 << 20  # of candidate vectors held at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +51,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Row numbers that may be neighbours, best first, -1 where there are no more.
+    """Row numbers that may be neighbours, -1 where there are no more.
 
     Attributes
     ----------
@@ -71,7 +65,7 @@ class Candidates:
     scanned: int
 
 
-def _threads(queries: int) -> None:
+def set_threads(queries: int) -> None:
     """One thread for a few queries: a second one is slower on a busy machine."""
     import faiss
 
@@ -95,14 +89,14 @@ def scan(blocks: Iterable[Block], queries: Floats, k: int) -> Candidates:
     Candidates
         The true nearest ones.
     """
-    _threads(len(queries))
+    set_threads(len(queries))
     wanted = k + _SLACK
     best = np.full((len(queries), 0), 0, np.float64)
     rows = np.full((len(queries), 0), -1, np.int64)
     scanned = 0
     for block in blocks:
-        for start in range(0, len(block.rows), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, len(block.rows), CHUNK):
+            part = slice(start, start + CHUNK)
             vectors, numbers = block.vectors[part], block.rows[part]
             if block.keep is not None:
                 keep = block.keep[part]
@@ -154,66 +148,89 @@ def rank(queries: Floats, candidates: Ints, fetch: Fetch, k: int) -> tuple[Float
         float32 ``[q, k]`` and int64 ``[q, k]``, nearest first, ties by row
         number; infinity and -1 where there are fewer.
     """
-    width = candidates.shape[1]
-    distances = np.full((len(queries), max(k, width)), np.inf)
-    rows = np.full((len(queries), max(k, width)), -1, np.int64)
-    rows[:, :width] = candidates
-    found = candidates >= 0
-    vectors = fetch(candidates[found]).astype(np.float64)
-    against = np.repeat(queries.astype(np.float64), found.sum(axis=1), axis=0)
-    squares = np.einsum("nd,nd->n", vectors - against, vectors - against)
-    distances[:, :width][found] = np.sqrt(squares)
-    order = np.lexsort((rows, distances), axis=1)[:, :k]
-    nearest = np.take_along_axis(distances, order, axis=1).astype(np.float32)
-    return nearest, np.take_along_axis(rows, order, axis=1)
+    distances = np.full((len(queries), k), np.inf, np.float32)
+    rows = np.full((len(queries), k), -1, np.int64)
+    step = max(1, _RANK_BYTES // (8 * queries.shape[1] * max(candidates.shape[1], 1)))
+    if len(queries) < _BATCH or (candidates < 0).any():
+        for number, query in enumerate(queries):
+            own = candidates[number]
+            own = np.sort(own[own >= 0])
+            squares = _squares(fetch(own)[None], query[None])[0]
+            order = squares.argsort(kind="stable")[:k]
+            distances[number, : len(order)] = np.sqrt(squares[order])
+            rows[number, : len(order)] = own[order]
+        return distances, rows
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        own = np.sort(candidates[part], axis=1)
+        vectors = fetch(own.reshape(-1)).reshape(*own.shape, -1)
+        squares = _squares(vectors, queries[part])
+        order = squares.argsort(axis=1, kind="stable")[:, :k]
+        width = order.shape[1]
+        distances[part, :width] = np.sqrt(np.take_along_axis(squares, order, axis=1))
+        rows[part, :width] = np.take_along_axis(own, order, axis=1)
+    return distances, rows
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """What was measured of an index.
-
-    Attributes
-    ----------
-    parameters
-        ``lists``, and ``probes_K`` for K neighbours.
-    recall
-        Share of the true `k` nearest found, over `queries` rows the tuner
-        had not seen, each left out of its own answer.
-    k
-        Neighbours at which the recall was measured.
-    queries
-        Number of those rows.
-    seconds
-        Wall time of building and tuning.
-    """
-
-    parameters: Mapping[str, int]
-    recall: float
-    k: int
-    queries: int
-    seconds: float
+def _squares(vectors: Floats, queries: Floats) -> NDArray[np.float64]:
+    """Squared distances, float64 ``[q, c]``, of vectors ``[q, c, d]`` to their query."""
+    apart = np.subtract(vectors, queries[:, None, :], dtype=np.float64)
+    return np.asarray(np.einsum("qcd,qcd->qc", apart, apart))
 
 
 class VectorIndex:
-    """An inverted-file index with 8-bit codes, by row number.
+    """An index of 8-bit codes by row number: an inverted file, or a graph.
 
     Parameters
     ----------
     faiss_index
         The index.
     parameters
-        As tuned; see `Tuning`.
+        As tuned: see `latentdb.tuning.Tuning`.
+    buffer
+        What the index maps, kept alive with it.
     """
 
-    def __init__(self, faiss_index: Any, parameters: Mapping[str, int]) -> None:
-        self._index = faiss_index
+    def __init__(
+        self, faiss_index: Any, parameters: Mapping[str, int], buffer: Buffer | None = None
+    ) -> None:
+        import faiss
+
+        self._whole = faiss_index
+        self._buffer = buffer
         self.parameters = dict(parameters)
+        self._basis: Floats | None = None
+        inner = faiss_index
+        if isinstance(inner, faiss.IndexPreTransform):
+            turn = _turn(inner)
+            shape = (turn.d_out, turn.d_in)
+            self._basis = np.ascontiguousarray(faiss.vector_to_array(turn.A).reshape(shape).T)
+            inner = faiss.downcast_index(inner.index)
+        self._index = inner
+        self.kind = HNSW if isinstance(inner, faiss.IndexIDMap) else IVF
+        self._options: dict[int, Any] = {}
+
+    @property
+    def efforts(self) -> dict[int, int]:
+        """Lists to probe (or candidates to keep) by number of neighbours, ascending."""
+        found = {}
+        for name, value in self.parameters.items():
+            # Format version 1 knew only inverted files, and said "probes".
+            what, _, k = name.rpartition("_")
+            if what in ("effort", "probes") and k.isdecimal() and value >= 1:
+                found[int(k)] = value
+        return dict(sorted(found.items()))
+
+    @property
+    def most(self) -> int:
+        """Neighbours it is tuned for; more are found by a scan."""
+        return max(self.efforts, default=0)
 
     @classmethod
     def load(
         cls, data: Buffer, parameters: Mapping[str, int], *, rows: int, dim: int
     ) -> VectorIndex:
-        """Open a serialized index whose checksum held.
+        """Open a serialized index whose checksum held, without copying it.
 
         Raises
         ------
@@ -227,38 +244,55 @@ class VectorIndex:
             limit = getattr(faiss, "set_deserialization_vector_byte_limit", None)
             if limit is not None:
                 limit(len(data))
-            index = faiss.deserialize_index(np.frombuffer(data, np.uint8))
+            view = np.frombuffer(data, np.uint8)
+            if hasattr(faiss, "ZeroCopyIOReader"):
+                index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(view), view.size))
+            else:  # faiss before 1.11
+                index = faiss.deserialize_index(view)
         except (RuntimeError, AssertionError, MemoryError) as error:
             told = " ".join(str(error).split())[:200]
             raise CorruptStoreError(f"the search index cannot be read: {told}") from error
-        if not isinstance(index, faiss.IndexIVFScalarQuantizer) or (
-            index.metric_type != faiss.METRIC_L2
-        ):
-            raise CorruptStoreError(f"the search index is not {KIND}")
         if index.ntotal != rows or index.d != dim:
             raise CorruptStoreError(
                 f"the search index has {index.ntotal} rows of {index.d} dimensions, "
                 f"the manifest says {rows} of {dim}"
             )
-        if not all(parameters.get(f"probes_{k}", 0) >= 1 for k in TUNED_K):
+        if not _is_ours(index):
+            raise CorruptStoreError(f"the search index is neither {IVF} nor {HNSW}")
+        opened = cls(index, parameters, data)
+        if not opened.efforts:
             raise CorruptStoreError("the search index has no parameters in the manifest")
-        return cls(index, parameters)
+        return opened
+
+    def copy(self) -> VectorIndex:
+        """The same index in memory, to which rows can be added."""
+        import faiss
+
+        made = faiss.deserialize_index(np.frombuffer(self.dump(), np.uint8))
+        return VectorIndex(made, self.parameters)
 
     def dump(self) -> memoryview:
         """The index as bytes: made in memory, because faiss can report success on a full disk."""
         import faiss
 
-        data: Any = faiss.serialize_index(self._index)
+        data: Any = faiss.serialize_index(self._whole)
         return memoryview(data).cast("B")
 
     @property
     def rows(self) -> int:
-        return int(self._index.ntotal)
+        return int(self._whole.ntotal)
+
+    @property
+    def lists(self) -> int:
+        """Lists of an inverted file; 0 of a graph."""
+        return int(self._index.nlist) if self.kind == IVF else 0
 
     def row_numbers(self) -> Ints:
         """Every row number it holds, ascending."""
         import faiss
 
+        if self.kind == HNSW:
+            return np.sort(faiss.vector_to_array(self._index.id_map))
         lists = self._index.invlists
         parts = [np.empty(0, np.int64)]
         for number in range(self._index.nlist):
@@ -267,8 +301,14 @@ class VectorIndex:
                 parts.append(faiss.rev_swig_ptr(lists.get_ids(number), size).copy())
         return np.sort(np.concatenate(parts))
 
+    def add(self, vectors: Floats, rows: Ints) -> None:
+        """Add rows to an index that was built or copied, not to one that is mapped."""
+        self._index.add_with_ids(self._turned(vectors), rows)
+        if self._whole is not self._index:
+            self._whole.ntotal = self._index.ntotal
+
     def search(self, queries: Floats, k: int, deleted: Ints) -> Candidates:
-        """Candidates for the `k` nearest, at most `MAX_K`, as tuned.
+        """Candidates for the `k` nearest, at most `most`, as tuned.
 
         Parameters
         ----------
@@ -280,133 +320,114 @@ class VectorIndex:
         deleted
             Row numbers, ascending, that must not come back.
         """
-        tuned = next(size for size in TUNED_K if k <= size)
-        return self._probe(queries, k, self.parameters[f"probes_{tuned}"], deleted)
+        effort = next(effort for tuned, effort in self.efforts.items() if k <= tuned)
+        return self.probe(queries, k, effort, deleted)
 
-    def _probe(self, queries: Floats, k: int, probes: int, deleted: Ints) -> Candidates:
+    def probe(self, queries: Floats, k: int, effort: int, deleted: Ints) -> Candidates:
+        """As `search`, with so many lists probed, or candidates kept while walking the graph."""
         import faiss
 
-        _threads(len(queries))
-        make: Any = faiss.SearchParametersIVF
-        options = make(nprobe=probes)
+        set_threads(len(queries))
+        wanted = 2 * k + _SLACK
         counters: Any = faiss.cvar
-        statistics = counters.indexIVF_stats
+        statistics = counters.indexIVF_stats if self.kind == IVF else counters.hnsw_stats
+        if self.kind == HNSW:
+            effort = max(effort, wanted)
         statistics.reset()
-        _, rows = self._index.search(queries, 2 * k + _SLACK, params=options)
+        _, rows = self._index.search(self._turned(queries), wanted, params=self._parameters(effort))
         if len(deleted):
             places = np.minimum(np.searchsorted(deleted, rows), len(deleted) - 1)
             rows[deleted[places] == rows] = -1
         return Candidates(rows, int(statistics.ndis))
 
+    def order(self, queries: Floats) -> tuple[Floats, Ints]:
+        """Every list of an inverted file by its distance: squared, and numbers, ``[q, lists]``."""
+        set_threads(len(queries))
+        found: tuple[Floats, Ints] = self._index.quantizer.search(
+            self._turned(queries), self._index.nlist
+        )
+        return found
 
-def build(
-    blocks: Sequence[Block], dim: int, fetch: Fetch, *, recall: float, seed: int = 0
-) -> tuple[VectorIndex, Tuning] | None:
-    """Build an index over blocks and tune it to a recall.
+    def list_of(self, below: int) -> NDArray[np.int32]:
+        """The list of each row number below a limit: int32 ``[below]``, -1 for none."""
+        import faiss
 
-    Parameters
-    ----------
-    blocks
-        All vectors.
-    dim
-        Their dimensions.
-    fetch
-        Gives the vectors of row numbers.
-    recall
-        Least share of true neighbours to find.
-    seed
-        Of the samples.
+        lists = self._index.invlists
+        result = np.full(below, -1, np.int32)
+        for number in range(self._index.nlist):
+            size = lists.list_size(number)
+            if size:
+                result[faiss.rev_swig_ptr(lists.get_ids(number), size)] = number
+        return result
 
-    Returns
-    -------
-    index, tuning
-        Or None where more than half of all lists would have to be searched:
-        an exact scan is as good then, and misses nothing.
-    """
+    def probe_kept(
+        self,
+        query: Floats,
+        k: int,
+        lists: Ints,
+        distances: Floats,
+        kept: NDArray[np.uint8] | None,
+    ) -> Candidates:
+        """Candidates in some lists of an inverted file, among rows of a bitmap.
+
+        Parameters
+        ----------
+        query
+            float32 ``[1, d]``.
+        k
+            Neighbours wanted.
+        lists, distances
+            As a part of what `order` gives.
+        kept
+            A bit for each row number, the least first; None to keep every row.
+        """
+        import faiss
+
+        set_threads(1)
+        make: Any = faiss
+        options = make.SearchParametersIVF(nprobe=len(lists))
+        if kept is not None:
+            options.sel = make.IDSelectorBitmap(kept)
+        _, rows = self._index.search_preassigned(
+            self._turned(query), 2 * k + _SLACK, lists[None], distances[None], params=options
+        )
+        return Candidates(rows, 0)
+
+    def _parameters(self, effort: int) -> Any:
+        import faiss
+
+        if effort not in self._options:
+            make: Any = faiss
+            self._options[effort] = (
+                make.SearchParametersIVF(nprobe=effort)
+                if self.kind == IVF
+                else make.SearchParametersHNSW(efSearch=effort)
+            )
+        return self._options[effort]
+
+    def _turned(self, vectors: Floats) -> Floats:
+        return vectors if self._basis is None else vectors @ self._basis
+
+
+def _turn(index: Any) -> Any:
+    """The first transform of an index."""
     import faiss
 
-    start = time.perf_counter()
-    random = np.random.default_rng(seed)
-    rows = np.concatenate([b.rows if b.keep is None else b.rows[b.keep] for b in blocks])
-    lists = max(1, round(4 * math.sqrt(len(rows))))
-    _threads(_BATCH)
-    sample = np.sort(random.choice(rows, min(len(rows), _TRAIN_PER_LIST * lists), replace=False))
-    quantizer = faiss.IndexFlatL2(dim)
-    index = faiss.IndexIVFScalarQuantizer(
-        quantizer, dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
-    )
-    index.cp.min_points_per_centroid = 1  # a smaller sample is no reason for a warning
-    index.train(fetch(sample))
-    for block in blocks:
-        for place in range(0, len(block.rows), _CHUNK):
-            part = slice(place, place + _CHUNK)
-            vectors, numbers = block.vectors[part], block.rows[part]
-            if block.keep is not None:
-                vectors, numbers = vectors[block.keep[part]], numbers[block.keep[part]]
-            if len(numbers):
-                index.add_with_ids(np.ascontiguousarray(vectors), numbers)
-    built = VectorIndex(index, {"lists": lists})
-    tuning = _tune(built, blocks, fetch, rows, recall, random)
-    if tuning is None:
-        return None
-    parameters, measured = tuning
-    built.parameters = dict(parameters)
-    seconds = time.perf_counter() - start
-    return built, Tuning(parameters, measured, TUNED_K[0], _QUERIES, seconds)
+    return faiss.downcast_VectorTransform(index.chain.at(0))
 
 
-def _tune(
-    built: VectorIndex,
-    blocks: Sequence[Block],
-    fetch: Fetch,
-    rows: Ints,
-    recall: float,
-    random: np.random.Generator,
-) -> tuple[dict[str, int], float] | None:
-    """Fewest probes that reach the recall on one set of rows, confirmed on another."""
-    lists = built.parameters["lists"]
-    chosen = random.choice(rows, 2 * _QUERIES, replace=False)
-    queries = fetch(chosen)
-    most = TUNED_K[-1]
-    exact = scan(blocks, queries, most + 1)
-    _, truth = rank(queries, exact.rows, fetch, most + 1)
-    truth = _without(truth, chosen, most)
-    parameters = {"lists": lists}
-    measured = 1.0
-    for k in TUNED_K:
+def _is_ours(index: Any) -> bool:
+    import faiss
 
-        def hits(part: slice, probes: int, k: int = k) -> NDArray[np.float64]:
-            """Share of the k true neighbours found, for each query."""
-            found = built._probe(queries[part], k + 1, probes, np.empty(0, np.int64))
-            _, ranked = rank(queries[part], found.rows, fetch, k + 1)
-            ranked = _without(ranked, chosen[part], k)
-            both = (ranked[:, :, None] == truth[part][:, None, :k]).any(axis=2)
-            return np.asarray(both.mean(axis=1))
-
-        low, high = 0, lists
-        while high - low > 1:
-            middle = (low + high) // 2
-            shares = hits(slice(0, _QUERIES), middle)
-            # Two standard errors: tuned to the bare target, other queries fall below it.
-            margin = 2 * float(shares.std()) / math.sqrt(_QUERIES)
-            if shares.mean() - margin >= recall:
-                high = middle
-            else:
-                low = middle
-        while True:
-            if 2 * high > lists:
-                return None
-            confirmed = float(hits(slice(_QUERIES, 2 * _QUERIES), high).mean())
-            if confirmed >= recall:
-                break
-            high = high + max(1, high // 4)
-        parameters[f"probes_{k}"] = high
-        measured = confirmed if k == TUNED_K[0] else measured
-    return parameters, measured
-
-
-def _without(rows: Ints, own: Ints, k: int) -> Ints:
-    """The first k of each line that are not the query itself."""
-    others = rows != own[:, None]
-    order = np.argsort(~others, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(rows, order, axis=1)
+    if isinstance(index, faiss.IndexPreTransform):
+        chain: Any = index.chain
+        turn = _turn(index)
+        if chain.size() != 1 or not isinstance(turn, faiss.LinearTransform) or turn.have_bias:
+            return False
+        index = faiss.downcast_index(index.index)
+    if isinstance(index, faiss.IndexIDMap):
+        index = faiss.downcast_index(index.index)
+        kind: Any = faiss.IndexHNSWSQ
+    else:
+        kind = faiss.IndexIVFScalarQuantizer
+    return isinstance(index, kind) and bool(index.metric_type == faiss.METRIC_L2)

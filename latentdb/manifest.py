@@ -23,6 +23,8 @@ from typing import Any
 from latentdb.errors import CorruptStoreError, LockedError, NotFoundError, StoreError
 from latentdb.files import read_whole, replace, told
 from latentdb.metadata import KINDS, check_key
+from latentdb.metrics import METRICS
+from latentdb.plan import PREFERENCES
 
 FORMAT_VERSION = 2  # 1 had segments without a layout
 _READABLE = (1, 2)
@@ -96,19 +98,25 @@ class IndexEntry:
     file
         The serialized FAISS index.
     kind
-        How vectors are kept in it (``"ivf-sq8"``).
+        How vectors are kept in it (``"ivf-sq8"``, ``"hnsw-sq8"``).
     rows_below
         Every row with a smaller number that was alive is in it.
     rows
         How many rows it holds.
     parameters
-        Of the search: probes and candidates by number of neighbours.
+        Of the search: see `latentdb.tuning.Tuning`.
     recall_target, recall_measured
         Asked for, and found on held-out rows, at ``recall_k`` neighbours.
     queries
         How many rows the recall was measured on.
     build_seconds
         Wall time of building and tuning.
+    metric, centre
+        What it finds the nearest by, and what cosine is measured around.
+    trained_rows
+        How many rows there were when it was last built from nothing.
+    milliseconds
+        Median time of one query when it was tuned.
     """
 
     file: FileEntry
@@ -121,6 +129,10 @@ class IndexEntry:
     recall_k: int
     queries: int
     build_seconds: float
+    metric: str = "l2"
+    centre: tuple[float, ...] = ()
+    trained_rows: int = 0
+    milliseconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -142,10 +154,19 @@ class Settings:
         Least share of the true neighbours to find, as the user asked.
     exact_rows
         Up to so many rows an index was found to be no gain.
+    memory
+        Bytes the index may take; 0 for as many as it needs.
+    prefer
+        ``"build"`` or ``"latency"``: see `latentdb.plan.plan`.
+    metric
+        That the index is for.
     """
 
     recall: float = 0.99
     exact_rows: int = 0
+    memory: int = 0
+    prefer: str = "build"
+    metric: str = "l2"
 
 
 @dataclass(frozen=True)
@@ -280,6 +301,8 @@ def _manifest(body: Any) -> Manifest:
         last = segment.last_row
     _require(last < manifest.next_row, "a segment has rows not yet given")
     _require(manifest.rows >= 0, "more rows are deleted than there are")
+    centre = () if manifest.index is None else manifest.index.centre
+    _require(len(centre) in (0, manifest.dim), "the centre of the index has other dimensions")
     return manifest
 
 
@@ -335,8 +358,8 @@ def _deletions(item: Any) -> DeletionsEntry:
 
 
 def _index(item: Any) -> IndexEntry:
-    seconds = item["build_seconds"]
-    _require(type(seconds) in (int, float) and math.isfinite(seconds), "build_seconds is no time")
+    metric, centre = item.get("metric", "l2"), item.get("centre", [])
+    _require(metric in METRICS and isinstance(centre, list), "its metric is not known")
     return IndexEntry(
         file=_file(item["file"]),
         kind=_text(item["kind"]),
@@ -347,12 +370,24 @@ def _index(item: Any) -> IndexEntry:
         recall_measured=_share(item["recall_measured"]),
         recall_k=_whole(item["recall_k"], 1),
         queries=_whole(item["queries"], 1),
-        build_seconds=float(seconds),
+        build_seconds=_number(item["build_seconds"]),
+        metric=metric,
+        centre=tuple(_number(value) for value in centre),
+        trained_rows=_whole(item.get("trained_rows", 0)),
+        milliseconds=_number(item.get("milliseconds", 0.0)),
     )
 
 
+def _number(value: Any) -> float:
+    _require(type(value) in (int, float) and math.isfinite(value), f"{value!r} is no number")
+    return float(value)
+
+
 def _settings(item: Any) -> Settings:
-    return Settings(_share(item["recall"]), _whole(item["exact_rows"]))
+    metric, prefer = item.get("metric", "l2"), item.get("prefer", "build")
+    _require(metric in METRICS and prefer in PREFERENCES, "its settings are not known")
+    memory = _whole(item.get("memory", 0))
+    return Settings(_share(item["recall"]), _whole(item["exact_rows"]), memory, prefer, metric)
 
 
 def _model(item: Any) -> ModelEntry:

@@ -24,15 +24,15 @@ from latentdb.filters import Filter
 from latentdb.images import check_picture
 from latentdb.inputs import as_latents, check_ids
 from latentdb.manifest import MANIFEST
+from latentdb.metrics import L2, check_metric
 from latentdb.models import ModelLike, check_same, codec_of, describe, load_model
 from latentdb.pictures import write_each, write_images, write_query, write_vectors
-from latentdb.query import Hits
+from latentdb.search import Hits, Searcher, cut
 from latentdb.segment import Floats, Ints
 from latentdb.store import Snapshot, Store
-from latentdb.target import Target, TargetLike, resolve
+from latentdb.target import Target, TargetLike, combined, own_rows, read_targets, resolve
 from latentdb.upkeep import IndexKeeper
 
-METRIC = "l2"
 MAX_K = 100_000
 PathLike = str | os.PathLike[str]
 Opened = TypeVar("Opened", bound="Reader")
@@ -127,45 +127,156 @@ class Reader:
 
     # --- ask --------------------------------------------------------------------
 
-    def query(self, target: TargetLike, *, k: int = 10, where: str | None = None) -> Matches:
+    def query(
+        self,
+        target: TargetLike | None = None,
+        *,
+        k: int | None = None,
+        where: str | None = None,
+        metric: str = L2,
+        radius: float | None = None,
+        exclude_self: bool = False,
+        like: Sequence[TargetLike] = (),
+        unlike: Sequence[TargetLike] = (),
+    ) -> Matches:
         """Find the rows nearest to a target.
 
         Parameters
         ----------
         target
-            An id, an image path, or an array ``[d]``.
+            An id, an image path, or an array ``[d]``; may be left out where
+            `like` is given.
         k
-            Neighbours wanted.
+            Neighbours wanted: 10, or with `radius` as many as there are.
         where
             A metadata expression, such as ``'label == "cat" and year > 2000'``.
+        metric
+            ``"l2"``, ``"cosine"``, ``"wasserstein"`` or ``"kl"``: see
+            `latentdb.metrics`.
+        radius
+            Only rows within this distance.
+        exclude_self
+            Leave out the rows of the target, and of the examples.
+        like, unlike
+            Further targets to be near to, and targets to be far from: the mean
+            of the former, moved on by its distance from the mean of the latter
+            (Rocchio 1971).
 
         Raises
         ------
         NotFoundError
             If the target is neither an id nor a file.
         FilterError, InvalidInputError
-            If the expression or k cannot be used.
+            If the expression, k, metric or radius cannot be used.
+        """
+        liked = [*([] if target is None else [target]), *like]
+        if not liked:
+            raise InvalidInputError("nothing to look for: give a target, or examples with like")
+        snapshot = self._snapshot()
+        found = self._resolve(snapshot, [*liked, *unlike])
+        searcher = self._keeper.searcher(snapshot, check_metric(metric))
+        place = searcher.space.place(*combined(found, len(liked)))
+        own = own_rows(snapshot, found) if exclude_self else None
+        hits = self._search(searcher, place, k, where, radius, len(own or ()))
+        return self._matches(snapshot, metric, hits, 0, frozenset(own or ()), k)
+
+    def query_many(
+        self,
+        targets: Sequence[TargetLike] | NDArray[Any],
+        *,
+        k: int | None = None,
+        where: str | None = None,
+        metric: str = L2,
+        radius: float | None = None,
+        exclude_self: bool = False,
+    ) -> tuple[Matches, ...]:
+        """Find the rows nearest to each of many targets, at once.
+
+        Parameters
+        ----------
+        targets
+            Ids, image paths, arrays ``[d]``; or an array ``[q, d]``.
+        k, where, metric, radius, exclude_self
+            As in `query`.
+
+        Returns
+        -------
+        tuple of Matches
+            One for each target, in their order.
         """
         snapshot = self._snapshot()
-        vector = self._resolve(snapshot, [target])[0].vector
-        hits = self._search(snapshot, vector[None], k, where)
-        rows = hits.rows[0][hits.rows[0] >= 0]
-        matches = tuple(
-            Match(place + 1, name, float(distance), path, metadata)
-            for place, (name, distance, path, metadata) in enumerate(
-                zip(
-                    snapshot.ids(rows),
-                    hits.distances[0][: len(rows)],
-                    snapshot.paths(rows),
-                    snapshot.metadata(rows),
-                    strict=True,
-                )
-            )
+        found = self._resolve(snapshot, list(targets))
+        searcher = self._keeper.searcher(snapshot, check_metric(metric))
+        places = [searcher.space.place(*combined([one], 1)) for one in found]
+        if not places:
+            return ()
+        own = [own_rows(snapshot, [one]) if exclude_self else set() for one in found]
+        most = max(map(len, own))
+        hits = self._search(searcher, np.concatenate(places), k, where, radius, most)
+        return tuple(
+            self._matches(snapshot, metric, hits, number, frozenset(own[number]), k)
+            for number in range(len(found))
         )
-        return Matches(METRIC, hits.exact, hits.scanned, matches)
+
+    def query_file(self, file: PathLike, **how: Any) -> tuple[tuple[str, Matches], ...]:
+        """`query_many` of the targets in a file, each with its name.
+
+        Parameters
+        ----------
+        file
+            Text with a target a line, or ``.npy`` of shape ``[n, d]``, whose
+            targets are named by their place.
+        how
+            As in `query_many`.
+
+        Raises
+        ------
+        InvalidInputError, NotFoundError
+            If the file cannot be used.
+        """
+        targets = read_targets(file, self._snapshot().dim)
+        names = [str(number) for number in range(len(targets))]
+        if isinstance(targets, list):
+            names = targets
+        return tuple(zip(names, self.query_many(targets, **how), strict=True))
+
+    @staticmethod
+    def _matches(
+        snapshot: Snapshot,
+        metric: str,
+        hits: Hits,
+        number: int,
+        own: frozenset[int],
+        k: int | None,
+    ) -> Matches:
+        """One line of hits with what the store has of the rows, less those of `own`."""
+        chosen = hits.rows[number] >= 0
+        if own:
+            chosen &= ~np.isin(hits.rows[number], list(own))
+        rows, distances = hits.rows[number][chosen][:k], hits.distances[number][chosen][:k]
+        facts = zip(
+            snapshot.ids(rows),
+            distances.tolist(),
+            snapshot.paths(rows),
+            snapshot.metadata(rows),
+            strict=True,
+        )
+        scanned = hits.scanned // len(hits.rows)
+        return Matches(
+            metric,
+            hits.exact,
+            scanned,
+            tuple(Match(place, *fact) for place, fact in enumerate(facts, 1)),
+        )
 
     def search(
-        self, vectors: NDArray[Any], *, k: int = 10, where: str | None = None
+        self,
+        vectors: NDArray[Any],
+        *,
+        k: int = 10,
+        where: str | None = None,
+        metric: str = L2,
+        z_log_var: NDArray[Any] | None = None,
     ) -> tuple[Floats, Ints]:
         """Find the rows nearest to many vectors: arrays in, arrays out.
 
@@ -173,8 +284,10 @@ class Reader:
         ----------
         vectors
             ``[q, d]``.
-        k, where
+        k, where, metric
             As in `query`.
+        z_log_var
+            ``[q, d]``: of the vectors, for a metric that compares posteriors.
 
         Returns
         -------
@@ -183,20 +296,46 @@ class Reader:
             infinity and -1 where there are fewer than k.
         """
         snapshot = self._snapshot()
-        queries = as_latents(vectors, snapshot.dim, "vectors")
-        hits = self._search(snapshot, queries, k, where)
+        searcher = self._keeper.searcher(snapshot, metric)
+        places = as_latents(vectors, snapshot.dim, "vectors")
+        if metric != L2:
+            check_metric(metric)
+            log_vars = None
+            if z_log_var is not None:
+                log_vars = as_latents(z_log_var, snapshot.dim, "z_log_var")
+            if log_vars is not None and len(log_vars) != len(places):
+                raise InvalidInputError(
+                    f"z_log_var has {len(log_vars)} rows for {len(places)} vectors"
+                )
+            places = searcher.space.place(places, log_vars)
+        hits = self._search(searcher, places, k, where, None, 0)
+        if hits.rows.shape[1] == k:
+            return hits.distances, hits.rows
         short = ((0, 0), (0, k - hits.rows.shape[1]))
         distances = np.pad(hits.distances, short, constant_values=np.inf)
         return distances, np.pad(hits.rows, short, constant_values=-1)
 
-    def _search(self, snapshot: Snapshot, queries: Floats, k: int, where: str | None) -> Hits:
-        if type(k) is not int or not 1 <= k <= MAX_K:
+    def _search(
+        self,
+        searcher: Searcher,
+        places: Floats,
+        k: int | None,
+        where: str | None,
+        radius: float | None,
+        more: int,
+    ) -> Hits:
+        """Search for k neighbours, and `more` that will be left out."""
+        if radius is not None and not (isinstance(radius, int | float) and radius >= 0):
+            raise InvalidInputError(f"radius {radius!r} cannot be used: give a distance, 0 or more")
+        compiled = None if where is None else self._filter(searcher.snapshot, where)
+        if k is None and radius is not None:
+            return searcher.within(places, radius, where=compiled)
+        wanted = 10 if k is None else k
+        if type(wanted) is not int or not 1 <= wanted <= MAX_K:
             raise InvalidInputError(f"k {k!r} cannot be used: give a whole number, 1 to {MAX_K}")
-        compiled = self._filter(snapshot, where)
-        index = None if compiled is not None else self._keeper.open(snapshot)
-        return query.search(
-            snapshot, queries, k=min(k, max(len(snapshot), 1)), where=compiled, index=index
-        )
+        most = min(wanted + more, max(len(searcher.snapshot), 1))
+        hits = searcher.search(places, k=most, where=compiled)
+        return hits if radius is None else cut(hits, radius)
 
     @staticmethod
     def _filter(snapshot: Snapshot, where: str | None) -> Filter | None:

@@ -43,11 +43,14 @@ class Target:
         The id or the path; ``"vector"`` for an array.
     vector
         float32 ``[d]``: its z_mean.
+    log_var
+        float32 ``[d]``: its z_log_var; None of a vector, and in a store without.
     """
 
     kind: str
     name: str
     vector: Floats
+    log_var: Floats | None = None
 
 
 def resolve(
@@ -75,15 +78,19 @@ def resolve(
     names = [text for kind, text in split if kind in ("id", "any")]
     rows = dict(zip(names, snapshot.locate(names).tolist(), strict=True)) if names else {}
     known = [name for name, row in rows.items() if row >= 0]
-    vectors = snapshot.vectors(np.array([rows[name] for name in known], np.int64))
-    by_id = dict(zip(known, vectors, strict=True))
+    numbers = np.array([rows[name] for name in known], np.int64)
+    log_vars = snapshot.log_vars(numbers)
+    by_id = {
+        name: Target("id", name, vector, None if log_vars is None else log_vars[place])
+        for place, (name, vector) in enumerate(zip(known, snapshot.vectors(numbers), strict=True))
+    }
     found: list[Target | None] = []
     images: list[str] = []
     for target, (kind, text) in zip(targets, split, strict=True):
         if kind == "vector":
             found.append(Target("vector", "vector", _one(target, snapshot.dim, "the vector")))
         elif text in by_id and kind in ("id", "any"):
-            found.append(Target("id", text, by_id[text]))
+            found.append(by_id[text])
         elif kind == "id" or (kind == "any" and not os.path.exists(text)):
             raise _not_found(snapshot, text, kind)
         elif kind == "npy" or (kind == "any" and text.endswith(".npy")):
@@ -94,10 +101,73 @@ def resolve(
     if images:
         model = codec()
         spec = model.card.preprocessing
-        means = model.encode(np.stack([read_image(name, spec) for name in images]))[0]
-        fill = iter(Target("file", n, mean) for n, mean in zip(images, means, strict=True))
+        means, spreads = model.encode(np.stack([read_image(name, spec) for name in images]))
+        fill = iter(
+            Target("file", name, mean, None if spreads is None else spreads[place])
+            for place, (name, mean) in enumerate(zip(images, means, strict=True))
+        )
         return [next(fill) if target is None else target for target in found]
     return [target for target in found if target is not None]
+
+
+def read_targets(file: str | os.PathLike[str], dim: int) -> list[str] | Floats:
+    """Targets of a file: a line each, or the rows of a ``.npy`` of shape ``[n, dim]``.
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        If it is not there, or holds something else.
+    """
+    path = os.fspath(file)
+    if path.endswith(".npy"):
+        return as_latents(_array(path, f"[n, {dim}]"), dim, path)
+    try:
+        with open(path, encoding="utf-8") as lines:
+            found = [line.strip() for line in lines]
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} does not exist: expected a file of targets") from error
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise InvalidInputError(f"{path} is no text file with a target a line: {told}") from error
+    return [line for line in found if line]
+
+
+def combined(targets: Sequence[Target], liked: int) -> tuple[Floats, Floats | None]:
+    """One z_mean and z_log_var, ``[1, d]``, out of targets to be near to and to be far from.
+
+    Parameters
+    ----------
+    targets
+        First those to be near to, then those to be far from.
+    liked
+        How many the former are.
+
+    Returns
+    -------
+    z_mean, z_log_var
+        Of several targets there is no z_log_var: their mean has no posterior.
+    """
+    if len(targets) == 1:
+        log_var = targets[0].log_var
+        return targets[0].vector[None], None if log_var is None else log_var[None]
+    vectors = np.stack([target.vector for target in targets]).astype(np.float64)
+    mean = vectors[:liked].mean(axis=0)
+    if len(targets) > liked:
+        mean = 2 * mean - vectors[liked:].mean(axis=0)
+    return mean.astype(np.float32)[None], None
+
+
+def own_rows(snapshot: Snapshot, targets: Sequence[Target]) -> set[int]:
+    """Row numbers of targets that are in the store: by id, or by the path of an image."""
+    ids = [target.name for target in targets if target.kind == "id"]
+    found = set(snapshot.locate(ids).tolist()) if ids else set()
+    files = {os.path.abspath(target.name) for target in targets if target.kind == "file"}
+    if files:
+        for segment in snapshot.segments:
+            if segment.paths is not None:
+                places = [place for place, path in enumerate(segment.paths) if path in files]
+                found.update(segment.numbers(np.array(places, np.int64)).tolist())
+    return found - {-1}
 
 
 def _split(target: TargetLike) -> tuple[str, str]:
@@ -124,18 +194,21 @@ def _one(values: Any, dim: int, name: str) -> Floats:
 
 
 def _load(path: str, dim: int) -> Floats:
+    return _one(_array(path, f"[{dim}]"), dim, path)
+
+
+def _array(path: str, shape: str) -> NDArray[Any]:
     if not os.path.isfile(path):
-        raise NotFoundError(f"{path} does not exist: expected a .npy file of shape [{dim}]")
+        raise NotFoundError(f"{path} does not exist: expected a .npy file of shape {shape}")
     try:
         with open(path, "rb") as file:
             if file.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:
                 raise ValueError("it begins otherwise")
             file.seek(0)
-            array = np.load(file, allow_pickle=False)
+            return np.asarray(np.load(file, allow_pickle=False))
     except _NOT_NPY as error:
         told = " ".join(str(error).split())
         raise InvalidInputError(f"{path} is not a .npy file of numbers: {told}") from error
-    return _one(array, dim, path)
 
 
 def _not_found(snapshot: Snapshot, text: str, kind: str) -> NotFoundError:

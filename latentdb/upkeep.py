@@ -1,4 +1,4 @@
-"""When to build the search index, and the one that is open."""
+"""When to build the search index, the one that is open, and what searches with it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from latentdb import query
+from latentdb import plan as plans
 from latentdb.compaction import compact, is_due
-from latentdb.errors import CorruptStoreError, NotFoundError, StoreError
-from latentdb.index import EXACT_ROWS, KIND, Fetch, VectorIndex
-from latentdb.index import build as build_index
+from latentdb.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreError
+from latentdb.index import VectorIndex
 from latentdb.ingest import Progress, Report
 from latentdb.manifest import FileEntry, IndexEntry, Settings
+from latentdb.metrics import KL
+from latentdb.search import Searcher
 from latentdb.store import Snapshot, Writer
+from latentdb.tuning import Tuning, extend
+from latentdb.tuning import build as build_index
 
 MOST_DELETED = 0.1  # of the rows in the index: they cost probes and find nothing
+_TAIL = 50  # the rows newer than the index may be one in so many, if they are over EXACT_ROWS
+_GROWN = 2  # times the rows it was built for: its lists are too long, it is built anew
 
 
 def _deleted_since(snapshot: Snapshot, entry: IndexEntry) -> int:
@@ -38,6 +43,7 @@ class IndexKeeper:
 
     def __init__(self) -> None:
         self._opened: tuple[str, VectorIndex | None] | None = None
+        self._searchers: dict[str, Searcher] = {}
 
     def open(self, snapshot: Snapshot) -> VectorIndex | None:
         """The index of a version; None where there is none, or it is damaged."""
@@ -47,7 +53,8 @@ class IndexKeeper:
         if self._opened is None or self._opened[0] != entry.file.name:
             try:
                 data = snapshot.file(entry.file)
-                index = VectorIndex.load(data, entry.parameters, rows=entry.rows, dim=snapshot.dim)
+                dim = Searcher(snapshot, metric=entry.metric).space.dim(snapshot.dim)
+                index = VectorIndex.load(data, entry.parameters, rows=entry.rows, dim=dim)
                 self._opened = entry.file.name, index
             except (CorruptStoreError, NotFoundError) as error:
                 warnings.warn(
@@ -58,59 +65,133 @@ class IndexKeeper:
                 self._opened = entry.file.name, None
         return self._opened[1]
 
+    def searcher(self, snapshot: Snapshot, metric: str) -> Searcher:
+        """What searches a version under a metric; the same object while nothing changed."""
+        found = self._searchers.get(metric)
+        if found is None or found.snapshot is not snapshot:
+            entry = snapshot.manifest.index
+            serves = entry is not None and entry.metric == metric
+            index = self.open(snapshot) if serves else None
+            found = self._searchers[metric] = Searcher(snapshot, index, metric=metric)
+        return found
+
     def maintain(self, writer: Writer, report: Report | None) -> None:
         """Merge segments and build the index where reading has become slow without."""
         if is_due(writer.snapshot):
             compact(writer, everything=False)
+        try:
+            self._maintain(writer, report)
+        except StoreError as error:
+            # The rows are committed: what was asked for is done.
+            warnings.warn(
+                f"the search index was not built ({error}); latentdb optimize builds it",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    def _maintain(self, writer: Writer, report: Report | None) -> None:
         manifest = writer.snapshot.manifest
         entry = manifest.index
         if entry is None:
-            due = manifest.rows > max(EXACT_ROWS, manifest.settings.exact_rows)
-        else:
-            tail = manifest.next_row - entry.rows_below
-            gone = _deleted_since(writer.snapshot, entry)
-            due = gone > MOST_DELETED * entry.rows or tail > max(EXACT_ROWS, entry.rows // 2)
-            due = due or self.open(writer.snapshot) is None
-        if due:
-            try:
+            if manifest.rows > max(plans.EXACT_ROWS, manifest.settings.exact_rows):
                 self.build(writer, manifest.settings, report)
-            except StoreError as error:
-                # The rows are committed: what was asked for is done.
-                warnings.warn(
-                    f"the search index was not built ({error}); latentdb optimize builds it",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
-
-    def build(self, writer: Writer, settings: Settings, report: Report | None) -> None:
-        snapshot = writer.snapshot
-        if len(snapshot) <= EXACT_ROWS:
-            writer.drop_index(settings)
             return
-        if report is not None:
-            report(Progress(f"building the search index over {len(snapshot)} rows", 0, None))
-        fetch: Fetch = snapshot.vectors
+        tail = manifest.next_row - entry.rows_below
+        gone = _deleted_since(writer.snapshot, entry)
+        index = self.open(writer.snapshot)
+        long = tail > max(plans.EXACT_ROWS, entry.rows // _TAIL)
+        due = index is None or gone > MOST_DELETED * entry.rows
+        due = due or (long and manifest.rows > _GROWN * max(entry.trained_rows, 1))
+        if index is not None and long and not due:
+            due = not self._extend(writer, index, entry, report)
+        if due:
+            self.build(writer, manifest.settings, report)
+
+    def _extend(
+        self, writer: Writer, index: VectorIndex, entry: IndexEntry, report: Report | None
+    ) -> bool:
+        """Add the rows newer than the index to it, which takes a tenth of building it."""
+        snapshot = writer.snapshot
+        _tell(report, f"adding {len(snapshot) - entry.rows} rows to the search index", 0, None)
+        searcher = Searcher(snapshot, index, metric=entry.metric)
+        made = extend(
+            index.copy(),
+            searcher.blocks,
+            searcher.space.dim(snapshot.dim),
+            searcher.fetch,
+            recall=snapshot.manifest.settings.recall,
+        )
+        if made is None:
+            return False
+        settings = snapshot.manifest.settings
+        _commit(writer, searcher, *made, settings, entry.trained_rows)
+        return True
+
+    def build(self, writer: Writer, settings: Settings, report: Report | None) -> str:
+        """Build the index anew; say why there is none, where there is none.
+
+        Raises
+        ------
+        InvalidInputError
+            If the metric can have no index.
+        """
+        snapshot = writer.snapshot
+        if settings.metric == KL:
+            raise InvalidInputError("metric 'kl' can have no index: use wasserstein, or no index")
+        searcher = Searcher(snapshot, metric=settings.metric, anew=True)
+        dim = searcher.space.dim(snapshot.dim)
+        chosen = plans.plan(len(snapshot), dim, settings.memory or None, prefer=settings.prefer)
+        if not chosen.kinds or len(snapshot) <= plans.EXACT_ROWS:
+            writer.drop_index(replace(settings, exact_rows=0))
+            return chosen.why
+        _tell(report, f"building the search index over {len(snapshot)} rows", 0, None)
         made = build_index(
-            list(query.blocks(snapshot)), snapshot.dim, fetch, recall=settings.recall
+            searcher.blocks,
+            dim,
+            searcher.fetch,
+            chosen,
+            recall=settings.recall,
+            report=lambda stage, done, total: _tell(report, stage, done, total),
         )
         if made is None:
             # Tried again when the store has doubled.
             writer.drop_index(replace(settings, exact_rows=2 * len(snapshot)))
-            return
-        index, tuning = made
-        writer.set_index(
-            index.dump(),
-            IndexEntry(
-                file=FileEntry("", 0, ""),
-                kind=KIND,
-                rows_below=snapshot.manifest.next_row,
-                rows=index.rows,
-                parameters=tuning.parameters,
-                recall_target=settings.recall,
-                recall_measured=tuning.recall,
-                recall_k=tuning.k,
-                queries=tuning.queries,
-                build_seconds=round(tuning.seconds, 3),
-            ),
-            settings,
-        )
+            return f"no index reaches recall {settings.recall} with less work than a scan"
+        _commit(writer, searcher, *made, settings, len(snapshot))
+        return chosen.why
+
+
+def _commit(
+    writer: Writer,
+    searcher: Searcher,
+    index: VectorIndex,
+    tuning: Tuning,
+    settings: Settings,
+    trained_rows: int,
+) -> None:
+    centre = searcher.space.centre
+    writer.set_index(
+        index.dump(),
+        IndexEntry(
+            file=FileEntry("", 0, ""),
+            kind=tuning.kind,
+            rows_below=writer.snapshot.manifest.next_row,
+            rows=index.rows,
+            parameters=tuning.parameters,
+            recall_target=settings.recall,
+            recall_measured=tuning.recall,
+            recall_k=tuning.k,
+            queries=tuning.queries,
+            build_seconds=round(tuning.seconds, 3),
+            metric=searcher.metric,
+            centre=() if centre is None else tuple(centre.tolist()),
+            trained_rows=trained_rows,
+            milliseconds=round(tuning.milliseconds, 4),
+        ),
+        settings,
+    )
+
+
+def _tell(report: Report | None, stage: str, done: int, total: int | None) -> None:
+    if report is not None:
+        report(Progress(stage, done, total))

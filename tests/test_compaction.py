@@ -104,10 +104,9 @@ def test_readers_keep_their_version_while_segments_are_merged(tmp_path: Path) ->
 def test_the_index_stays_right_when_rows_it_holds_are_compacted_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from latentdb import index, upkeep
+    from latentdb import plan
 
-    for module in (index, upkeep):
-        monkeypatch.setattr(module, "EXACT_ROWS", 1500)
+    monkeypatch.setattr(plan, "EXACT_ROWS", 1500)
     random = np.random.default_rng(1)
     centres = random.normal(size=(40, 6)) * 4
     points = (centres[random.integers(0, 40, 3000)] + random.normal(size=(3000, 6)) * 0.2).astype(

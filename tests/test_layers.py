@@ -14,17 +14,20 @@ PACKAGE = Path(__file__).resolve().parents[1] / "latentdb"
 # A module imports modules of lower floors only.
 FLOORS = (
     ("errors",),
-    ("files", "inputs", "metadata", "arithmetic", "vae"),
+    ("files", "inputs", "metadata", "metrics", "plan", "arithmetic", "vae"),
     ("images", "manifest", "filters", "index"),
+    ("tuning",),
     ("codec", "parts"),
     ("segment", "leftovers"),
     ("store",),
     ("compaction", "target", "answers", "source"),
     ("query", "ingest", "models", "pictures", "verify", "export", "hdf5", "parquet"),
-    ("training", "upkeep", "importing"),
+    ("search", "training", "importing"),
+    ("upkeep",),
     ("reader",),
     ("database",),
-    ("console",),
+    ("console", "shell"),
+    ("asking",),
     ("cli",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -32,7 +35,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 HEAVY = {
     "tensorflow": {"vae", "codec"},
     "keras": {"vae", "codec"},
-    "faiss": {"index"},
+    "faiss": {"index", "tuning"},
     "h5py": {"parts", "codec", "export", "hdf5"},
     "pyarrow": {"export", "parquet"},
 }

@@ -339,7 +339,9 @@ def test_any_value_at_any_place_is_accepted_or_told() -> None:
     assert raised == []
 
 
-OPTIONAL = ("layout",)  # what format version 1 did not have
+OPTIONAL = (
+    *("layout", "metric", "centre", "trained_rows", "milliseconds", "memory", "prefer"),
+)  # what format version 1 did not have
 
 
 def test_any_lost_key_is_told() -> None:

@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from latentdb import query, upkeep
+from latentdb import index as indexes
+from latentdb import plan, query
 from latentdb.database import LatentDB
 from latentdb.filters import Filter
-from latentdb.index import MAX_K, VectorIndex
-from latentdb.query import Hits
+from latentdb.index import VectorIndex
+from latentdb.search import Hits, Searcher
 from latentdb.store import Snapshot, Store
 
 DIM = 8
+MAX_K = 100  # of those tuned for, in a store so small
 Array = NDArray[Any]
 
 
@@ -110,7 +112,7 @@ def matching(snapshot: Snapshot, expression: str) -> Array:
 def test_a_scan_of_a_store_is_exact(small: LatentDB) -> None:
     snapshot = snapshot_of(small)
     queries = vectors_of(20, 9)
-    hits = query.search(snapshot, queries, k=10)
+    hits = Searcher(snapshot).search(queries, k=10)
     assert hits.exact
     assert hits.scanned == 20 * 300
     check_exact(snapshot, hits, queries, snapshot.live_rows(), 10)
@@ -125,7 +127,7 @@ def test_a_filter_is_exact_and_gives_k_matches_wherever_k_exist(
     rows = matching(snapshot, expression)
     assert query.select(snapshot, where).tolist() == rows.tolist()
     queries = vectors_of(5, 9)
-    hits = query.search(snapshot, queries, k=12, where=where)
+    hits = Searcher(snapshot).search(queries, k=12, where=where)
     assert hits.exact
     assert hits.scanned == 5 * len(rows)
     check_exact(snapshot, hits, queries, rows, 12)
@@ -143,7 +145,7 @@ def test_any_filter_over_ids_is_exact(small: LatentDB, data: st.DataObject) -> N
     keep = np.array([(name in chosen) != negated for name in names])
     where = Filter(f"id {'not in' if negated else 'in'} {chosen!r}", snapshot.manifest.columns)
     queries = vectors_of(2, data.draw(st.integers(0, 5)))
-    hits = query.search(snapshot, queries, k=k, where=where)
+    hits = Searcher(snapshot).search(queries, k=k, where=where)
     check_exact(snapshot, hits, queries, live[keep], k)
 
 
@@ -151,7 +153,7 @@ def test_any_filter_over_ids_is_exact(small: LatentDB, data: st.DataObject) -> N
 def test_more_neighbours_than_rows_are_all_rows(small: LatentDB, k: int) -> None:
     snapshot = snapshot_of(small)
     queries = vectors_of(2, 9)
-    check_exact(snapshot, query.search(snapshot, queries, k=k), queries, snapshot.live_rows(), k)
+    check_exact(snapshot, Searcher(snapshot).search(queries, k=k), queries, snapshot.live_rows(), k)
 
 
 def test_matches_are_ranked_from_one(small: LatentDB) -> None:
@@ -172,14 +174,14 @@ def test_arrays_have_k_columns_even_where_there_are_fewer_rows(small: LatentDB) 
 
 
 def test_no_query_is_answered_with_no_line(small: LatentDB) -> None:
-    hits = query.search(snapshot_of(small), np.empty((0, DIM), np.float32), k=3)
+    hits = Searcher(snapshot_of(small)).search(np.empty((0, DIM), np.float32), k=3)
     assert hits.rows.shape == hits.distances.shape == (0, 3)
 
 
 def test_an_empty_store_has_no_matches(tmp_path: Path) -> None:
     db = LatentDB.create(tmp_path / "s.ldb", dim=DIM)
     assert len(db.query(np.zeros(DIM))) == 0
-    hits = query.search(snapshot_of(db), vectors_of(2), k=3)
+    hits = Searcher(snapshot_of(db)).search(vectors_of(2), k=3)
     assert hits.rows.tolist() == [[-1] * 3] * 2
     assert query.select(snapshot_of(db), None).tolist() == []
 
@@ -189,9 +191,9 @@ def test_many_queries_are_answered_in_parts(
 ) -> None:
     snapshot = snapshot_of(small)
     queries = vectors_of(50, 9)
-    whole = query.search(snapshot, queries, k=10)
-    monkeypatch.setattr(query, "_RANK_BYTES", 7 * 4 * DIM * (2 * 10 + 64))
-    parts = query.search(snapshot, queries, k=10)
+    whole = Searcher(snapshot).search(queries, k=10)
+    monkeypatch.setattr(indexes, "_RANK_BYTES", 7 * 8 * DIM * 26)
+    parts = Searcher(snapshot).search(queries, k=10)
     np.testing.assert_array_equal(parts.rows, whole.rows)
     assert parts.scanned == whole.scanned
 
@@ -201,7 +203,7 @@ def test_blocks_begin_at_a_row_number(small: LatentDB) -> None:
     live = snapshot.live_rows()
     for since in (0, 1, 99, 100, 260, 300, 349, 350):
         rows = []
-        for block in query.blocks(snapshot, since=since):
+        for block in Searcher(snapshot).blocks(since=since):
             kept = block.rows if block.keep is None else block.rows[block.keep]
             np.testing.assert_array_equal(snapshot.vectors(block.rows), block.vectors)
             rows += kept.tolist()
@@ -215,7 +217,7 @@ def test_blocks_begin_at_a_row_number(small: LatentDB) -> None:
 def indexed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatentDB]:
     """4,000 rows in the index, 400 after it, 100 of the former replaced."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upkeep, "EXACT_ROWS", 3000)  # for speed; the real one is 20,000
+        patch.setattr(plan, "EXACT_ROWS", 3000)  # for speed; the real one is 20,000
         db = LatentDB.create(tmp_path_factory.mktemp("indexed") / "s.ldb", dim=DIM)
         ids = [f"r{number}" for number in range(4000)]
         db.add(ids, vectors_of(4000, 1), metadata={"n": list(range(4000))})
@@ -249,7 +251,7 @@ def test_the_index_covers_what_was_there_when_it_was_built(indexed: LatentDB) ->
 def test_index_and_tail_together_reach_the_recall(indexed: LatentDB, k: int) -> None:
     snapshot = snapshot_of(indexed)
     queries = vectors_of(200, 9)
-    hits = query.search(snapshot, queries, k=k, index=index_of(snapshot))
+    hits = Searcher(snapshot, index_of(snapshot)).search(queries, k=k)
     assert not hits.exact
     _, true = truth(snapshot, queries, snapshot.live_rows(), k)
     assert recall(hits.rows, true) >= 0.98
@@ -283,7 +285,7 @@ def test_a_filter_beside_an_index_is_exact(indexed: LatentDB) -> None:
     rows = query.select(snapshot, where)
     assert rows.tolist() == [*range(40), *range(4000, 4400)]
     queries = vectors_of(5, 9)
-    hits = query.search(snapshot, queries, k=30, where=where, index=index_of(snapshot))
+    hits = Searcher(snapshot, index_of(snapshot)).search(queries, k=30, where=where)
     assert hits.exact
     check_exact(snapshot, hits, queries, rows, 30)
 
@@ -291,14 +293,14 @@ def test_a_filter_beside_an_index_is_exact(indexed: LatentDB) -> None:
 def test_more_neighbours_than_the_index_is_tuned_for_are_scanned(indexed: LatentDB) -> None:
     snapshot = snapshot_of(indexed)
     queries = vectors_of(3, 9)
-    hits = query.search(snapshot, queries, k=MAX_K + 1, index=index_of(snapshot))
+    hits = Searcher(snapshot, index_of(snapshot)).search(queries, k=MAX_K + 1)
     assert hits.exact
     check_exact(snapshot, hits, queries, snapshot.live_rows(), MAX_K + 1)
 
 
 def test_recall_holds_around_deleted_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All photos of one day are replaced, and one of the old ones is looked for."""
-    monkeypatch.setattr(upkeep, "EXACT_ROWS", 3000)
+    monkeypatch.setattr(plan, "EXACT_ROWS", 3000)
     random = np.random.default_rng(0)
     centres = 5 * random.normal(size=(20, DIM))
     cluster = np.sort(random.integers(20, size=4000))

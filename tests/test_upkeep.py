@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentdb import upkeep
+from latentdb import plan
 from latentdb.database import LatentDB
 from latentdb.ingest import Progress
 from latentdb.manifest import IndexEntry, Settings
@@ -34,7 +34,7 @@ def names(start: int, stop: int) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "EXACT_ROWS", LIMIT)  # for speed; the real one is 20,000
+    monkeypatch.setattr(plan, "EXACT_ROWS", LIMIT)  # for speed; the real one is 20,000
 
 
 def filled(path: Path, count: int, recall: float = 0.9) -> LatentDB:
@@ -48,7 +48,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that has just got its index; not to be changed."""
     path = tmp_path_factory.mktemp("template") / "s"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upkeep, "EXACT_ROWS", LIMIT)
+        patch.setattr(plan, "EXACT_ROWS", LIMIT)
         filled(path, LIMIT + 1)
     return path
 
@@ -123,19 +123,19 @@ def test_where_an_index_is_no_gain_it_is_not_tried_at_every_commit(tmp_path: Pat
 
 def test_optimize_takes_a_new_recall_and_keeps_it(tmp_path: Path) -> None:
     db = filled(tmp_path / "s", LIMIT + 1, recall=0.5)
-    probes = entry_of(db).parameters["probes_10"]
+    probes = entry_of(db).parameters["effort_10"]
     info = db.optimize(recall=0.99)
     assert info.recall_target == 0.99
     assert info.index is not None
     assert info.index.recall_target == 0.99
-    assert info.index.parameters["probes_10"] > probes
+    assert info.index.parameters["effort_10"] > probes
     assert db.optimize().recall_target == 0.99
 
 
 def test_optimize_of_a_small_store_drops_the_index(
     db: LatentDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "EXACT_ROWS", 2 * LIMIT)
+    monkeypatch.setattr(plan, "EXACT_ROWS", 2 * LIMIT)
     assert db.optimize().index is None
     check_exact(db)
 
@@ -143,7 +143,12 @@ def test_optimize_of_a_small_store_drops_the_index(
 def test_building_is_reported(db: LatentDB) -> None:
     told: list[Progress] = []
     db.optimize(report=told.append)
-    assert [item.stage for item in told] == [f"building the search index over {LIMIT + 1} rows"]
+    assert told[0].stage == f"building the search index over {LIMIT + 1} rows"
+    assert {item.stage for item in told[1:]} == {
+        "training the search index",
+        "building the search index",
+        "tuning the search index",
+    }
 
 
 # --- loss -----------------------------------------------------------------------
@@ -254,11 +259,11 @@ def test_a_keeper_opens_an_index_once_and_a_new_one_again(tmp_path: Path, db: La
 FULL_DISK = """
 import resource, sys
 import numpy as np
-from latentdb import upkeep
+from latentdb import plan
 from latentdb.database import LatentDB
 from latentdb.errors import StoreError
 
-upkeep.EXACT_ROWS = int(sys.argv[2])
+plan.EXACT_ROWS = int(sys.argv[2])
 with LatentDB.open(sys.argv[1]) as db:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, hard))
@@ -304,11 +309,10 @@ def test_an_index_that_does_not_fit_leaves_the_store_and_its_old_index(
 def test_rows_deleted_before_the_index_was_built_do_not_build_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from latentdb import index, upkeep
+    from latentdb import plan
     from latentdb.database import LatentDB
 
-    for module in (index, upkeep):
-        monkeypatch.setattr(module, "EXACT_ROWS", 1500)
+    monkeypatch.setattr(plan, "EXACT_ROWS", 1500)
     random = np.random.default_rng(1)
     centres = random.normal(size=(40, 6)) * 4
     points = centres[random.integers(0, 40, 3000)] + random.normal(size=(3000, 6)) * 0.2

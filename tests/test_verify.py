@@ -97,10 +97,9 @@ def test_lost_deletions_are_told(path: Path) -> None:
 def test_a_damaged_index_is_dropped_and_built_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from latentdb import index, upkeep
+    from latentdb import plan
 
-    for module in (index, upkeep):
-        monkeypatch.setattr(module, "EXACT_ROWS", 1500)
+    monkeypatch.setattr(plan, "EXACT_ROWS", 1500)
     random = np.random.default_rng(1)
     centres = random.normal(size=(40, 6)) * 4
     points = centres[random.integers(0, 40, 3000)] + random.normal(size=(3000, 6)) * 0.2

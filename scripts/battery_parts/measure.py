@@ -57,7 +57,7 @@ def commit_times(
     summary = Summary("commit-times")
     with (
         workshop() as folder,
-        mock.patch("latentdb.upkeep.EXACT_ROWS", 1 << 60),
+        mock.patch("latentdb.plan.EXACT_ROWS", 1 << 60),
         mock.patch("latentdb.compaction.MOST_SEGMENTS", 1 << 60),
     ):
         fill(folder / "full", rows)

@@ -179,8 +179,8 @@ class Generator:
 def small(*, grace: float = -1, index_above: int = 100) -> Iterator[None]:
     """Make everything happen early: segments of a few rows, an index of a hundred."""
     changes: dict[str, dict[str, Any]] = {
-        "latentdb.index": {"EXACT_ROWS": index_above, "_QUERIES": 20},
-        "latentdb.upkeep": {"EXACT_ROWS": index_above},
+        "latentdb.plan": {"EXACT_ROWS": index_above},
+        "latentdb.tuning": {"QUERIES": 20},
         "latentdb.store": {"GRACE_SECONDS": grace, "SEGMENT_BYTES": 1024},
         "latentdb.compaction": {"MOST_SEGMENTS": 8, "_LEAST_ROWS": 50, "SEGMENT_BYTES": 32768},
     }

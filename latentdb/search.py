@@ -1,0 +1,416 @@
+"""One version of a store, ready to be searched under one metric.
+
+Index, rows newer than it, deletions and filter are put together to one answer.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentdb import query as rows_of
+from latentdb.errors import InvalidInputError
+from latentdb.filters import Filter
+from latentdb.index import Block, VectorIndex, rank, scan
+from latentdb.metrics import COSINE, KL, L2, Space, symmetric_kl
+from latentdb.plan import IVF
+from latentdb.segment import Floats, Ints, Segment
+from latentdb.store import Snapshot
+
+_FEW = 20_000  # rows kept by a filter that are compared one and all
+_FILTERS = 8  # whose rows are remembered
+_SAMPLE = 2_000  # rows by which the rank of a distance is estimated
+_KL_FACTOR, _KL_MORE = 10, 100  # candidates for each neighbour under kl, and so many more
+_PLACED = 65_536  # rows that are mapped to the space together
+_FIRST_WITHIN = 256  # rows that are looked for first within a radius
+MOST_WITHIN = 100_000
+_NONE = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Nearest rows of some queries.
+
+    Attributes
+    ----------
+    distances
+        float32 ``[q, k]``, ascending; infinity where there are fewer than k.
+    rows
+        int64 ``[q, k]`` row numbers; -1 where there are fewer.
+    exact
+        Whether every row that could match was compared.
+    scanned
+        Vectors that were compared, over all queries.
+    """
+
+    distances: Floats
+    rows: Ints
+    exact: bool
+    scanned: int
+
+
+class _Kept:
+    """The rows that a filter keeps."""
+
+    def __init__(self, rows: Ints) -> None:
+        self.rows = rows
+        self.block: Block | None = None
+        self.bitmap: NDArray[np.uint8] | None = None
+        self.by_list: Ints = _NONE
+        self.tail: Block | None = None
+
+
+class Searcher:
+    """A version of a store under a metric.
+
+    Parameters
+    ----------
+    snapshot
+        The version.
+    index
+        The one its manifest names, opened; used if it is of the same metric.
+    metric
+        One of `latentdb.metrics.METRICS`.
+    anew
+        To build another index: the present one counts for nothing.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        index: VectorIndex | None = None,
+        *,
+        metric: str = L2,
+        anew: bool = False,
+    ) -> None:
+        self.snapshot = snapshot
+        self.metric = metric
+        entry = snapshot.manifest.index
+        self._entry = None if anew or entry is None or entry.metric != metric else entry
+        self.index = None if self._entry is None else index
+        self._covered = 0 if self._entry is None else self._entry.rows_below
+        self._filters: OrderedDict[str, _Kept] = OrderedDict()
+
+    # --- the space --------------------------------------------------------------
+
+    @cached_property
+    def space(self) -> Space:
+        """Where rows are compared; the centre of cosine is that of the index, if it has one."""
+        if self.metric != COSINE:
+            return Space(self.metric)
+        if self._entry is not None:
+            return Space(COSINE, np.array(self._entry.centre, np.float64))
+        summed, count = rows_of.total(self.snapshot, None)
+        return Space(COSINE, summed / max(count, 1))
+
+    def fetch(self, rows: Ints) -> Floats:
+        """Places of row numbers in the space."""
+        means = self.snapshot.vectors(rows)
+        if self.metric == L2:
+            return means
+        return self.space.place(means, self._log_vars(rows))
+
+    def _log_vars(self, rows: Ints) -> Floats | None:
+        return self.snapshot.log_vars(rows) if self.space.posterior else None
+
+    def blocks(self, where: Filter | None = None, *, since: int = 0) -> Iterator[Block]:
+        """The rows to scan, from row number `since` on."""
+        for segment in self.snapshot.segments:
+            if segment.entry.last_row < since:
+                continue
+            keep = rows_of.kept(self.snapshot, segment, where)
+            first = int(np.searchsorted(segment.rows, since)) if since else 0
+            rows = segment.rows[first:]
+            kept = None if keep is None else keep[first:]
+            if self.metric == L2:
+                yield Block(rows, segment.z_mean[first:], kept)
+                continue
+            for start in range(0, len(rows), _PLACED):
+                part = slice(start, start + _PLACED)
+                yield Block(
+                    rows[part],
+                    self._placed(segment, slice(first + start, first + start + _PLACED)),
+                    None if kept is None else kept[part],
+                )
+
+    def _placed(self, segment: Segment, part: slice) -> Floats:
+        log_vars = segment.z_log_var if self.space.posterior else None
+        return self.space.place(segment.z_mean[part], None if log_vars is None else log_vars[part])
+
+    @cached_property
+    def tail(self) -> Block | None:
+        """The rows newer than the index, in memory; None where there are none."""
+        return _joined(list(self.blocks(since=self._covered)))
+
+    # --- search -----------------------------------------------------------------
+
+    def search(
+        self, queries: Floats, *, k: int, where: Filter | None = None, exact: bool = False
+    ) -> Hits:
+        """Find the nearest rows of each query.
+
+        Parameters
+        ----------
+        queries
+            float32 ``[q, dim]``: places in the space.
+        k
+            Neighbours wanted, at least one.
+        where
+            Keep only rows for which it is true.
+        exact
+            Compare every row that could match.
+        """
+        index = None if exact else self.index
+        if self.metric == KL:
+            return self._by_kl(queries, k, where)
+        return self._nearest(queries, k, where, index)
+
+    def _nearest(
+        self, queries: Floats, k: int, where: Filter | None, index: VectorIndex | None
+    ) -> Hits:
+        if where is not None:
+            kept = self._kept(where)
+            if index is None or index.kind != IVF or k > index.most or len(kept.rows) <= _FEW:
+                return self._exact(queries, k, kept)
+            return self._filtered(queries, k, kept, index)
+        if index is None or k > index.most:
+            found = scan(self.blocks(), queries, k)
+            return self._ranked(queries, found.rows, k, True, found.scanned)
+        found = index.search(queries, k, self.snapshot.deleted)
+        rows, scanned = found.rows, found.scanned
+        # Where most neighbours are deleted, those that remain may lie anywhere.
+        lacking = _NONE
+        if len(self.snapshot.deleted) or index.rows < 2 * k:
+            lacking = np.flatnonzero((rows >= 0).sum(axis=1) < k)
+        if self.tail is not None:
+            newer = scan([self.tail], queries, k)
+            rows = np.concatenate([rows, newer.rows], axis=1)
+            scanned += newer.scanned
+        if len(lacking):
+            every = scan(self.blocks(), queries[lacking], k)
+            scanned += every.scanned
+            short = max(0, every.rows.shape[1] - rows.shape[1])
+            rows = np.pad(rows, ((0, 0), (0, short)), constant_values=-1)
+            rows[lacking] = -1
+            rows[lacking, : every.rows.shape[1]] = every.rows
+        return self._ranked(queries, rows, k, False, scanned)
+
+    def _ranked(self, queries: Floats, rows: Ints, k: int, exact: bool, scanned: int) -> Hits:
+        distances, ranked = rank(queries, rows, self.fetch, k)
+        if self.metric == COSINE:
+            distances = self.space.distances(distances)
+        return Hits(distances, ranked, exact, scanned)
+
+    def _by_kl(self, queries: Floats, k: int, where: Filter | None) -> Hits:
+        """Rank the nearest by Wasserstein distance by symmetric KL divergence."""
+        rough = self._nearest(queries, _KL_FACTOR * k + _KL_MORE, where, None)
+        distances = np.full((len(queries), k), np.inf, np.float32)
+        rows = np.full((len(queries), k), -1, np.int64)
+        for number, query in enumerate(queries):
+            own = np.sort(rough.rows[number][rough.rows[number] >= 0])
+            divergences = symmetric_kl(query, self.fetch(own))
+            order = divergences.argsort(kind="stable")[:k]
+            distances[number, : len(order)] = divergences[order]
+            rows[number, : len(order)] = own[order]
+        every = len(self.snapshot) <= rough.rows.shape[1]
+        return Hits(distances, rows, every, rough.scanned)
+
+    def within(
+        self,
+        queries: Floats,
+        radius: float,
+        *,
+        where: Filter | None = None,
+    ) -> Hits:
+        """Find every row within a distance of each query, by comparing all of them.
+
+        Raises
+        ------
+        InvalidInputError
+            If they are more than `MOST_WITHIN`.
+        """
+        k = _FIRST_WITHIN
+        while True:
+            hits = self.search(queries, k=k, where=where, exact=True)
+            if not (hits.distances[:, -1] <= radius).any():
+                break
+            if k >= MOST_WITHIN:
+                raise InvalidInputError(
+                    f"over {MOST_WITHIN} rows lie within {radius}: give a smaller radius, or k"
+                )
+            k = min(8 * k, MOST_WITHIN)
+        return cut(hits, radius)
+
+    # --- filters ----------------------------------------------------------------
+
+    def _kept(self, where: Filter) -> _Kept:
+        kept = self._filters.get(where.text)
+        if kept is None:
+            kept = self._filters[where.text] = _Kept(rows_of.select(self.snapshot, where))
+            if len(self._filters) > _FILTERS:
+                self._filters.popitem(last=False)
+        return kept
+
+    def _exact(self, queries: Floats, k: int, kept: _Kept) -> Hits:
+        blocks: Iterator[Block]
+        if len(kept.rows) <= _FEW:
+            if kept.block is None:
+                kept.block = Block(kept.rows, self.fetch(kept.rows))
+            blocks = iter([kept.block])
+        else:
+            blocks = self._pieces(kept.rows)
+        found = scan(blocks, queries, k)
+        return self._ranked(queries, found.rows, k, True, found.scanned)
+
+    def _pieces(self, rows: Ints) -> Iterator[Block]:
+        for start in range(0, len(rows), _PLACED):
+            part = rows[start : start + _PLACED]
+            yield Block(part, self.fetch(part))
+
+    @cached_property
+    def _list_of(self) -> NDArray[np.int32]:
+        return _NONE.astype(np.int32) if self.index is None else self.index.list_of(self._covered)
+
+    @cached_property
+    def _rows_by_list(self) -> Ints:
+        held = self._list_of[self._list_of >= 0]
+        return np.bincount(held, minlength=0 if self.index is None else self.index.lists)
+
+    @cached_property
+    def _sample(self) -> Floats:
+        """Places of some rows of the index."""
+        held = np.flatnonzero(self._list_of >= 0)
+        random = np.random.default_rng(0)
+        chosen = random.choice(held, min(_SAMPLE, len(held)), replace=False)
+        # A row that was compacted away is in the index, but nowhere else.
+        alive = chosen[self._alive(chosen)]
+        return self.fetch(np.sort(alive))
+
+    def _alive(self, rows: Ints) -> NDArray[np.bool_]:
+        return ~self.snapshot.is_deleted(rows)
+
+    def _prepare(self, kept: _Kept, index: VectorIndex) -> NDArray[np.uint8]:
+        """The bitmap of the rows kept, and how many of them each list has."""
+        if kept.bitmap is None:
+            inside = kept.rows[: np.searchsorted(kept.rows, self._covered)]
+            bits = np.zeros(self._covered, bool)
+            bits[inside] = True
+            lists = self._list_of[inside]
+            kept.by_list = np.bincount(lists[lists >= 0], minlength=index.lists)
+            newer = kept.rows[len(inside) :]
+            kept.tail = Block(newer, self.fetch(newer)) if len(newer) else None
+            kept.bitmap = np.packbits(bits, bitorder="little")
+        return kept.bitmap
+
+    def _filtered(self, queries: Floats, k: int, kept: _Kept, index: VectorIndex) -> Hits:
+        """Probe as many lists as the rank of the answer among all rows asks for.
+
+        The index was tuned to find the K nearest of all rows, for several K.
+        Rows kept that are the k nearest have some rank among all rows: k times
+        fewer than one in a hundred is kept near the query, the rank is some
+        100 k, and the lists are probed that find so many neighbours.  First by
+        the share of rows kept in the lists around the query; then by the rank
+        of the distance that was found, estimated on a sample of all rows.
+        """
+        bitmap = self._prepare(kept, index)
+        every_square, every_list = index.order(queries)
+        parts = []
+        scanned = 0
+        for number in range(len(queries)):
+            one = queries[number : number + 1]
+            squares, lists = every_square[number], every_list[number]
+            held = np.cumsum(kept.by_list[lists])
+            seen = np.cumsum(self._rows_by_list[lists])
+            needed = _probes(k * seen / np.maximum(held, 1e-9), index)
+            enough = np.flatnonzero((np.arange(1, len(lists) + 1) >= needed) & (held >= 4 * k))
+            stop = int(enough[0]) + 1 if len(enough) else len(lists)
+            rows = self._probe(one, k, slice(0, stop), lists, squares, kept, bitmap, index)
+            distances, _ = rank(one, rows, self.fetch, k)
+            if np.isfinite(distances[0, -1]) and stop < len(lists):
+                rank_found = self._rank_of(one, float(distances[0, -1]))
+                further = min(int(_probes(np.array([max(rank_found, k)]), index)[0]), len(lists))
+            else:
+                further = len(lists)
+            if further > stop:
+                more = slice(stop, further)
+                found = self._probe(one, k, more, lists, squares, kept, bitmap, index)
+                rows = np.concatenate([rows, found], axis=1)
+            scanned += int(held[max(stop, further) - 1])
+            if kept.tail is not None:
+                newer = scan([kept.tail], one, k)
+                rows = np.concatenate([rows, newer.rows], axis=1)
+                scanned += newer.scanned
+            parts.append(rank(one, rows, self.fetch, k))
+        distances = np.concatenate([part[0] for part in parts])
+        ranked = np.concatenate([part[1] for part in parts])
+        if self.metric == COSINE:
+            distances = self.space.distances(distances)
+        return Hits(distances, ranked, False, scanned)
+
+    def _probe(
+        self,
+        one: Floats,
+        k: int,
+        part: slice,
+        lists: Ints,
+        squares: Floats,
+        kept: _Kept,
+        bitmap: NDArray[np.uint8],
+        index: VectorIndex,
+    ) -> Ints:
+        """Candidates in a part of the lists: those wholly kept need no look at the bitmap."""
+        chosen, distances = lists[part], squares[part]
+        held = kept.by_list[chosen]
+        whole = held == self._rows_by_list[chosen]
+        found = []
+        for mask, bits in (((held > 0) & ~whole, bitmap), ((held > 0) & whole, None)):
+            if mask.any():
+                probed = index.probe_kept(one, k, chosen[mask], distances[mask], bits)
+                found.append(probed.rows)
+        return np.concatenate(found, axis=1) if found else np.full((1, 0), -1, np.int64)
+
+    def _rank_of(self, one: Floats, distance: float) -> float:
+        """About how many rows of the index lie within a distance."""
+        squares = ((self._sample - one) ** 2).sum(axis=1)
+        within = float((squares <= distance * distance).mean()) if len(squares) else 0.0
+        return within * len(self._list_of)
+
+
+def _probes(neighbours: NDArray[np.float64], index: VectorIndex) -> NDArray[np.float64]:
+    """Lists to probe for so many neighbours: between and beyond those tuned for.
+
+    Interpolated between logarithms; beyond the last by the steepest slope seen,
+    and at least in proportion to the square root of the neighbours.
+    """
+    known = np.log(np.array(list(index.efforts), np.float64))
+    efforts = np.log(np.array(list(index.efforts.values()), np.float64))
+    sought = np.log(np.maximum(neighbours, 1.0))
+    within = np.interp(sought, known, efforts)
+    slope = 0.5
+    if len(known) > 1:
+        slope = max(slope, float((np.diff(efforts) / np.diff(known)).max()))
+    beyond = np.maximum(sought - known[-1], 0.0) * slope
+    return np.asarray(np.ceil(np.exp(np.minimum(within + beyond, 30.0))))
+
+
+def _joined(blocks: list[Block]) -> Block | None:
+    """Several blocks as one without rows that are not kept; None of nothing."""
+    rows = [block.rows if block.keep is None else block.rows[block.keep] for block in blocks]
+    if not sum(map(len, rows)):
+        return None
+    vectors = [
+        block.vectors if block.keep is None else block.vectors[block.keep] for block in blocks
+    ]
+    return Block(np.concatenate(rows), np.concatenate(vectors))
+
+
+def cut(hits: Hits, radius: float) -> Hits:
+    """Only what lies within a distance."""
+    far = hits.distances > radius
+    distances = np.where(far, np.float32(np.inf), hits.distances)
+    return Hits(distances, np.where(far, -1, hits.rows), hits.exact, hits.scanned)

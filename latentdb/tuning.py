@@ -1,0 +1,365 @@
+"""Build a search index and tune it to a recall, measured on the rows themselves."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentdb.index import CHUNK, Block, Fetch, Floats, Ints, VectorIndex, rank, scan, set_threads
+from latentdb.plan import DEGREE, HNSW, IVF, Plan
+
+Blocks = Callable[[], Iterator[Block]]
+Report = Callable[[str, int, int], None]
+
+TUNED_K = (10, 100, 1_000)  # neighbours; more are found by a scan
+QUERIES = 500  # twice so many rows are held out and asked for
+_FEWER = 10  # times fewer for the largest number of neighbours, each of which asks as many
+_FAR = 0.9  # of the target: a recall below it is told by few queries
+_TRAIN_PER_LIST = 39  # rows for k-means; faiss warns below
+_LOST = 0.003  # share of the variance that the codes may leave out
+_MOST_DIM = 1_024  # dimensions up to which axes are sought along which nothing varies
+_STEP = 16  # dimensions are scanned so many at a time
+_TRIAL = 40_000  # rows on which a graph is tried before it is built
+_TRIALS = 200  # single queries that are timed
+_NONE = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was measured of an index.
+
+    Attributes
+    ----------
+    kind
+        Of the index.
+    parameters
+        ``effort_K`` for K neighbours: lists probed, or candidates kept in the
+        graph; ``lists``; ``dims`` of its codes.
+    recall
+        Share of the true `k` nearest found, over `queries` rows that were
+        held out: the index did not have them yet.
+    k
+        Neighbours at which the recall was measured.
+    queries
+        Number of those rows.
+    seconds
+        Wall time of building and tuning.
+    milliseconds
+        Median time of one query on one thread, ranking included.
+    """
+
+    kind: str
+    parameters: Mapping[str, int]
+    recall: float
+    k: int
+    queries: int
+    seconds: float
+    milliseconds: float
+
+
+def build(
+    blocks: Blocks,
+    dim: int,
+    fetch: Fetch,
+    plan: Plan,
+    *,
+    recall: float,
+    seed: int = 0,
+    report: Report | None = None,
+) -> tuple[VectorIndex, Tuning] | None:
+    """Build what a plan names, tune it to a recall, and keep what is fastest.
+
+    Parameters
+    ----------
+    blocks
+        Gives all vectors, each time anew.
+    dim
+        Their dimensions.
+    fetch
+        Gives the vectors of row numbers.
+    plan
+        From `latentdb.plan.plan`.
+    recall
+        Least share of true neighbours to find.
+    seed
+        Of the samples.
+    report
+        Told the stage, rows done and rows in all.
+
+    Returns
+    -------
+    index, tuning
+        Or None where none reaches the recall with less work than an exact
+        scan, which misses nothing.
+    """
+    task = _Task(blocks, dim, fetch, recall, seed, report or _quiet)
+    best: tuple[VectorIndex, Tuning] | None = None
+    for kind in plan.kinds:
+        if kind == HNSW and best is not None and not task.promising(best[1]):
+            continue
+        made = task.build(kind, plan.lists)
+        if made is not None and (best is None or made[1].milliseconds < best[1].milliseconds):
+            best = made
+    return best
+
+
+def extend(
+    index: VectorIndex, blocks: Blocks, dim: int, fetch: Fetch, *, recall: float, seed: int = 0
+) -> tuple[VectorIndex, Tuning] | None:
+    """Add the rows an index has not, and tune it again.
+
+    Parameters
+    ----------
+    index
+        From `VectorIndex.copy`; changed in place.
+    blocks, dim, fetch, recall, seed
+        As in `build`.
+
+    Returns
+    -------
+    index, tuning
+        Or None, as `build`.
+    """
+    start = time.perf_counter()
+    held = index.row_numbers()
+    before = dict(index.efforts)
+    task = _Task(blocks, dim, fetch, recall, seed, _quiet, present=held)
+    task.fill(index, lambda rows: ~np.isin(rows, held))
+    # The newest rows may be easier to find than those the index was tuned on before.
+    return task.tuned(index, start, before)
+
+
+def _quiet(stage: str, done: int, total: int) -> None:
+    """No progress is wanted."""
+
+
+class _Task:
+    """Vectors to index, and the recall they are to be found with.
+
+    Some rows are held out: they are asked for while the index does not have
+    them, as if they were new, and are added at the end.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        dim: int,
+        fetch: Fetch,
+        recall: float,
+        seed: int,
+        report: Report,
+        *,
+        present: Ints = _NONE,
+    ) -> None:
+        self.blocks, self.dim, self.fetch = blocks, dim, fetch
+        self.recall, self.report = recall, report
+        self.random = np.random.default_rng(seed)
+        parts = [block.rows if block.keep is None else block.rows[block.keep] for block in blocks()]
+        self.rows: Ints = np.concatenate([_NONE, *parts])
+        new = self.rows if not len(present) else self.rows[~np.isin(self.rows, present)]
+        count = min(2 * QUERIES, len(new) // 4)
+        self.asked: Ints = self.random.choice(new, count, replace=False)
+        self.held = np.sort(self.asked)
+        self.queries = fetch(self.asked)
+        self._truth: dict[bool, Ints] = {}
+
+    def build(self, kind: str, lists: int) -> tuple[VectorIndex, Tuning] | None:
+        start = time.perf_counter()
+        index = self.empty(kind, lists)
+        self.fill(index)
+        return self.tuned(index, start, {})
+
+    def empty(self, kind: str, lists: int) -> VectorIndex:
+        """A trained index without rows."""
+        import faiss
+
+        set_threads(QUERIES)
+        self.report("training the search index", 0, len(self.rows))
+        most = _TRAIN_PER_LIST * (lists if kind == IVF else 1_000)
+        chosen = self.random.choice(self.rows, min(len(self.rows), most), replace=False)
+        sample = self.fetch(np.sort(chosen))
+        basis = _basis(sample)
+        turned = sample if basis is None else sample @ basis
+        dims = turned.shape[1]
+        made: Any
+        if kind == IVF:
+            made = faiss.IndexIVFScalarQuantizer(
+                faiss.IndexFlatL2(dims), dims, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
+            )
+            made.cp.min_points_per_centroid = 1  # a smaller sample is no reason for a warning
+            made.train(turned)
+        else:
+            make: Any = faiss.IndexHNSWSQ
+            graph = make(dims, faiss.ScalarQuantizer.QT_8bit, DEGREE)
+            graph.train(turned)
+            made = faiss.IndexIDMap(graph)
+        if basis is not None:
+            turn = faiss.LinearTransform(self.dim, dims, False)
+            faiss.copy_array_to_vector(np.ascontiguousarray(basis.T).reshape(-1), turn.A)
+            turn.is_trained = True
+            made = faiss.IndexPreTransform(turn, made)
+        return VectorIndex(made, {"lists": lists if kind == IVF else 0, "dims": dims})
+
+    def fill(
+        self, index: VectorIndex, wanted: Callable[[Ints], NDArray[np.bool_]] | None = None
+    ) -> None:
+        """Add every row wanted, but those held out."""
+        done = 0
+        set_threads(QUERIES)
+        for block in self._others():
+            keep = block.keep
+            if wanted is not None:
+                chosen = wanted(block.rows)
+                keep = chosen if keep is None else chosen & keep
+            for vectors, rows in _pieces(block, keep):
+                index.add(vectors, rows)
+                done += len(rows)
+                self.report("building the search index", done, len(self.rows))
+
+    def _others(self) -> Iterator[Block]:
+        """All rows but those held out."""
+        for block in self.blocks():
+            keep = ~np.isin(block.rows, self.held)
+            yield replace(block, keep=keep if block.keep is None else keep & block.keep)
+
+    def promising(self, rival: Tuning) -> bool:
+        """Whether a graph of some of the rows answers as fast as the rival of all of them.
+
+        A graph of all rows is slower than that of some, and takes minutes to build.
+        """
+        if len(self.rows) <= _TRIAL:
+            return True
+        self.report("trying a graph", 0, _TRIAL)
+        rows = np.sort(self.random.choice(self.rows, _TRIAL, replace=False))
+        vectors = self.fetch(rows)
+
+        def fetch(wanted: Ints) -> Floats:
+            return vectors[np.searchsorted(rows, wanted)]
+
+        trial = _Task(lambda: iter([Block(rows, vectors)]), self.dim, fetch, self.recall, 0, _quiet)
+        made = trial.build(HNSW, 0)
+        return made is not None and made[1].milliseconds < rival.milliseconds
+
+    def tuned(
+        self, index: VectorIndex, start: float, least: Mapping[int, int]
+    ) -> tuple[VectorIndex, Tuning] | None:
+        """The index with the least efforts that keep the recall; None if none does.
+
+        At its end, it has the rows held out too.
+        """
+        self.report("tuning the search index", 0, len(self.rows))
+        measured = 1.0
+        for k in TUNED_K:
+            index.parameters.pop(f"effort_{k}", None)
+            found = self.effort(index, k, least.get(k, 1))
+            if found is None and k == TUNED_K[0]:
+                return None
+            if found is None:
+                break  # so many neighbours are found by a scan
+            index.parameters[f"effort_{k}"], share = found
+            measured = share if k == TUNED_K[0] else measured
+        taken = self.milliseconds(index)
+        index.add(self.queries, self.asked)
+        seconds = time.perf_counter() - start
+        parameters = {name: n for name, n in index.parameters.items() if "probes" not in name}
+        index.parameters = parameters
+        count = len(self.asked)
+        return index, Tuning(index.kind, parameters, measured, TUNED_K[0], count, seconds, taken)
+
+    def truth(self, k: int) -> tuple[Floats, Ints]:
+        """Vectors to ask for, and the k true neighbours of each among the rows not held out."""
+        many = k > TUNED_K[-2]
+        count = len(self.asked) // (_FEWER if many else 1)
+        queries = self.queries[:count]
+        if many not in self._truth:
+            most = min(TUNED_K[-1 if many else -2], len(self.rows) - len(self.held))
+            exact = scan(self._others(), queries, most)
+            self._truth[many] = rank(queries, exact.rows, self.fetch, most)[1]
+        return queries, self._truth[many][:, :k]
+
+    def effort(self, index: VectorIndex, k: int, least: int) -> tuple[int, float] | None:
+        """Least effort that reaches the recall on the rows held out, and what it reaches.
+
+        None if that is no less work than a scan.
+        """
+        queries, truth = self.truth(k)
+
+        def shares(effort: int, part: slice) -> NDArray[np.float64]:
+            """Share of the true neighbours found, for each query."""
+            found = index.probe(queries[part], k, effort, _NONE)
+            _, ranked = rank(queries[part], found.rows, self.fetch, k)
+            pairs = zip(truth[part], ranked, strict=True)
+            return np.array([np.isin(true, own).mean() for true, own in pairs])
+
+        def enough(effort: int) -> bool:
+            # A tenth tells where it falls far short.
+            if float(shares(effort, slice(0, max(1, len(queries) // 10))).mean()) < _FAR * target:
+                return False
+            found = shares(effort, slice(None))
+            # Two standard errors: tuned to the bare target, other queries fall below it.
+            margin = 2 * float(found.std()) / math.sqrt(len(found))
+            reached[effort] = float(found.mean())
+            return reached[effort] - margin >= target
+
+        target = self.recall
+        reached: dict[int, float] = {}
+        if k > len(self.rows) // 8:
+            return None
+        most = index.lists // 2 if index.kind == IVF else len(self.rows) // 8
+        least = min(max(least, 1 if index.kind == IVF else 2 * k), most)
+        high = least
+        while not enough(high):
+            if high >= most:
+                return None
+            high = min(2 * high, most)
+        low = high // 2 if high > least else high - 1
+        while high - low > max(1, high // 32):
+            middle = (low + high) // 2
+            low, high = (low, middle) if enough(middle) else (middle, high)
+        return high, reached[high]
+
+    def milliseconds(self, index: VectorIndex) -> float:
+        """Median time of a query for the fewest neighbours, ranking included."""
+        taken = []
+        for number in range(min(_TRIALS, len(self.queries))):
+            one = self.queries[number : number + 1]
+            start = time.perf_counter()
+            rank(one, index.search(one, TUNED_K[0], _NONE).rows, self.fetch, TUNED_K[0])
+            taken.append(time.perf_counter() - start)
+        return 1_000 * float(np.median(taken))
+
+
+def _pieces(block: Block, keep: NDArray[np.bool_] | None) -> Iterator[tuple[Floats, Ints]]:
+    """The vectors and row numbers of a block, some at a time."""
+    for place in range(0, len(block.rows), CHUNK):
+        part = slice(place, place + CHUNK)
+        vectors, rows = block.vectors[part], block.rows[part]
+        if keep is not None:
+            vectors, rows = vectors[keep[part]], rows[keep[part]]
+        if len(rows):
+            yield np.ascontiguousarray(vectors), rows
+
+
+def _basis(sample: Floats) -> Floats | None:
+    """Axes of the variance that matters, float32 ``[d, m]``; None where all of it does.
+
+    A VAE leaves dimensions dead, whose z_mean hardly varies: along them no two
+    rows differ, and codes of them cost time.  Orthonormal axes (principal
+    components) keep L2 distances, so candidates stay candidates.
+    """
+    dim = sample.shape[1]
+    if not 2 * _STEP <= dim <= _MOST_DIM or len(sample) < 2:
+        return None
+    centred = sample - sample.mean(axis=0, dtype=np.float64)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    values, vectors = values[::-1].clip(0), vectors[:, ::-1]
+    left = 1 - np.cumsum(values) / max(float(values.sum()), 1e-300)
+    needed = int(np.argmax(left <= _LOST)) + 1
+    dims = -(-needed // _STEP) * _STEP
+    return None if dims >= dim else np.ascontiguousarray(vectors[:, :dims], np.float32)
