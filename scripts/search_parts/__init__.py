@@ -1,0 +1,1 @@
+"""The parts of scripts/bench_search: data sets, systems, the phases of a measurement, tables."""
