@@ -56,8 +56,11 @@ def get(
 
     with LatentDB.open(store) as db:
         ids = db.ids()
+        log_vars = db.log_vars(ids)
+        if log_vars is None:
+            sys.exit(f"{trained} gives no z_log_var: without there is no noise to repeat with")
         np.save(files[0], db.vectors(ids))
-        np.save(files[1], db.log_vars(ids))
+        np.save(files[1], log_vars)
     return files
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from latentdb import LatentDB
 from search_parts import raw
-from search_parts.measuring import Watch, hits, lines, tune
+from search_parts.measuring import Watch, grid, hits, lines, tune
 from search_parts.sets import Floats, Ints, K, Rows
 from search_parts.systems import Missing, System
 
@@ -205,7 +205,7 @@ class Twin:
         if self.ranked is None or self.value is not None:
             return
         most = _inner(self.ranked.index).nlist if self._inverted else 2000
-        values = raw.grid(1 if self._inverted else raw.CANDIDATES, most)
+        values = grid(1 if self._inverted else raw.CANDIDATES, most)
 
         def shares(value: int) -> Any:
             self.turn(value)

@@ -24,7 +24,7 @@ _CPUS = os.cpu_count() or 1
 
 class Hnswlib(System):
     knob = "ef"
-    steps = _GRAPHS
+    steps = ({"M": 16, "ef": 200},)
 
     def build(self, rows: Rows, folder: Path, step: dict[str, Any]) -> dict[str, Any]:
         import hnswlib
@@ -68,9 +68,13 @@ class Hnswlib(System):
         return np.asarray(found, np.int64)
 
 
+class HnswlibWide(Hnswlib):
+    steps = ({"M": 32, "ef": 200},)
+
+
 class Usearch(System):
     knob = "expansion_search"
-    steps = ({"M": 16, "ef": 128}, {"M": 32, "ef": 256})
+    steps = ({"M": 16, "ef": 128},)
 
     def build(self, rows: Rows, folder: Path, step: dict[str, Any]) -> dict[str, Any]:
         from usearch.index import Index
@@ -114,6 +118,10 @@ class Usearch(System):
 
     def many(self, queries: Floats) -> Ints:
         return np.asarray(self.index.search(queries, K, threads=self.threads).keys, np.int64)
+
+
+class UsearchWide(Usearch):
+    steps = ({"M": 32, "ef": 128},)
 
 
 class Chroma(System):

@@ -99,8 +99,11 @@ SYSTEMS: dict[str, Entry] = {
         "FAISS HNSW32-SQ8, ranked by the vectors", "raw:GraphCodes", ("faiss-cpu",), False
     ),
     "faiss-ivf-flat": Entry("FAISS IVF-flat", "raw:IvfFlat", ("faiss-cpu",), False),
+    # By their defaults, quick to build, and with twice the links, quicker on hard sets.
     "hnswlib": Entry("hnswlib", "peers:Hnswlib", ("hnswlib",)),
+    "hnswlib-32": Entry("hnswlib, M 32", "peers:HnswlibWide", ("hnswlib",)),
     "usearch": Entry("usearch", "peers:Usearch", ("usearch",)),
+    "usearch-32": Entry("usearch, connectivity 32", "peers:UsearchWide", ("usearch",)),
     "lancedb-ivf": Entry("LanceDB IVF-flat", "lance:Ivf", ("lancedb",)),
     "lancedb-hnsw": Entry("LanceDB HNSW-SQ, refined", "lance:Graph", ("lancedb",)),
     "chroma": Entry("Chroma", "peers:Chroma", ("chromadb",)),

@@ -74,6 +74,7 @@ def tune(request: Request) -> dict[str, Any]:
         system.turn(value)
         return measuring.hits(system.many(queries), truth)
 
+    done: dict[str, Any]
     if values:
         done = measuring.tune(shares, values, request["target"], request["margin"])
     else:
@@ -112,7 +113,7 @@ def batch(request: Request) -> dict[str, Any]:
     """All queries at once on all processors."""
     system = _opened(request, os.cpu_count() or 1)
     queries, truth = sets.load(Path(request["set"]), "test")
-    seconds = []
+    seconds: list[float] = []
     # Where one batch takes long, nothing is left to warm up.
     while len(seconds) < _BATCHES and sum(seconds) < 60:
         with measuring.Watch() as took:
