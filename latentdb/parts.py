@@ -267,6 +267,10 @@ class Parts:
         self._sums = table
         return places
 
+    def is_whole(self) -> bool:
+        """Whether the file still has the size it was mapped with: a system call."""
+        return self._map.size() == len(self._map)
+
     def __contains__(self, name: str) -> bool:
         return name in self._places
 

@@ -348,6 +348,15 @@ class Segment:
         """As `z_means`, of z_log_var."""
         return None if self._z_log_var is None else self._z_log_var.take(positions)
 
+    def is_whole(self) -> bool:
+        """Whether the file still has the size it was mapped with.
+
+        To touch a page of a mapping whose file was cut is SIGBUS, the end of
+        the process; so this is asked before each use.  A system call, half a
+        microsecond.
+        """
+        return self._parts.is_whole()
+
     def with_columns(self, columns: Mapping[str, str]) -> Segment:
         """The same open segment under the metadata kinds of a later version."""
         other = copy(self)
@@ -558,8 +567,10 @@ class Segment:
         Raises
         ------
         CorruptStoreError
-            If one is not.
+            If one is not, or the file was cut since it was opened.
         """
+        if not self.is_whole():
+            raise CorruptStoreError(f"{self.name} was cut while it was open: restore it")
         if self.gapless:
             places = numbers - self.entry.first_row
             if len(places) and not 0 <= places.min() <= places.max() < len(self):

@@ -94,7 +94,7 @@ class Snapshot:
         view = map_checked(path, entry.file.bytes, entry.file.checksum)
         if len(view) != 8 * entry.rows:
             raise CorruptStoreError(f"{path} holds {len(view)} bytes for {entry.rows} deletions")
-        return np.frombuffer(view, "<i8")
+        return np.frombuffer(bytes(view), "<i8")  # a copy: the file may be cut while it is mapped
 
     def file(self, entry: FileEntry) -> mmap.mmap:
         """The content of the index or a model file, mapped, after its checksum held."""
@@ -534,6 +534,8 @@ class Store:
 
     def snapshot(self) -> Snapshot:
         """The version that is committed now; the same object while nothing changed."""
+        if self._snapshot and not all(map(Segment.is_whole, self._snapshot.segments)):
+            self._snapshot, self._segments = None, {}  # opened anew, which says what is wrong
         for _ in range(_RETRIES):
             seen = manifests.stamp(self.path)
             if self._snapshot is not None and seen is not None and seen == self._seen:

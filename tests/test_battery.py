@@ -40,7 +40,7 @@ SHORT: dict[str, Callable[[], Summary]] = {
     "full": lambda: failing.full(20, commands=1),
     "io": lambda: failing.io(["add", "delete", "compact", "add and index"], every=9),
     "memory": lambda: measure.memory(12_000, part=1000),
-    "corruption": lambda: damage.run(120),
+    "corruption": lambda: damage.run(120, cuts=60),
     "hostile": lambda: hostile.run(0),
     "concurrency": lambda: together.run(3, readers=2, commits=10),
     "model": lambda: stateful.run(10, 20),

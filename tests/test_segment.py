@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -218,6 +219,15 @@ def test_looking_for_text_that_is_no_unicode_finds_nothing(tmp_path: Path) -> No
     segment = opened(tmp_path, dump(sample(), NUMBERS))
     asked = ["\udcff.png", "ä/3.png"]
     assert segment.find(asked, hash_ids(asked)).tolist() == [-1, 3]
+
+
+def test_a_file_that_is_cut_while_it_is_open_is_not_touched(tmp_path: Path) -> None:
+    segment = opened(tmp_path, dump(sample(), NUMBERS))
+    assert segment.is_whole()
+    os.truncate(segment.name, 100)  # to read a row now would be SIGBUS
+    assert not segment.is_whole()
+    with pytest.raises(CorruptStoreError, match=r"was cut while it was open: restore it$"):
+        segment.positions(NUMBERS)
 
 
 def test_positions_of_row_numbers(tmp_path: Path) -> None:

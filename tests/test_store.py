@@ -628,3 +628,20 @@ def test_the_index_of_a_version_is_set_and_dropped(store: Store) -> None:
         writer.drop_index(Settings(recall=0.7))
     manifest = Store.open(store.path).snapshot().manifest
     assert (manifest.index, manifest.settings.recall) == (None, 0.7)
+
+
+# --- files that change under an open store ------------------------------------------
+
+
+def test_a_segment_that_is_cut_is_named_and_one_that_is_restored_is_read(store: Store) -> None:
+    append(store, some(["a", "b"]))
+    snapshot = store.snapshot()
+    file = store.path / snapshot.manifest.segments[0].file.name
+    whole = file.read_bytes()
+    os.truncate(file, 10)
+    for _ in range(2):
+        with pytest.raises(CorruptStoreError, match=rf"{file.name} is damaged: it has 10 bytes"):
+            store.snapshot()
+    file.with_suffix(".new").write_bytes(whole)
+    file.with_suffix(".new").rename(file)
+    assert store.snapshot().locate(["b"]).tolist() == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +162,8 @@ class Subject:
             raise BrokenPromise("verify found nothing")
 
 
-def _cases(count: int, seed: int) -> Summary:
+def _changes(count: int, seed: int) -> Summary:
+    """Single changes while no process has the store open."""
     summary = Summary("corruption")
     with workshop() as folder, small():
         subject = Subject(folder / "store")
@@ -192,28 +195,97 @@ def _repair(folder: Path, whole: Path) -> str:
     return "index rebuilt"
 
 
-def run(count: int = 10_000, seed: int = 1, *, each: int = 2000) -> Summary:
+# --- cut while it is open -------------------------------------------------------
+
+
+def _questions(subject: Subject) -> dict[str, Callable[[LatentDB, Path], object]]:
+    """One of every kind of call, on a store that is open: with the right answer, if it has one."""
+
+    def same(found: object, right: object) -> None:
+        if not np.array_equal(found, right):  # type: ignore[arg-type]
+            raise BrokenPromise("a wrong answer")
+
+    return {
+        "ids": lambda db, _: same(db.ids(), subject.ids),
+        "contains": lambda db, _: same(subject.ids[0] in db, True),
+        "vectors": lambda db, _: same(db.vectors(subject.wanted), subject.vectors),
+        "average": lambda db, _: same(db.average().vector, subject.average),
+        "search": lambda db, _: same(subject._nearest(db), subject.wanted),
+        "where": lambda db, _: same(db.ids(where="version > 0"), subject.ids),
+        "query": lambda db, _: same(db.query(subject.wanted[0]).matches[0].distance, 0.0),
+        "export": lambda db, path: db.export(path.parent / "out.csv"),
+        "add": lambda db, _: Op("add", ("new",), 9).apply(db),
+        "replace": lambda db, _: Op("replace", tuple(subject.wanted), 9).apply(db),
+        "delete": lambda db, _: db.delete(subject.wanted[:2]),
+        "compact": lambda db, _: db.compact(),
+        "optimize": lambda db, _: db.optimize(),
+    }
+
+
+def _cut_case(folder: Path, subject: Subject, file: Path, how: str, size: int) -> str:
+    """Cut a file under an open store that has answered already; then ask."""
+    path = folder / "cut" / "store"
+    shutil.rmtree(path.parent, ignore_errors=True)
+    shutil.copytree(subject.path, path)
+    question = _questions(subject)[how]
+    outcome = "right answer"
+    with warnings.catch_warnings(), LatentDB.open(path) as db:
+        warnings.simplefilter("ignore", RuntimeWarning)
+        subject._nearest(db)
+        os.truncate(path / file.relative_to(subject.path), size)
+        try:
+            question(db, path)
+        except LatentDBError as error:
+            one_line(error)
+            if file.name not in str(error):
+                raise BrokenPromise(f"{error} does not name {file.name}") from error
+            outcome = "named"
+    if file.suffix == ".h5" and outcome != "named":
+        raise BrokenPromise("a cut segment was not noticed")
+    return f"cut while open: {outcome}"
+
+
+def _cuts(count: int, seed: int) -> Summary:
+    """Files that are cut while they are mapped: SIGBUS would be the end of this process."""
+    summary = Summary("corruption")
+    with workshop() as folder, small():
+        subject = Subject(folder / "store")
+        kinds = list(_questions(subject))
+        for number in range(count):
+            draw = random.Random(seed * 1_000_003 + number)
+            file, how = subject.files[number % len(subject.files)], draw.choice(kinds)
+            size = draw.randrange(len(subject.whole[file]))
+            case = partial(_cut_case, folder, subject, file, how, size)
+            told = f"cut {number}: {file.parent.name}/{file.name} to {size} bytes, then {how}"
+            summary.case(told, partial(in_time, case))
+    return summary
+
+
+def run(count: int = 10_000, seed: int = 1, *, cuts: int = 1000, each: int = 2000) -> Summary:
     """The class `corruption`; in processes of their own, so that a signal is one more finding."""
-    if count <= each:
-        return _cases(count, seed)
     summary = Summary("corruption")
     here = str(Path(__file__).resolve().parent.parent)
-    for number in range(-(-count // each)):
-        size = min(each, count - number * each)
-        words = [sys.executable, "-m", "battery_parts.damage", str(size), str(seed + number)]
+    parts = [("cuts", cuts)]
+    parts += [("changes", min(each, count - first)) for first in range(0, count, each)]
+    for number, (what, size) in enumerate(parts):
+        words = [sys.executable, "-m", "battery_parts.damage", what, str(size), str(seed + number)]
         done = subprocess.run(
             words, capture_output=True, text=True, check=False, cwd=here, timeout=3600
         )
         if done.returncode:
-            summary.broken.append(f"exit {done.returncode}: {done.stderr[-300:]}")
+            summary.broken.append(f"{what}: exit {done.returncode}: {done.stderr[-300:]}")
             continue
-        part = json.loads(done.stdout)
-        summary.cases += part["cases"]
-        summary.broken += part["broken"]
-        for what, times in part["counts"].items():
-            summary.counts[what] = summary.counts.get(what, 0) + times
+        summary.add(json.loads(done.stdout))
+    computed, took = summary.longest
+    summary.notes.append(f"the longest case computed for {computed:.2f} s and took {took:.2f} s")
     return summary
 
 
+def main(what: str, count: str, seed: str) -> None:
+    """In a child: some cases, of which the summary is printed."""
+    part = {"changes": _changes, "cuts": _cuts}[what]
+    print(json.dumps(asdict(part(int(count), int(seed)))))
+
+
 if __name__ == "__main__":
-    print(json.dumps(asdict(_cases(int(sys.argv[1]), int(sys.argv[2])))))
+    main(*sys.argv[1:])

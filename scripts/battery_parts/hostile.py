@@ -420,11 +420,7 @@ def fuzz(summary: Summary, count: int, seed: int, each: int) -> None:
             summary.cases += 1
             summary.broken.append(f"fuzz {seed + number}: exit {done.returncode} after {last}")
             continue
-        part = json.loads(done.stdout)
-        summary.cases += part["cases"]
-        summary.broken += part["broken"]
-        for what, times in part["counts"].items():
-            summary.counts[what] = summary.counts.get(what, 0) + times
+        summary.add(json.loads(done.stdout))
 
 
 def run(count: int = 2000, seed: int = 1, *, each: int = 100) -> Summary:

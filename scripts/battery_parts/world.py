@@ -45,20 +45,32 @@ class Summary:
     counts: dict[str, int] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    longest: list[float] = field(default_factory=lambda: [0.0, 0.0])
     started: float = field(default_factory=time.monotonic)
 
     def count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
 
+    def add(self, part: Mapping[str, Any]) -> None:
+        """Take in what another process found: `asdict` of its summary."""
+        self.cases += part["cases"]
+        self.broken += part["broken"]
+        for what, times in part["counts"].items():
+            self.counts[what] = self.counts.get(what, 0) + times
+        self.longest = [max(pair) for pair in zip(self.longest, part["longest"], strict=True)]
+
     def case(self, told: str, run: Callable[[], str | None]) -> None:
         """Run a case; a broken promise or a foreign exception in it is kept and told."""
         self.cases += 1
+        computed, started = time.process_time(), time.perf_counter()
         try:
             outcome = run()
         except Exception as error:  # noqa: BLE001 - whatever escapes is the finding
             self.broken.append(f"{told}: {type(error).__name__}: {error}")
         else:
             self.count(outcome or "held")
+        took = [time.process_time() - computed, time.perf_counter() - started]
+        self.longest = [max(pair) for pair in zip(self.longest, took, strict=True)]
 
     def line(self) -> str:
         found = ", ".join(f"{what} {count}" for what, count in sorted(self.counts.items()))
