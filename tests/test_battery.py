@@ -37,7 +37,7 @@ from latentdb.store import Store  # noqa: E402
 SHORT: dict[str, Callable[[], Summary]] = {
     "crash": lambda: crash.run(10, opens=5, every=12),
     "power": lambda: power.run(60, seed=9, each=30),
-    "full": lambda: failing.full(20, commands=1),
+    "full": lambda: failing.full(20, commands=1, points=6),
     "io": lambda: failing.io(["add", "delete", "compact", "add and index"], every=9),
     "memory": lambda: measure.memory(12_000, part=1000),
     "corruption": lambda: damage.run(120, cuts=60),
