@@ -42,7 +42,7 @@ SHORT: dict[str, Callable[[], Summary]] = {
     "memory": lambda: measure.memory(12_000, part=1000),
     "corruption": lambda: damage.run(120, cuts=60),
     "hostile": lambda: hostile.run(0),
-    "concurrency": lambda: together.run(3, readers=2, commits=10),
+    "concurrency": lambda: together.run(3, indexed=6, readers=2, commits=10),
     "model": lambda: stateful.run(10, 20),
 }
 

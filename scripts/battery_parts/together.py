@@ -1,4 +1,9 @@
-"""Processes at work together: readers that must never see a mixed version, writers that contend."""
+"""Processes at work together: readers that must never see a mixed version, writers that contend.
+
+In the first store all rows are of one version, and every answer is exact.  The
+second has so many other rows besides that a search index is built, used and
+built again: an answer by it may lack a row, but never be wrong.
+"""
 
 from __future__ import annotations
 
@@ -22,91 +27,154 @@ from latentdb.errors import LatentDBError, LockedError
 from latentdb.verify import verify
 
 ROWS = 40
+OTHERS = 24_000  # rows that never change: enough for an index
+MOST_MISSING = 0.05  # share of rows that answers by an index may lack; its target is 0.01
+_STEP = 1 / 64  # of a version; exact in binary
 _NAMES = [f"row{number}" for number in range(ROWS)]
 _ACKNOWLEDGED = "acknowledged"
+Totals = dict[str, int]
 
 
 def _batch(version: int, rows: int = ROWS) -> NDArray[np.float32]:
-    """The first component of each vector is its version, the second its place."""
+    """The first component of each vector tells its version, the second its place."""
     vectors = np.zeros((rows, DIM), np.float32)
-    vectors[:, 0] = version
+    vectors[:, 0] = version * _STEP
     vectors[:, 1] = np.arange(rows)
     return vectors
 
 
-def _write(path: Path, until: float, seed: int) -> dict[str, Any]:
+def _others(count: int) -> NDArray[np.float32]:
+    """Vectors far from those of any version."""
+    vectors = np.random.default_rng(0).normal(0, 10, (count, DIM)).astype(np.float32)
+    vectors[:, 2] += 1000
+    return vectors
+
+
+def _write(path: Path, until: float, seed: int, others: int) -> Totals:
     """Replace all rows by the next version, over and over; delete the second half at times."""
     draw = random.Random(seed)
     note = path.parent / _ACKNOWLEDGED
-    version = commits = compactions = 0
+    totals = {"commits": 0, "compactions": 0, "indexes": 0}
+    version, index = 0, ""
     with LatentDB.open(path) as db:
         while time.time() < until:
             version += 1
             metadata = {"version": [version] * ROWS}
             db.add(_NAMES, _batch(version), metadata=metadata, on_conflict="replace")
-            commits += 1
+            totals["commits"] += 1
             temporary = note.with_suffix(".new")
             temporary.write_text(str(version))
             temporary.rename(note)
             if draw.random() < 0.2:
                 db.delete(_NAMES[ROWS // 2 :])
-                commits += 1
+                totals["commits"] += 1
             if draw.random() < 0.05:
                 db.compact()
-                compactions += 1
-    return {"commits": commits, "compactions": compactions}
+                totals["compactions"] += 1
+            if others:
+                if draw.random() < 0.01:
+                    db.optimize()
+                entry = db.info().index
+                if entry is None:
+                    raise BrokenPromise("there is no index")
+                totals["indexes"] += entry.file.name != index
+                index = entry.file.name
+    return totals
 
 
-def _one_version(db: LatentDB, way: int, acknowledged: int) -> int:
-    """Ask one question; give the version the answer is of."""
-    if way == 0:
-        average = db.average()
-        rows = average.rows
-        expected = _batch(round(float(average.vector[0])), rows).mean(axis=0)
-        if not np.allclose(average.vector, expected, rtol=0, atol=1e-3):
+class _Asker:
+    """Asks one question after the other; every answer must be of one version."""
+
+    def __init__(self, path: Path, others: int) -> None:
+        self.path = path
+        self.db = LatentDB.open(path)
+        self.others = _others(others)
+        self.totals = {"answers": 0, "by index": 0, "expected": 0, "missing": 0}
+
+    def again(self) -> None:
+        """Open the store anew."""
+        self.db.close()
+        self.db = LatentDB.open(self.path)
+
+    def ask(self, way: int, acknowledged: int) -> int:
+        """Ask one question; give the version the answer is of."""
+        ways = (self._average, self._query, self._vectors)
+        if len(self.others) and way == len(ways):
+            self._other()
+            way = 1
+        rows, versions = ways[way]()
+        self.totals["answers"] += 1
+        if len(versions) != 1 or rows not in (ROWS, ROWS // 2):
+            raise BrokenPromise(f"{rows} rows of versions {sorted(versions)}")
+        version = versions.pop()
+        if version < acknowledged:
+            raise BrokenPromise(f"version {version} after {acknowledged} was acknowledged")
+        return version
+
+    def _average(self) -> tuple[int, set[int]]:
+        average = self.db.average(where="version >= 0")
+        version = round(float(average.vector[0]) / _STEP)
+        expected = _batch(version, average.rows).mean(axis=0)
+        if not np.allclose(average.vector, expected, rtol=0, atol=_STEP / 10):
             raise BrokenPromise(f"an average of several versions: {average}")
-        versions = {round(float(average.vector[0]))}
-    elif way == 1:
-        matches = db.query(np.zeros(DIM, np.float32), k=2 * ROWS).matches
-        rows = len(matches)
-        versions = {int(str(match.metadata["version"])) for match in matches}
-        for match in matches:
-            place = _NAMES.index(match.id)
-            length = np.hypot(int(str(match.metadata["version"])), place)
-            if abs(match.distance - length) > 1e-3 * max(1, length):
-                raise BrokenPromise(f"distance {match.distance} is not of {match}")
-        if len({match.id for match in matches}) != rows:
+        return average.rows, {version}
+
+    def _query(self) -> tuple[int, set[int]]:
+        found = self.db.query(np.zeros(DIM, np.float32), k=2 * ROWS)
+        if len({match.id for match in found.matches}) != len(found.matches):
             raise BrokenPromise("an id twice")
-    else:
+        versions, names = set(), set()
+        for match in found.matches:
+            if match.id.startswith("other"):
+                length = float(np.linalg.norm(self.others[int(match.id[5:])]))
+            else:
+                names.add(match.id)
+                version = int(str(match.metadata["version"]))
+                versions.add(version)
+                length = float(np.hypot(version * _STEP, _NAMES.index(match.id)))
+            if abs(match.distance - length) > 1e-4 * max(1, length):
+                raise BrokenPromise(f"distance {match.distance}, not {length}, of {match}")
+        rows = len(names)
+        if not found.exact:
+            # Half of the rows may be deleted, but the others are always there.
+            missing = sum(name not in names for name in _NAMES[: ROWS // 2])
+            self.totals["by index"] += 1
+            self.totals["expected"] += ROWS // 2
+            self.totals["missing"] += missing
+            rows = ROWS
+            if len(found.matches) < 2 * ROWS or not names:
+                raise BrokenPromise(f"{len(found.matches)} matches, {len(names)} of them near")
+        return rows, versions
+
+    def _vectors(self) -> tuple[int, set[int]]:
         # Half of the rows may be deleted, but these are always there.
-        vectors = db.vectors(_NAMES[: ROWS // 2])
-        rows, versions = ROWS, {int(version) for version in vectors[:, 0]}
-    if rows not in (ROWS, ROWS // 2) or len(versions) != 1:
-        raise BrokenPromise(f"{rows} rows of versions {sorted(versions)}")
-    version = versions.pop()
-    if version < acknowledged:
-        raise BrokenPromise(f"version {version} after {acknowledged} was acknowledged")
-    return version
+        vectors = self.db.vectors(_NAMES[: ROWS // 2])
+        if not np.array_equal(vectors[:, 1], np.arange(ROWS // 2)):
+            raise BrokenPromise("vectors of other rows")
+        return ROWS, {round(float(value) / _STEP) for value in vectors[:, 0]}
+
+    def _other(self) -> None:
+        """A row that never changed is its own neighbour."""
+        number = random.randrange(len(self.others))
+        found = self.db.query(self.others[number], k=1).matches
+        if [match.id for match in found] != [f"other{number}"] or found[0].distance > 1e-3:
+            raise BrokenPromise(f"other{number} is not its own neighbour: {found}")
 
 
-def _read(path: Path, until: float, seed: int) -> dict[str, Any]:
+def _read(path: Path, until: float, seed: int, others: int) -> Totals:
     """Ask until the time is over; versions never go back."""
     draw = random.Random(seed)
     note = path.parent / _ACKNOWLEDGED
-    answers, seen, last = 0, set(), 0
-    db = LatentDB.open(path)
+    last = 0
+    asker = _Asker(path, others)
     while time.time() < until:
         if draw.random() < 0.05:
-            db.close()
-            db = LatentDB.open(path)
-        version = _one_version(db, draw.randrange(3), max(last, int(note.read_text())))
-        last = version
-        seen.add(version)
-        answers += 1
-    return {"answers": answers, "versions": len(seen)}
+            asker.again()
+        last = asker.ask(draw.randrange(4 if others else 3), max(last, int(note.read_text())))
+    return asker.totals
 
 
-def _contend(path: Path, commits: int, seed: int) -> dict[str, Any]:
+def _contend(path: Path, commits: int, seed: int) -> Totals:
     """Commit so many batches against another writer."""
     locked = 0
     with LatentDB.open(path) as db:
@@ -122,7 +190,9 @@ def _contend(path: Path, commits: int, seed: int) -> dict[str, Any]:
     return {"locked": locked}
 
 
-def _start(what: str, path: Path, amount: float, seed: int) -> subprocess.Popen[str]:
+def _start(
+    what: str, path: Path, amount: float, seed: int, others: int = 0
+) -> subprocess.Popen[str]:
     here = str(Path(__file__).resolve().parent.parent)
     words = [
         sys.executable,
@@ -132,6 +202,7 @@ def _start(what: str, path: Path, amount: float, seed: int) -> subprocess.Popen[
         str(path),
         str(amount),
         str(seed),
+        str(others),
     ]
     return subprocess.Popen(
         words,
@@ -152,24 +223,41 @@ def _ended(process: subprocess.Popen[str]) -> dict[str, Any]:
     return result
 
 
-def _readers(summary: Summary, folder: Path, seconds: float, readers: int, seed: int) -> None:
+def _readers(
+    summary: Summary, folder: Path, seconds: float, readers: int, seed: int, others: int = 0
+) -> None:
+    """A writer among readers, on a store with so many rows besides."""
+    folder.mkdir()
     path = folder / "read.ldb"
     with LatentDB.create(path, dim=DIM) as db:
+        if others:
+            db.add([f"other{number}" for number in range(others)], _others(others))
         db.add(_NAMES, _batch(0), metadata={"version": [0] * ROWS})
     (folder / _ACKNOWLEDGED).write_text("0")
-    until = time.time() + seconds
-    writer = _start("write", path, until, seed)
-    processes = [_start("read", path, until, seed + 1 + number) for number in range(readers)]
-    totals: dict[str, int] = {}
+    writer = _start("write", path, seconds, seed, others)
+    processes = [
+        _start("read", path, seconds, seed + 1 + number, others) for number in range(readers)
+    ]
+    totals: Totals = {}
     for process in [writer, *processes]:
         with suppress(BrokenPromise):
             for what, count in _outcome(summary, process).items():
                 totals[what] = totals.get(what, 0) + count
     summary.cases += totals.get("answers", 0)
-    summary.notes.append(
-        f"{totals.get('commits')} commits, {totals.get('compactions')} explicit compactions, "
+    told = (
+        f"{seconds:.0f} s: {totals.get('commits')} commits, "
+        f"{totals.get('compactions')} explicit compactions, "
         f"{totals.get('answers')} answers of {readers} readers"
     )
+    if others:
+        expected, missing = totals.get("expected", 0), totals.get("missing", 0)
+        told += (
+            f", {totals.get('by index')} of them by {totals.get('indexes')} indexes in turn, "
+            f"which lacked {missing} of {expected} rows"
+        )
+        if not expected or missing > MOST_MISSING * expected:
+            summary.broken.append(f"answers by an index lack rows: {told}")
+    summary.notes.append(told)
     summary.case("verify afterwards", lambda: _verified(path))
 
 
@@ -209,16 +297,24 @@ def _writers(summary: Summary, folder: Path, commits: int, seed: int) -> None:
     summary.cases += 2 * commits
 
 
-def run(seconds: float = 600, *, readers: int = 8, commits: int = 500, seed: int = 1) -> Summary:
-    """The class `concurrency`: a writer among readers, then two writers."""
+def run(
+    seconds: float = 600,
+    *,
+    indexed: float = 600,
+    readers: int = 8,
+    commits: int = 500,
+    seed: int = 1,
+) -> Summary:
+    """The class `concurrency`: a writer among readers, without and with an index; two writers."""
     summary = Summary("concurrency")
     with workshop() as folder:
-        _readers(summary, folder, seconds, readers, seed)
+        _readers(summary, folder / "exact", seconds, readers, seed)
+        _readers(summary, folder / "indexed", indexed, readers, seed + 100, OTHERS)
         _writers(summary, folder, commits, seed)
     return summary
 
 
-def main(what: str, path: str, amount: str, seed: str) -> None:
+def main(what: str, path: str, amount: str, seed: str, others: str) -> None:
     """In a child: do one part, and print what was done."""
     with (
         mock.patch("latentdb.store.GRACE_SECONDS", 0.5),
@@ -228,7 +324,7 @@ def main(what: str, path: str, amount: str, seed: str) -> None:
             done = _contend(Path(path), int(float(amount)), int(seed))
         else:
             part = _write if what == "write" else _read
-            done = part(Path(path), float(amount), int(seed))
+            done = part(Path(path), time.time() + float(amount), int(seed), int(others))
     print(json.dumps(done))
 
 
