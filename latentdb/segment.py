@@ -37,9 +37,6 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 MAX_COLUMNS = 1_000  # each is up to six objects
-# Marks of sought hashes: places for each, and bounds of the table (1 KiB to 4 MiB).
-_PLACES, _LEAST_BITS, _MOST_BITS = 64, 10, 22
-_SCANNED = 8  # rows of a segment that are scanned in the time one hash is bisected for
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,22 +127,6 @@ def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
     return np.fromiter(
         (digest(name.encode(errors="surrogatepass")) for name in ids), np.uint64, len(ids)
     )
-
-
-def mark(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which beginnings hashes have: bool ``[2^b]``, asked by the first b bits of a hash.
-
-    About a hundred places for each, so that one in a hundred other hashes falls on a mark.
-    """
-    bits = min(max((_PLACES * len(hashes)).bit_length(), _LEAST_BITS), _MOST_BITS)
-    marks = np.zeros(1 << bits, bool)
-    marks[_beginnings(hashes, marks)] = True
-    return marks
-
-
-def _beginnings(hashes: NDArray[np.uint64], marks: NDArray[np.bool_]) -> Ints:
-    shift = np.uint64(65 - len(marks).bit_length())
-    return (hashes >> shift).view(np.int64)  # a view, or numpy converts it slowly
 
 
 def dump(rows: Rows, numbers: Ints) -> Dumped:
@@ -474,26 +455,10 @@ class Segment:
     def _order(self) -> NDArray[np.int32]:
         return self._sorted[1].whole()
 
-    def among(self, hashes: NDArray[np.uint64], marks: NDArray[np.bool_]) -> Ints:
-        """Which of many hashes an id here has: their numbers, ascending.
-
-        Few hashes are bisected for.  For many it is several times faster to
-        scan the segment's, and to look only at those that fall on a mark.
-
-        Parameters
-        ----------
-        hashes
-            Ascending.
-        marks
-            `mark` of them.
-        """
-        if len(self) > _SCANNED * len(hashes):
-            places = np.minimum(self._hashes.searchsorted(hashes), len(self) - 1)
-            return np.flatnonzero(self._hashes[places] == hashes)
-        own = self._hashes[marks[_beginnings(self._hashes, marks)]]
-        if len(own):
-            own = own[hashes[np.minimum(hashes.searchsorted(own), len(hashes) - 1)] == own]
-        return np.flatnonzero(np.isin(hashes, own)) if len(own) else np.empty(0, np.int64)
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """The hash of each id, ascending."""
+        return self._hashes
 
     def find(self, ids: Sequence[str], hashes: NDArray[np.uint64]) -> Ints:
         """Positions of ids, by bisection over their hashes; -1 where one is not here."""

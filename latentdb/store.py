@@ -37,6 +37,7 @@ from latentdb.files import (
     told,
     write_new,
 )
+from latentdb.lookup import Lookup
 from latentdb.manifest import (
     DeletionsEntry,
     FileEntry,
@@ -47,7 +48,7 @@ from latentdb.manifest import (
     Settings,
 )
 from latentdb.metadata import Value
-from latentdb.segment import MAX_COLUMNS, Floats, Ints, Rows, Segment, dump, hash_ids, mark
+from latentdb.segment import MAX_COLUMNS, Floats, Ints, Rows, Segment, dump, hash_ids
 
 SEGMENT_BYTES = 64 << 20  # of vectors: what one append holds in memory at a time
 GRACE_SECONDS = 600  # how long a file that no version names is kept for readers
@@ -57,10 +58,13 @@ _RETRIES = 10
 class Snapshot:
     """One committed version of a store, opened for reading."""
 
-    def __init__(self, folder: Path, manifest: Manifest, cache: dict[str, Segment]) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, cache: dict[str, Segment], lookup: Lookup
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
         self._cache = cache
+        self._lookup = lookup
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -121,24 +125,21 @@ class Snapshot:
 
     def locate(self, ids: Sequence[str], hashes: NDArray[np.uint64] | None = None) -> Ints:
         """Row numbers of ids, whose hashes may be known; -1 where one is not in the store."""
-        if hashes is None:
-            hashes = hash_ids(ids)
+        hashes = hash_ids(ids) if hashes is None else hashes
         # Bisection for one after the other is several times faster in ascending order.
-        order = np.argsort(hashes, kind="stable")
-        ascending = hashes[order]
-        marks = mark(ascending)
-        rows = np.full(len(ids), -1, np.int64)
+        order = self._lookup.possible(self.segments, hashes)
+        order = order[np.argsort(hashes[order], kind="stable")]
+        names, sought = [ids[int(place)] for place in order], hashes[order]
+        rows = np.full(len(order), -1, np.int64)
         for segment in reversed(self.segments):
-            places = order[segment.among(ascending, marks)]
-            places = places[rows[places] < 0]
-            if not len(places):
-                continue
-            positions = segment.find([ids[int(place)] for place in places], hashes[places])
-            found = np.flatnonzero(positions >= 0)
+            positions = segment.find(names, sought)
+            found = np.flatnonzero((positions >= 0) & (rows < 0))
             numbers = segment.numbers(positions[found])
             alive = ~self.is_deleted(numbers)
-            rows[places[found[alive]]] = numbers[alive]
-        return rows
+            rows[found[alive]] = numbers[alive]
+        result = np.full(len(ids), -1, np.int64)
+        result[order] = rows
+        return result
 
     def find(self, ids: Sequence[str]) -> Ints:
         """Row numbers of ids, all of which must be in the store.
@@ -457,6 +458,7 @@ class Store:
         self._snapshot: Snapshot | None = None
         self._seen: tuple[int, int, int] | None = None
         self._data = b""  # of the manifest of the snapshot
+        self._lookup = Lookup()
 
     @classmethod
     def create(
@@ -570,7 +572,7 @@ class Store:
         NotFoundError, CorruptStoreError, StoreError
             If a file cannot be opened; the version from before is kept then.
         """
-        snapshot = Snapshot(self.path, manifest, self._segments)
+        snapshot = Snapshot(self.path, manifest, self._segments, self._lookup)
         # Opened at once: a file may go when a later version drops it.
         _ = snapshot.segments, snapshot.deleted
         names = {entry.file.name for entry in manifest.segments}

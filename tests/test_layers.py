@@ -19,6 +19,7 @@ FLOORS = (
     ("tuning",),
     ("codec", "parts"),
     ("segment", "leftovers"),
+    ("lookup",),
     ("store",),
     ("compaction", "target", "answers", "source"),
     ("query", "ingest", "models", "pictures", "verify", "export", "hdf5", "parquet"),

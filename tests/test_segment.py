@@ -190,31 +190,6 @@ def test_look_up_finds_each_of_many(tmp_path: Path) -> None:
     assert segment.find(asked, hash_ids(asked)).tolist() == order.tolist()
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
-@given(
-    st.integers(1, 3000), st.integers(0, 400), st.integers(0, 2**32), st.sampled_from([4, 40, 64])
-)
-def test_the_hashes_of_many_are_those_of_a_set(
-    tmp_path_factory: pytest.TempPathFactory, rows: int, asked: int, seed: int, bits: int
-) -> None:
-    draw = np.random.default_rng(seed)  # few bits: many hashes are the same
-
-    def some(count: int) -> Any:
-        return draw.integers(0, 2**64, count, np.uint64) >> np.uint64(64 - bits)
-
-    own = some(rows)
-    sought = np.sort(np.concatenate([some(asked), draw.choice(own, asked // 3)]))
-    data = dump(
-        Rows([str(number) for number in range(rows)], np.zeros((rows, 1), np.float32), hashes=own),
-        np.arange(rows),
-    )
-    folder = tmp_path_factory.getbasetemp()
-    segment = Segment(folder, put(folder, data, rows, 0, rows - 1), 1, {})
-    found = segment.among(sought, segments.mark(sought)).tolist()
-    known = set(own.tolist())
-    assert found == [place for place, one in enumerate(sought.tolist()) if one in known]
-
-
 def test_looking_for_text_that_is_no_unicode_finds_nothing(tmp_path: Path) -> None:
     segment = opened(tmp_path, dump(sample(), NUMBERS))
     asked = ["\udcff.png", "ä/3.png"]
