@@ -463,11 +463,12 @@ class Segment:
     def find(self, ids: Sequence[str], hashes: NDArray[np.uint64]) -> Ints:
         """Positions of ids, by bisection over their hashes; -1 where one is not here."""
         positions = np.full(len(ids), -1, np.int64)
-        left = np.searchsorted(self._hashes, hashes)
+        own = self._hashes
+        left = own.searchsorted(hashes)
         inside = np.minimum(left, len(self) - 1)
-        for number in np.flatnonzero(self._hashes[inside] == hashes):
+        for number in np.flatnonzero(own[inside] == hashes):
             place = int(left[number])
-            while place < len(self) and self._hashes[place] == hashes[number]:
+            while place < len(self) and own[place] == hashes[number]:
                 position = int(self._order[place])
                 if not 0 <= position < len(self):
                     raise CorruptStoreError(f"{self.name}: its id order is out of bounds")

@@ -130,16 +130,16 @@ class Snapshot:
         order = self._lookup.possible(self.segments, hashes)
         order = order[np.argsort(hashes[order], kind="stable")]
         names, sought = [ids[int(place)] for place in order], hashes[order]
-        rows = np.full(len(order), -1, np.int64)
+        rows = np.full(len(ids), -1, np.int64)
         for segment in reversed(self.segments):
             positions = segment.find(names, sought)
-            found = np.flatnonzero((positions >= 0) & (rows < 0))
-            numbers = segment.numbers(positions[found])
-            alive = ~self.is_deleted(numbers)
-            rows[found[alive]] = numbers[alive]
-        result = np.full(len(ids), -1, np.int64)
-        result[order] = rows
-        return result
+            found = np.flatnonzero(positions >= 0)
+            found = found[rows[order[found]] < 0]
+            if len(found):
+                numbers = segment.numbers(positions[found])
+                alive = ~self.is_deleted(numbers)
+                rows[order[found[alive]]] = numbers[alive]
+        return rows
 
     def find(self, ids: Sequence[str]) -> Ints:
         """Row numbers of ids, all of which must be in the store.
