@@ -457,9 +457,9 @@ def commit(folder: Path, manifest: Manifest) -> tuple[Manifest, bytes]:
     """
     data = dump(manifest)
     try:
-        read = load(data, "the new version")
-    except CorruptStoreError as error:
-        reason = f"no reader could read the new version ({error.__cause__})"
+        read = _manifest(json.loads(data)["manifest"])
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"no reader could read the new version ({error})"
         raise StoreError(f"{folder / MANIFEST} was not replaced: {reason}") from error
     replace(folder / MANIFEST, data)
     return read, data
