@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from latentdb.segment import Ints, Segment
 
-_BITS = 16  # for each row at first, or up to twice as many
-_LEAST_BITS = 8  # with fewer the filter is made anew
+_BITS = 32  # for each row at first, or up to twice as many
+_LEAST_BITS = 16  # with fewer the filter is made anew
 _BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
 
 
 class Lookup:
     """A bit for each beginning of a hash: set where a hash of a known segment begins so.
 
-    Two bytes a row, and made only when so many ids were asked for that it is
+    Four bytes a row, or up to eight, and made only when so many ids were asked for that it is
     worth it.  Threads may share it.
     """
 

@@ -40,11 +40,12 @@ def fill(path: Path, rows: int, *, part: int = _PART) -> None:
         writer.append(parts)
 
 
-def _commit_seconds(db: LatentDB, first: int, batch: int) -> float:
+def _commit_seconds(db: LatentDB, first: int, batch: int) -> tuple[float, float]:
+    """Wall and processor time of a commit."""
     rows = _rows(first, batch, seed=1)
-    started = time.perf_counter()
+    started, computed = time.perf_counter(), time.process_time()
     db.add(rows.ids, rows.z_mean)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - computed
 
 
 def commit_times(
@@ -67,7 +68,7 @@ def commit_times(
         for batch in (1, 100, 10_000):
             empty = folder / f"empty {batch}"
             Store.create(empty, dim=DIM)
-            times: dict[str, list[float]] = {"empty": [], "full": []}
+            times: dict[str, list[tuple[float, float]]] = {"empty": [], "full": []}
             with LatentDB.open(empty) as small, LatentDB.open(folder / "full") as big:
                 # In turns, so that other work on the machine slows both.
                 for turn in range(repeats + 1):
@@ -76,11 +77,15 @@ def commit_times(
                         took = _commit_seconds(db, first, batch)
                         if turn:
                             times[name].append(took)
-            at = {name: 1000 * float(np.quantile(each, 0.25)) for name, each in times.items()}
-            growth = at["full"] / at["empty"]
+            (small_took, small_cpu), (big_took, big_cpu) = (
+                (1000 * np.quantile(times[name], 0.25, axis=0)).tolist()
+                for name in ("empty", "full")
+            )
+            growth = big_took / small_took
             told = (
-                f"{batch} rows: {at['empty']:.1f} ms at 0, "
-                f"{at['full']:.1f} ms at {rows} (x{growth:.2f})"
+                f"{batch} rows: {small_took:.1f} ms at 0, {big_took:.1f} ms at {rows} "
+                f"(x{growth:.2f}; processor {small_cpu:.1f} and {big_cpu:.1f} ms, "
+                f"x{big_cpu / small_cpu:.2f})"
             )
             summary.notes.append(told)
             summary.cases += 2 * repeats
