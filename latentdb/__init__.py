@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from latentdb.compaction import CompactReport
     from latentdb.database import LatentDB
     from latentdb.errors import LatentDBError
-    from latentdb.images import BadFile, Preprocessing
+    from latentdb.folders import BadFile
+    from latentdb.images import Preprocessing
     from latentdb.importing import ImportReport
     from latentdb.ingest import IndexReport, Progress
     from latentdb.training import TrainReport, train_model
@@ -60,7 +61,7 @@ _HOMES = {
     "Codec": "codec",
     "ModelCard": "codec",
     "Preprocessing": "images",
-    "BadFile": "images",
+    "BadFile": "folders",
     "train_model": "training",
     "TrainReport": "training",
     "LatentDBError": "errors",

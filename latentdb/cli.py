@@ -24,7 +24,7 @@ from latentdb.shell import (
 
 if TYPE_CHECKING:
     from latentdb.codec import Codec
-    from latentdb.images import BadFile
+    from latentdb.folders import BadFile
 
 _LISTED = 100  # bad files that are printed; --json has them all
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -216,7 +216,7 @@ def index(
     """
     from latentdb.console import progress
     from latentdb.database import LatentDB
-    from latentdb.images import require_images
+    from latentdb.folders import require_images
 
     require_images(images)
     codec = _model_option(**given)

@@ -17,7 +17,7 @@ from latentdb.compaction import CompactReport, compact
 from latentdb.errors import (
     InvalidInputError,
 )
-from latentdb.images import discover
+from latentdb.folders import check_sources
 from latentdb.importing import ImportReport, import_rows, opened, undo_creation
 from latentdb.ingest import IndexReport, Report, add_rows, index_images
 from latentdb.inputs import as_latents, check_ids
@@ -127,7 +127,7 @@ class LatentDB(Reader):
         listed = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
         if model is not None:
             self.check_model(model)
-        discover(listed)  # a source that does not exist is told before a model is loaded
+        check_sources(listed)  # a source that does not exist is told before a model is loaded
         table = None if metadata is None else read_table(metadata)
         codec = self.codec
         with store.writer() as writer:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from latentdb.answers import Matches
 from latentdb.codec import Codec
+from latentdb.drawing import sheet, write_animation, write_picture, write_pixels
 from latentdb.errors import ImageError
 from latentdb.files import write_output
-from latentdb.images import read_image, sheet, write_animation, write_picture, write_pixels
+from latentdb.images import read_image
 from latentdb.segment import Floats
 from latentdb.target import Target
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from latentdb import arithmetic, query
 from latentdb.answers import Average, Info, Match, Matches
 from latentdb.codec import Codec
+from latentdb.drawing import check_picture
 from latentdb.errors import (
     ClosedError,
     InvalidInputError,
@@ -21,7 +22,6 @@ from latentdb.errors import (
 )
 from latentdb.export import export
 from latentdb.filters import Filter
-from latentdb.images import check_picture
 from latentdb.inputs import as_latents, check_ids
 from latentdb.manifest import MANIFEST
 from latentdb.metrics import L2, check_metric

@@ -20,19 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.codec import CARD_FILE, DECODER_FILE, ENCODER_FILE, Codec, ModelCard, fingerprints
+from latentdb.drawing import sheet, write_picture
 from latentdb.errors import AlreadyExistsError, ImageError, InvalidInputError, StoreError
 from latentdb.files import told
-from latentdb.images import (
-    BadFile,
-    ImageFile,
-    Preprocessing,
-    discover,
-    probe,
-    read_image,
-    require_images,
-    sheet,
-    write_picture,
-)
+from latentdb.folders import BadFile, ImageFile, discover, require_images
+from latentdb.images import Preprocessing, probe, read_image
 from latentdb.ingest import Progress, Report
 
 if TYPE_CHECKING:

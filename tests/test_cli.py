@@ -178,11 +178,11 @@ def test_progress_shows_on_a_terminal_and_ctrl_c_ends_a_run_cleanly(
     folder = make_images(tmp_path / "in", 400)
     db = tmp_path / "db.ldb"
     code = (
-        "import sys, time; from latentdb import ingest, cli\n"
-        "ingest.BATCH = 16; ingest.COMMIT_ROWS = 64\n"
-        "one = ingest._Source._one\n"
+        "import sys, time; from latentdb import ingest, reading, cli\n"
+        "reading.BATCH = 16; ingest.COMMIT_ROWS = 64; ingest.FIRST_SECONDS = 1e9\n"
+        "one = reading.Source._one\n"
         "def slow(self, *a): time.sleep(0.02); return one(self, *a)\n"
-        "ingest._Source._one = slow\n"
+        "reading.Source._one = slow\n"
         "cli.main(sys.argv[1:])"
     )
     ours, theirs = pty.openpty()

@@ -194,18 +194,16 @@ def test_progress_counts_every_file(store: Path, images: Path) -> None:
 
 RUN = """
 import sys
-from latentdb import ingest
+from latentdb import ingest, reading
 from latentdb.database import LatentDB
-ingest.COMMIT_ROWS, ingest.COMMIT_SECONDS, ingest.BATCH = 8, 1e9, 4
-commit = ingest._Pending.commit
-def told(self):
-    had = len(self.files)
-    commit(self)
-    if had:
-        print("committed", flush=True)
-        if len(sys.argv) > 3:
-            sys.stdin.read(1)
-ingest._Pending.commit = told
+ingest.COMMIT_ROWS, ingest.COMMIT_SECONDS, ingest.FIRST_SECONDS, reading.BATCH = 8, 1e9, 1e9, 4
+append = ingest.Writer.append
+def told(self, *rows):
+    append(self, *rows)
+    print("committed", flush=True)
+    if len(sys.argv) > 3:
+        sys.stdin.read(1)
+ingest.Writer.append = told
 with LatentDB.open(sys.argv[1]) as db:
     print(db.index_images(sys.argv[2]).added)
 """

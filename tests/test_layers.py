@@ -14,14 +14,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "latentdb"
 # A module imports modules of lower floors only.
 FLOORS = (
     ("errors",),
-    ("files", "inputs", "metadata", "metrics", "plan", "arithmetic", "vae"),
-    ("images", "manifest", "filters", "index"),
+    ("files", "inputs", "metadata", "metrics", "plan", "arithmetic", "vae", "jpeg"),
+    ("images", "folders", "manifest", "filters", "index"),
     ("tuning",),
-    ("codec", "parts"),
+    ("codec", "parts", "drawing"),
     ("segment", "leftovers"),
     ("lookup",),
     ("store",),
-    ("compaction", "target", "answers", "source"),
+    ("compaction", "target", "answers", "source", "reading"),
     ("query", "ingest", "models", "pictures", "verify", "export", "hdf5", "parquet"),
     ("search", "training", "importing"),
     ("upkeep",),

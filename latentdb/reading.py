@@ -1,0 +1,347 @@
+"""Files to batches of pixels, in threads, a few batches ahead of whoever takes them.
+
+One thread searches the folders and looks the names up in the store, a batch at
+a time; one thread a core opens, compares and decodes the files of a batch.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from latentdb.codec import BATCH
+from latentdb.errors import ImageError
+from latentdb.folders import (
+    BadFile,
+    ImageFile,
+    Name,
+    check_sources,
+    is_image_name,
+    look,
+    search,
+)
+from latentdb.images import Preprocessing, decode_pixels, read_bytes
+from latentdb.metadata import Table, Value
+from latentdb.segment import Ints
+from latentdb.store import Snapshot
+
+LABEL = "label"
+_FIRST_BATCH = 8  # the first are small, so that the encoder begins at once
+_BATCH_BYTES = 32 << 20  # of pixels in one batch
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Entry:
+    """A row to be written for a file.
+
+    Attributes
+    ----------
+    file
+        What it is of.
+    digest
+        64-bit xxh3 of its bytes.
+    replaces
+        Number of the row it stands in for, -1 for none.
+    metadata
+        Values that are not missing.
+    """
+
+    file: ImageFile
+    digest: int
+    replaces: int
+    metadata: dict[str, Value]
+
+
+@dataclass(eq=False)
+class Batch:
+    """The outcome of looking at a few files, in order.
+
+    Attributes
+    ----------
+    pixels, entries
+        Images to encode, uint8 ``[n, height, width, channels]``, and their rows.
+    kept
+        Rows whose image is unchanged, but whose metadata is not.
+    bad
+        Files that cannot be read.
+    unchanged
+        How many are in the store as they are.
+    matched
+        For how many the metadata file had a row.
+    """
+
+    pixels: NDArray[np.uint8]
+    entries: list[Entry] = field(default_factory=list)
+    kept: list[Entry] = field(default_factory=list)
+    bad: list[BadFile] = field(default_factory=list)
+    unchanged: int = 0
+    matched: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the store has of an image."""
+
+    row: int
+    path: str | None
+    size: int
+    mtime_ns: int
+    digest: int
+    metadata: dict[str, Value]
+
+
+class Source:
+    """What to do with each file, decided against the version the run began with.
+
+    Attributes
+    ----------
+    snapshot
+        That version.
+    spec
+        How images are read.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        spec: Preprocessing,
+        *,
+        table: Table | None,
+        labels_from_folders: bool,
+        sources: Sequence[str | os.PathLike[str]],
+    ) -> None:
+        self.snapshot = snapshot
+        self.spec = spec
+        self._table = table
+        self._labels = labels_from_folders
+        self._earlier = _Earlier(check_sources(sources))
+
+    def known(self, found: Sequence[Name | BadFile]) -> list[_Known | None]:
+        """What the store has of each name, in order; None where it has nothing."""
+        known: list[_Known | None] = [None] * len(found)
+        if not len(self.snapshot):
+            return known
+        names = [(place, item.id) for place, item in enumerate(found) if isinstance(item, Name)]
+        rows = self.snapshot.locate([name for _, name in names])
+        for (place, _), one in zip(names, self._rows(rows), strict=True):
+            known[place] = one
+        return known
+
+    def _rows(self, rows: Ints) -> list[_Known | None]:
+        known: list[_Known | None] = [None] * len(rows)
+        old = np.flatnonzero(rows >= 0)
+        if not len(old):
+            return known
+        numbers = rows[old]
+        paths = self.snapshot.paths(numbers)
+        metadata = self.snapshot.metadata(numbers)
+        for segment, positions, places in self.snapshot.groups(numbers):
+            facts = segment.facts
+            for position, place in zip(positions, places, strict=True):
+                one = (0, 0, -1)
+                if facts is not None:
+                    one = (
+                        int(facts.sizes[position]),
+                        int(facts.mtimes_ns[position]),
+                        int(facts.digests[position]),
+                    )
+                known[old[place]] = _Known(int(numbers[place]), paths[place], *one, metadata[place])
+        return known
+
+    def read(
+        self,
+        found: Sequence[Name | BadFile],
+        known: Sequence[_Known | None],
+        stopped: threading.Event,
+    ) -> Batch:
+        """Look at some files, and read those that are new or changed."""
+        batch = Batch(np.empty((len(found), *self.spec.shape), np.uint8))
+        for item, old in zip(found, known, strict=True):
+            if stopped.is_set():
+                break
+            if isinstance(item, BadFile):
+                batch.bad.append(item)
+                continue
+            try:
+                self._one(item, old, batch)
+            except ImageError as error:
+                batch.bad.append(BadFile(error.path, error.reason))
+        batch.pixels = batch.pixels[: len(batch.entries)]
+        return batch
+
+    def _one(self, name: Name, known: _Known | None, batch: Batch) -> None:
+        file = look(name.id, name.path)
+        if isinstance(file, BadFile):
+            batch.bad.append(file)
+            return
+        other = self._earlier.path(name)
+        if other == file.path:
+            batch.unchanged += 1  # it was met before in this run
+            return
+        if other is not None:
+            raise ImageError(file.path, _taken(file.id, other))
+        values = self._metadata(file, batch)
+        if known is None:
+            data = read_bytes(file.path)
+            row = -1
+        else:
+            row = known.row
+            values = {**known.metadata, **values}
+            stamp = file.path, file.size, file.mtime_ns
+            if stamp == (known.path, known.size, known.mtime_ns):
+                self._same(file, known, values, batch)
+                return
+            data = read_bytes(file.path)
+        digest = xxhash.xxh3_64_intdigest(data)
+        if known is not None:
+            if digest == known.digest:
+                self._same(file, known, values, batch)
+                return
+            if known.path not in (None, file.path) and os.path.exists(known.path or ""):
+                raise ImageError(file.path, _taken(file.id, f"{known.path} in the store"))
+        decode_pixels(data, self.spec, name=file.path, out=batch.pixels[len(batch.entries)])
+        batch.entries.append(Entry(file, digest, row, values))
+
+    @staticmethod
+    def _same(file: ImageFile, known: _Known, values: dict[str, Value], batch: Batch) -> None:
+        if values == known.metadata:
+            batch.unchanged += 1
+        else:
+            batch.kept.append(Entry(file, known.digest, known.row, values))
+
+    def _metadata(self, file: ImageFile, batch: Batch) -> dict[str, Value]:
+        values: dict[str, Value] = {}
+        if self._labels and "/" in file.id:
+            values[LABEL] = file.id.split("/", 1)[0]
+        if self._table is not None:
+            row = self._table.row(file.id, file.path)
+            if row is not None:
+                batch.matched += 1
+                values.update({key: value for key, value in row.items() if value is not None})
+        return values
+
+
+def _taken(name: str, other: str) -> str:
+    return f"its id {name!r} is that of {other}: index a folder that holds both"
+
+
+class _Earlier:
+    """Whether an earlier source has a file of the same id.
+
+    Asked of the file system, and not of a list of all ids so far: that would
+    grow with the folders.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._folders: list[tuple[int, str]] = []
+        self._files: dict[str, tuple[int, str]] = {}
+        for number, path in enumerate(paths):
+            if os.path.isdir(path):
+                self._folders.append((number, os.path.join(path, "")))
+            elif os.path.isfile(path):
+                self._files.setdefault(os.path.basename(path), (number, path))
+        self._several = len(paths) > 1
+
+    def path(self, name: Name) -> str | None:
+        """The first such file, which may be this very one under its own path; None for none."""
+        if not self._several or name.source == 0:
+            return None
+        first, path = self._files.get(name.id, (name.source, None))
+        if first >= name.source:
+            first, path = name.source, None
+        if not all(part and not part.startswith(".") for part in name.id.split("/")):
+            return path  # of a source that is a file; no search of a folder meets it
+        for number, folder in self._folders:
+            if number >= first:
+                break
+            if is_image_name(name.id) and os.path.isfile(folder + name.id):
+                return folder + name.id
+        return path
+
+
+class _Ahead:
+    """The threads of `read_ahead`."""
+
+    def __init__(self, source: Source, sources: Sequence[str | os.PathLike[str]]) -> None:
+        self._source = source
+        self._found = search(sources)
+        size = int(np.prod(source.spec.shape))
+        self._most = max(1, min(BATCH, _BATCH_BYTES // size))
+        self._threads = threads()
+        self._queue: queue.Queue[Future[Batch] | BaseException | None] = queue.Queue(self._threads)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="latentdb-search", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        while self._thread.is_alive():  # it may be waiting for room in the queue
+            try:
+                self._queue.get(timeout=0.05)
+            except queue.Empty:
+                continue
+        self._thread.join()
+
+    def batches(self) -> Iterator[Batch]:
+        while True:
+            item = self._queue.get()
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item.result()
+
+    def _run(self) -> None:
+        try:
+            with ThreadPoolExecutor(self._threads, "latentdb-read") as pool:
+                for number in range(1 << 62):
+                    # Two of each size before the next: there are at least two threads to feed.
+                    size = min(self._most, _FIRST_BATCH << min(number // 2, 30))
+                    found = list(islice(self._found, size))
+                    if not found or self._stop.is_set():
+                        break
+                    known = self._source.known(found)
+                    self._queue.put(pool.submit(self._source.read, found, known, self._stop))
+            self._queue.put(None)
+        except BaseException as error:  # handed to the iterating thread, which raises it
+            self._queue.put(error)
+
+
+@contextmanager
+def read_ahead(
+    source: Source, sources: Sequence[str | os.PathLike[str]]
+) -> Iterator[Iterator[Batch]]:
+    """Search and read in threads; gives the batches in the order of the search.
+
+    At most one batch a core and two more are held.
+
+    Raises
+    ------
+    NotFoundError
+        If a source does not exist.
+    """
+    ahead = _Ahead(source, sources)
+    ahead.start()
+    try:
+        yield ahead.batches()
+    finally:
+        ahead.stop()
+
+
+def threads() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
