@@ -1,7 +1,7 @@
 """Files to batches of pixels, in threads, a few batches ahead of whoever takes them.
 
-One thread searches the folders and looks the names up in the store, a batch at
-a time; one thread a core opens, compares and decodes the files of a batch.
+One thread searches the folders and looks the names up in the store, some dozens
+at a time; one thread a core opens, compares and decodes the files.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,8 +37,12 @@ from latentdb.segment import Ints
 from latentdb.store import Snapshot
 
 LABEL = "label"
-_FIRST_BATCH = 8  # the first are small, so that the encoder begins at once
-_BATCH_BYTES = 32 << 20  # of pixels in one batch
+_TASK = 64  # files that one thread reads before it takes others
+_FIRST_TASK = 8  # the first are small, so that the encoder begins at once
+_FIRST_TASKS = 6  # two of each size: 8, 16, 32
+_BATCH_BYTES = 64 << 20  # of pixels in a batch
+_GATHER_PARTS = 64  # tasks a batch may wait for
+_GATHER_SECONDS = 1.0  # how long
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -86,6 +91,20 @@ class Batch:
     bad: list[BadFile] = field(default_factory=list)
     unchanged: int = 0
     matched: int = 0
+
+    def join(self, others: Sequence[Batch]) -> Batch:
+        """This batch and others as one, in order."""
+        if not others:
+            return self
+        every = (self, *others)
+        return Batch(
+            np.concatenate([batch.pixels for batch in every]),
+            [entry for batch in every for entry in batch.entries],
+            [entry for batch in every for entry in batch.kept],
+            [file for batch in every for file in batch.bad],
+            sum(batch.unchanged for batch in every),
+            sum(batch.matched for batch in every),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,10 +294,12 @@ class _Ahead:
     def __init__(self, source: Source, sources: Sequence[str | os.PathLike[str]]) -> None:
         self._source = source
         self._found = search(sources)
-        size = int(np.prod(source.spec.shape))
-        self._most = max(1, min(BATCH, _BATCH_BYTES // size))
+        image = int(np.prod(source.spec.shape))
+        self._batch = max(1, min(BATCH, _BATCH_BYTES // image))
+        self._task = min(_TASK, self._batch)
         self._threads = threads()
-        self._queue: queue.Queue[Future[Batch] | BaseException | None] = queue.Queue(self._threads)
+        waiting = self._threads + self._batch // self._task
+        self._queue: queue.Queue[Future[Batch] | BaseException | None] = queue.Queue(waiting)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="latentdb-search", daemon=True)
 
@@ -295,6 +316,20 @@ class _Ahead:
         self._thread.join()
 
     def batches(self) -> Iterator[Batch]:
+        """What was read, gathered until it is worth encoding."""
+        parts: list[Batch] = []
+        since = time.monotonic()
+        for number, part in enumerate(self._parts()):
+            parts.append(part)
+            size = sum(len(each.pixels) for each in parts)
+            full = size + self._task > self._batch or len(parts) == _GATHER_PARTS
+            if full or number < _FIRST_TASKS or time.monotonic() - since > _GATHER_SECONDS:
+                yield parts[0].join(parts[1:])
+                parts, since = [], time.monotonic()
+        if parts:
+            yield parts[0].join(parts[1:])
+
+    def _parts(self) -> Iterator[Batch]:
         while True:
             item = self._queue.get()
             if item is None:
@@ -307,8 +342,9 @@ class _Ahead:
         try:
             with ThreadPoolExecutor(self._threads, "latentdb-read") as pool:
                 for number in range(1 << 62):
-                    # Two of each size before the next: there are at least two threads to feed.
-                    size = min(self._most, _FIRST_BATCH << min(number // 2, 30))
+                    size = self._task
+                    if number < _FIRST_TASKS:
+                        size = min(size, _FIRST_TASK << number // 2)
                     found = list(islice(self._found, size))
                     if not found or self._stop.is_set():
                         break
@@ -325,7 +361,7 @@ def read_ahead(
 ) -> Iterator[Iterator[Batch]]:
     """Search and read in threads; gives the batches in the order of the search.
 
-    At most one batch a core and two more are held.
+    Two batches are held at most, and what the threads are at.
 
     Raises
     ------
