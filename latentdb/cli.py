@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from latentdb.asking import optimize, query
+from latentdb.options import Size, as_floats
 from latentdb.shell import (
     Group,
     db_argument,
@@ -62,29 +63,6 @@ _model_check = click.option(
 )
 
 
-class _Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """64, or HEIGHTxWIDTH."""
-
-    name = "size"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).lower().split("x")
-        if len(parts) > 2 or not all(part.isdigit() for part in parts):
-            self.fail(f"{value!r} is no size: give 64, or HEIGHTxWIDTH", param, ctx)
-        return int(parts[0]), int(parts[-1])
-
-
-def _floats(text: str | None) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no list of numbers: give W,W,...") from error
 
 
 def _list_bad(bad: tuple[BadFile, ...]) -> None:
@@ -101,7 +79,7 @@ def _list_bad(bad: tuple[BadFile, ...]) -> None:
 @click.argument("images", nargs=-1, required=True, type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="The model folder to make.")
 @click.option("--arch", type=click.Choice(["conv", "mlp"]), default="conv", show_default=True)
-@click.option("--image-size", type=_Size(), help="64, or HEIGHTxWIDTH.  [default: the images']")
+@click.option("--image-size", type=Size(), help="64, or HEIGHTxWIDTH.  [default: the images']")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="[default: the images']")
 @click.option(
     "--resize",
@@ -180,7 +158,7 @@ def model(model: str, plot: str | None, as_json: bool) -> None:
 @click.option("--model", type=click.Path(), help="A model folder, to make the store with.")
 @click.option("--encoder", type=click.Path(), help="A .keras encoder, instead of a model folder.")
 @click.option("--decoder", type=click.Path(), help="The .keras decoder of that encoder.")
-@click.option("--image-size", type=_Size(), help="Of that encoder.  [default: its input's]")
+@click.option("--image-size", type=Size(), help="Of that encoder.  [default: its input's]")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="[default: its input's]")
 @click.option(
     "--pixel-range",
@@ -297,21 +275,48 @@ def _model_option(
 
 @main.command()
 @db_argument
-@click.argument("targets", nargs=-1, required=True)
+@click.argument("targets", nargs=-1)
+@where_option
+@click.option("--all", "everything", is_flag=True, help="Every row.")
 @click.option(
-    "--out", required=True, type=click.Path(), help="A picture, or a folder for one PNG each."
+    "--out", type=click.Path(), help="A folder for one file each, a .npy file, or one picture."
+)
+@click.option(
+    "--format",
+    type=click.Choice(["png", "jpeg", "webp", "npy"]),
+    help="Of the files in a folder.  [default: png]",
+)
+@click.option(
+    "--sheet", type=click.Path(), metavar="PNG", help="Contact sheets: numbered if several."
 )
 @_model_check
 @json_option
-def decode(db: str, targets: tuple[str, ...], out: str, model: str | None, as_json: bool) -> None:
-    """Decode the latents of TARGETS back into images."""
-    with open_db(db) as opened:
-        written = opened.decode_to(targets, out, model=model)
+@quiet_option
+def decode(
+    db: str,
+    targets: tuple[str, ...],
+    where: str | None,
+    everything: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Decode the latents of TARGETS, of the rows EXPR keeps, or of all back into images."""
+    from latentdb.console import progress
+
+    if bool(targets) + (where is not None) + everything != 1:
+        raise click.UsageError("give TARGETS, --where EXPR, or --all")
+    if options["out"] is None and options["sheet"] is None:
+        raise click.UsageError("give --out, --sheet, or both")
+    with open_db(db) as opened, progress(quiet) as report:
+        written = opened.decode_to(targets or None, where=where, report=report, **options)
     if as_json:
         print_json({"written": written})
-    else:
-        for path in written:
-            click.echo(path)
+        return
+    for path in written[:_LISTED]:
+        click.echo(path)
+    if len(written) > _LISTED:
+        click.echo(f"and {len(written) - _LISTED} more; --json lists them all")
 
 
 @main.command()
@@ -335,7 +340,7 @@ def blend(
     if out is None and k is None:
         raise click.UsageError("give --out PNG, --query K, or both")
     with open_db(db) as opened:
-        vector = opened.blend(targets, weights=_floats(weights), method=method)
+        vector = opened.blend(targets, weights=as_floats(weights), method=method)
         if out is not None:
             opened.write(vector, out)
         matches = None if k is None else opened.query(vector, k=k)

@@ -13,6 +13,8 @@ import click
 from latentdb.answers import Info
 from latentdb.ingest import Progress, Report
 
+_RATED = ("indexing", "decoding")  # stages whose items are alike
+
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Report | None]:
@@ -55,7 +57,7 @@ def progress(quiet: bool) -> Iterator[Report | None]:
                 stage, task = kind, bar.add_task(at.stage, total=at.total, rate="")
             text = at.stage + (f"  ({at.bad} bad)" if at.bad else "")
             elapsed = bar.tasks[0].elapsed or 0.0
-            rate = f"{at.done / elapsed:,.0f}/s" if at.stage == "indexing" and elapsed > 1 else ""
+            rate = f"{at.done / elapsed:,.0f}/s" if at.stage in _RATED and elapsed > 1 else ""
             bar.update(task, description=text, completed=at.done, total=at.total, rate=rate)
 
         yield report

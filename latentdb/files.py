@@ -10,11 +10,20 @@ import errno
 import mmap
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import xxhash
 
-from latentdb.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreError
+from latentdb.errors import (
+    CorruptStoreError,
+    InvalidInputError,
+    LatentDBError,
+    NotFoundError,
+    StoreError,
+)
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
@@ -105,7 +114,7 @@ def replace(path: Path, data: bytes) -> None:
         If it cannot be done; the old file is as it was then, unless the last
         sync failed, where either may be found after a power cut.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     remove(temporary)
     write_new(temporary, data)
     try:
@@ -124,14 +133,96 @@ def write_output(path: str | os.PathLike[str], data: bytes) -> None:
     StoreError
         If it cannot be written.
     """
+    replace(_output(path), data)
+
+
+@contextmanager
+def open_output(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Write a file a user asked for piece by piece: `write_output` for what is too large for it.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written; an old file is as it was then.
+    """
+    target = _output(path)
+    temporary = _temporary(target)
+    remove(temporary)
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, target)
+    except LatentDBError:
+        remove(temporary)
+        raise
+    except OSError as error:
+        remove(temporary)
+        raise _unwritable(target, error) from error
+    except BaseException:
+        remove(temporary)
+        raise
+    sync_folder(target.parent)
+
+
+def write_unsynced(path: str, data: bytes) -> None:
+    """Write one file of very many into a folder that is there.
+
+    Whoever looks sees it whole or not at all, but it is not synced: a sync
+    takes longer than to make the file again.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o644)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+    except OSError as error:
+        remove(Path(temporary))
+        raise _unwritable(Path(path), error) from error
+
+
+def make_output_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder a user asked for, with those above it; it may be there.
+
+    Raises
+    ------
+    StoreError
+        If the system cannot.
+    """
+    _make_for(Path(path).absolute(), Path(path).absolute())
+
+
+def _output(path: str | os.PathLike[str]) -> Path:
+    """Where a file a user asked for goes, after its folder was made."""
     target = Path(path).absolute()
+    _make_for(target, target.parent)
+    return target
+
+
+def _make_for(target: Path, folder: Path) -> None:
     if "\0" in str(target):
         raise StoreError(f"{str(target)!r} cannot be written: it has a null character")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(target, error) from error
-    replace(target, data)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def remove(path: Path) -> None:

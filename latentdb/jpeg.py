@@ -139,6 +139,20 @@ def decode(
     return (pixels, step) if pixels.shape == shape else None
 
 
+def encode(pixels: Pixels, quality: int) -> bytes | None:
+    """Write uint8 ``[height, width, 1 or 3]`` as a JPEG; None without simplejpeg.
+
+    Colours keep their full resolution.
+    """
+    try:
+        from simplejpeg import encode_jpeg
+    except ImportError:
+        return None
+    grey = pixels.shape[-1] == 1
+    spaces = ("GRAY", "Gray") if grey else ("RGB", "444")
+    return bytes(encode_jpeg(np.ascontiguousarray(pixels), quality, *spaces))
+
+
 def hole(data: bytes) -> int | None:
     """Where the coded pixels of a JPEG were lost and have become zeros; None if nowhere.
 

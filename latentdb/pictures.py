@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,34 +53,6 @@ def write_images(pixels: Pixels, out: PathLike) -> None:
     else:
         rows = [pixels[start : start + _PER_ROW] for start in range(0, len(pixels), _PER_ROW)]
         write_picture(out, sheet([[(image, "") for image in row] for row in rows]))
-
-
-def write_each(targets: Sequence[Target], images: Pixels, folder: PathLike) -> tuple[str, ...]:
-    """Write one PNG a target into a folder, named after it.
-
-    Parameters
-    ----------
-    targets
-        Their names make the file names: what may not stand in one becomes ``_``,
-        and a name that is taken gets a number.
-    images
-        uint8 ``[n, height, width, channels]``.
-
-    Returns
-    -------
-    tuple of str
-        The files, in order.
-    """
-    written: dict[str, None] = {}
-    for target, pixels in zip(targets, images, strict=True):
-        stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(target.name)[0]).lstrip(".") or "image"
-        path, number = os.path.join(folder, f"{stem}.png"), 1
-        while path in written:
-            number += 1
-            path = os.path.join(folder, f"{stem}-{number}.png")
-        write_pixels(path, pixels)
-        written[path] = None
-    return tuple(written)
 
 
 def write_query(

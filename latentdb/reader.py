@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb import arithmetic, query
+from latentdb import arithmetic, decoding, query
 from latentdb.answers import Average, Info, Match, Matches
 from latentdb.codec import Codec
 from latentdb.drawing import check_picture
@@ -22,11 +22,12 @@ from latentdb.errors import (
 )
 from latentdb.export import export
 from latentdb.filters import Filter
+from latentdb.ingest import Report
 from latentdb.inputs import as_latents, check_ids
 from latentdb.manifest import MANIFEST
 from latentdb.metrics import L2, check_metric
 from latentdb.models import ModelLike, check_same, codec_of, describe, load_model
-from latentdb.pictures import write_each, write_images, write_query, write_vectors
+from latentdb.pictures import write_images, write_query, write_vectors
 from latentdb.search import Hits, Searcher, cut
 from latentdb.segment import Floats, Ints
 from latentdb.store import Snapshot, Store
@@ -490,36 +491,77 @@ class Reader:
             write_images(self.decode(latents), out)
 
     def decode_to(
-        self, targets: Sequence[TargetLike], out: PathLike, *, model: ModelLike | None = None
+        self,
+        targets: Sequence[TargetLike] | None,
+        out: PathLike | None = None,
+        *,
+        where: str | None = None,
+        format: str | None = None,
+        sheet: PathLike | None = None,
+        model: ModelLike | None = None,
+        report: Report | None = None,
     ) -> tuple[str, ...]:
-        """Decode targets to files.
+        """Decode targets, or all rows, to files; memory does not grow with their number.
 
         Parameters
         ----------
         targets
-            Ids, image paths, ``.npy`` files.
+            Ids, image paths, ``.npy`` files; None for all rows.
         out
-            A file ending in .png (or another image format) for one image or a
-            row of several; without an ending, a folder that gets one PNG each.
+            Without an ending, a folder that gets one picture each.  A file
+            ending in ``.npy`` gets all pixels, uint8 ``[n, height, width,
+            channels]``; one ending in .png (or another image format) gets the
+            image, or a row of several, of targets that were given.
+        where
+            Of all rows, only those for which this expression is true.
+        format
+            Of the pictures in a folder: ``"png"`` (the default), ``"jpeg"`` or
+            ``"webp"``; or ``"npy"``.
+        sheet
+            Also, or instead, contact sheets: a picture of up to 120 images with
+            their ids, and numbered ones if there are more.
         model
             As in `decode`.
+        report
+            Called with the progress.
 
         Returns
         -------
         tuple of str
             The files written.
+
+        Raises
+        ------
+        InvalidInputError
+            If `out` and `format` do not fit each other, or nothing is to be written.
+        StoreError
+            If a file cannot be written.
         """
         if model is not None:
             self.check_model(model)
-        to_folder = os.path.isdir(out) or os.fspath(out).endswith(os.sep) or not Path(out).suffix
-        if not to_folder:
-            check_picture(out)
-        found = self._resolve(self._snapshot(), targets)
-        images = self.codec.decode(np.stack([target.vector for target in found]))
-        if to_folder:
-            return write_each(found, images, out)
-        write_images(images, out)
-        return (os.fspath(out),)
+        if targets is not None and where is not None:
+            raise InvalidInputError("give targets or an expression to decode, not both")
+        kind = decoding.kind_of(out, format, one_file=targets is not None)
+        if out is None and sheet is None:
+            raise InvalidInputError("nothing to write: give out, sheet, or both")
+        snapshot, codec = self._snapshot(), self.codec
+        card = codec.card
+        if targets is None:
+            rows = query.select(snapshot, self._filter(snapshot, where))
+            total, given = len(rows), decoding.of_rows(snapshot, rows, decoding.batch_size(card))
+        else:
+            found = self._resolve(snapshot, targets)
+            total, given = len(found), decoding.of_targets(found, decoding.batch_size(card))
+        sinks: list[decoding.Sink] = []
+        if out is not None and kind == "npy":
+            sinks.append(decoding.Array(out, total, card))
+        elif out is not None and kind == "picture":
+            sinks.append(decoding.Row(out))
+        elif out is not None:
+            sinks.append(decoding.Folder(out, kind))
+        if sheet is not None:
+            sinks.append(decoding.Pages(sheet, total, card))
+        return decoding.decode_all(codec, given, total, sinks, report)
 
     def sheet(self, target: TargetLike, matches: Matches, out: PathLike) -> None:
         """Draw a query: the image, its reconstruction, then the matches with distances.

@@ -23,11 +23,11 @@ FLOORS = (
     ("store",),
     ("compaction", "target", "answers", "source", "reading"),
     ("query", "ingest", "models", "pictures", "verify", "export", "hdf5", "parquet"),
-    ("search", "training", "importing"),
+    ("search", "training", "importing", "decoding"),
     ("upkeep",),
     ("reader",),
     ("database",),
-    ("console", "shell"),
+    ("console", "shell", "options"),
     ("asking",),
     ("cli",),
 )

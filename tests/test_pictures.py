@@ -11,8 +11,6 @@ from PIL import Image
 
 from latentdb.database import LatentDB
 from latentdb.errors import InvalidInputError, StoreError
-from latentdb.pictures import write_each
-from latentdb.target import Target
 
 
 def test_one_is_written_pixel_for_pixel_several_as_a_row_or_animation(
@@ -35,17 +33,6 @@ def test_one_is_written_pixel_for_pixel_several_as_a_row_or_animation(
     with Image.open(tmp_path / "move.gif") as picture:
         assert picture.n_frames == 10  # there and back
     assert np.array_equal(np.load(tmp_path / "path.npy"), path)
-
-
-def test_a_folder_gets_one_file_each_and_no_name_leads_out_of_it(tmp_path: Path) -> None:
-    names = ["../../etc/x.png", "/abs.png", "a/b.png", "a_b.jpg", "...", "ok"]
-    targets = [Target("id", name, np.zeros(2, np.float32)) for name in names]
-    images = np.zeros((len(names), 4, 4, 3), np.uint8)
-    written = write_each(targets, images, tmp_path / "out")
-    assert len(set(written)) == len(names)
-    for path in written:
-        assert Path(path).resolve().parent == tmp_path / "out"
-        assert Path(path).is_file()
 
 
 def test_a_sheet_shows_query_reconstruction_and_matches(store: Path, tmp_path: Path) -> None:
