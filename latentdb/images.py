@@ -373,7 +373,8 @@ def _fit(image: PILImage.Image, box: Box, spec: Preprocessing) -> PILImage.Image
     width, height = right - left, bottom - top
     scales = spec.width / width, spec.height / height
     if spec.resize == "crop":
-        wanted = spec.width / max(scales), spec.height / max(scales)
+        # By rounding one side may come out longer than it is.
+        wanted = min(spec.width / max(scales), width), min(spec.height / max(scales), height)
         left += (width - wanted[0]) / 2
         top += (height - wanted[1]) / 2
         inside = (left, top, min(right, left + wanted[0]), min(bottom, top + wanted[1]))

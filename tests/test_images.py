@@ -449,6 +449,17 @@ def test_stretch_uses_the_whole_image() -> None:
     assert gap(pixels[[0, 0, -1, -1], [0, -1, 0, -1]], [RED, GREEN, BLUE, (240, 240, 20)]).max() < 3
 
 
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 64), st.integers(1, 64))
+def test_a_crop_stays_inside_the_image(
+    height: int, width: int, new_height: int, new_width: int
+) -> None:
+    # Rounded, 4 pixels scaled to 37 and back were a little over 4.
+    for size in ((width, height), (127, 4)):
+        data = encoded(Image.new("L", size, 255), "PNG")
+        assert (decoded(data, new_height, new_width, 1, "crop") == 255).all()
+        assert (decoded(data, 1, 37, 1, "crop") == 255).all()
+
+
 def test_crop_keeps_the_centre() -> None:
     stripes = np.zeros((40, 120, 3), np.uint8)
     stripes[:, :40], stripes[:, 40:80], stripes[:, 80:] = RED, GREEN, BLUE
