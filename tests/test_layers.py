@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "latentdb"
 # A module imports modules of lower floors only.
 FLOORS = (
     ("errors",),
-    ("files", "inputs", "metadata", "metrics", "plan", "arithmetic", "vae", "jpeg"),
-    ("images", "folders", "manifest", "filters", "index"),
+    ("files", "inputs", "metadata", "metrics", "plan", "arithmetic", "vae", "jpeg", "onnxfile"),
+    ("images", "folders", "manifest", "filters", "index", "engine", "exporter"),
     ("tuning",),
     ("codec", "parts", "drawing"),
     ("segment", "leftovers"),
@@ -34,11 +34,15 @@ FLOORS = (
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Only these touch the heavy libraries, and only inside functions (vae excepted).
 HEAVY = {
-    "tensorflow": {"vae", "codec"},
+    "tensorflow": {"vae", "codec", "exporter"},
     "keras": {"vae", "codec"},
     "faiss": {"index", "tuning"},
     "h5py": {"parts", "codec", "export", "hdf5"},
     "pyarrow": {"export", "parquet"},
+    "onnxruntime": {"engine"},
+    "openvino": {"engine"},
+    "onnx": {"exporter"},
+    "tf2onnx": {"exporter"},
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
