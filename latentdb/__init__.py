@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latentdb.answers import Average, Info, Match, Matches
-    from latentdb.codec import Codec, ModelCard
+    from latentdb.card import ModelCard
+    from latentdb.codec import Codec
     from latentdb.compaction import CompactReport
     from latentdb.database import LatentDB
     from latentdb.errors import LatentDBError
@@ -59,7 +60,7 @@ _HOMES = {
     "Problem": "verify",
     "Progress": "ingest",
     "Codec": "codec",
-    "ModelCard": "codec",
+    "ModelCard": "card",
     "Preprocessing": "images",
     "BadFile": "folders",
     "train_model": "training",

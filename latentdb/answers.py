@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from latentdb.codec import ModelCard
+from latentdb.card import ModelCard
 from latentdb.manifest import IndexEntry
 from latentdb.metadata import Value
 from latentdb.segment import Floats
@@ -72,6 +72,8 @@ class Info:
         Alive, and deleted but still on disk.
     bytes
         On disk, of this version.
+    compiled
+        Whether the model has a compiled form, for which tensorflow is not needed.
     covered_rows
         Rows in the search index; the others are scanned.
     why
@@ -88,6 +90,7 @@ class Info:
     bytes: int
     columns: Mapping[str, str]
     model: ModelCard | None
+    compiled: bool
     recall_target: float
     search: str
     index: IndexEntry | None

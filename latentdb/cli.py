@@ -173,6 +173,11 @@ def model(model: str, plot: str | None, as_json: bool) -> None:
 @click.option("--metadata", type=click.Path(), metavar="FILE", help="A .csv or .jsonl file.")
 @click.option("--labels-from-folders", is_flag=True, help="Topmost folder of an image as label.")
 @click.option("--recall", type=float, help="For a new store.  [default: 0.99]")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bf16"]),
+    help="To encode in, for a new store.  [default: float32]",
+)
 @strict_option
 @json_option
 @quiet_option
@@ -182,6 +187,7 @@ def index(
     metadata: str | None,
     labels_from_folders: bool,
     recall: float | None,
+    precision: str | None,
     strict: bool,
     as_json: bool,
     quiet: bool,
@@ -202,13 +208,15 @@ def index(
         if recall is not None:
             raise click.UsageError(f"--recall is for a new store: latentdb optimize {db} --recall")
         opened = LatentDB.open(db)
+        opened.check_precision(precision)
     else:
         if codec is None:
             raise click.UsageError(
                 f"{db} does not exist: to make it give --model MODEL (latentdb train makes one), "
                 "or --encoder and --decoder"
             )
-        opened = LatentDB.create(db, model=codec, recall=0.99 if recall is None else recall)
+        least = 0.99 if recall is None else recall
+        opened = LatentDB.create(db, model=codec, recall=least, precision=precision or "float32")
     with opened:
         before = len(opened)
         try:

@@ -13,10 +13,12 @@ import json
 import math
 import os
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from copy import copy
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -25,63 +27,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb import engine, exporter
+from latentdb.card import ModelCard
+from latentdb.compiled import NAMES, Compiled, compile_halves, in_parts
 from latentdb.errors import InvalidInputError, ModelError, NotFoundError
 from latentdb.images import Preprocessing
 
 ENCODER_FILE = "encoder.keras"
 DECODER_FILE = "decoder.keras"
 CARD_FILE = "model.json"
-BATCH = 256
+BATCH = 256  # images that are read at a time
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What `model.json` says: enough to prepare images and to check latents.
-
-    Attributes
-    ----------
-    preprocessing
-        How images become the encoder's input.
-    latent_dim
-        Dimensions of z_mean.
-    encoder_fingerprint
-        Of the encoder's weights and the preprocessing.
-    decoder_fingerprint
-        Of the decoder's weights and the pixel range; None without a decoder.
-    has_z_log_var
-        Whether the encoder gives z_log_var as its second output.
-    about
-        How the model was made (seed, versions, losses), for people.
-    """
-
-    preprocessing: Preprocessing
-    latent_dim: int
-    encoder_fingerprint: str
-    decoder_fingerprint: str | None
-    has_z_log_var: bool
-    about: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, name: str) -> ModelCard:
-        """Read `to_json`'s text; `name` is what an error calls it.
-
-        Raises
-        ------
-        ModelError
-            If it is not such a text.
-        """
-        try:
-            values = json.loads(text)
-            values["preprocessing"] = Preprocessing(**values["preprocessing"])
-            return cls(**values)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{name} is not a latentdb model card: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -222,10 +180,18 @@ class Codec:
         The model's files by name (bytes), as a store keeps them.
     """
 
-    def __init__(self, card: ModelCard, encoder: bytes, decoder: bytes | None) -> None:
+    def __init__(
+        self,
+        card: ModelCard,
+        encoder: bytes,
+        decoder: bytes | None,
+        *,
+        compiled: Mapping[str, bytes] | None = None,
+    ) -> None:
         self.card = card
         self._encoder_bytes = encoder
         self._decoder_bytes = decoder
+        self._compiled = self._with_files(compiled or {})
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str]) -> Codec:
@@ -249,11 +215,22 @@ class Codec:
         decoder = path / DECODER_FILE
         data = _read_file(decoder, "the decoder") if decoder.exists() else None
         card = ModelCard.from_json(text.decode(errors="replace"), str(path / CARD_FILE))
-        return cls.from_bytes(card, encoder, data, name=str(path))
+        made = {
+            name: _read_file(path / name, "a compiled half")
+            for name in NAMES
+            if (path / name).exists()
+        }
+        return cls.from_bytes(card, encoder, data, name=str(path), compiled=made)
 
     @classmethod
     def from_bytes(
-        cls, card: ModelCard, encoder: bytes, decoder: bytes | None, *, name: str
+        cls,
+        card: ModelCard,
+        encoder: bytes,
+        decoder: bytes | None,
+        *,
+        name: str,
+        compiled: Mapping[str, bytes] | None = None,
     ) -> Codec:
         """Join a card and its files, checking that they belong together.
 
@@ -274,7 +251,7 @@ class Codec:
                     f"the {half} in {name} has fingerprint {actual}, its {CARD_FILE} says "
                     f"{stated}: the files are not of one model; pass --encoder and --decoder"
                 )
-        return cls(card, encoder, decoder)
+        return cls(card, encoder, decoder, compiled=compiled)
 
     @classmethod
     def from_files(
@@ -348,7 +325,63 @@ class Codec:
         named = {CARD_FILE: self.card.to_json().encode(), ENCODER_FILE: self._encoder_bytes}
         if self._decoder_bytes is not None:
             named[DECODER_FILE] = self._decoder_bytes
-        return named
+        return named | self._compiled.files
+
+    def _with_files(self, files: Mapping[str, bytes]) -> Compiled:
+        card = self.card
+        return Compiled(files, card.encoder_fingerprint, card.decoder_fingerprint, card.precision)
+
+    def compiled(self) -> Codec:
+        """The same model with its compiled form, which needs no tensorflow to be used.
+
+        Made here with tensorflow, compared with it, and left out with a warning
+        where it is not equal.  Without the extra ``fast``: the codec itself.
+        """
+        if self._compiled.is_complete or not (engine.is_available() and exporter.is_available()):
+            return self
+        card = self.card
+        with _quiet_import():
+            files, problems = compile_halves(
+                self._prepare(exporter.probes(card.preprocessing.shape)),
+                (self._encoder, card.encoder_fingerprint),
+                (self._decoder, card.decoder_fingerprint) if card.decoder_fingerprint else None,
+                card.precision,
+            )
+        for problem in problems:  # told where stderr is no longer kept
+            warnings.warn(problem, RuntimeWarning, stacklevel=3)
+        other = copy(self)
+        other._compiled = self._with_files(files)
+        return other
+
+    def with_precision(self, precision: str) -> Codec:
+        """The same model, to be used in a precision.
+
+        Raises
+        ------
+        ModelError, MissingExtraError
+            If it cannot be computed here.
+        """
+        engine.check_precision(precision)
+        other = copy(self)
+        other.card = replace(self.card, precision=precision)
+        other._compiled = other._with_files(self._compiled.files)
+        return other
+
+    def check_precision(self) -> None:
+        """Make sure that images are encoded in the precision the card says.
+
+        Raises
+        ------
+        ModelError, MissingExtraError
+            If this machine cannot: vectors of two precisions are not to be
+            mixed in a store.
+        """
+        self._compiled.check_precision()
+
+    @property
+    def used_tensorflow(self) -> bool:
+        """Whether an image was encoded with tensorflow, for want of a compiled form."""
+        return "_encoder" in vars(self)
 
     @property
     def has_decoder(self) -> bool:
@@ -375,8 +408,9 @@ class Codec:
         return values
 
     def _encoder_outputs(self, values: Floats) -> list[Floats]:
+        run = self._compiled.encoder or self._encoder
         try:
-            return [np.asarray(part) for part in self._encoder(values)]
+            return [np.asarray(part) for part in run(values)]
         except ModelError:
             raise
         except Exception as error:  # tensorflow's own classes, imported nowhere else
@@ -410,8 +444,11 @@ class Codec:
             )
         wanted = 2 if self.card.has_z_log_var else 1
         halves: list[list[Floats]] = [[] for _ in range(wanted)]
-        for start in range(0, len(images), BATCH):
-            outputs = self._encoder_outputs(self._prepare(images[start : start + BATCH]))
+
+        def work(part: slice) -> list[Floats]:
+            return self._encoder_outputs(self._prepare(images[part]))
+
+        for outputs in in_parts(self._compiled.encoder, work, len(images)):
             for kept, part in zip(halves, outputs, strict=False):
                 kept.append(part)
         empty = np.empty((0, self.card.latent_dim), np.float32)
@@ -444,29 +481,34 @@ class Codec:
                 "this model has no decoder: create the store with a model folder, or with "
                 "--encoder and --decoder"
             )
-        images = [np.empty((0, *spec.shape), np.uint8)]
-        for start in range(0, len(latents), BATCH):
-            batch = np.asarray(latents[start : start + BATCH], np.float32)
-            try:
-                values = np.asarray(self._decoder(batch)[0], np.float32)
-            except ModelError:
-                raise
-            except Exception as error:  # tensorflow's own classes, imported nowhere else
-                told = " ".join(str(error).split())[:200]
-                raise ModelError(
-                    f"the decoder does not take latents of shape {batch.shape}: {told}"
-                ) from error
-            if values.size != len(batch) * math.prod(spec.shape):
-                raise ModelError(
-                    f"the decoder gives images of shape {values.shape[1:]}: expected {spec.shape}"
-                )
-            values = values.reshape(len(batch), *spec.shape)
-            if spec.pixel_range == "0..1":
-                values = values * 255
-            elif spec.pixel_range == "-1..1":
-                values = (values + 1) * 127.5
-            images.append(np.clip(np.rint(values), 0, 255).astype(np.uint8))
-        return np.concatenate(images)
+        work = self._decoded
+        parts = in_parts(self._compiled.decoder, lambda part: work(latents[part]), len(latents))
+        return np.concatenate([np.empty((0, *spec.shape), np.uint8), *parts])
+
+    def _decoded(self, latents: Floats) -> Pixels:
+        spec = self.card.preprocessing
+        batch = np.asarray(latents, np.float32)
+        run = self._compiled.decoder or self._decoder
+        try:
+            values = np.asarray(run(batch)[0], np.float32)
+        except ModelError:
+            raise
+        except Exception as error:  # tensorflow's own classes, imported nowhere else
+            told = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"the decoder does not take latents of shape {batch.shape}: {told}"
+            ) from error
+        if values.size != len(batch) * math.prod(spec.shape):
+            raise ModelError(
+                f"the decoder gives images of shape {values.shape[1:]}: expected {spec.shape}"
+            )
+        values = values.reshape(len(batch), *spec.shape)
+        if spec.pixel_range == "0..1":
+            values = values * 255
+        elif spec.pixel_range == "-1..1":
+            values = (values + 1) * 127.5
+        pixels: Pixels = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+        return pixels
 
     def summaries(self) -> str:
         """Keras's summaries of the encoder and the decoder."""

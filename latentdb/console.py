@@ -104,6 +104,11 @@ def print_info(told: Info) -> None:
                 f"{spec.height}x{spec.width}x{spec.channels}, pixels {spec.pixel_range}, "
                 f"resized by {spec.resize}",
             ),
+            (
+                "engine",
+                f"{told.model.precision}, "
+                + ("compiled" if told.compiled else "not compiled: tensorflow is loaded to encode"),
+            ),
         ]
     if told.index is None:
         lines.append(("search", f"exact scan (recall 1; target {told.recall_target})"))

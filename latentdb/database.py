@@ -14,17 +14,20 @@ from numpy.typing import NDArray
 from latentdb import query
 from latentdb.answers import Info
 from latentdb.compaction import CompactReport, compact
+from latentdb.engine import FLOAT32
 from latentdb.errors import (
     InvalidInputError,
 )
+from latentdb.files import as_path
 from latentdb.folders import check_sources
 from latentdb.importing import ImportReport, import_rows, opened, undo_creation
 from latentdb.ingest import IndexReport, Report, add_rows, index_images
 from latentdb.inputs import as_latents, check_ids
+from latentdb.leftovers import check_absent
 from latentdb.manifest import Settings
 from latentdb.metadata import Value, make_columns, read_table
 from latentdb.metrics import check_metric
-from latentdb.models import ModelLike, load_model
+from latentdb.models import ModelLike, keep_compiled, load_model
 from latentdb.plan import PREFERENCES
 from latentdb.reader import Reader
 from latentdb.segment import Rows
@@ -49,6 +52,7 @@ class LatentDB(Reader):
         model: ModelLike | None = None,
         dim: int | None = None,
         recall: float = 0.99,
+        precision: str = FLOAT32,
     ) -> LatentDB:
         """Make an empty store.
 
@@ -63,6 +67,9 @@ class LatentDB(Reader):
             Dimensions of z_mean, for a store of ready-made vectors without a model.
         recall
             Least share of the true neighbours that a query is to find.
+        precision
+            That images are encoded in: ``"float32"``, or ``"bf16"`` where the
+            processor and the extra of that name have it.
 
         Raises
         ------
@@ -70,6 +77,8 @@ class LatentDB(Reader):
             If something is there.
         InvalidInputError
             If neither or both of model and dim are given.
+        ModelError, MissingExtraError
+            If the precision cannot be computed here.
         """
         if (model is None) == (dim is None):
             raise InvalidInputError(
@@ -79,7 +88,9 @@ class LatentDB(Reader):
         settings = Settings(recall=_recall(recall))
         if model is None:
             return cls(Store.create(path, dim=dim or 0, settings=settings))
-        codec = load_model(model)
+        check_absent(as_path(path))  # before tensorflow is loaded to compile the model
+        codec = load_model(model).with_precision(precision).compiled()
+        codec.check_precision()
         card = codec.card
         prints = (card.encoder_fingerprint, card.decoder_fingerprint, codec.files)
         db = cls(Store.create(path, dim=card.latent_dim, model=prints, settings=settings))
@@ -130,6 +141,7 @@ class LatentDB(Reader):
         check_sources(listed)  # a source that does not exist is told before a model is loaded
         table = None if metadata is None else read_table(metadata)
         codec = self.codec
+        codec.check_precision()
         with store.writer() as writer:
             writer.sweep()
             done = index_images(
@@ -141,6 +153,7 @@ class LatentDB(Reader):
                 strict=strict,
                 report=report,
             )
+            self._codec = keep_compiled(writer, codec)
             self._keeper.maintain(writer, report)
         return done
 

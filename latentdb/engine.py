@@ -95,14 +95,14 @@ class Half:
     def __init__(
         self, data: bytes, name: str, *, fingerprint: str, precision: str = FLOAT32
     ) -> None:
-        found = inspect(data, name).metadata.get("fingerprint")
+        found = inspect(data, name).fingerprint
         if found != fingerprint:
             raise ModelError(
                 f"{name} was compiled from a model with fingerprint {found}, "
                 f"this one has {fingerprint}"
             )
         check_precision(precision)
-        self.name = name
+        self.precision = precision
         try:
             self._run = _onnxruntime(data) if precision == FLOAT32 else _openvino(data)
         except Exception as error:  # whatever a runtime raised
@@ -174,6 +174,10 @@ def _openvino(data: bytes) -> Callable[[Floats], list[Floats]]:
         "INFERENCE_NUM_THREADS": str(threads()),
     }
     compiled = core.compile_model(core.read_model(data), "CPU", settings)
+    shape = [size.get_length() if size.is_static else 1 for size in compiled.input(0).partial_shape]
+    # Once in this thread: OpenVINO 2026.4 hangs where two threads are the first to hand it
+    # arrays (each holds a lock of its own and waits for that of the other).
+    compiled.create_infer_request().infer({0: np.zeros(shape, np.float32)})
     own: Any = threading.local()
 
     def run(values: Floats) -> list[Floats]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.errors import ModelError
-from latentdb.onnxfile import DOMAINS, inspect
+from latentdb.onnxfile import DOMAINS, FINGERPRINT, inspect
 
 OPSET = 17  # of 2022; every ONNX Runtime that has wheels for Python 3.10 runs it
 TOLERANCE = 1e-5  # of the largest value, where that is above 1
@@ -33,7 +33,7 @@ def is_available() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("tf2onnx", "onnx"))
 
 
-def export(run: Function, shape: tuple[int, ...], metadata: Mapping[str, str]) -> bytes:
+def export(run: Function, shape: tuple[int, ...], fingerprint: str) -> bytes:
     """Write a function of tensorflow as an .onnx file.
 
     Parameters
@@ -42,8 +42,8 @@ def export(run: Function, shape: tuple[int, ...], metadata: Mapping[str, str]) -
         Takes float32 ``[n, *shape]``, gives a list of float32 tensors.
     shape
         Of one input.
-    metadata
-        Kept in the file.
+    fingerprint
+        Of the half, kept in the file.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def export(run: Function, shape: tuple[int, ...], metadata: Mapping[str, str]) -
         raise ModelError(f"the model cannot be written as ONNX: {told}") from error
     finally:
         logger.setLevel(level)
-    data = _finish(model, metadata)
+    data = _finish(model, fingerprint)
     inspect(data, "the compiled model")
     return data
 
@@ -97,16 +97,15 @@ def _convert_erfc(context: Any, node: Any, _name: str, _arguments: Any) -> Any:
     )
 
 
-def _finish(model: Any, metadata: Mapping[str, str]) -> bytes:
-    """The bytes of an ONNX model with metadata, and with the standard operators alone."""
+def _finish(model: Any, fingerprint: str) -> bytes:
+    """The bytes of an ONNX model with a fingerprint, and with the standard operators alone."""
     _spell_gelu(model.graph)
     kept = [(item.domain, item.version) for item in model.opset_import]
     del model.opset_import[:]
     for domain, number in kept:
         if domain in DOMAINS:
             model.opset_import.add(domain=domain, version=number)
-    for key, value in metadata.items():
-        model.metadata_props.add(key=key, value=value)
+    model.metadata_props.add(key=FINGERPRINT, value=fingerprint)
     data: bytes = model.SerializeToString()
     return data
 

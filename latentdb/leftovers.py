@@ -8,6 +8,7 @@ from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 
+from latentdb.errors import AlreadyExistsError
 from latentdb.files import sync_folder
 from latentdb.manifest import FOLDERS, LOCK, MANIFEST
 
@@ -55,6 +56,22 @@ def _listed(folder: Path) -> list[str]:
     with suppress(OSError):
         return sorted(os.listdir(folder))
     return []
+
+
+def check_absent(folder: Path) -> None:
+    """Refuse a folder in which a store cannot be made.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If it is a store, or has anything else in it.
+    """
+    if not os.path.exists(folder):
+        return
+    if (folder / MANIFEST).exists():
+        raise AlreadyExistsError(f"{folder} is a store already: open it")
+    if not is_unfinished(folder):
+        raise AlreadyExistsError(f"{folder} exists and is not a store: give another path")
 
 
 def is_unfinished(folder: Path) -> bool:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 from latentdb.answers import Info
-from latentdb.codec import CARD_FILE, DECODER_FILE, ENCODER_FILE, Codec, ModelCard
-from latentdb.errors import CorruptStoreError, ModelError, ModelMismatchError
-from latentdb.store import Snapshot
+from latentdb.card import ModelCard
+from latentdb.codec import CARD_FILE, DECODER_FILE, ENCODER_FILE, Codec
+from latentdb.compiled import ENCODER_ONNX, NAMES, compiled_name
+from latentdb.errors import (
+    CorruptStoreError,
+    ModelError,
+    ModelMismatchError,
+    NotFoundError,
+    StoreError,
+)
+from latentdb.store import Snapshot, Writer
 
 ModelLike = str | os.PathLike[str] | Codec
 
@@ -46,12 +55,46 @@ def codec_of(snapshot: Snapshot) -> Codec:
             "this store has no model: it holds ready-made vectors, which can be queried "
             "by id or vector but not decoded; create it with a model to do both"
         )
-    files = {Path(entry.name).name: bytes(snapshot.file(entry)) for entry in model.files}
+    files = {}
+    for entry in model.files:
+        made = compiled_name(entry.name)
+        try:
+            files[made or Path(entry.name).name] = bytes(snapshot.file(entry))
+        except (CorruptStoreError, NotFoundError) as error:
+            if made is None:
+                raise
+            warnings.warn(
+                f"{error}; tensorflow is used instead, latentdb verify --repair drops the file",
+                RuntimeWarning,
+                stacklevel=3,
+            )
     stated = (model.encoder_fingerprint, model.decoder_fingerprint)
     name = str(snapshot.folder / "model")
     if ENCODER_FILE not in files or stated != (card.encoder_fingerprint, card.decoder_fingerprint):
         raise CorruptStoreError(f"{name} is not the model the manifest speaks of")
-    return Codec.from_bytes(card, files[ENCODER_FILE], files.get(DECODER_FILE), name=name)
+    return Codec.from_bytes(
+        card, files[ENCODER_FILE], files.get(DECODER_FILE), name=name, compiled=files
+    )
+
+
+def keep_compiled(writer: Writer, codec: Codec) -> Codec:
+    """Compile the model of a store that was made without, where that can be done.
+
+    Only after tensorflow was used: loading it takes longer than compiling.
+    """
+    if not codec.used_tensorflow:
+        return codec
+    made = codec.compiled()
+    files = {name: data for name, data in made.files.items() if name in NAMES}
+    if made is not codec and files:
+        try:
+            writer.set_compiled(files)
+        except StoreError as error:
+            # The rows are committed: what was asked for is done.
+            warnings.warn(
+                f"the compiled model was not kept ({error})", RuntimeWarning, stacklevel=3
+            )
+    return made
 
 
 def check_same(snapshot: Snapshot, codec: Codec) -> None:
@@ -99,6 +142,7 @@ def describe(snapshot: Snapshot) -> Info:
         bytes=sum(sizes),
         columns=manifest.columns,
         model=card_of(snapshot),
+        compiled=any(compiled_name(name) == ENCODER_ONNX for name in manifest.file_names()),
         recall_target=manifest.settings.recall,
         search="exact scan" if entry is None else entry.kind,
         index=entry,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from latentdb.errors import ModelError
 
+FINGERPRINT = "fingerprint"  # key of the metadata that says of which model a file is
 DOMAINS = ("", "ai.onnx")  # two names of the standard operators
 MAX_BYTES = (2 << 30) - 1  # of any protobuf message
 MAX_FIELDS = 200_000  # a network of a thousand layers has some 50,000
@@ -59,13 +60,13 @@ class OnnxFile:
 
     Attributes
     ----------
-    metadata
-        Its key-value pairs.
+    fingerprint
+        Of the model it was compiled from; None if it does not say.
     operators
         The operators it uses.
     """
 
-    metadata: Mapping[str, str]
+    fingerprint: str | None
     operators: frozenset[str]
 
 
@@ -91,7 +92,7 @@ def inspect(data: bytes, name: str) -> OnnxFile:
         walk.message(memoryview(data), "model")
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise ModelError(f"{name} is not a compiled model that can be used: {error}") from error
-    return OnnxFile(walk.metadata, frozenset(walk.operators))
+    return OnnxFile(walk.metadata.get(FINGERPRINT), frozenset(walk.operators))
 
 
 class _Walk:

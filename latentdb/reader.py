@@ -18,6 +18,7 @@ from latentdb.drawing import check_picture
 from latentdb.errors import (
     ClosedError,
     InvalidInputError,
+    ModelMismatchError,
     NotFoundError,
 )
 from latentdb.export import export
@@ -26,7 +27,7 @@ from latentdb.ingest import Report
 from latentdb.inputs import as_latents, check_ids
 from latentdb.manifest import MANIFEST
 from latentdb.metrics import L2, check_metric
-from latentdb.models import ModelLike, check_same, codec_of, describe, load_model
+from latentdb.models import ModelLike, card_of, check_same, codec_of, describe, load_model
 from latentdb.pictures import write_images, write_query, write_vectors
 from latentdb.search import Hits, Searcher, cut
 from latentdb.segment import Floats, Ints
@@ -125,6 +126,21 @@ class Reader:
             Names both fingerprints.
         """
         check_same(self._snapshot(), load_model(model))
+
+    def check_precision(self, precision: str | None) -> None:
+        """Refuse any precision but the one the store's images are encoded in.
+
+        Raises
+        ------
+        ModelMismatchError
+            Names both.  None is never refused.
+        """
+        card = card_of(self._snapshot())
+        if precision is not None and card is not None and precision != card.precision:
+            raise ModelMismatchError(
+                f"precision {precision} was asked for, the images of this store are encoded in "
+                f"{card.precision}: leave --precision out, or index into a new store"
+            )
 
     # --- ask --------------------------------------------------------------------
 

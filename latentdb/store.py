@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from latentdb import leftovers
 from latentdb import manifest as manifests
 from latentdb.errors import (
-    AlreadyExistsError,
     CorruptStoreError,
     InvalidInputError,
     NotFoundError,
@@ -354,6 +353,16 @@ class Writer:
             manifest = self.snapshot.manifest
             self._commit(replace(manifest, index=None, settings=settings, deletions=deletions))
 
+    def set_compiled(self, files: Mapping[str, bytes]) -> None:
+        """Keep compiled forms of the model, by name, in the place of those there were."""
+        model = self.snapshot.manifest.model
+        if model is not None:
+            with self._written() as written:
+                kept = [file for file in model.files if not file.name.endswith(tuple(files))]
+                kept += [self._write("model", f".{key}", files[key], written) for key in files]
+                new = replace(model, files=tuple(kept))
+                self._commit(replace(self.snapshot.manifest, model=new))
+
     @contextmanager
     def _written(self) -> Iterator[list[FileEntry]]:
         """Collect the files of a commit, and withdraw them if it fails."""
@@ -491,19 +500,14 @@ class Store:
         if type(dim) is not int or not 1 <= dim <= manifests.MAX_DIM:
             raise InvalidInputError(f"dim {dim!r} cannot be used: give 1 to {manifests.MAX_DIM}")
         folder = as_path(path)
-        if os.path.exists(folder):
-            if (folder / manifests.MANIFEST).exists():
-                raise AlreadyExistsError(f"{folder} is a store already: open it")
-            if not leftovers.is_unfinished(folder):
-                raise AlreadyExistsError(f"{folder} exists and is not a store: give another path")
+        leftovers.check_absent(folder)
         try:
             for name in manifests.FOLDERS:
                 (folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{folder} cannot be made: {told(error)}") from error
         with manifests.writer_lock(folder):
-            if (folder / manifests.MANIFEST).exists():
-                raise AlreadyExistsError(f"{folder} was made by another process: open it")
+            leftovers.check_absent(folder)  # another process may have made it meanwhile
             entry = None
             if model is not None:
                 files = []

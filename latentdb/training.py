@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.codec import CARD_FILE, DECODER_FILE, ENCODER_FILE, Codec, ModelCard, fingerprints
+from latentdb.card import ModelCard
+from latentdb.codec import CARD_FILE, DECODER_FILE, ENCODER_FILE, Codec, fingerprints
+from latentdb.compiled import NAMES
 from latentdb.drawing import sheet, write_picture
 from latentdb.errors import AlreadyExistsError, ImageError, InvalidInputError, StoreError
 from latentdb.files import told
@@ -353,7 +355,7 @@ def _write(
         losses = {} if kept is None else kept.losses
         latent_dim = int(model.decoder.input_shape[1])
         card = ModelCard(spec, latent_dim, *prints, has_z_log_var=True)
-        codec = Codec(card, encoder, decoder)
+        codec = Codec(card, encoder, decoder).compiled()
         rebuilt = codec.decode(codec.encode(held)[0])
         ratio = float(psnr(held, rebuilt).mean())
         about |= {
@@ -370,6 +372,9 @@ def _write(
         }
         card = ModelCard(**{**vars(card), "about": about})
         (work / CARD_FILE).write_text(card.to_json())
+        for name in NAMES:
+            if name in codec.files:
+                (work / name).write_bytes(codec.files[name])
         (work / HISTORY_FILE).write_text(_history(training))
         write_picture(work / PICTURE_FILE, _reconstructions(held, rebuilt))
         work.chmod(0o755)

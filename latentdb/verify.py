@@ -14,11 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from latentdb import manifest as manifests
-from latentdb.codec import CARD_FILE, DECODER_FILE, ENCODER_FILE, Codec, ModelCard
+from latentdb.card import ModelCard
+from latentdb.codec import CARD_FILE, DECODER_FILE, ENCODER_FILE, Codec
+from latentdb.compiled import compiled_name
 from latentdb.errors import CorruptStoreError, LatentDBError, StoreError
 from latentdb.files import checksum, map_checked, sync_folder, told, write_new
 from latentdb.index import VectorIndex
 from latentdb.manifest import FileEntry, Manifest, SegmentEntry
+from latentdb.onnxfile import inspect
 from latentdb.segment import Ints, Segment, salvage
 
 QUARANTINE = "quarantine"
@@ -109,6 +112,7 @@ class _Check:
         self.bad_segments: list[SegmentEntry] = []
         self.bad_index = False
         self.bad_deletions = False
+        self.bad_compiled: set[FileEntry] = set()
         self.segments: list[Segment] = []
         self.deleted: Ints = np.empty(0, np.int64)
 
@@ -213,7 +217,13 @@ class _Check:
             data = bytes(map_checked(path, entry.bytes, entry.checksum))
             files[Path(entry.name).name] = data
 
-        whole = [self._try(entry, lambda entry=entry: read(entry)) for entry in model.files]  # type: ignore[misc]
+        whole = []
+        for entry in model.files:
+            held = self._try(entry, lambda entry=entry: read(entry))  # type: ignore[misc]
+            if compiled_name(entry.name) is None:
+                whole.append(held)
+            elif not held:
+                self.bad_compiled.add(entry)
 
         def join() -> None:
             card = ModelCard.from_json(files[CARD_FILE].decode(errors="replace"), CARD_FILE)
@@ -221,11 +231,24 @@ class _Check:
             if card.encoder_fingerprint != model.encoder_fingerprint:
                 raise CorruptStoreError("it is not the model the manifest speaks of")
 
+        def fits(entry: FileEntry) -> None:
+            made = inspect(files[Path(entry.name).name], entry.name).fingerprint
+            if made not in (model.encoder_fingerprint, model.decoder_fingerprint):
+                raise CorruptStoreError(f"it was compiled from a model {made}, which is not here")
+
         if all(whole):
             self._try(FileEntry("model", 0, ""), join)
+        for entry in model.files:
+            if compiled_name(entry.name) is None or entry in self.bad_compiled:
+                continue
+            if not self._try(entry, lambda entry=entry: fits(entry)):  # type: ignore[misc]
+                self.bad_compiled.add(entry)
         told = "copy it from the model folder the store was made with"
+        derived = {entry.name for entry in self.bad_compiled}
         self.problems = [
-            replace(problem, repair=told) if problem.file.startswith("model") else problem
+            replace(problem, repair=told)
+            if problem.file.startswith("model") and problem.file not in derived
+            else problem
             for problem in self.problems
         ]
 
@@ -260,8 +283,16 @@ class _Check:
         drop_index = self.bad_index or bool(lost) or self.bad_deletions
         if manifest.index is not None and drop_index:
             done[manifest.index.file.name] = "dropped, and built again where it pays"
+        model = manifest.model
+        if model is not None and self.bad_compiled:
+            model = replace(
+                model, files=tuple(file for file in model.files if file not in self.bad_compiled)
+            )
+            for file in self.bad_compiled:
+                done[file.name] = "dropped, and compiled again by the next index that encodes"
         changed = replace(
             manifest,
+            model=model,
             version=manifest.version + 1,
             segments=tuple(kept),
             deletions=deletions,

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentdb.codec import Codec, ModelCard, load_keras
+from latentdb.card import ModelCard
+from latentdb.codec import Codec, load_keras
+from latentdb.compiled import NAMES
 from latentdb.errors import InvalidInputError, MissingExtraError, ModelError, NotFoundError
 from latentdb.images import Preprocessing, read_image
 
@@ -235,5 +237,6 @@ def test_plot_draws_or_says_what_is_missing(model: Path, tmp_path: Path) -> None
 def test_the_files_of_a_codec_are_its_folder(model: Path) -> None:
     files = Codec.from_folder(model).files
     assert files["encoder.keras"] == (model / "encoder.keras").read_bytes()
-    assert set(files) == {"encoder.keras", "decoder.keras", "model.json"}
+    assert set(files) - set(NAMES) == {"encoder.keras", "decoder.keras", "model.json"}
+    assert {name: (model / name).read_bytes() for name in files} == files
     assert zipfile.is_zipfile(model / "decoder.keras")

@@ -17,7 +17,6 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("tf2onnx")
 
 SHAPE = (16, 16, 3)
-ABOUT = {"fingerprint": "f"}
 
 
 def function(model: Any) -> Any:
@@ -35,7 +34,7 @@ def values(shape: tuple[int, ...]) -> np.ndarray:
 def check(model: Any, shape: tuple[int, ...]) -> frozenset[str]:
     """Compile a model, compare it with keras, and give the operators it needs."""
     run = function(model)
-    data = export(run, shape, ABOUT)
+    data = export(run, shape, "f")
     batch = values(shape)
     half = engine.Half(data, "it", fingerprint="f")
     expected = [np.asarray(part) for part in run(batch)]
@@ -99,7 +98,7 @@ def test_layers_that_vaes_are_built_of_equal_keras(kind: str) -> None:
 
 def test_gelu_is_written_as_runtimes_know_it() -> None:
     onnx = pytest.importorskip("onnx")
-    data = export(function(layers_of("gelu")), SHAPE, ABOUT)
+    data = export(function(layers_of("gelu")), SHAPE, "f")
     nodes = [node.op_type for node in onnx.load_from_string(data).graph.node]
     assert nodes.count("Div") == nodes.count("Erf") == 1
 
@@ -111,7 +110,7 @@ def test_what_draws_random_numbers_is_refused() -> None:
         return [batch + tf.random.normal((4,))]
 
     with pytest.raises(ModelError, match="operator 'RandomNormal' is not on the list"):
-        export(run, (4,), ABOUT)
+        export(run, (4,), "f")
 
 
 def test_what_has_no_counterpart_is_told_in_one_line() -> None:
@@ -121,7 +120,7 @@ def test_what_has_no_counterpart_is_told_in_one_line() -> None:
         return [tf.cast(tf.signal.rfft(batch), tf.float32)]
 
     with pytest.raises(ModelError) as caught:
-        export(run, (4,), ABOUT)
+        export(run, (4,), "f")
     assert "\n" not in str(caught.value)
 
 

@@ -16,7 +16,7 @@ FLOORS = (
     ("errors",),
     ("files", "inputs", "metadata", "metrics", "plan", "arithmetic", "vae", "jpeg", "onnxfile"),
     ("images", "folders", "manifest", "filters", "index", "engine", "exporter"),
-    ("tuning",),
+    ("tuning", "compiled", "card"),
     ("codec", "parts", "drawing"),
     ("segment", "leftovers"),
     ("lookup",),
@@ -137,3 +137,30 @@ def test_a_search_by_vector_and_info_load_no_tensorflow(store: Path) -> None:
         "db = LatentDB.open(sys.argv[1]); db.search(np.zeros((1, 4), 'f4')); db.info()"
     )
     assert not loaded_by(code, str(store)) & {"tensorflow", "keras"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("query", "{store}", "{image}"),
+        ("query", "{store}", "{image}", "--sheet", "{out}/sheet.png"),
+        ("decode", "{store}", "disc/000.png", "--out", "{out}/one.png"),
+        ("blend", "{store}", "disc/000.png", "{image}", "--out", "{out}/blend.png"),
+        ("index", "{store}", "{image}"),
+        ("info", "{store}"),
+        ("verify", "{store}"),
+    ],
+    ids=lambda words: "-".join(words[:1] + words[3:4]),
+)
+def test_with_the_extra_no_command_on_a_store_loads_tensorflow(
+    words: tuple[str, ...], store: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    from conftest import draw_shape
+
+    image = tmp_path / "new.png"
+    draw_shape("disc", 77).save(image)
+    filled = [word.format(store=store, image=image, out=tmp_path) for word in words]
+    loaded = loaded_by(RUN, *filled)
+    assert not loaded & {"tensorflow", "keras", "onnx", "tf2onnx", "openvino"}
+    assert ("onnxruntime" in loaded) == (words[0] not in ("info", "verify"))

@@ -36,7 +36,7 @@ def network() -> Any:
 def test_a_plain_network_passes() -> None:
     found = inspect(network().SerializeToString(), "it")
     assert found.operators == {"MatMul", "Relu"}
-    assert found.metadata == {"fingerprint": "abc"}
+    assert found.fingerprint == "abc"
 
 
 def external(model: Any) -> None:

@@ -28,7 +28,7 @@ from battery_parts.world import (
     small,
     workshop,
 )
-from latentdb.codec import ModelCard
+from latentdb.card import ModelCard
 from latentdb.database import LatentDB
 from latentdb.errors import LatentDBError
 from latentdb.images import Preprocessing
