@@ -63,8 +63,6 @@ _model_check = click.option(
 )
 
 
-
-
 def _list_bad(bad: tuple[BadFile, ...]) -> None:
     if not bad:
         return

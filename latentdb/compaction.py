@@ -16,7 +16,8 @@ import numpy as np
 from latentdb.errors import StoreError
 from latentdb.metadata import join
 from latentdb.segment import FileFacts, Ints, Rows, Segment
-from latentdb.store import SEGMENT_BYTES, Snapshot, Writer
+from latentdb.snapshot import Snapshot
+from latentdb.store import SEGMENT_BYTES, Writer
 
 MOST_SEGMENTS = 100  # small ones; merged when there are more
 MOST_DELETED = 0.3  # share of the rows on disk

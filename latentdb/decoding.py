@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb import jpeg
-from latentdb.codec import BATCH, Codec, ModelCard
+from latentdb.card import ModelCard
+from latentdb.codec import BATCH, Codec
 from latentdb.drawing import check_picture, sheet, to_picture, write_picture
 from latentdb.errors import InvalidInputError
 from latentdb.files import make_output_folder, open_output, write_unsynced
@@ -29,7 +30,7 @@ from latentdb.ingest import Progress, Report
 from latentdb.pictures import write_images
 from latentdb.reading import threads
 from latentdb.segment import Floats, Ints
-from latentdb.store import Snapshot
+from latentdb.snapshot import Snapshot
 from latentdb.target import Target
 
 PathLike = str | os.PathLike[str]

@@ -17,8 +17,8 @@ from latentdb.errors import InvalidInputError, MissingExtraError, StoreError
 from latentdb.files import as_path, remove, sync_folder, told
 from latentdb.metadata import Value
 from latentdb.segment import Floats, Ints, Segment
+from latentdb.snapshot import Snapshot
 from latentdb.source import VECTOR_COLUMN
-from latentdb.store import Snapshot
 
 FORMATS = (".h5", ".npy", ".parquet", ".csv")
 _ROWS = 16_384  # at a time

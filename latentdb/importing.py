@@ -33,8 +33,9 @@ from latentdb.ingest import CONFLICTS, Progress, Report
 from latentdb.inputs import check_ids
 from latentdb.parquet import ParquetSource
 from latentdb.segment import Ints, Rows, hash_ids
+from latentdb.snapshot import Snapshot
 from latentdb.source import CsvSource, NpySource, Source
-from latentdb.store import Snapshot, Store, Writer
+from latentdb.store import Store, Writer
 
 FORMATS = (".h5", ".npy", ".parquet", ".csv")
 PathLike = str | os.PathLike[str]

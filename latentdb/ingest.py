@@ -25,7 +25,8 @@ from latentdb.folders import BadFile, count, require_images
 from latentdb.metadata import Table, make_columns
 from latentdb.reading import LABEL, Batch, Entry, Source, read_ahead
 from latentdb.segment import FileFacts, Floats, Ints, Rows, hash_ids
-from latentdb.store import Snapshot, Writer
+from latentdb.snapshot import Snapshot
+from latentdb.store import Writer
 
 COMMIT_ROWS = 16_384
 COMMIT_SECONDS = 5.0

@@ -17,7 +17,8 @@ from latentdb.errors import (
     NotFoundError,
     StoreError,
 )
-from latentdb.store import Snapshot, Writer
+from latentdb.snapshot import Snapshot
+from latentdb.store import Writer
 
 ModelLike = str | os.PathLike[str] | Codec
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from latentdb.filters import Filter
 from latentdb.metadata import Column
 from latentdb.segment import Ints, Segment, Texts
-from latentdb.store import Snapshot
+from latentdb.snapshot import Snapshot
 
 
 def column_of(segment: Segment, name: str) -> Column:

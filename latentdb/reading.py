@@ -34,7 +34,7 @@ from latentdb.folders import (
 from latentdb.images import Preprocessing, decode_pixels, read_bytes
 from latentdb.metadata import Table, Value
 from latentdb.segment import Ints
-from latentdb.store import Snapshot
+from latentdb.snapshot import Snapshot
 
 LABEL = "label"
 _TASK = 64  # files that one thread reads before it takes others

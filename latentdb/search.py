@@ -20,7 +20,7 @@ from latentdb.index import Block, VectorIndex, rank, scan
 from latentdb.metrics import COSINE, KL, L2, Space, symmetric_kl
 from latentdb.plan import IVF
 from latentdb.segment import Floats, Ints, Segment
-from latentdb.store import Snapshot
+from latentdb.snapshot import Snapshot
 
 _FEW = 20_000  # rows kept by a filter that are compared one and all
 _FILTERS = 8  # whose rows are remembered

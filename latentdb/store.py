@@ -6,17 +6,14 @@ Readers work on a `Snapshot`, one committed version, and take no lock.  One
 
 from __future__ import annotations
 
-import mmap
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from latentdb import leftovers
 from latentdb import manifest as manifests
@@ -30,7 +27,6 @@ from latentdb.files import (
     as_path,
     checksum,
     make_folder,
-    map_checked,
     remove,
     sync_folder,
     told,
@@ -46,178 +42,12 @@ from latentdb.manifest import (
     SegmentEntry,
     Settings,
 )
-from latentdb.metadata import Value
-from latentdb.segment import MAX_COLUMNS, Floats, Ints, Rows, Segment, dump, hash_ids
+from latentdb.segment import MAX_COLUMNS, Ints, Rows, Segment, dump
+from latentdb.snapshot import Snapshot
 
 SEGMENT_BYTES = 64 << 20  # of vectors: what one append holds in memory at a time
 GRACE_SECONDS = 600  # how long a file that no version names is kept for readers
 _RETRIES = 10
-
-
-class Snapshot:
-    """One committed version of a store, opened for reading."""
-
-    def __init__(
-        self, folder: Path, manifest: Manifest, cache: dict[str, Segment], lookup: Lookup
-    ) -> None:
-        self.folder = folder
-        self.manifest = manifest
-        self._cache = cache
-        self._lookup = lookup
-
-    def __len__(self) -> int:
-        return self.manifest.rows
-
-    @property
-    def dim(self) -> int:
-        return self.manifest.dim
-
-    @cached_property
-    def segments(self) -> tuple[Segment, ...]:
-        """Every segment, opened, in the order of row numbers."""
-        opened = []
-        for entry in self.manifest.segments:
-            segment = self._cache.get(entry.file.name)
-            if segment is None or segment.entry != entry:
-                segment = Segment(self.folder, entry, self.dim, self.manifest.columns)
-                self._cache[entry.file.name] = segment
-            elif segment.columns != self.manifest.columns:
-                segment = segment.with_columns(self.manifest.columns)
-                self._cache[entry.file.name] = segment
-            opened.append(segment)
-        return tuple(opened)
-
-    @cached_property
-    def deleted(self) -> Ints:
-        """Row numbers that are deleted and still in a segment or in the index, ascending."""
-        entry = self.manifest.deletions
-        if entry is None:
-            return np.empty(0, np.int64)
-        path = self.folder / entry.file.name
-        view = map_checked(path, entry.file.bytes, entry.file.checksum)
-        if len(view) != 8 * entry.rows:
-            raise CorruptStoreError(f"{path} holds {len(view)} bytes for {entry.rows} deletions")
-        return np.frombuffer(bytes(view), "<i8")  # a copy: the file may be cut while it is mapped
-
-    def file(self, entry: FileEntry) -> mmap.mmap:
-        """The content of the index or a model file, mapped, after its checksum held."""
-        return map_checked(self.folder / entry.name, entry.bytes, entry.checksum)
-
-    def live(self, segment: Segment) -> NDArray[np.bool_] | None:
-        """bool ``[n]``: which rows of a segment are not deleted; None for all."""
-        entry = segment.entry
-        bounds = np.searchsorted(self.deleted, (entry.first_row, entry.last_row + 1))
-        gone = self.deleted[bounds[0] : bounds[1]]
-        gone = gone[segment.holds(gone)]
-        if not len(gone):
-            return None
-        keep = np.ones(len(segment), bool)
-        keep[segment.positions(gone)] = False
-        return keep
-
-    def is_deleted(self, rows: Ints) -> NDArray[np.bool_]:
-        """Which row numbers are deleted."""
-        if not len(self.deleted):
-            return np.zeros(len(rows), bool)
-        places = np.minimum(np.searchsorted(self.deleted, rows), len(self.deleted) - 1)
-        return np.asarray(self.deleted[places] == rows)
-
-    def locate(self, ids: Sequence[str], hashes: NDArray[np.uint64] | None = None) -> Ints:
-        """Row numbers of ids, whose hashes may be known; -1 where one is not in the store."""
-        hashes = hash_ids(ids) if hashes is None else hashes
-        # Bisection for one after the other is several times faster in ascending order.
-        order = self._lookup.possible(self.segments, hashes)
-        order = order[np.argsort(hashes[order], kind="stable")]
-        names, sought = [ids[int(place)] for place in order], hashes[order]
-        rows = np.full(len(ids), -1, np.int64)
-        for segment in reversed(self.segments):
-            positions = segment.find(names, sought)
-            found = np.flatnonzero(positions >= 0)
-            found = found[rows[order[found]] < 0]
-            if len(found):
-                numbers = segment.numbers(positions[found])
-                alive = ~self.is_deleted(numbers)
-                rows[order[found[alive]]] = numbers[alive]
-        return rows
-
-    def find(self, ids: Sequence[str]) -> Ints:
-        """Row numbers of ids, all of which must be in the store.
-
-        Raises
-        ------
-        NotFoundError
-            Names the first that is not.
-        """
-        rows = self.locate(ids)
-        missing = np.flatnonzero(rows < 0)
-        if len(missing):
-            others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise NotFoundError(f"no id {ids[missing[0]]!r}{others} among {len(self)} rows")
-        return rows
-
-    def groups(self, rows: Ints) -> Iterator[tuple[Segment, Ints, Ints]]:
-        """Row numbers by segment: (segment, positions in it, places in `rows`)."""
-        firsts = np.array([segment.entry.first_row for segment in self.segments], np.int64)
-        numbers = np.searchsorted(firsts, rows, side="right") - 1
-        for number in np.unique(numbers):
-            if number < 0:
-                raise CorruptStoreError(f"{self.folder}: a row number before the first segment")
-            places = np.flatnonzero(numbers == number)
-            segment = self.segments[number]
-            yield segment, segment.positions(rows[places]), places
-
-    def vectors(self, rows: Ints) -> Floats:
-        """z_mean of row numbers: float32 ``[n, d]``."""
-        result = np.empty((len(rows), self.dim), np.float32)
-        for segment, positions, places in self.groups(rows):
-            result[places] = segment.z_means(positions)
-        return result
-
-    def log_vars(self, rows: Ints) -> Floats | None:
-        """z_log_var of row numbers, float32 ``[n, d]``; None if one of them has none."""
-        result = np.empty((len(rows), self.dim), np.float32)
-        for segment, positions, places in self.groups(rows):
-            found = segment.z_log_vars(positions)
-            if found is None:
-                return None
-            result[places] = found
-        return result
-
-    def ids(self, rows: Ints) -> list[str]:
-        """Ids of row numbers."""
-        result = [""] * len(rows)
-        for segment, positions, places in self.groups(rows):
-            for position, place in zip(positions, places, strict=True):
-                result[place] = segment.ids[int(position)]
-        return result
-
-    def paths(self, rows: Ints) -> list[str | None]:
-        """Paths of the images behind row numbers; None for rows that had none."""
-        result: list[str | None] = [None] * len(rows)
-        for segment, positions, places in self.groups(rows):
-            if segment.paths is None:
-                continue
-            for position, place in zip(positions, places, strict=True):
-                result[place] = segment.paths[int(position)] or None
-        return result
-
-    def metadata(self, rows: Ints) -> list[dict[str, Value]]:
-        """Metadata of row numbers; a missing value is left out."""
-        result: list[dict[str, Value]] = [{} for _ in rows]
-        for segment, positions, places in self.groups(rows):
-            for key in self.manifest.columns:
-                for place, value in zip(places, segment.items(key, positions), strict=True):
-                    if value is not None:
-                        result[place][key] = value
-        return result
-
-    def live_rows(self) -> Ints:
-        """Every row number that is alive, ascending."""
-        parts = [np.empty(0, np.int64)]
-        for segment in self.segments:
-            keep = self.live(segment)
-            parts.append(segment.rows if keep is None else segment.rows[keep])
-        return np.concatenate(parts)
 
 
 class Writer:

@@ -18,7 +18,7 @@ from latentdb.errors import InvalidInputError, NotFoundError
 from latentdb.images import read_image
 from latentdb.inputs import as_latents
 from latentdb.segment import Floats
-from latentdb.store import Snapshot
+from latentdb.snapshot import Snapshot
 
 TargetLike: TypeAlias = str | os.PathLike[str] | NDArray[Any] | Sequence[float]
 

@@ -15,7 +15,8 @@ from latentdb.ingest import Progress, Report
 from latentdb.manifest import FileEntry, IndexEntry, Settings
 from latentdb.metrics import KL
 from latentdb.search import Searcher
-from latentdb.store import Snapshot, Writer
+from latentdb.snapshot import Snapshot
+from latentdb.store import Writer
 from latentdb.tuning import Tuning, extend
 from latentdb.tuning import build as build_index
 

@@ -22,7 +22,8 @@ from latentdb.database import LatentDB
 from latentdb.errors import InvalidInputError, MissingExtraError, StoreError
 from latentdb.export import export
 from latentdb.metadata import Value
-from latentdb.store import Snapshot, Store
+from latentdb.snapshot import Snapshot
+from latentdb.store import Store
 
 DIM = 3
 IDS = [

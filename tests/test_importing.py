@@ -39,7 +39,8 @@ from latentdb.errors import (
 from latentdb.importing import FORMATS
 from latentdb.metadata import Column, make_column
 from latentdb.segment import Rows
-from latentdb.store import Snapshot, Store
+from latentdb.snapshot import Snapshot
+from latentdb.store import Store
 
 DIM = 3
 WHOLE = (".h5", ".parquet", ".csv")

@@ -18,7 +18,8 @@ from latentdb.database import LatentDB
 from latentdb.filters import Filter
 from latentdb.index import VectorIndex
 from latentdb.search import Hits, Searcher
-from latentdb.store import Snapshot, Store
+from latentdb.snapshot import Snapshot
+from latentdb.store import Store
 
 DIM = 8
 MAX_K = 100  # of those tuned for, in a store so small

@@ -12,7 +12,8 @@ import pytest
 from latentdb.codec import Codec
 from latentdb.database import LatentDB
 from latentdb.errors import InvalidInputError, LatentDBError, NotFoundError
-from latentdb.store import Snapshot, Store
+from latentdb.snapshot import Snapshot
+from latentdb.store import Store
 from latentdb.target import Target, TargetLike, resolve
 
 DIM = 4

@@ -1,0 +1,121 @@
+"""An open store: its version, its model, its index; closed once for all."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import TypeVar
+
+from latentdb.codec import Codec
+from latentdb.errors import (
+    ClosedError,
+    ModelMismatchError,
+)
+from latentdb.manifest import MANIFEST
+from latentdb.models import ModelLike, card_of, check_same, codec_of, load_model
+from latentdb.snapshot import Snapshot
+from latentdb.store import Store
+from latentdb.upkeep import IndexKeeper
+
+PathLike = str | os.PathLike[str]
+Opened = TypeVar("Opened", bound="Handle")
+
+
+class Handle:
+    """An open store; a context manager."""
+
+    def __init__(self, store: Store) -> None:
+        self._store: Store | None = store
+        self._process = os.getpid()
+        self._codec: Codec | None = None
+        self._keeper = IndexKeeper()
+
+    # --- open and close ---------------------------------------------------------
+
+    @classmethod
+    def open(cls: type[Opened], path: PathLike) -> Opened:
+        """Open a store.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none.
+        CorruptStoreError
+            If it is damaged; says which file.
+        """
+        return cls(Store.open(path))
+
+    @staticmethod
+    def exists(path: PathLike) -> bool:
+        """Whether there is a store at a path."""
+        return os.path.exists(os.path.join(path, MANIFEST))
+
+    def close(self) -> None:
+        """Forget the open files; a second time does nothing."""
+        self._store = None
+        self._codec = None
+        self._keeper = IndexKeeper()
+
+    def __enter__(self: Opened) -> Opened:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open_store(self) -> Store:
+        if self._store is None:
+            raise ClosedError("this database is closed: open it again")
+        if os.getpid() != self._process:
+            raise ClosedError(
+                "this database was opened before a fork, after which tensorflow and faiss hang: "
+                "open it in the child, or start processes with spawn"
+            )
+        return self._store
+
+    def _snapshot(self) -> Snapshot:
+        return self._open_store().snapshot()
+
+    # --- the model --------------------------------------------------------------
+
+    @property
+    def codec(self) -> Codec:
+        """The store's model; tensorflow is loaded when it first encodes or decodes.
+
+        Raises
+        ------
+        ModelError
+            If the store was made without one.
+        """
+        if self._codec is None:
+            self._codec = codec_of(self._snapshot())
+        return self._codec
+
+    def check_model(self, model: ModelLike) -> None:
+        """Refuse any model but the store's own.
+
+        Raises
+        ------
+        ModelMismatchError
+            Names both fingerprints.
+        """
+        check_same(self._snapshot(), load_model(model))
+
+    def check_precision(self, precision: str | None) -> None:
+        """Refuse any precision but the one the store's images are encoded in.
+
+        Raises
+        ------
+        ModelMismatchError
+            Names both.  None is never refused.
+        """
+        card = card_of(self._snapshot())
+        if precision is not None and card is not None and precision != card.precision:
+            raise ModelMismatchError(
+                f"precision {precision} was asked for, the images of this store are encoded in "
+                f"{card.precision}: leave --precision out, or index into a new store"
+            )
