@@ -35,8 +35,9 @@ def as_latents(values: Any, dim: int, name: str) -> Floats:
         raise InvalidInputError(
             f"{name} have shape {list(array.shape)}: expected [n, {dim}], the dim of this store"
         )
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-    if len(bad):
+    finite = np.isfinite(array)
+    if not finite.all():
+        bad = np.flatnonzero(~finite.all(axis=1))
         raise InvalidInputError(f"{name} are not finite in row {bad[0]} (float32)")
     return array
 

@@ -169,19 +169,16 @@ class Reader(Handle):
         if own:
             chosen &= ~np.isin(hits.rows[number], list(own))
         rows, distances = hits.rows[number][chosen][:k], hits.distances[number][chosen][:k]
-        facts = zip(
-            snapshot.ids(rows),
-            distances.tolist(),
-            snapshot.paths(rows),
-            snapshot.metadata(rows),
-            strict=True,
-        )
+        facts = zip(distances.tolist(), snapshot.facts(rows), strict=True)
         scanned = hits.scanned // len(hits.rows)
         return Matches(
             metric,
             hits.exact,
             scanned,
-            tuple(Match(place, *fact) for place, fact in enumerate(facts, 1)),
+            tuple(
+                Match(place, name, distance, path, metadata)
+                for place, (distance, (name, path, metadata)) in enumerate(facts, 1)
+            ),
         )
 
     def search(

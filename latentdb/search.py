@@ -23,6 +23,7 @@ from latentdb.segment import Floats, Ints, Segment
 from latentdb.snapshot import Snapshot
 
 _FEW = 20_000  # rows kept by a filter that are compared one and all
+_ONE = 3_000  # candidates that one query may have
 _FILTERS = 8  # whose rows are remembered
 _SAMPLE = 2_000  # rows by which the rank of a distance is estimated
 _KL_FACTOR, _KL_MORE = 10, 100  # candidates for each neighbour under kl, and so many more
@@ -110,7 +111,11 @@ class Searcher:
 
     def fetch(self, rows: Ints) -> Floats:
         """Places of row numbers in the space."""
-        means = self.snapshot.vectors(rows)
+        # The rows of one query ascend, those of many do not.
+        if len(rows) < _ONE and (rows[1:] >= rows[:-1]).all():
+            means = self.snapshot.vectors_ascending(rows)
+        else:
+            means = self.snapshot.vectors(rows)
         if self.metric == L2:
             return means
         return self.space.place(means, self._log_vars(rows))

@@ -36,6 +36,7 @@ from latentdb.parts import dump as dump_parts
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+_FEW = 50  # numbers for which Python is faster than numpy
 MAX_COLUMNS = 1_000  # each is up to six objects
 
 
@@ -276,6 +277,9 @@ class Segment:
         self._parts = Parts(folder / entry.file.name, entry.file, entry.layout)
         self.columns = dict(columns)
         self._columns: dict[tuple[str, str], Column] = {}
+        self._readers: dict[
+            tuple[str, str], tuple[tuple[str, Part, Part | None] | None, Texts | None]
+        ] = {}
         count = entry.rows
         get = self._parts.get
         self._rows = get("row", "<i8", (count,))
@@ -427,25 +431,24 @@ class Segment:
     def items(self, key: str, positions: Ints) -> list[Value]:
         """Metadata of some rows, without reading the column; None where it is missing."""
         kind = self._kind(key)
-        stored = self._stored(key, kind)
+        found = self._readers.get((key, kind))
+        if found is None:
+            stored = self._stored(key, kind)
+            texts = self._categories(key) if stored is not None and kind == "str" else None
+            found = self._readers[key, kind] = (stored, texts)
+        stored, texts = found
         if stored is None:
             return [None] * len(positions)
-        values = stored[1].take(positions)
-        missing = None if stored[2] is None else stored[2].take(positions).astype(bool)
-        column = Column(stored[0], values, missing)
-        if kind != "str":
-            column = column.cast(kind, key)
-            return [column.item(place) for place in range(len(positions))]
-        texts = self._categories(key)
-        if missing is None:
-            missing = np.zeros(len(positions), bool)
-        known = values[~missing]
-        if len(known) and not 0 <= known.min() <= known.max() < len(texts):
-            raise self._no_category(key)
-        return [
-            None if gone else texts[code]
-            for code, gone in zip(values.tolist(), missing.tolist(), strict=True)
-        ]
+        values: list[Any] = stored[1].take(positions).tolist()
+        if stored[2] is not None:
+            missing = stored[2].take(positions).tolist()
+            values = [None if gone else v for v, gone in zip(values, missing, strict=True)]
+        if texts is not None:
+            if any(code is not None and not 0 <= code < len(texts) for code in values):
+                raise self._no_category(key)
+            return [None if code is None else texts[code] for code in values]
+        make = {"bool": bool, "int": int, "float": float}[kind]
+        return [None if value is None else make(value) for value in values]
 
     @property
     def _hashes(self) -> NDArray[np.uint64]:
@@ -539,7 +542,8 @@ class Segment:
             raise CorruptStoreError(f"{self.name} was cut while it was open: restore it")
         if self.gapless:
             places = numbers - self.entry.first_row
-            if len(places) and not 0 <= places.min() <= places.max() < len(self):
+            least, most = (min, max) if len(places) <= _FEW else (np.min, np.max)
+            if len(places) and not 0 <= least(places) <= most(places) < self.entry.rows:
                 raise CorruptStoreError(f"{self.name}: a row number is not where it should be")
             return places
         places = np.searchsorted(self.rows, numbers)

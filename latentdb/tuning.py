@@ -255,20 +255,19 @@ class _Task:
         """
         self.report("tuning the search index", 0, len(self.rows))
         measured = 1.0
+        parameters = {name: index.parameters.get(name, 0) for name in ("lists", "dims")}
         for k in TUNED_K:
-            index.parameters.pop(f"effort_{k}", None)
             found = self.effort(index, k, least.get(k, 1))
             if found is None and k == TUNED_K[0]:
                 return None
             if found is None:
                 break  # so many neighbours are found by a scan
-            index.parameters[f"effort_{k}"], share = found
+            parameters[f"effort_{k}"], share = found
             measured = share if k == TUNED_K[0] else measured
+        index.tune(parameters)
         taken = self.milliseconds(index)
         index.add(self.queries, self.asked)
         seconds = time.perf_counter() - start
-        parameters = {name: n for name, n in index.parameters.items() if "probes" not in name}
-        index.parameters = parameters
         count = len(self.asked)
         return index, Tuning(index.kind, parameters, measured, TUNED_K[0], count, seconds, taken)
 
