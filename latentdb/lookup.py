@@ -17,6 +17,8 @@ from latentdb.segment import Ints, Segment
 
 _BITS = 32  # for each row at first, or up to twice as many
 _LEAST_BITS = 16  # with fewer the filter is made anew
+# Rows taken in while one hash is bisected for in one segment: 5 in the cache, 20 outside.
+_WORTH = 32
 _BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
 
 
@@ -38,7 +40,7 @@ class Lookup:
         """Numbers of the hashes that may be in a segment, ascending; no other is in one."""
         with self._lock:
             self._asked += len(hashes) * len(segments)
-            if 2 * self._asked < sum(map(len, segments)):
+            if _WORTH * self._asked < sum(map(len, segments)):
                 return np.arange(len(hashes))  # bisection has cost less than the filter would
             self._include(segments)
             beginnings = self._beginnings(hashes)
