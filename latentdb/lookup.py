@@ -19,11 +19,14 @@ _BITS = 32  # for each row at first, or up to twice as many
 _LEAST_BITS = 16  # with fewer the filter is made anew
 # Rows taken in while one hash is bisected for in one segment: 5 in the cache, 20 outside.
 _WORTH = 32
+_HALF = np.uint64(32)
 _BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
 
 
 class Lookup:
-    """A bit for each beginning of a hash: set where a hash of a known segment begins so.
+    """Bits for beginnings of hashes, and of their second halves: set for those of known segments.
+
+    Of the hashes that no segment has, one in some hundreds has both bits set.
 
     Four bytes a row, or up to eight, and made only when so many ids were asked for that it is
     worth it.  Threads may share it.
@@ -43,8 +46,11 @@ class Lookup:
             if _WORTH * self._asked < sum(map(len, segments)):
                 return np.arange(len(hashes))  # bisection has cost less than the filter would
             self._include(segments)
-            beginnings = self._beginnings(hashes)
-            return np.flatnonzero(self._table[beginnings >> 3] & _BIT[beginnings & 7])
+            maybe = np.flatnonzero(self._bits(self._beginnings(hashes)))
+            return maybe[self._bits(self._beginnings(hashes[maybe] << _HALF))]
+
+    def _bits(self, numbers: Ints) -> NDArray[np.bool_]:
+        return (self._table[numbers >> 3] & _BIT[numbers & 7]).astype(bool)
 
     def _include(self, segments: Sequence[Segment]) -> None:
         new = [segment for segment in segments if segment.entry.file.name not in self._known]
@@ -61,6 +67,8 @@ class Lookup:
             firsts = np.flatnonzero(np.diff(places, prepend=-1))
             bits = np.bitwise_or.reduceat(_BIT[beginnings & 7], firsts)
             self._table[places[firsts]] |= bits
+            others = self._beginnings(segment.hashes << _HALF)
+            np.bitwise_or.at(self._table, others >> 3, _BIT[others & 7])
             self._known.add(segment.entry.file.name)
 
     def _beginnings(self, hashes: NDArray[np.uint64]) -> Ints:

@@ -104,7 +104,7 @@ class Snapshot:
         order = order[np.argsort(hashes[order], kind="stable")]
         names, sought = [ids[int(place)] for place in order], hashes[order]
         rows = np.full(len(ids), -1, np.int64)
-        for segment in reversed(self.segments):
+        for segment in reversed(self.segments) if names else ():
             positions = segment.find(names, sought)
             found = np.flatnonzero(positions >= 0)
             found = found[rows[order[found]] < 0]
