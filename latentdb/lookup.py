@@ -50,7 +50,8 @@ class Lookup:
             return maybe[self._bits(self._beginnings(hashes[maybe] << _HALF))]
 
     def _bits(self, numbers: Ints) -> NDArray[np.bool_]:
-        return (self._table[numbers >> 3] & _BIT[numbers & 7]).astype(bool)
+        found: NDArray[np.bool_] = (self._table[numbers >> 3] & _BIT[numbers & 7]).astype(bool)
+        return found
 
     def _include(self, segments: Sequence[Segment]) -> None:
         new = [segment for segment in segments if segment.entry.file.name not in self._known]
