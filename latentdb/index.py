@@ -370,16 +370,16 @@ class VectorIndex:
         )
         return found
 
-    def list_of(self, below: int) -> NDArray[np.int32]:
-        """The list of each row number below a limit: int32 ``[below]``, -1 for none."""
+    def list_of(self, below: int) -> Ints:
+        """The list of each row number below a limit, from 1: int64 ``[below]``, 0 for none."""
         import faiss
 
         lists = self._index.invlists
-        result = np.full(below, -1, np.int32)
+        result = np.zeros(below, np.int64)
         for number in range(self._index.nlist):
             size = lists.list_size(number)
             if size:
-                result[faiss.rev_swig_ptr(lists.get_ids(number), size)] = number
+                result[faiss.rev_swig_ptr(lists.get_ids(number), size)] = number + 1
         return result
 
     def probe_kept(
@@ -410,8 +410,23 @@ class VectorIndex:
         options = make.SearchParametersIVF(nprobe=len(lists))
         if kept is not None:
             options.sel = make.IDSelectorBitmap(kept)
-        _, rows = self._index.search_preassigned(
-            self._turned(query), 2 * k + _SLACK, lists[None], distances[None], params=options
+        wanted = 2 * k + _SLACK
+        found = np.empty((1, wanted), np.float32)
+        rows = np.empty((1, wanted), np.int64)
+        turned = np.ascontiguousarray(self._turned(query))
+        chosen, apart = np.ascontiguousarray(lists), np.ascontiguousarray(distances)
+        pointer: Any = faiss.swig_ptr
+        # The Python wrapper of it takes no parameters (faiss 1.15).
+        self._index.search_preassigned_c(
+            1,
+            pointer(turned),
+            wanted,
+            pointer(chosen),
+            pointer(apart),
+            pointer(found),
+            pointer(rows),
+            False,
+            options,
         )
         return Candidates(rows, 0)
 

@@ -44,6 +44,19 @@ def select(snapshot: Snapshot, where: Filter | None) -> Ints:
     return np.concatenate(parts)
 
 
+def marked(snapshot: Snapshot, where: Filter | None) -> NDArray[np.bool_]:
+    """As `select`, bool by row number: quicker to make, and to look up."""
+    marks = np.zeros(snapshot.manifest.next_row, bool)
+    for segment in snapshot.segments:
+        keep = kept(snapshot, segment, where)
+        if segment.gapless:
+            own = slice(segment.entry.first_row, segment.entry.last_row + 1)
+            marks[own] = True if keep is None else keep
+        else:
+            marks[segment.rows if keep is None else segment.rows[keep]] = True
+    return marks
+
+
 def total(snapshot: Snapshot, where: Filter | None) -> tuple[NDArray[np.float64], int]:
     """Sum of the latents that pass the filter, float64 ``[d]``, and how many they are."""
     summed = np.zeros(snapshot.dim, np.float64)

@@ -56,14 +56,20 @@ class Hits:
 
 
 class _Kept:
-    """The rows that a filter keeps."""
+    """The rows that a filter keeps: bool by row number."""
 
-    def __init__(self, rows: Ints) -> None:
-        self.rows = rows
+    def __init__(self, mask: NDArray[np.bool_]) -> None:
+        self.mask = mask
+        self.count = int(np.count_nonzero(mask))
         self.block: Block | None = None
         self.bitmap: NDArray[np.uint8] | None = None
         self.by_list: Ints = _NONE
         self.tail: Block | None = None
+
+    @cached_property
+    def rows(self) -> Ints:
+        """Their numbers, ascending."""
+        return np.flatnonzero(self.mask)
 
 
 class Searcher:
@@ -180,7 +186,7 @@ class Searcher:
     ) -> Hits:
         if where is not None:
             kept = self._kept(where)
-            if index is None or index.kind != IVF or k > index.most or len(kept.rows) <= _FEW:
+            if index is None or index.kind != IVF or k > index.most or kept.count <= _FEW:
                 return self._exact(queries, k, kept)
             return self._filtered(queries, k, kept, index)
         if index is None or k > index.most:
@@ -256,14 +262,14 @@ class Searcher:
     def _kept(self, where: Filter) -> _Kept:
         kept = self._filters.get(where.text)
         if kept is None:
-            kept = self._filters[where.text] = _Kept(rows_of.select(self.snapshot, where))
+            kept = self._filters[where.text] = _Kept(rows_of.marked(self.snapshot, where))
             if len(self._filters) > _FILTERS:
                 self._filters.popitem(last=False)
         return kept
 
     def _exact(self, queries: Floats, k: int, kept: _Kept) -> Hits:
         blocks: Iterator[Block]
-        if len(kept.rows) <= _FEW:
+        if kept.count <= _FEW:
             if kept.block is None:
                 kept.block = Block(kept.rows, self.fetch(kept.rows))
             blocks = iter([kept.block])
@@ -278,18 +284,18 @@ class Searcher:
             yield Block(part, self.fetch(part))
 
     @cached_property
-    def _list_of(self) -> NDArray[np.int32]:
-        return _NONE.astype(np.int32) if self.index is None else self.index.list_of(self._covered)
+    def _list_of(self) -> Ints:
+        return _NONE if self.index is None else self.index.list_of(self._covered)
 
     @cached_property
     def _rows_by_list(self) -> Ints:
-        held = self._list_of[self._list_of >= 0]
-        return np.bincount(held, minlength=0 if self.index is None else self.index.lists)
+        least = 0 if self.index is None else self.index.lists + 1
+        return np.bincount(self._list_of, minlength=least)[1:]
 
     @cached_property
     def _sample(self) -> Floats:
         """Places of some rows of the index."""
-        held = np.flatnonzero(self._list_of >= 0)
+        held = np.flatnonzero(self._list_of)
         random = np.random.default_rng(0)
         chosen = random.choice(held, min(_SAMPLE, len(held)), replace=False)
         # A row that was compacted away is in the index, but nowhere else.
@@ -302,12 +308,11 @@ class Searcher:
     def _prepare(self, kept: _Kept, index: VectorIndex) -> NDArray[np.uint8]:
         """The bitmap of the rows kept, and how many of them each list has."""
         if kept.bitmap is None:
-            inside = kept.rows[: np.searchsorted(kept.rows, self._covered)]
-            bits = np.zeros(self._covered, bool)
-            bits[inside] = True
-            lists = self._list_of[inside]
-            kept.by_list = np.bincount(lists[lists >= 0], minlength=index.lists)
-            newer = kept.rows[len(inside) :]
+            bits = kept.mask[: self._covered]
+            # Weights of 0 and 1: to pick the lists of the rows kept takes four times as long.
+            counts = np.bincount(self._list_of, weights=bits, minlength=index.lists + 1)
+            kept.by_list = counts[1:].astype(np.int64)
+            newer = self._covered + np.flatnonzero(kept.mask[self._covered :])
             kept.tail = Block(newer, self.fetch(newer)) if len(newer) else None
             kept.bitmap = np.packbits(bits, bitorder="little")
         return kept.bitmap
