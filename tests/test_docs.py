@@ -32,6 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos/disc").rename(folder / "photos/cat")
     (folder / "photos/square").rename(folder / "photos/dog")
     Image.open(folder / "photos/cat/003.png").rotate(5).save(folder / "new.jpg")
+    (folder / "wanted.txt").write_text("cat/003.png\ndog/001.png\n")
     (folder / "years.csv").write_text(
         "id,year\n" + "".join(f"cat/{n:03d}.png,{1990 + n}\n" for n in range(15))
     )
