@@ -17,8 +17,8 @@ from latentdb.segment import Ints, Segment
 
 _BITS = 32  # for each row at first, or up to twice as many
 _LEAST_BITS = 16  # with fewer the filter is made anew
-# Rows taken in while one hash is bisected for in one segment: 5 in the cache, 20 outside.
-_WORTH = 32
+# Rows taken in while one hash is bisected for: one add must not pay for what many gain.
+_WORTH = 2
 _HALF = np.uint64(32)
 _BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
 
