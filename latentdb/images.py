@@ -92,18 +92,23 @@ def read_bytes(path: str) -> bytes:
     ImageError
         If it vanished, cannot be read, is empty, no file, or over 1 GiB.
     """
+    return read_file(path)[0]
+
+
+def read_file(path: str) -> tuple[bytes, os.stat_result]:
+    """The content of an image file, and its size and times; as `read_bytes`."""
     try:
         descriptor = os.open(path, _READ)
         try:
             status = os.fstat(descriptor)
-            if stat.S_ISDIR(status.st_mode):
-                raise ImageError(path, "is a directory")
+            size = status.st_size
             if not stat.S_ISREG(status.st_mode):
-                raise ImageError(path, "not a regular file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise ImageError(path, f"{status.st_size} bytes, over the limit of 1 GiB")
-            data = os.read(descriptor, status.st_size)
-            while len(data) < status.st_size and (more := os.read(descriptor, status.st_size)):
+                folder = stat.S_ISDIR(status.st_mode)
+                raise ImageError(path, "is a directory" if folder else "not a regular file")
+            if size > MAX_FILE_BYTES:
+                raise ImageError(path, f"{size} bytes, over the limit of 1 GiB")
+            data = os.read(descriptor, size)
+            while len(data) < size and (more := os.read(descriptor, size - len(data))):
                 data += more  # network file systems may give less at a time
         finally:
             os.close(descriptor)
@@ -115,7 +120,7 @@ def read_bytes(path: str) -> bytes:
         raise ImageError(path, str(error)) from error
     if not data:
         raise ImageError(path, "empty file")
-    return data
+    return data, status
 
 
 def decode_pixels(
@@ -167,8 +172,6 @@ def _plain_jpeg(data: bytes, spec: Preprocessing, name: str, out: Pixels | None)
     ImageError
         If a part of it was lost: Pillow would not notice.
     """
-    from PIL import Image
-
     place = jpeg.hole(data)
     if place is not None:
         raise ImageError(name, f"damaged: its pixels are lost (zero bytes) from byte {place} on")
@@ -183,7 +186,9 @@ def _plain_jpeg(data: bytes, spec: Preprocessing, name: str, out: Pixels | None)
     pixels, scale = decoded
     orientation = _orientation(_header(data, name)) if found.tagged else 1
     if pixels.shape == spec.shape and orientation == 1 and scale == 1:
-        return out if out is not None and np.may_share_memory(pixels, out) else pixels
+        return pixels
+    from PIL import Image
+
     image = Image.fromarray(pixels[..., 0] if found.components == 1 else pixels)
     part = found.width / scale, found.height / scale
     box = _upright(image.size, part, orientation)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -24,6 +24,8 @@ HOLE = 512  # bytes: the least that disks and file systems lose at once
 _SCALES = (8, 4, 2, 1)
 _EOI, _SOS, _DHT, _APP1 = 0xD9, 0xDA, 0xC4, 0xE1
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), (0xC2,)
+_PLAIN = (*_SEQUENTIAL, *_PROGRESSIVE)
+_FRAME = struct.Struct(">BHHB")
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {_DHT, 0xC8, 0xCC}
 _BARE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
 # The end of a scan: any marker but a stuffed zero, a restart or a fill byte.
@@ -55,22 +57,30 @@ class Frame:
 
 def frame(data: bytes) -> Frame | None:
     """Read the markers of a JPEG up to its first scan; None if they are damaged."""
-    if not data.startswith(START):
-        return None
-    found: tuple[int, int, int, int, int] | None = None
+    found: Frame | None = None
     tagged = False
-    for marker, start, end in _segments(data, 2):
+    place, size = 2, len(data)
+    # `_segments` in place: of small images this is what reading takes longest after decoding.
+    while place + 4 <= size and data[place] == 0xFF:
+        marker = data[place + 1]
         if marker == _SOS:
-            if found is None:
-                return None
-            kind, bits, height, width, components = found
-            plain = bits == 8 and kind in (*_SEQUENTIAL, *_PROGRESSIVE)
-            return Frame(height, width, components, plain, tagged)
+            return replace(found, tagged=True) if found is not None and tagged else found
+        if marker == _EOI:
+            return None
+        if marker == 0xFF or marker in _BARE:
+            place += 1 if marker == 0xFF else 2
+            continue
+        length = data[place + 2] << 8 | data[place + 3]
+        if length < 2:
+            return None
         if marker in _FRAMES:
-            if found is not None or end - start < 6:
+            if found is not None or length < 8 or place + 10 > size:
                 return None
-            found = (marker, *struct.unpack_from(">BHHB", data, start))
+            bits, height, width, components = _FRAME.unpack_from(data, place + 4)
+            plain = bits == 8 and marker in _PLAIN
+            found = Frame(height, width, components, plain, False)
         tagged = tagged or marker == _APP1
+        place += 2 + length
     return None
 
 
@@ -115,7 +125,8 @@ def decode(
     Returns
     -------
     pixels, scale
-        uint8 ``[height, width, 1 or 3]``, and by how much it was reduced; None
+        uint8 ``[height, width, 1 or 3]`` (`out` itself, if they were put
+        there), and by how much it was reduced; None
         where Pillow has to do it: without simplejpeg, for CMYK and whatever
         else is not plain, and if libjpeg has anything to complain of.
     """
@@ -129,13 +140,14 @@ def decode(
     options: dict[str, Any] = {}
     if step > 1:
         options = {"min_height": shape[0], "min_width": shape[1], "min_factor": step}
-    elif out is not None and out.shape == shape:
+    elif out is not None and out.shape == shape and out.flags.c_contiguous:
         options = {"buffer": out}
     try:
         pixels = run(data, "RGB" if found.components == 3 else "GRAY", **options)
     except ValueError:  # damaged, or unknown to it: strict mode takes warnings for errors
         return None
-    pixels = np.asarray(pixels).reshape(pixels.shape[0], pixels.shape[1], -1)
+    if "buffer" in options:
+        pixels = out
     return (pixels, step) if pixels.shape == shape else None
 
 
@@ -184,7 +196,7 @@ def hole(data: bytes) -> int | None:
             if marker == _DHT:
                 tables |= _zero_codes(data[start:end])
             elif marker in _FRAMES:
-                if marker not in (*_SEQUENTIAL, *_PROGRESSIVE):
+                if marker not in _PLAIN:
                     return None  # arithmetic codes and lossless ones have other rules
                 progressive = marker in _PROGRESSIVE
             elif marker == _SOS:

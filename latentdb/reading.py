@@ -31,7 +31,7 @@ from latentdb.folders import (
     look,
     search,
 )
-from latentdb.images import Preprocessing, decode_pixels, read_bytes
+from latentdb.images import Preprocessing, decode_pixels, read_file
 from latentdb.metadata import Table, Value
 from latentdb.segment import Ints
 from latentdb.snapshot import Snapshot
@@ -199,28 +199,25 @@ class Source:
         return batch
 
     def _one(self, name: Name, known: _Known | None, batch: Batch) -> None:
-        file = look(name.id, name.path)
-        if isinstance(file, BadFile):
-            batch.bad.append(file)
-            return
         other = self._earlier.path(name)
-        if other == file.path:
+        if other == name.path:
             batch.unchanged += 1  # it was met before in this run
             return
         if other is not None:
-            raise ImageError(file.path, _taken(file.id, other))
-        values = self._metadata(file, batch)
-        if known is None:
-            data = read_bytes(file.path)
-            row = -1
-        else:
-            row = known.row
+            raise ImageError(name.path, _taken(name.id, other))
+        values = self._metadata(name, batch)
+        if known is not None:
             values = {**known.metadata, **values}
+            file = look(name.id, name.path)
+            if isinstance(file, BadFile):
+                batch.bad.append(file)
+                return
             stamp = file.path, file.size, file.mtime_ns
             if stamp == (known.path, known.size, known.mtime_ns):
                 self._same(file, known, values, batch)
                 return
-            data = read_bytes(file.path)
+        data, status = read_file(name.path)
+        file = ImageFile(name.id, name.path, status.st_size, status.st_mtime_ns)
         digest = xxhash.xxh3_64_intdigest(data)
         if known is not None:
             if digest == known.digest:
@@ -229,6 +226,7 @@ class Source:
             if known.path not in (None, file.path) and os.path.exists(known.path or ""):
                 raise ImageError(file.path, _taken(file.id, f"{known.path} in the store"))
         decode_pixels(data, self.spec, name=file.path, out=batch.pixels[len(batch.entries)])
+        row = -1 if known is None else known.row
         batch.entries.append(Entry(file, digest, row, values))
 
     @staticmethod
@@ -238,7 +236,7 @@ class Source:
         else:
             batch.kept.append(Entry(file, known.digest, known.row, values))
 
-    def _metadata(self, file: ImageFile, batch: Batch) -> dict[str, Value]:
+    def _metadata(self, file: Name, batch: Batch) -> dict[str, Value]:
         values: dict[str, Value] = {}
         if self._labels and "/" in file.id:
             values[LABEL] = file.id.split("/", 1)[0]

@@ -58,8 +58,8 @@ def test_no_more_is_read_than_is_taken_soon(
     for name, value in (("_FIRST_TASK", 1), ("_TASK", 1), ("BATCH", 2)):
         monkeypatch.setattr(reading, name, value)
     opened: list[str] = []
-    real = reading.read_bytes
-    monkeypatch.setattr(reading, "read_bytes", lambda path: (opened.append(path), real(path))[1])
+    real = reading.read_file
+    monkeypatch.setattr(reading, "read_file", lambda path: (opened.append(path), real(path))[1])
     with read_ahead(source_of(empty, images), [images]) as batches:
         next(batches)
         before = -1
