@@ -16,6 +16,7 @@ from latentdb.shell import (
     print_json,
     print_matches,
     quiet_option,
+    trust_option,
     where_option,
 )
 
@@ -59,6 +60,7 @@ class _Memory(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     help="Many at once: a text file with a TARGET a line, or .npy of shape [n, d].",
 )
 @click.option("--sheet", type=click.Path(), metavar="PNG", help="Draw the query and its matches.")
+@trust_option
 @json_option
 def query(
     db: str,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from latentdb.asking import optimize, query
-from latentdb.options import Size, as_floats
+from latentdb.options import Size, as_floats, check_model_options, foreign_model
 from latentdb.shell import (
     Group,
     db_argument,
@@ -20,11 +20,11 @@ from latentdb.shell import (
     print_matches,
     quiet_option,
     strict_option,
+    trust_option,
     where_option,
 )
 
 if TYPE_CHECKING:
-    from latentdb.codec import Codec
     from latentdb.folders import BadFile
 
 _LISTED = 100  # bad files that are printed; --json has them all
@@ -138,10 +138,12 @@ def train(
 @click.option("--plot", type=click.Path(), metavar="PNG", help="Draw the graph.")
 @json_option
 def model(model: str, plot: str | None, as_json: bool) -> None:
-    """Print the encoder and the decoder of MODEL."""
-    from latentdb.codec import Codec
+    """Print the encoder and the decoder of MODEL: a model folder, or a .keras or .h5 file."""
+    from latentdb.models import load_model
 
-    codec = Codec.from_folder(model)
+    codec = load_model(model)
+    for note in codec.notes:
+        click.echo(f"note: {note}", err=True)
     if plot is not None:
         codec.plot(plot)
     if as_json:
@@ -153,21 +155,7 @@ def model(model: str, plot: str | None, as_json: bool) -> None:
 @main.command()
 @db_argument
 @click.argument("images", nargs=-1, required=True, type=click.Path())
-@click.option("--model", type=click.Path(), help="A model folder, to make the store with.")
-@click.option("--encoder", type=click.Path(), help="A .keras encoder, instead of a model folder.")
-@click.option("--decoder", type=click.Path(), help="The .keras decoder of that encoder.")
-@click.option("--image-size", type=Size(), help="Of that encoder.  [default: its input's]")
-@click.option("--channels", type=click.Choice(["1", "3"]), help="[default: its input's]")
-@click.option(
-    "--pixel-range",
-    type=click.Choice(["0..1", "-1..1", "0..255"]),
-    help="What that encoder was trained on.  [default: 0..1]",
-)
-@click.option(
-    "--resize",
-    type=click.Choice(["stretch", "crop", "pad"]),
-    help="How images are made to fit that encoder.  [default: stretch]",
-)
+@foreign_model
 @click.option("--metadata", type=click.Path(), metavar="FILE", help="A .csv or .jsonl file.")
 @click.option("--labels-from-folders", is_flag=True, help="Topmost folder of an image as label.")
 @click.option("--recall", type=float, help="For a new store.  [default: 0.99]")
@@ -201,20 +189,30 @@ def index(
     from latentdb.folders import require_images
 
     require_images(images)
-    codec = _model_option(**given)
+    check_model_options(given)
+    given["channels"] = None if given["channels"] is None else int(given["channels"])
+    codec = None
     if LatentDB.exists(db):
         if recall is not None:
             raise click.UsageError(f"--recall is for a new store: latentdb optimize {db} --recall")
-        opened = LatentDB.open(db)
+        opened = LatentDB.open(db, trust_model=given["trust_model"])
         opened.check_precision(precision)
+        codec = opened.read_model(**given)
     else:
-        if codec is None:
+        if given["model"] is None and given["encoder"] is None:
             raise click.UsageError(
                 f"{db} does not exist: to make it give --model MODEL (latentdb train makes one), "
                 "or --encoder and --decoder"
             )
-        least = 0.99 if recall is None else recall
-        opened = LatentDB.create(db, model=codec, recall=least, precision=precision or "float32")
+        opened = LatentDB.create(
+            db,
+            images=images,
+            recall=0.99 if recall is None else recall,
+            precision=precision or "float32",
+            **given,
+        )
+        for note in opened.codec.notes:
+            click.echo(f"note: {note}", err=True)
     with opened:
         before = len(opened)
         try:
@@ -248,37 +246,6 @@ def index(
         raise click.exceptions.Exit(1)
 
 
-def _model_option(
-    model: str | None,
-    encoder: str | None,
-    decoder: str | None,
-    image_size: tuple[int, int] | None,
-    channels: str | None,
-    pixel_range: str | None,
-    resize: str | None,
-) -> Codec | None:
-    """The model that was named; None if none was."""
-    from latentdb.codec import Codec
-
-    details = (image_size, channels, pixel_range, resize)
-    if model is not None and (encoder is not None or decoder is not None):
-        raise click.UsageError("give --model, or --encoder and --decoder, not both")
-    if encoder is None:
-        if decoder is not None or any(detail is not None for detail in details):
-            raise click.UsageError(
-                "--decoder, --image-size, --channels, --pixel-range and --resize go with --encoder"
-            )
-        return None if model is None else Codec.from_folder(model)
-    return Codec.from_files(
-        encoder,
-        decoder,
-        image_size=image_size,
-        channels=None if channels is None else int(channels),
-        pixel_range=pixel_range or "0..1",
-        resize=resize or "stretch",
-    )
-
-
 @main.command()
 @db_argument
 @click.argument("targets", nargs=-1)
@@ -296,6 +263,7 @@ def _model_option(
     "--sheet", type=click.Path(), metavar="PNG", help="Contact sheets: numbered if several."
 )
 @_model_check
+@trust_option
 @json_option
 @quiet_option
 def decode(
@@ -332,6 +300,7 @@ def decode(
 @_method
 @click.option("--out", type=click.Path(), help="A picture, or .npy for the vector.")
 @click.option("--query", "k", type=int, metavar="K", help="Find the K images nearest to the blend.")
+@trust_option
 @json_option
 def blend(
     db: str,
@@ -363,6 +332,7 @@ def blend(
 @db_argument
 @where_option
 @click.option("--out", required=True, type=click.Path(), help="A picture, or .npy for the vector.")
+@trust_option
 @json_option
 def average(db: str, where: str | None, out: str, as_json: bool) -> None:
     """Average the latents of all rows, or of those EXPR keeps, and decode the mean."""
@@ -386,6 +356,7 @@ def average(db: str, where: str | None, out: str, as_json: bool) -> None:
 @click.option(
     "--out", required=True, type=click.Path(), help="A strip (.png), an animation (.gif), or .npy."
 )
+@trust_option
 @json_option
 def interpolate(db: str, a: str, b: str, steps: int, method: str, out: str, as_json: bool) -> None:
     """Decode a path through the latent space from target A to target B."""

@@ -8,17 +8,13 @@ first image is encoded or decoded.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
-import tempfile
 import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -27,11 +23,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb import engine, exporter
+from latentdb import engine, exporter, foreign
+from latentdb.backend import load_keras, quiet_stderr
 from latentdb.card import ModelCard
 from latentdb.compiled import NAMES, Compiled, compile_halves, in_parts
 from latentdb.errors import InvalidInputError, ModelError, NotFoundError
 from latentdb.images import Preprocessing
+from latentdb.modelfile import parse, read_file
+from latentdb.pixelrange import PixelRange
+from latentdb.pixelrange import parse as parse_range
 
 ENCODER_FILE = "encoder.keras"
 DECODER_FILE = "decoder.keras"
@@ -40,131 +40,6 @@ BATCH = 256  # images that are read at a time
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class _Archive:
-    """What a .keras file says of itself, read as data."""
-
-    config: dict[str, Any]
-    weights_digest: str
-
-
-def _read_archive(data: bytes, name: str) -> _Archive:
-    """Configuration and weight digest of a .keras file, without building it."""
-    import h5py
-
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            config = json.loads(archive.read("config.json"))
-            weights = archive.read("model.weights.h5")
-        digest = sha256()
-        with h5py.File(io.BytesIO(weights), "r") as file:
-            names: list[str] = []
-            file.visititems(
-                lambda key, item: names.append(key) if isinstance(item, h5py.Dataset) else None
-            )
-            for key in sorted(names):
-                if "seed_generator" in key:
-                    continue  # the state of a random generator moves whenever it is used
-                values = np.ascontiguousarray(file[key][()])
-                digest.update(f"{key} {values.dtype.str} {values.shape};".encode())
-                digest.update(values.tobytes())
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise ModelError(
-            f"{name} is not a .keras model file: {error}; save it with model.save('x.keras')"
-        ) from error
-    return _Archive(config, digest.hexdigest())
-
-
-def _fingerprint(archive: _Archive, *parts: object) -> str:
-    text = json.dumps([archive.weights_digest, *parts], sort_keys=True)
-    return sha256(text.encode()).hexdigest()[:16]
-
-
-def _read_file(path: Path, what: str) -> bytes:
-    if not path.is_file():
-        raise NotFoundError(f"{path} does not exist: expected {what}")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _input_shape(archive: _Archive, name: str) -> tuple[int | None, ...]:
-    """Shape of the first input layer, without the batch axis."""
-    for layer in archive.config.get("config", {}).get("layers", ()):
-        if layer.get("class_name") == "InputLayer":
-            config = layer.get("config", {})
-            shape = config.get("batch_shape") or config.get("batch_input_shape")
-            if shape:
-                return tuple(shape[1:])
-    raise ModelError(f"{name} has no input layer: latentdb takes functional and sequential models")
-
-
-def _image_shape(shape: tuple[int | None, ...], name: str) -> tuple[int, int, int]:
-    """Height, width and channels from an encoder's input shape."""
-    if len(shape) == 3 and all(isinstance(side, int) for side in shape):
-        height, width, channels = (int(side or 0) for side in shape)
-        return height, width, channels
-    if len(shape) == 1 and isinstance(shape[0], int):
-        for channels in (1, 3):
-            side = math.isqrt(shape[0] // channels)
-            if side * side * channels == shape[0]:
-                return side, side, channels
-    raise ModelError(
-        f"{name} takes input of shape {shape}, from which no image size follows: "
-        "give --image-size and --channels"
-    )
-
-
-@contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Keep what tensorflow writes to stderr while it loads, and show it if loading fails.
-
-    It greets with several lines on file descriptor 2 that no setting turns off
-    (tensorflow 2.21).
-    """
-    with tempfile.TemporaryFile() as kept:
-        saved = os.dup(2)
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            kept.seek(0)
-            os.write(saved, kept.read())
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
-def load_keras() -> Any:
-    """Import keras, and with it latentdb's own layers, without tensorflow's greetings."""
-    with _quiet_import():
-        import latentdb.vae  # noqa: F401  registers Sampling
-    import keras
-
-    return keras
-
-
-def load_keras_model(data: bytes, name: str) -> Any:
-    """Build a keras model from the bytes of a .keras file, in safe mode.
-
-    Raises
-    ------
-    ModelError
-        If keras refuses it.
-    """
-    keras = load_keras()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        path.write_bytes(data)
-        try:
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
-        except Exception as error:  # keras passes on whatever a layer raised
-            first = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-            raise ModelError(f"{name} cannot be loaded by keras: {first.strip()}") from error
 
 
 class Codec:
@@ -178,6 +53,8 @@ class Codec:
         Sizes, preprocessing and fingerprints.
     files
         The model's files by name (bytes), as a store keeps them.
+    notes
+        What people should know of how it was made of a stranger's files.
     """
 
     def __init__(
@@ -187,15 +64,26 @@ class Codec:
         decoder: bytes | None,
         *,
         compiled: Mapping[str, bytes] | None = None,
+        trust_model: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         self.card = card
+        self.notes = tuple(notes)
+        self._trust_model = trust_model
         self._encoder_bytes = encoder
         self._decoder_bytes = decoder
         self._compiled = self._with_files(compiled or {})
 
     @classmethod
-    def from_folder(cls, folder: str | os.PathLike[str]) -> Codec:
+    def from_folder(cls, folder: str | os.PathLike[str], *, trust_model: bool = False) -> Codec:
         """Load what ``latentdb train`` wrote.
+
+        Parameters
+        ----------
+        folder
+            With ``model.json`` in it.
+        trust_model
+            Run the code in its files, where they hold any.
 
         Raises
         ------
@@ -210,17 +98,19 @@ class Codec:
                 f"{path} is not a folder: expected a model made by latentdb train, "
                 "or give --encoder and --decoder"
             )
-        text = _read_file(path / CARD_FILE, "the card of a model made by latentdb train")
-        encoder = _read_file(path / ENCODER_FILE, "the encoder of a latentdb model")
+        text = read_file(path / CARD_FILE, "the card of a model made by latentdb train")
+        encoder = read_file(path / ENCODER_FILE, "the encoder of a latentdb model")
         decoder = path / DECODER_FILE
-        data = _read_file(decoder, "the decoder") if decoder.exists() else None
+        data = read_file(decoder, "the decoder") if decoder.exists() else None
         card = ModelCard.from_json(text.decode(errors="replace"), str(path / CARD_FILE))
         made = {
-            name: _read_file(path / name, "a compiled half")
+            name: read_file(path / name, "a compiled half")
             for name in NAMES
             if (path / name).exists()
         }
-        return cls.from_bytes(card, encoder, data, name=str(path), compiled=made)
+        return cls.from_bytes(
+            card, encoder, data, name=str(path), compiled=made, trust_model=trust_model
+        )
 
     @classmethod
     def from_bytes(
@@ -231,6 +121,7 @@ class Codec:
         *,
         name: str,
         compiled: Mapping[str, bytes] | None = None,
+        trust_model: bool = False,
     ) -> Codec:
         """Join a card and its files, checking that they belong together.
 
@@ -251,7 +142,7 @@ class Codec:
                     f"the {half} in {name} has fingerprint {actual}, its {CARD_FILE} says "
                     f"{stated}: the files are not of one model; pass --encoder and --decoder"
                 )
-        return cls(card, encoder, decoder, compiled=compiled)
+        return cls(card, encoder, decoder, compiled=compiled, trust_model=trust_model)
 
     @classmethod
     def from_files(
@@ -259,66 +150,124 @@ class Codec:
         encoder: str | os.PathLike[str],
         decoder: str | os.PathLike[str] | None = None,
         *,
+        z_mean: str | None = None,
+        z_log_var: str | None = None,
         image_size: tuple[int, int] | None = None,
         channels: int | None = None,
-        pixel_range: str = "0..1",
+        pixel_range: str | None = None,
         resize: str = "stretch",
+        trust_model: bool = False,
     ) -> Codec:
-        """Load .keras files made elsewhere.
+        """Take in Keras files made elsewhere, as data: none of their code is run.
 
-        Imports tensorflow: that z_mean is the first output and not random is
-        found out by encoding.
+        Imports tensorflow.  What is kept is built anew of what they hold, up to
+        z_mean and z_log_var: see `latentdb.foreign`.
 
         Parameters
         ----------
         encoder
-            Its first output is z_mean; a second of the same width is taken as
-            z_log_var.
+            A .keras or .h5 file: an encoder, or a whole VAE.
         decoder
-            Takes ``[n, d]``, gives images.
+            Takes ``[n, d]``, gives images; by default the one in the first
+            file, where there is one.
+        z_mean, z_log_var
+            Names of layers, where there is a doubt.
         image_size, channels
             Height and width, and 1 or 3; by default those of the encoder's input.
         pixel_range, resize
-            As the encoder was trained: see `Preprocessing`.
+            As the encoder was trained: see `Preprocessing`.  The range is
+            ``0..255`` by default where the encoder itself divides by 255, and
+            else ``0..1``.
+        trust_model
+            Run the code of files that cannot be used as data.
 
         Raises
         ------
         ModelError
             If a file is no such model, or the two do not fit.
+        UntrustedModelError
+            If it can only be used by running its code.
         """
-        data = _read_file(Path(encoder), "a .keras encoder")
-        if image_size is None or channels is None:
-            archive = _read_archive(data, str(encoder))
-            height, width, depth = _image_shape(_input_shape(archive, str(encoder)), str(encoder))
-            image_size = (height, width) if image_size is None else image_size
-            channels = depth if channels is None else channels
-        spec = Preprocessing(*image_size, channels, pixel_range, resize)
-        other = None if decoder is None else _read_file(Path(decoder), "a .keras decoder")
-        encoder_print, decoder_print = fingerprints(data, other, spec, str(encoder))
-        card = ModelCard(spec, 0, encoder_print, decoder_print, False)
-        return cls(card, data, other)._examined(str(encoder))
+        taken = foreign.take_in(
+            encoder, decoder, z_mean=z_mean, z_log_var=z_log_var, image_size=image_size,
+            channels=channels, trust_model=trust_model,
+        )  # fmt: skip
+        default = "0..255:0..1" if taken.divides else "0..1"
+        spec = Preprocessing(*taken.image, pixel_range or default, resize)
+        encoder_print, decoder_print = fingerprints(taken.encoder, taken.decoder, spec, "the model")
+        card = ModelCard(spec, taken.latent_dim, encoder_print, decoder_print, taken.has_z_log_var)
+        codec = cls(card, taken.encoder, taken.decoder, trust_model=trust_model, notes=taken.notes)
+        return codec._examined(os.fspath(encoder))
+
+    def with_preprocessing(self, spec: Preprocessing) -> Codec:
+        """The same model for images prepared in another way: another fingerprint."""
+        prints = fingerprints(self._encoder_bytes, self._decoder_bytes, spec, "the model")
+        card = replace(
+            self.card,
+            preprocessing=spec,
+            encoder_fingerprint=prints[0],
+            decoder_fingerprint=prints[1],
+        )
+        other = copy(self)
+        vars(other).pop("_range", None)
+        other.card = card
+        other._compiled = other._with_files(self._compiled.files)
+        return other
 
     def _examined(self, name: str) -> Codec:
-        """The same codec with latent dim and outputs found by running it once."""
+        """The codec itself, after it was run once: its z_mean is not random, its halves fit."""
         random = np.random.default_rng(0)
         images = random.integers(0, 256, (4, *self.card.preprocessing.shape), np.uint8)
-        outputs = self._encoder_outputs(self._prepare(images))
-        z_mean = outputs[0]
-        if z_mean.ndim != 2:
-            raise ModelError(
-                f"the first output of {name} has shape {z_mean.shape}: expected z_mean [n, d]"
-            )
+        z_mean = self._encoder_outputs(self._prepare(images))[0]
         if not np.array_equal(z_mean, self._encoder_outputs(self._prepare(images))[0]):
             raise ModelError(
                 f"the first output of {name} differs from run to run: it is a sampled z, "
-                "expected z_mean; save Model(inputs, [z_mean, z_log_var, z])"
+                "expected z_mean; --z-mean LAYER names its layer"
             )
-        has_log_var = len(outputs) > 1 and outputs[1].shape == z_mean.shape
-        card = replace(self.card, latent_dim=z_mean.shape[1], has_z_log_var=has_log_var)
-        codec = Codec(card, self._encoder_bytes, self._decoder_bytes)
-        if codec.has_decoder:
-            codec.decode(z_mean)
-        return codec
+        if self.has_decoder:
+            self.decode(z_mean)
+        return self
+
+    def noting(self, *notes: str) -> Codec:
+        """The same model with further notes."""
+        other = copy(self)
+        other.notes = (*self.notes, *notes)
+        return other
+
+    def reconstructions(
+        self, images: Pixels, ranges: Sequence[str]
+    ) -> dict[str, tuple[float, float]]:
+        """How far images are from what decoder and encoder make of them, by pixel range.
+
+        Parameters
+        ----------
+        images
+            uint8 ``[n, height, width, channels]``, one batch of them.
+        ranges
+            As `latentdb.pixelrange` writes them.
+
+        Returns
+        -------
+        dict
+            For each the mean squared error in pixel values (0..255), infinite
+            where a number is not finite, and the root mean square of z_mean.
+        """
+        channels = self.card.preprocessing.channels
+        parsed = {text: parse_range(text, channels) for text in ranges}
+        decoded, sizes = {}, {}
+        for scale in {one.encoder for one in parsed.values()}:
+            z_mean = self._encoder_outputs(scale.numbers(images))[0]
+            sizes[scale] = float(np.sqrt(np.mean(z_mean**2, dtype=np.float64)))
+            decoded[scale] = np.asarray(self._decoder(z_mean)[0]).reshape(images.shape)
+        wanted = images.astype(np.float32)
+        found = {}
+        for text, one in parsed.items():
+            values, error = decoded[one.encoder], math.inf
+            if np.isfinite(values).all():
+                made = one.decoder.pixels(values).astype(np.float32)
+                error = float(np.mean((made - wanted) ** 2, dtype=np.float64))
+            found[text] = (error, sizes[one.encoder])
+        return found
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -340,7 +289,7 @@ class Codec:
         if self._compiled.is_complete or not (engine.is_available() and exporter.is_available()):
             return self
         card = self.card
-        with _quiet_import():
+        with quiet_stderr():
             files, problems = compile_halves(
                 self._prepare(exporter.probes(card.preprocessing.shape)),
                 (self._encoder, card.encoder_fingerprint),
@@ -387,25 +336,27 @@ class Codec:
     def has_decoder(self) -> bool:
         return self._decoder_bytes is not None
 
+    def _model(self, data: bytes, name: str) -> Any:
+        return foreign.load_model(data, name, trust_model=self._trust_model)
+
     @cached_property
     def _encoder(self) -> Any:
         """z_mean and, where it is there, z_log_var; what lies downstream is cut off."""
-        model = load_keras_model(self._encoder_bytes, "the encoder")
+        model = self._model(self._encoder_bytes, "the encoder")
         return _compiled(model.inputs, list(model.outputs)[:2])
 
     @cached_property
     def _decoder(self) -> Any:
-        model = load_keras_model(self._decoder_bytes or b"", "the decoder")
+        model = self._model(self._decoder_bytes or b"", "the decoder")
         return _compiled(model.inputs, list(model.outputs)[:1])
 
+    @cached_property
+    def _range(self) -> PixelRange:
+        spec = self.card.preprocessing
+        return parse_range(spec.pixel_range, spec.channels)
+
     def _prepare(self, images: Pixels) -> Floats:
-        values = images.astype(np.float32)
-        kind = self.card.preprocessing.pixel_range
-        if kind == "0..1":
-            values /= np.float32(255)
-        elif kind == "-1..1":
-            values = values / np.float32(127.5) - np.float32(1)
-        return values
+        return self._range.encoder.numbers(images)
 
     def _encoder_outputs(self, values: Floats) -> list[Floats]:
         run = self._compiled.encoder or self._encoder
@@ -503,19 +454,14 @@ class Codec:
                 f"the decoder gives images of shape {values.shape[1:]}: expected {spec.shape}"
             )
         values = values.reshape(len(batch), *spec.shape)
-        if spec.pixel_range == "0..1":
-            values = values * 255
-        elif spec.pixel_range == "-1..1":
-            values = (values + 1) * 127.5
-        pixels: Pixels = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-        return pixels
+        return self._range.decoder.pixels(values)
 
     def summaries(self) -> str:
         """Keras's summaries of the encoder and the decoder."""
         lines: list[str] = []
         for data, name in ((self._encoder_bytes, "encoder"), (self._decoder_bytes, "decoder")):
             if data is not None:
-                load_keras_model(data, name).summary(print_fn=lambda line: lines.append(line))
+                self._model(data, name).summary(print_fn=lambda line: lines.append(line))
         return "\n".join(lines)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
@@ -542,12 +488,13 @@ class Codec:
                 "(apt install graphviz, brew install graphviz)"
             )
         keras = load_keras()
-        encoder = load_keras_model(self._encoder_bytes, "the encoder")
+        encoder = self._model(self._encoder_bytes, "the encoder")
         model = encoder
         if self._decoder_bytes is not None:
-            decoder = load_keras_model(self._decoder_bytes, "the decoder")
+            decoder = self._model(self._decoder_bytes, "the decoder")
             outputs = list(encoder.outputs)
-            model = keras.Model(encoder.inputs, decoder(outputs[-1]), name="vae")
+            latent = outputs[-1] if len(outputs) == 3 else outputs[0]
+            model = keras.Model(encoder.inputs, decoder(latent), name="vae")
         keras.utils.plot_model(
             model,
             to_file=os.fspath(path),
@@ -571,11 +518,15 @@ def fingerprints(
     ModelError
         If a file is no .keras file.
     """
-    first = _fingerprint(_read_archive(encoder, f"the encoder in {name}"), asdict(spec))
+    first = _fingerprint(encoder, f"the encoder in {name}", asdict(spec))
     if decoder is None:
         return first, None
-    archive = _read_archive(decoder, f"the decoder in {name}")
-    return first, _fingerprint(archive, spec.pixel_range)
+    return first, _fingerprint(decoder, f"the decoder in {name}", spec.pixel_range)
+
+
+def _fingerprint(data: bytes, name: str, *parts: object) -> str:
+    text = json.dumps([parse(data, name).weights.digest(), *parts], sort_keys=True)
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def _compiled(inputs: Any, outputs: list[Any]) -> Any:
@@ -590,8 +541,8 @@ def _compiled(inputs: Any, outputs: list[Any]) -> Any:
         input_signature=[tf.TensorSpec(None, tf.float32)], autograph=False
     )
     def run(values: Any) -> Any:
-        if len(shape) == 2:  # an encoder of flattened images
-            values = tf.reshape(values, (tf.shape(values)[0], -1))
+        if len(shape) != 4 and None not in shape[1:]:  # an encoder of flattened images
+            values = tf.reshape(values, (tf.shape(values)[0], *shape[1:]))
         result = half(tf.ensure_shape(values, shape), training=False)
         return result if isinstance(result, list | tuple) else [result]
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb import query
+from latentdb.adoption import Hints, adopt
 from latentdb.answers import Info
 from latentdb.compaction import CompactReport, compact
 from latentdb.engine import FLOAT32
@@ -50,6 +51,16 @@ class LatentDB(Reader):
         path: PathLike,
         *,
         model: ModelLike | None = None,
+        encoder: PathLike | None = None,
+        decoder: PathLike | None = None,
+        z_mean: str | None = None,
+        z_log_var: str | None = None,
+        image_size: tuple[int, int] | None = None,
+        channels: int | None = None,
+        pixel_range: str | None = None,
+        resize: str | None = None,
+        trust_model: bool = False,
+        images: PathLike | Sequence[PathLike] | None = None,
         dim: int | None = None,
         recall: float = 0.99,
         precision: str = FLOAT32,
@@ -61,8 +72,16 @@ class LatentDB(Reader):
         path
             A folder that does not exist yet.
         model
-            A model folder (from ``latentdb train``) or a `Codec`; it is copied
-            into the store, which then decodes by itself.
+            A model folder (from ``latentdb train``), a .keras or .h5 file with a
+            whole VAE, or a `Codec`; it is kept in the store, which then decodes
+            by itself.
+        encoder, decoder
+            Instead of that, the files of a model made elsewhere.  They are read
+            as data: see `latentdb.adoption.adopt`.
+        z_mean, z_log_var, image_size, channels, pixel_range, resize, trust_model
+            What such files do not say: see `Codec.from_files`.
+        images
+            Folders and files to find the pixel range of such files with.
         dim
             Dimensions of z_mean, for a store of ready-made vectors without a model.
         recall
@@ -76,24 +95,34 @@ class LatentDB(Reader):
         AlreadyExistsError
             If something is there.
         InvalidInputError
-            If neither or both of model and dim are given.
+            If not one of model, encoder and dim is given.
         ModelError, MissingExtraError
-            If the precision cannot be computed here.
+            If the model cannot be used, or the precision cannot be computed here.
         """
-        if (model is None) == (dim is None):
+        count = sum(given is not None for given in (model, encoder, dim))
+        if count != 1:
             raise InvalidInputError(
-                "give either a model (a folder made by latentdb train) or dim, "
-                f"received {'neither' if model is None else 'both'}"
+                "give either a model (a folder made by latentdb train), encoder and decoder, "
+                f"or dim, received {'none' if not count else 'more than one'}"
             )
         settings = Settings(recall=_recall(recall))
-        if model is None:
-            return cls(Store.create(path, dim=dim or 0, settings=settings))
+        if dim is not None:
+            return cls(Store.create(path, dim=dim, settings=settings))
         check_absent(as_path(path))  # before tensorflow is loaded to compile the model
-        codec = load_model(model).with_precision(precision).compiled()
+        hints = Hints(
+            z_mean, z_log_var, image_size, channels, pixel_range, resize, trust_model=trust_model
+        )
+        listed = [images] if isinstance(images, str | os.PathLike) else images
+        if encoder is not None:
+            codec = adopt(encoder, decoder, hints=hints, images=listed)
+        else:
+            codec = load_model(model or "", hints=hints, images=listed)
+        codec = codec.with_precision(precision).compiled()
         codec.check_precision()
         card = codec.card
         prints = (card.encoder_fingerprint, card.decoder_fingerprint, codec.files)
-        db = cls(Store.create(path, dim=card.latent_dim, model=prints, settings=settings))
+        store = Store.create(path, dim=card.latent_dim, model=prints, settings=settings)
+        db = cls(store, trust_model=trust_model)
         db._codec = codec
         return db
 

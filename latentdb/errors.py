@@ -58,6 +58,10 @@ class ModelError(LatentDBError, ValueError):
     """A model file or folder cannot be used as an encoder or a decoder."""
 
 
+class UntrustedModelError(ModelError):
+    """A model can only be used by running code that came with it."""
+
+
 class ModelMismatchError(ModelError):
     """A model differs from the one that made the latents of a store."""
 

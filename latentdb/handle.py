@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from latentdb.adoption import Hints, adopt, is_file
 from latentdb.codec import Codec
 from latentdb.errors import (
     ClosedError,
@@ -24,8 +25,9 @@ Opened = TypeVar("Opened", bound="Handle")
 class Handle:
     """An open store; a context manager."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, trust_model: bool = False) -> None:
         self._store: Store | None = store
+        self._trust_model = trust_model
         self._process = os.getpid()
         self._codec: Codec | None = None
         self._keeper = IndexKeeper()
@@ -33,8 +35,16 @@ class Handle:
     # --- open and close ---------------------------------------------------------
 
     @classmethod
-    def open(cls: type[Opened], path: PathLike) -> Opened:
+    def open(cls: type[Opened], path: PathLike, *, trust_model: bool = False) -> Opened:
         """Open a store.
+
+        Parameters
+        ----------
+        path
+            Its folder.
+        trust_model
+            Run the code of a model that was taken in with --trust-model; any
+            other needs none.
 
         Raises
         ------
@@ -43,7 +53,7 @@ class Handle:
         CorruptStoreError
             If it is damaged; says which file.
         """
-        return cls(Store.open(path))
+        return cls(Store.open(path), trust_model=trust_model)
 
     @staticmethod
     def exists(path: PathLike) -> bool:
@@ -92,8 +102,33 @@ class Handle:
             If the store was made without one.
         """
         if self._codec is None:
-            self._codec = codec_of(self._snapshot())
+            self._codec = codec_of(self._snapshot(), trust_model=self._trust_model)
         return self._codec
+
+    def read_model(
+        self,
+        *,
+        model: ModelLike | None = None,
+        encoder: PathLike | None = None,
+        decoder: PathLike | None = None,
+        **hints: Any,
+    ) -> Codec | None:
+        """A model that was named beside this store, read as the store's own was.
+
+        Parameters
+        ----------
+        model, encoder, decoder
+            As in `LatentDB.create`; None of them gives None.
+        hints
+            Fields of `latentdb.adoption.Hints`; the store says what is not given.
+        """
+        known = Hints(**hints)
+        card = card_of(self._snapshot())
+        if (encoder is not None or is_file(model)) and card is not None:
+            known = known.like(card.preprocessing)
+        if encoder is not None:
+            return adopt(encoder, decoder, hints=known)
+        return None if model is None else load_model(model, hints=known)
 
     def check_model(self, model: ModelLike) -> None:
         """Refuse any model but the store's own.
@@ -103,7 +138,9 @@ class Handle:
         ModelMismatchError
             Names both fingerprints.
         """
-        check_same(self._snapshot(), load_model(model))
+        given = self.read_model(model=model, trust_model=self._trust_model)
+        if given is not None:
+            check_same(self._snapshot(), given)
 
     def check_precision(self, precision: str | None) -> None:
         """Refuse any precision but the one the store's images are encoded in.

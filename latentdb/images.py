@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from latentdb import jpeg
 from latentdb.errors import ImageError, InvalidInputError
 from latentdb.files import told
+from latentdb.pixelrange import parse as parse_range
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 RESIZE_RULES = ("stretch", "crop", "pad")
-PIXEL_RANGES = ("0..1", "-1..1", "0..255")
 MAX_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
 MAX_FILE_BYTES = 1 << 30
 Box = tuple[float, float, float, float]
@@ -48,7 +48,8 @@ class Preprocessing:
     channels
         1 (grey) or 3 (RGB).
     pixel_range
-        What the model was trained on: ``"0..1"``, ``"-1..1"`` or ``"0..255"``.
+        What the model was trained on: ``"0..1"``, ``"-1..1"``, ``"0..255"`` or
+        means and deviations, as `latentdb.pixelrange` says.
     resize
         ``"stretch"`` to the size, ``"crop"`` the centre to its aspect ratio
         first, or ``"pad"`` with black to its aspect ratio.
@@ -70,10 +71,7 @@ class Preprocessing:
             )
         if self.channels not in (1, 3):
             raise InvalidInputError(f"{self.channels} channels cannot be read: use 1 or 3")
-        if self.pixel_range not in PIXEL_RANGES:
-            raise InvalidInputError(
-                f"pixel range {self.pixel_range!r} is unknown: use one of {PIXEL_RANGES}"
-            )
+        parse_range(self.pixel_range, self.channels)
         if self.resize not in RESIZE_RULES:
             raise InvalidInputError(
                 f"resize rule {self.resize!r} is unknown: use one of {RESIZE_RULES}"

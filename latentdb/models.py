@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from latentdb.adoption import Hints, adopt, is_file
 from latentdb.answers import Info
 from latentdb.card import ModelCard
 from latentdb.codec import CARD_FILE, DECODER_FILE, ENCODER_FILE, Codec
 from latentdb.compiled import ENCODER_ONNX, NAMES, compiled_name
 from latentdb.errors import (
     CorruptStoreError,
+    InvalidInputError,
     ModelError,
     ModelMismatchError,
     NotFoundError,
@@ -20,12 +24,32 @@ from latentdb.errors import (
 from latentdb.snapshot import Snapshot
 from latentdb.store import Writer
 
+PathLike = str | os.PathLike[str]
 ModelLike = str | os.PathLike[str] | Codec
 
 
-def load_model(model: ModelLike) -> Codec:
-    """A model folder, or a codec as it is."""
-    return model if isinstance(model, Codec) else Codec.from_folder(model)
+def load_model(
+    model: ModelLike, *, hints: Hints | None = None, images: Sequence[PathLike] | None = None
+) -> Codec:
+    """A model folder, a file with a whole VAE, or a codec as it is.
+
+    Parameters
+    ----------
+    model
+        One of these.
+    hints, images
+        For a file: see `latentdb.adoption.adopt`.
+    """
+    if not isinstance(model, Codec) and is_file(model):
+        return adopt(model, hints=hints, images=images)
+    if hints is not None and replace(hints, trust_model=False) != Hints():
+        raise InvalidInputError(
+            "z_mean, z_log_var, image_size, channels, pixel_range and resize are of a file or an "
+            "encoder made elsewhere: a model folder says its own, leave them out"
+        )
+    if isinstance(model, Codec):
+        return model
+    return Codec.from_folder(model, trust_model=hints is not None and hints.trust_model)
 
 
 def card_of(snapshot: Snapshot) -> ModelCard | None:
@@ -40,8 +64,8 @@ def card_of(snapshot: Snapshot) -> ModelCard | None:
     return ModelCard.from_json(bytes(snapshot.file(entry)).decode(errors="replace"), name)
 
 
-def codec_of(snapshot: Snapshot) -> Codec:
-    """The model of a store, ready to be used.
+def codec_of(snapshot: Snapshot, *, trust_model: bool = False) -> Codec:
+    """The model of a store, ready to be used; `trust_model` runs code that is in it.
 
     Raises
     ------
@@ -74,7 +98,12 @@ def codec_of(snapshot: Snapshot) -> Codec:
     if ENCODER_FILE not in files or stated != (card.encoder_fingerprint, card.decoder_fingerprint):
         raise CorruptStoreError(f"{name} is not the model the manifest speaks of")
     return Codec.from_bytes(
-        card, files[ENCODER_FILE], files.get(DECODER_FILE), name=name, compiled=files
+        card,
+        files[ENCODER_FILE],
+        files.get(DECODER_FILE),
+        name=name,
+        compiled=files,
+        trust_model=trust_model,
     )
 
 

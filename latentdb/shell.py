@@ -37,6 +37,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 where_option = click.option("--where", metavar="EXPR", help="Only rows for which EXPR is true.")
 strict_option = click.option("--strict", is_flag=True, help="Fail on the first bad file.")
+TRUST_HELP = "Run the code that is in the model: only if you trust whoever made it."
+_TRUSTED = "latentdb.trust_model"
+
+
+def _keep_trust(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta[_TRUSTED] = value
+
+
+# Of commands that open a store: `open_db` looks for it.
+trust_option = click.option(
+    "--trust-model", is_flag=True, expose_value=False, callback=_keep_trust, help=TRUST_HELP
+)
 db_argument = click.argument("db", type=click.Path())
 
 
@@ -56,7 +68,9 @@ def _plain(value: Any) -> Any:
 def open_db(db: str) -> Iterator[LatentDB]:
     from latentdb.database import LatentDB
 
-    with LatentDB.open(db) as opened:
+    context = click.get_current_context(silent=True)
+    trusted = context is not None and bool(context.meta.get(_TRUSTED))
+    with LatentDB.open(db, trust_model=trusted) as opened:
         yield opened
 
 

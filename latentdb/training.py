@@ -190,7 +190,7 @@ def train_model(
     held = min(len(pixels) - 1, max(1, round(validation * len(pixels))))
     if report is not None:
         report(Progress("loading tensorflow", 0, None))
-    from latentdb.codec import load_keras
+    from latentdb.backend import load_keras
 
     load_keras()
     from latentdb import vae

@@ -152,7 +152,7 @@ def test_a_forged_compiled_form_is_told_and_not_used(model: Path, tmp_path: Path
 
 
 def test_an_encoder_of_flattened_images_is_compiled(tmp_path: Path) -> None:
-    from latentdb.codec import load_keras
+    from latentdb.backend import load_keras
 
     keras = load_keras()
     inputs = keras.Input((64,))

@@ -181,9 +181,9 @@ def test_a_store_without_a_model_says_what_it_cannot_do(
 
 
 def test_create_and_open_say_what_is_wrong(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(InvalidInputError, match="received neither"):
+    with pytest.raises(InvalidInputError, match="received none"):
         LatentDB.create(tmp_path / "a")
-    with pytest.raises(InvalidInputError, match="received both"):
+    with pytest.raises(InvalidInputError, match="received more than one"):
         LatentDB.create(tmp_path / "a", model=model, dim=3)
     for dim in (-1, 70_000, 2.5):
         with pytest.raises(InvalidInputError, match=r"dim .* cannot be used"):

@@ -29,6 +29,7 @@ STANDARD: dict[str, type[Exception]] = {
     "ImageError": ValueError,
     "FilterError": ValueError,
     "ModelError": ValueError,
+    "UntrustedModelError": ValueError,
     "ModelMismatchError": ValueError,
     "StoreError": OSError,
     "CorruptStoreError": OSError,

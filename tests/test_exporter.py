@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from latentdb import engine
-from latentdb.codec import load_keras
+from latentdb.backend import load_keras
 from latentdb.errors import ModelError
 from latentdb.exporter import TOLERANCE, difference, export, probes
 from latentdb.onnxfile import inspect

@@ -22,7 +22,6 @@ from latentdb.errors import ImageError, InvalidInputError
 from latentdb.images import (
     MAX_FILE_BYTES,
     MAX_PIXELS,
-    PIXEL_RANGES,
     RESIZE_RULES,
     ImageShape,
     Preprocessing,
@@ -31,6 +30,7 @@ from latentdb.images import (
     read_bytes,
     read_image,
 )
+from latentdb.pixelrange import RANGES
 
 Pixels = NDArray[np.uint8]
 RED, GREEN, BLUE, WHITE = (250, 20, 20), (20, 250, 20), (20, 20, 250), (255, 255, 255)
@@ -564,7 +564,7 @@ def test_a_size_is_a_whole_number(change: dict[str, Any]) -> None:
 
 def test_all_rules_and_ranges_are_taken() -> None:
     for resize in RESIZE_RULES:
-        for pixel_range in PIXEL_RANGES:
+        for pixel_range in RANGES:
             spec = Preprocessing(1, 8192, 3, pixel_range, resize)
             assert spec.shape == (1, 8192, 3)
 

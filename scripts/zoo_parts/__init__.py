@@ -1,0 +1,1 @@
+"""Model files of many makes, honest and hostile, and what latentdb makes of each."""
