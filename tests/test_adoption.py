@@ -174,8 +174,12 @@ def test_a_store_of_a_trusted_model_asks_for_trust_again(tmp_path: Path, images:
     new = images / "disc/000.png"
     assert run("query", db, "id:disc/000.png").exit_code == 0
     again = run("query", db, f"file:{new}")
-    assert "'half' is code in the file" in again.stderr
     assert not marker.exists()
+    if json.loads(run("info", db, "--json").stdout)["compiled"]:
+        # Arithmetic that was left of the code is data, too.
+        assert "disc/000.png" in again.stdout
+        return
+    assert "'half' is code in the file" in again.stderr
     trusted = run("query", db, f"file:{new}", "--trust-model", "-k", 1)
     assert "disc/000.png" in trusted.stdout
     with LatentDB.open(db) as opened, pytest.raises(UntrustedModelError):

@@ -66,7 +66,7 @@ def test_the_shim_stands_before_all_that_changes_a_store() -> None:
     users = {
         file.stem for file in (ROOT / "latentdb").glob("*.py") if calls.search(file.read_text())
     }
-    outside = {"codec", "export", "images"}  # they write or read what is no store
+    outside = {"backend", "export", "images"}  # they write or read what is no store
     assert users == set(shim.SHIMMED) | outside
 
 
