@@ -167,11 +167,22 @@ def commands(sets: dict[str, Result]) -> str:
 
 
 def filters(sets: dict[str, Result]) -> str:
-    head = ("set", "filter", "kept", "rows", "p50 ms", "p99 ms", "recall@10", "exact")
+    head = (
+        "set",
+        "filter",
+        "kept",
+        "rows",
+        "p50 ms",
+        "p99 ms",
+        "recall@10",
+        "of the worst cluster",
+        "without filter",
+        "exact",
+    )
     lines = []
     for group, result in sets.items():
         if "failed" in result:
-            lines.append([group, str(result["failed"]), *[NONE] * 6])
+            lines.append([group, str(result["failed"]), *[NONE] * (len(head) - 2)])
         for cell in result.get("cells", ()):
             lines.append(
                 [
@@ -182,6 +193,8 @@ def filters(sets: dict[str, Result]) -> str:
                     number(cell["p50_ms"]),
                     number(cell["p99_ms"]),
                     f"{cell['recall']:.4f}",
+                    NONE if cell["filter"] == "independent" else f"{cell['worst']:.3f}",
+                    f"{cell['unfiltered']:.4f}",
                     "yes" if cell["exact"] else "no",
                 ]
             )
