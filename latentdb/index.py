@@ -27,7 +27,7 @@ CHUNK = 65_536  # rows that are looked at together
 _SLACK = 16  # more candidates than asked for, so that rounding cannot lose one
 _TINY = 1e-30  # squares below are not told apart in float32
 _BATCH = 8  # queries from which threads pay
-_RANK_BYTES = 64 << 20  # of candidate vectors held at a time
+_RANK_BYTES = 1 << 20  # of candidate vectors held at a time
 
 
 @dataclass(frozen=True, eq=False)
