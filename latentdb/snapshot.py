@@ -98,9 +98,13 @@ class Snapshot:
 
     def locate(self, ids: Sequence[str], hashes: NDArray[np.uint64] | None = None) -> Ints:
         """Row numbers of ids, whose hashes may be known; -1 where one is not in the store."""
-        hashes = hash_ids(ids) if hashes is None else hashes
+        if hashes is None:
+            # A question about a few ids is not worth what `Lookup` costs once.
+            hashes = hash_ids(ids)
+            order = np.arange(len(ids))
+        else:
+            order = self._lookup.possible(self.segments, hashes)
         # Bisection for one after the other is several times faster in ascending order.
-        order = self._lookup.possible(self.segments, hashes)
         order = order[np.argsort(hashes[order], kind="stable")]
         names, sought = [ids[int(place)] for place in order], hashes[order]
         rows = np.full(len(ids), -1, np.int64)
