@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,10 @@ settings.load_profile("latentdb")
 
 SIZE = 16
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# A shell starts what it runs in the background with SIGINT ignored, and so would be the
+# processes that tests start and send Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def draw_shape(kind: str, seed: int) -> Image.Image:
