@@ -24,8 +24,10 @@ Fetch = Callable[[Ints], Floats]
 Buffer = bytes | memoryview | mmap.mmap
 
 CHUNK = 65_536  # rows that are looked at together
+DELETED = -2
 _SLACK = 16  # more candidates than asked for, so that rounding cannot lose one
 _TINY = 1e-30  # squares below are not told apart in float32
+_FAR = 1e38  # squares beyond are about to leave float32
 _BATCH = 8  # queries from which threads pay
 _RANK_BYTES = 1 << 20  # of candidate vectors held at a time
 
@@ -51,18 +53,29 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Row numbers that may be neighbours, -1 where there are no more.
+    """Row numbers that may be neighbours.
 
     Attributes
     ----------
     rows
-        int64 ``[q, c]``.
+        int64 ``[q, c]``; -1 where there are no more, `DELETED` where one was deleted.
     scanned
         Vectors that were compared, over all queries.
     """
 
     rows: Ints
     scanned: int
+
+
+def is_measurable(vectors: Floats) -> bool:
+    """Whether squared distances stay in float32, in which an index computes.
+
+    Beyond, k-means ends the process and an inverted file leaves rows out.
+    """
+    if not vectors.size:
+        return True
+    most = max(abs(float(vectors.max())), abs(float(vectors.min())))
+    return bool(4 * vectors.shape[-1] * most * most < _FAR)
 
 
 def set_threads(queries: int) -> None:
@@ -152,7 +165,7 @@ def rank(queries: Floats, candidates: Ints, fetch: Fetch, k: int) -> tuple[Float
         return _rank_one(queries, candidates[0], fetch, k)
     distances = np.full((len(queries), k), np.inf, np.float32)
     rows = np.full((len(queries), k), -1, np.int64)
-    if len(queries) < _BATCH or (candidates < 0).any():
+    if len(queries) < _BATCH or not candidates.shape[1] or (candidates < 0).any():
         for number in range(len(queries)):
             one = slice(number, number + 1)
             distances[one], rows[one] = _rank_one(queries[one], candidates[number], fetch, k)
@@ -281,6 +294,7 @@ class VectorIndex:
             )
         if not _is_ours(index):
             raise CorruptStoreError(f"the search index is neither {IVF} nor {HNSW}")
+        _check_inside(index)
         opened = cls(index, parameters, data)
         if not opened.efforts:
             raise CorruptStoreError("the search index has no parameters in the manifest")
@@ -356,10 +370,14 @@ class VectorIndex:
         if self.kind == HNSW:
             effort = max(effort, wanted)
         statistics.reset()
-        _, rows = self._index.search(self._turned(queries), wanted, params=self._parameters(effort))
+        squares, rows = self._index.search(
+            self._turned(queries), wanted, params=self._parameters(effort)
+        )
+        if self.kind == HNSW:
+            rows[~(squares < _FAR)] = -1  # an inverted file gives none where squares leave float32
         if len(deleted):
             places = np.minimum(np.searchsorted(deleted, rows), len(deleted) - 1)
-            rows[deleted[places] == rows] = -1
+            rows[deleted[places] == rows] = DELETED
         return Candidates(rows, int(statistics.ndis))
 
     def order(self, queries: Floats) -> tuple[Floats, Ints]:
@@ -379,7 +397,13 @@ class VectorIndex:
         for number in range(self._index.nlist):
             size = lists.list_size(number)
             if size:
-                result[faiss.rev_swig_ptr(lists.get_ids(number), size)] = number + 1
+                try:
+                    result[faiss.rev_swig_ptr(lists.get_ids(number), size)] = number + 1
+                except IndexError as error:
+                    raise CorruptStoreError(
+                        "the search index holds rows that the manifest does not know: "
+                        "latentdb optimize builds it anew"
+                    ) from error
         return result
 
     def probe_kept(
@@ -468,3 +492,73 @@ def _is_ours(index: Any) -> bool:
     else:
         kind = faiss.IndexIVFScalarQuantizer
     return isinstance(index, kind) and bool(index.metric_type == faiss.METRIC_L2)
+
+
+def _check_inside(index: Any) -> None:
+    """Refuse an index whose parts do not fit each other: faiss would read past their ends.
+
+    Raises
+    ------
+    CorruptStoreError
+        Says which part.
+    """
+    import faiss
+
+    if isinstance(index, faiss.IndexPreTransform):
+        turn = _turn(index)
+        inner = faiss.downcast_index(index.index)
+        sides = (turn.d_in, turn.d_out, turn.A.size(), inner.ntotal)
+        if sides != (index.d, inner.d, index.d * inner.d, index.ntotal):
+            raise CorruptStoreError("the search index cannot be read: its axes do not fit it")
+        index = inner
+    if isinstance(index, faiss.IndexIDMap):
+        graph: Any = faiss.downcast_index(index.index)
+        codes: Any = faiss.downcast_index(graph.storage)
+        if not (
+            isinstance(codes, faiss.IndexScalarQuantizer)
+            and index.ntotal == graph.ntotal == codes.ntotal == index.id_map.size()
+            and index.d == graph.d == codes.d == codes.code_size
+            and codes.codes.size() == codes.ntotal * codes.d
+        ):
+            raise CorruptStoreError("the search index cannot be read: its codes do not fit it")
+        if index.ntotal and not _is_graph(graph.hnsw, int(index.ntotal)):
+            raise CorruptStoreError("the search index cannot be read: its graph has loose ends")
+    elif not isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat):
+        raise CorruptStoreError("the search index cannot be read: its lists have no centres")
+
+
+def _is_graph(hnsw: Any, rows: int) -> bool:
+    """Whether every link of a graph leads to a row that is on the floor of the link.
+
+    faiss looks at row numbers alone, and versions before 1.15 not even at those.
+    """
+    import faiss
+
+    width = faiss.vector_to_array(hnsw.cum_nneighbor_per_level).astype(np.int64)
+    floors = faiss.vector_to_array(hnsw.levels)
+    starts = faiss.vector_to_array(hnsw.offsets).astype(np.int64)
+    size = hnsw.neighbors.size()
+    if not (
+        len(floors) == rows == len(starts) - 1
+        and len(width) > 1
+        and width[0] == 0
+        and (np.diff(width) >= 0).all()
+        and 1 <= floors.min() <= floors.max() < len(width)
+        and starts[0] == 0
+        and starts[-1] == size
+        and np.array_equal(np.diff(starts), width[floors])
+        and 0 <= hnsw.entry_point < rows
+        and 0 <= hnsw.max_level < floors[hnsw.entry_point]
+    ):
+        return False
+    links = faiss.rev_swig_ptr(hnsw.neighbors.data(), size)
+    version = tuple(int(part) for part in faiss.__version__.split(".")[:2] if part.isdecimal())
+    if version < (1, 15) and not -1 <= links.min() <= links.max() < rows:
+        return False
+    for floor in range(1, int(floors.max())):
+        own = np.flatnonzero(floors > floor)  # one row in 32 of the floor below
+        places = (starts[own] + width[floor])[:, None] + np.arange(width[floor + 1] - width[floor])
+        ends = links[places]
+        if (ends >= rows).any() or (floors[ends[ends >= 0]] <= floor).any():
+            return False
+    return True

@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.index import CHUNK, Block, Fetch, Floats, Ints, VectorIndex, rank, scan, set_threads
+from latentdb.index import (
+    CHUNK,
+    Block,
+    Fetch,
+    Floats,
+    Ints,
+    VectorIndex,
+    is_measurable,
+    rank,
+    scan,
+    set_threads,
+)
 from latentdb.plan import DEGREE, HNSW, IVF, Plan
 
 Blocks = Callable[[], Iterator[Block]]
@@ -110,7 +121,14 @@ def build(
 
 
 def extend(
-    index: VectorIndex, blocks: Blocks, dim: int, fetch: Fetch, *, recall: float, seed: int = 0
+    index: VectorIndex,
+    blocks: Blocks,
+    dim: int,
+    fetch: Fetch,
+    *,
+    recall: float,
+    deleted: Ints = _NONE,
+    seed: int = 0,
 ) -> tuple[VectorIndex, Tuning] | None:
     """Add the rows an index has not, and tune it again.
 
@@ -120,6 +138,8 @@ def extend(
         From `VectorIndex.copy`; changed in place.
     blocks, dim, fetch, recall, seed
         As in `build`.
+    deleted
+        Row numbers, ascending, that the index holds and `fetch` may not know.
 
     Returns
     -------
@@ -129,8 +149,9 @@ def extend(
     start = time.perf_counter()
     held = index.row_numbers()
     before = dict(index.efforts)
-    task = _Task(blocks, dim, fetch, recall, seed, _quiet, present=held)
-    task.fill(index, lambda rows: ~np.isin(rows, held))
+    task = _Task(blocks, dim, fetch, recall, seed, _quiet, present=held, deleted=deleted)
+    if not len(task.asked) or not task.fill(index, lambda rows: ~np.isin(rows, held)):
+        return None
     # The newest rows may be easier to find than those the index was tuned on before.
     return task.tuned(index, start, before)
 
@@ -156,9 +177,10 @@ class _Task:
         report: Report,
         *,
         present: Ints = _NONE,
+        deleted: Ints = _NONE,
     ) -> None:
         self.blocks, self.dim, self.fetch = blocks, dim, fetch
-        self.recall, self.report = recall, report
+        self.recall, self.report, self.deleted = recall, report, deleted
         self.random = np.random.default_rng(seed)
         parts = [block.rows if block.keep is None else block.rows[block.keep] for block in blocks()]
         self.rows: Ints = np.concatenate([_NONE, *parts])
@@ -171,20 +193,26 @@ class _Task:
 
     def build(self, kind: str, lists: int) -> tuple[VectorIndex, Tuning] | None:
         start = time.perf_counter()
-        index = self.empty(kind, lists)
-        self.fill(index)
-        return self.tuned(index, start, {})
+        most = _TRAIN_PER_LIST * (lists if kind == IVF else 1_000)
+        chosen = self.random.choice(self.rows, min(len(self.rows), most), replace=False)
+        sample = self.fetch(np.sort(chosen))
+        if not is_measurable(sample):
+            return None
+        basis = _basis(sample)
+        # Where few dimensions vary most, neighbours may still be told apart by the others.
+        for axes in (None,) if basis is None else (basis, None):
+            index = self.empty(kind, lists, sample, axes)
+            made = self.tuned(index, start, {}) if self.fill(index) else None
+            if made is not None:
+                return made
+        return None
 
-    def empty(self, kind: str, lists: int) -> VectorIndex:
-        """A trained index without rows."""
+    def empty(self, kind: str, lists: int, sample: Floats, basis: Floats | None) -> VectorIndex:
+        """An index without rows, trained on a sample, of codes along the axes of a basis."""
         import faiss
 
         set_threads(QUERIES)
         self.report("training the search index", 0, len(self.rows))
-        most = _TRAIN_PER_LIST * (lists if kind == IVF else 1_000)
-        chosen = self.random.choice(self.rows, min(len(self.rows), most), replace=False)
-        sample = self.fetch(np.sort(chosen))
-        basis = _basis(sample)
         turned = sample if basis is None else sample @ basis
         dims = turned.shape[1]
         made: Any
@@ -208,8 +236,8 @@ class _Task:
 
     def fill(
         self, index: VectorIndex, wanted: Callable[[Ints], NDArray[np.bool_]] | None = None
-    ) -> None:
-        """Add every row wanted, but those held out."""
+    ) -> bool:
+        """Add every row wanted, but those held out; False if one cannot be indexed."""
         done = 0
         set_threads(QUERIES)
         for block in self._others():
@@ -218,9 +246,12 @@ class _Task:
                 chosen = wanted(block.rows)
                 keep = chosen if keep is None else chosen & keep
             for vectors, rows in _pieces(block, keep):
+                if not is_measurable(vectors):
+                    return False
                 index.add(vectors, rows)
                 done += len(rows)
                 self.report("building the search index", done, len(self.rows))
+        return is_measurable(self.queries)
 
     def _others(self) -> Iterator[Block]:
         """All rows but those held out."""
@@ -287,11 +318,13 @@ class _Task:
 
         None if that is no less work than a scan.
         """
+        if k > len(self.rows) // 8:
+            return None
         queries, truth = self.truth(k)
 
         def shares(effort: int, part: slice) -> NDArray[np.float64]:
             """Share of the true neighbours found, for each query."""
-            found = index.probe(queries[part], k, effort, _NONE)
+            found = index.probe(queries[part], k, effort, self.deleted)
             _, ranked = rank(queries[part], found.rows, self.fetch, k)
             pairs = zip(truth[part], ranked, strict=True)
             return np.array([np.isin(true, own).mean() for true, own in pairs])
@@ -308,8 +341,6 @@ class _Task:
 
         target = self.recall
         reached: dict[int, float] = {}
-        if k > len(self.rows) // 8:
-            return None
         most = index.lists // 2 if index.kind == IVF else len(self.rows) // 8
         least = min(max(least, 1 if index.kind == IVF else 2 * k), most)
         high = least
@@ -329,7 +360,8 @@ class _Task:
         for number in range(min(_TRIALS, len(self.queries))):
             one = self.queries[number : number + 1]
             start = time.perf_counter()
-            rank(one, index.search(one, TUNED_K[0], _NONE).rows, self.fetch, TUNED_K[0])
+            found = index.search(one, TUNED_K[0], self.deleted)
+            rank(one, found.rows, self.fetch, TUNED_K[0])
             taken.append(time.perf_counter() - start)
         return 1_000 * float(np.median(taken))
 

@@ -420,3 +420,121 @@ def test_an_index_of_another_kind_is_told(spec: str, metric: int) -> None:
         VectorIndex.load(data, {"probes_10": 1, "probes_100": 1}, rows=300, dim=DIM).search(
             vectors[:1], 1, NONE
         )
+
+
+# --- forged graphs --------------------------------------------------------------
+
+
+def forged(index: VectorIndex, name: str) -> bytes:
+    """A graph with one thing wrong, as bytes."""
+    made = index.copy()
+    outer: Any = made._whole
+    graph: Any = faiss.downcast_index(outer.index)
+    hnsw = graph.hnsw
+    links = faiss.rev_swig_ptr(hnsw.neighbors.data(), hnsw.neighbors.size())
+    floors = faiss.rev_swig_ptr(hnsw.levels.data(), hnsw.levels.size())
+    starts = faiss.rev_swig_ptr(hnsw.offsets.data(), hnsw.offsets.size())
+    width = faiss.vector_to_array(hnsw.cum_nneighbor_per_level)
+    low, high = int(np.flatnonzero(floors == 1)[-1]), int(np.flatnonzero(floors > 1)[0])
+    if name == "a link past the rows":
+        links[0] = len(floors)
+    elif name == "a link to nowhere":
+        links[0] = -7
+    elif name == "a link to a row of a lower floor":
+        links[int(starts[high]) + int(width[1])] = low
+    elif name == "an entry past the rows":
+        hnsw.entry_point = len(floors)
+    elif name == "an entry on a lower floor":
+        hnsw.entry_point = low
+    elif name == "a floor past the highest":
+        hnsw.max_level = 60
+    elif name == "a row on another floor":
+        floors[low] = 2
+    elif name == "links past the end":
+        starts[5] = 10**9
+    elif name == "fewer row numbers":
+        outer.id_map.resize(len(floors) - 1)
+    elif name == "fewer codes":
+        codes: Any = faiss.downcast_index(graph.storage)
+        codes.codes.resize(8)
+    return bytes(made.dump())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a link past the rows",
+        "a link to nowhere",
+        "a link to a row of a lower floor",
+        "an entry past the rows",
+        "an entry on a lower floor",
+        "a floor past the highest",
+        "a row on another floor",
+        "links past the end",
+        "fewer row numbers",
+        "fewer codes",
+    ],
+)
+def test_a_forged_graph_is_refused(built: Built, name: str) -> None:
+    """Each of them would have faiss read past the end of its memory."""
+    if built.index.kind != HNSW:
+        pytest.skip("no graph")
+    with pytest.raises(CorruptStoreError, match="the search index"):
+        VectorIndex.load(forged(built.index, name), built.index.parameters, rows=6000, dim=DIM)
+
+
+def test_a_whole_graph_is_not_refused(built: Built) -> None:
+    if built.index.kind != HNSW:
+        pytest.skip("no graph")
+    data = forged(built.index, "nothing")
+    assert VectorIndex.load(data, built.index.parameters, rows=6000, dim=DIM).rows == 6000
+
+
+def test_lists_without_centres_are_refused() -> None:
+    """Their centres are found by a graph, which nobody checked."""
+    vectors = make("uniform", 600)
+    centres: Any = faiss.IndexHNSWFlat(DIM, 8)
+    lists: Any = faiss.IndexIVFScalarQuantizer(
+        centres, DIM, 8, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
+    )
+    lists.train(vectors)
+    lists.add(vectors)
+    data = faiss.serialize_index(lists).tobytes()
+    with pytest.raises(CorruptStoreError, match="its lists have no centres"):
+        VectorIndex.load(data, {"effort_10": 1}, rows=600, dim=DIM)
+
+
+def test_axes_that_do_not_fit_are_refused() -> None:
+    vectors = make("uniform", 600)
+    lists: Any = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatL2(4), 4, 8, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
+    )
+    lists.train(vectors[:, :4].copy())
+    turn: Any = faiss.LinearTransform(DIM, 4, False)
+    faiss.copy_array_to_vector(np.eye(4, DIM, dtype=np.float32).reshape(-1), turn.A)
+    turn.is_trained = True
+    both: Any = faiss.IndexPreTransform(turn, lists)
+    both.add_with_ids(vectors, np.arange(600))
+    data = faiss.serialize_index(both).tobytes()
+    assert VectorIndex.load(data, {"effort_10": 1}, rows=600, dim=DIM).rows == 600
+    turn.A.resize(3)
+    data = faiss.serialize_index(both).tobytes()
+    with pytest.raises(CorruptStoreError, match="the search index"):
+        VectorIndex.load(data, {"effort_10": 1}, rows=600, dim=DIM)
+
+
+def test_rows_beyond_what_the_manifest_knows_are_told(built: Built) -> None:
+    if built.index.kind != IVF:
+        pytest.skip("no lists")
+    assert (built.index.list_of(7000)[1000:] > 0).all()
+    with pytest.raises(CorruptStoreError, match="rows that the manifest does not know"):
+        built.index.list_of(6000)
+
+
+@pytest.mark.parametrize("count", [1, 8, 30])
+def test_no_candidates_are_ranked_to_nothing(count: int) -> None:
+    queries = np.zeros((count, 3), np.float32)
+    none = np.empty((count, 0), np.int64)
+    distances, rows = rank(queries, none, lambda r: queries[r], 4)
+    assert rows.tolist() == [[-1] * 4] * count
+    assert np.isinf(distances).all()
