@@ -23,7 +23,7 @@ from typing import Any
 from latentdb.errors import CorruptStoreError, LockedError, NotFoundError, StoreError
 from latentdb.files import read_whole, replace, told
 from latentdb.metadata import KINDS, check_key
-from latentdb.metrics import METRICS
+from latentdb.metrics import COSINE, METRICS
 from latentdb.plan import PREFERENCES
 
 FORMAT_VERSION = 2  # 1 had segments without a layout
@@ -302,7 +302,8 @@ def _manifest(body: Any) -> Manifest:
     _require(last < manifest.next_row, "a segment has rows not yet given")
     _require(manifest.rows >= 0, "more rows are deleted than there are")
     centre = () if manifest.index is None else manifest.index.centre
-    _require(len(centre) in (0, manifest.dim), "the centre of the index has other dimensions")
+    sides = manifest.dim if manifest.index is not None and manifest.index.metric == COSINE else 0
+    _require(len(centre) == sides, "the centre of the index has other dimensions")
     return manifest
 
 

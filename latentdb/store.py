@@ -162,8 +162,18 @@ class Writer:
                 deletions = self._deletions_file(np.unique(np.concatenate(still)), kept, written)
             self._commit(replace(manifest, segments=tuple(segments), deletions=deletions))
 
-    def set_index(self, data: bytes | memoryview, entry: IndexEntry, settings: Settings) -> None:
-        """Make a search index the current one; `entry.file` is filled in here."""
+    def set_index(
+        self,
+        data: bytes | memoryview,
+        entry: IndexEntry,
+        settings: Settings,
+        *,
+        extended: bool = False,
+    ) -> None:
+        """Make a search index the current one; `entry.file` is filled in here.
+
+        One that was `extended` holds the deleted rows that the old one held.
+        """
         manifest = self.snapshot.manifest
         with self._written() as written:
             file = self._write("index", ".faiss", data, written)
@@ -172,7 +182,7 @@ class Writer:
                     manifest,
                     index=replace(entry, file=file),
                     settings=settings,
-                    deletions=self._without_compacted(written),
+                    deletions=manifest.deletions if extended else self._without_compacted(written),
                 )
             )
 

@@ -13,7 +13,8 @@ from latentdb.errors import CorruptStoreError, InvalidInputError, NotFoundError,
 from latentdb.index import VectorIndex
 from latentdb.ingest import Progress, Report
 from latentdb.manifest import FileEntry, IndexEntry, Settings
-from latentdb.metrics import KL
+from latentdb.metrics import KL, Space
+from latentdb.plan import HNSW
 from latentdb.search import Searcher
 from latentdb.snapshot import Snapshot
 from latentdb.store import Writer
@@ -25,18 +26,19 @@ _TAIL = 50  # the rows newer than the index may be one in so many, if they are o
 _GROWN = 2  # times the rows it was built for: its lists are too long, it is built anew
 
 
-def _deleted_since(snapshot: Snapshot, entry: IndexEntry) -> int:
-    """Rows that the index holds and that were deleted after it was built.
+def _alive_below(snapshot: Snapshot, entry: IndexEntry) -> int:
+    """Rows that the index covers and that are alive.
 
-    Not all deleted rows below its coverage: those deleted before are not in it,
-    and counting them would have every commit build it again.
+    What it holds beyond them was deleted after it was built.  Not all deleted
+    rows below its coverage are: those deleted before are not in it, and
+    counting them would have every commit build it again.
     """
     alive = 0
     for segment in snapshot.segments:
         below = int(np.searchsorted(segment.rows, entry.rows_below))
         keep = snapshot.live(segment)
         alive += below if keep is None else int(keep[:below].sum())
-    return entry.rows - alive
+    return alive
 
 
 class IndexKeeper:
@@ -82,7 +84,7 @@ class IndexKeeper:
             compact(writer, everything=False)
         try:
             self._maintain(writer, report)
-        except StoreError as error:
+        except (StoreError, InvalidInputError) as error:
             # The rows are committed: what was asked for is done.
             warnings.warn(
                 f"the search index was not built ({error}); latentdb optimize builds it",
@@ -97,8 +99,9 @@ class IndexKeeper:
             if manifest.rows > max(plans.EXACT_ROWS, manifest.settings.exact_rows):
                 self.build(writer, manifest.settings, report)
             return
-        tail = manifest.next_row - entry.rows_below
-        gone = _deleted_since(writer.snapshot, entry)
+        alive = _alive_below(writer.snapshot, entry)
+        # Alive, too: a row that is replaced over and over is only one to scan.
+        tail, gone = manifest.rows - alive, entry.rows - alive
         index = self.open(writer.snapshot)
         long = tail > max(plans.EXACT_ROWS, entry.rows // _TAIL)
         due = index is None or gone > MOST_DELETED * entry.rows
@@ -121,11 +124,12 @@ class IndexKeeper:
             searcher.space.dim(snapshot.dim),
             searcher.fetch,
             recall=snapshot.manifest.settings.recall,
+            deleted=snapshot.deleted,
         )
         if made is None:
             return False
         settings = snapshot.manifest.settings
-        _commit(writer, searcher, *made, settings, entry.trained_rows)
+        _commit(writer, searcher, *made, settings, entry.trained_rows, extended=True)
         return True
 
     def build(self, writer: Writer, settings: Settings, report: Report | None) -> str:
@@ -139,11 +143,21 @@ class IndexKeeper:
         snapshot = writer.snapshot
         if settings.metric == KL:
             raise InvalidInputError("metric 'kl' can have no index: use wasserstein, or no index")
+        if Space(settings.metric).posterior and not all(
+            segment.has_log_var for segment in snapshot.segments
+        ):
+            raise InvalidInputError(
+                f"metric {settings.metric!r} compares posteriors, and this store has no z_log_var: "
+                "use l2 or cosine"
+            )
         searcher = Searcher(snapshot, metric=settings.metric, anew=True)
         dim = searcher.space.dim(snapshot.dim)
         chosen = plans.plan(len(snapshot), dim, settings.memory or None, prefer=settings.prefer)
         if not chosen.kinds or len(snapshot) <= plans.EXACT_ROWS:
-            writer.drop_index(replace(settings, exact_rows=0))
+            kept = replace(settings, exact_rows=0)
+            manifest = snapshot.manifest
+            if manifest.index is not None or manifest.settings != kept:
+                writer.drop_index(kept)
             return chosen.why
         _tell(report, f"building the search index over {len(snapshot)} rows", 0, None)
         made = build_index(
@@ -159,6 +173,8 @@ class IndexKeeper:
             writer.drop_index(replace(settings, exact_rows=2 * len(snapshot)))
             return f"no index reaches recall {settings.recall} with less work than a scan"
         _commit(writer, searcher, *made, settings, len(snapshot))
+        if not chosen.why and HNSW in chosen.kinds and made[1].kind != HNSW:
+            return f"{made[1].kind} was measured to be as fast as {HNSW}"
         return chosen.why
 
 
@@ -169,6 +185,8 @@ def _commit(
     tuning: Tuning,
     settings: Settings,
     trained_rows: int,
+    *,
+    extended: bool = False,
 ) -> None:
     centre = searcher.space.centre
     writer.set_index(
@@ -190,6 +208,7 @@ def _commit(
             milliseconds=round(tuning.milliseconds, 4),
         ),
         settings,
+        extended=extended,
     )
 
 

@@ -21,6 +21,7 @@ from latentdb.errors import CorruptStoreError, LatentDBError, StoreError
 from latentdb.files import checksum, map_checked, sync_folder, told, write_new
 from latentdb.index import VectorIndex
 from latentdb.manifest import FileEntry, Manifest, SegmentEntry
+from latentdb.metrics import Space
 from latentdb.onnxfile import inspect
 from latentdb.segment import Ints, Segment, salvage
 
@@ -178,7 +179,8 @@ class _Check:
             return
         path = self.folder / entry.file.name
         data = map_checked(path, entry.file.bytes, entry.file.checksum)
-        index = VectorIndex.load(data, entry.parameters, rows=entry.rows, dim=self.manifest.dim)
+        dim = Space(entry.metric).dim(self.manifest.dim)
+        index = VectorIndex.load(data, entry.parameters, rows=entry.rows, dim=dim)
         held = index.row_numbers()
         for segment in self.segments:
             rows = segment.rows[segment.rows < entry.rows_below]

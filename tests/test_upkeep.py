@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from latentdb import plan
 from latentdb.database import LatentDB
+from latentdb.errors import StoreError
 from latentdb.ingest import Progress
 from latentdb.manifest import IndexEntry, Settings
 from latentdb.store import Store
@@ -329,3 +330,62 @@ def test_rows_deleted_before_the_index_was_built_do_not_build_it_again(
     assert first.file != second.file
     assert second.rows == 2500
     assert second.file == third.file
+
+
+# --- rows that came and went after the index was built --------------------------
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_an_index_of_deleted_rows_is_extended(
+    tmp_path: Path, db: LatentDB, compacted: bool
+) -> None:
+    """A row that was compacted away is in the index, but nowhere else."""
+    db.add(names(LIMIT + 1, 3 * LIMIT), vectors_of(2 * LIMIT - 1, seed=1))
+    first = entry_of(db)
+    assert first.rows == 3 * LIMIT
+    db.delete(names(0, LIMIT // 5))
+    if compacted:
+        assert db.compact().dropped == LIMIT // 5
+    assert entry_of(db) == first
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        db.add(names(5_000, 5_001 + LIMIT), vectors_of(LIMIT + 1, seed=2))
+    second = entry_of(db)
+    assert second.rows == 4 * LIMIT + 1  # and so it was not built anew
+    assert second.trained_rows == first.trained_rows
+    assert not np.isin(db.search(vectors_of(50, seed=3), k=10)[1], np.arange(LIMIT // 5)).any()
+    assert LatentDB.verify(tmp_path / "s").problems == ()
+
+
+def test_a_row_that_is_replaced_over_and_over_is_one_row_of_the_tail(db: LatentDB) -> None:
+    first = entry_of(db)
+    for number in range(15):
+        db.add(names(0, LIMIT // 12), vectors_of(LIMIT // 12, seed=number), on_conflict="replace")
+    assert entry_of(db) == first
+    assert db.query("r5", k=1)[0].id == "r5"
+
+
+def test_vectors_that_no_index_can_hold_are_scanned(tmp_path: Path) -> None:
+    """faiss would end the process: their squares leave float32."""
+    huge = vectors_of(LIMIT + 1) * np.float32(1e25)
+    with LatentDB.create(tmp_path / "s", dim=DIM) as far:
+        far.add(names(0, LIMIT + 1), huge)
+        assert far.info().index is None
+        check_exact(far)
+        assert "no index reaches" in far.optimize().why
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+@pytest.mark.parametrize("sides", [0, DIM - 1, DIM, DIM + 1])
+def test_a_centre_belongs_to_cosine_alone(db: LatentDB, metric: str, sides: int) -> None:
+    store = Store.open(db.info().path)
+    with store.writer() as writer:
+        manifest = writer.snapshot.manifest
+        assert manifest.index is not None
+        data = bytes(writer.snapshot.file(manifest.index.file))
+        how = {**vars(manifest.index), "metric": metric, "centre": (0.5,) * sides}
+        if sides == (DIM if metric == "cosine" else 0):
+            writer.set_index(data, IndexEntry(**how), manifest.settings)
+        else:
+            with pytest.raises(StoreError, match="the centre of the index has other dimensions"):
+                writer.set_index(data, IndexEntry(**how), manifest.settings)
