@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,18 @@ def as_latents(values: Any, dim: int, name: str) -> Floats:
         bad = np.flatnonzero(~finite.all(axis=1))
         raise InvalidInputError(f"{name} are not finite in row {bad[0]} (float32)")
     return array
+
+
+def check_several(values: Any, name: str) -> None:
+    """Refuse a single text or path where several targets are wanted.
+
+    Raises
+    ------
+    InvalidInputError
+        A text would be taken for its letters.
+    """
+    if isinstance(values, str | bytes | os.PathLike):
+        raise InvalidInputError(f"{name} is the single target {values!r}: give a list of targets")
 
 
 def check_ids(ids: Sequence[str], *, unique: bool = True) -> list[str]:

@@ -74,7 +74,7 @@ class Space:
         if z_log_var is None:
             raise InvalidInputError(
                 f"metric {self.metric!r} compares posteriors and needs z_log_var: "
-                "give an id or an image of a store that has it, or use l2"
+                "give one id or image, of a store that has it, or use l2"
             )
         sigma = np.exp(np.clip(z_log_var, -_MOST_LOG_VAR, _MOST_LOG_VAR) / 2, dtype=np.float32)
         return np.concatenate([z_mean, sigma], axis=1)

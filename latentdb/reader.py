@@ -21,7 +21,7 @@ from latentdb.export import export
 from latentdb.filters import Filter
 from latentdb.handle import Handle
 from latentdb.ingest import Report
-from latentdb.inputs import as_latents, check_ids
+from latentdb.inputs import as_latents, check_ids, check_several
 from latentdb.metrics import L2, check_metric
 from latentdb.models import ModelLike, describe
 from latentdb.pictures import write_images, write_query, write_vectors
@@ -31,6 +31,7 @@ from latentdb.snapshot import Snapshot
 from latentdb.target import Target, TargetLike, combined, own_rows, read_targets, resolve
 
 MAX_K = 100_000
+_NOBODY: frozenset[int] = frozenset()
 PathLike = str | os.PathLike[str]
 
 
@@ -84,6 +85,8 @@ class Reader(Handle):
         FilterError, InvalidInputError
             If the expression, k, metric or radius cannot be used.
         """
+        check_several(like, "like")
+        check_several(unlike, "unlike")
         liked = [*([] if target is None else [target]), *like]
         if not liked:
             raise InvalidInputError("nothing to look for: give a target, or examples with like")
@@ -91,9 +94,9 @@ class Reader(Handle):
         found = self._resolve(snapshot, [*liked, *unlike])
         searcher = self._keeper.searcher(snapshot, check_metric(metric))
         place = searcher.space.place(*combined(found, len(liked)))
-        own = own_rows(snapshot, found) if exclude_self else None
-        hits = self._search(searcher, place, k, where, radius, len(own or ()))
-        return self._matches(snapshot, metric, hits, 0, frozenset(own or ()), k)
+        own = frozenset().union(*own_rows(snapshot, found)) if exclude_self else _NOBODY
+        hits = self._search(searcher, place, k, where, radius, len(own))
+        return self._matches(snapshot, metric, hits, 0, own, k)
 
     def query_many(
         self,
@@ -119,13 +122,14 @@ class Reader(Handle):
         tuple of Matches
             One for each target, in their order.
         """
+        check_several(targets, "targets")
         snapshot = self._snapshot()
         found = self._resolve(snapshot, list(targets))
         searcher = self._keeper.searcher(snapshot, check_metric(metric))
         places = [searcher.space.place(*combined([one], 1)) for one in found]
         if not places:
             return ()
-        own = [own_rows(snapshot, [one]) if exclude_self else set() for one in found]
+        own = own_rows(snapshot, found) if exclude_self else [set()] * len(found)
         most = max(map(len, own))
         hits = self._search(searcher, np.concatenate(places), k, where, radius, most)
         return tuple(
@@ -208,10 +212,9 @@ class Reader(Handle):
             infinity and -1 where there are fewer than k.
         """
         snapshot = self._snapshot()
-        searcher = self._keeper.searcher(snapshot, metric)
+        searcher = self._keeper.searcher(snapshot, check_metric(metric))
         places = as_latents(vectors, snapshot.dim, "vectors")
         if metric != L2:
-            check_metric(metric)
             log_vars = None
             if z_log_var is not None:
                 log_vars = as_latents(z_log_var, snapshot.dim, "z_log_var")

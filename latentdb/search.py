@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from latentdb import query as rows_of
 from latentdb.errors import InvalidInputError
 from latentdb.filters import Filter
-from latentdb.index import Block, VectorIndex, rank, scan
+from latentdb.index import DELETED, Block, VectorIndex, is_measurable, rank, scan
 from latentdb.metrics import COSINE, KL, L2, Space, symmetric_kl
 from latentdb.plan import IVF
 from latentdb.segment import Floats, Ints, Segment
@@ -25,7 +25,10 @@ from latentdb.snapshot import Snapshot
 _FEW = 20_000  # rows kept by a filter that are compared one and all
 _ONE = 3_000  # candidates that one query may have
 _FILTERS = 8  # whose rows are remembered
+_GONE = 0.25  # of the candidates of a query: if more are deleted, it looks further
+_TOGETHER = 256  # filtered queries whose lists are ordered at once
 _SAMPLE = 2_000  # rows by which the rank of a distance is estimated
+_SURFACE = 80  # rows of that sample at about this distance
 _KL_FACTOR, _KL_MORE = 10, 100  # candidates for each neighbour under kl, and so many more
 _PLACED = 65_536  # rows that are mapped to the space together
 _FIRST_WITHIN = 256  # rows that are looked for first within a radius
@@ -188,28 +191,59 @@ class Searcher:
             kept = self._kept(where)
             if index is None or index.kind != IVF or k > index.most or kept.count <= _FEW:
                 return self._exact(queries, k, kept)
-            return self._filtered(queries, k, kept, index)
+            if not is_measurable(queries):
+                return self._exact(queries, k, kept)  # no list is near to them
+            parts = [
+                self._filtered(queries[start : start + _TOGETHER], k, kept, index)
+                for start in range(0, max(len(queries), 1), _TOGETHER)
+            ]
+            return parts[0] if len(parts) == 1 else _stacked(parts)
         if index is None or k > index.most:
             found = scan(self.blocks(), queries, k)
             return self._ranked(queries, found.rows, k, True, found.scanned)
         found = index.search(queries, k, self.snapshot.deleted)
         rows, scanned = found.rows, found.scanned
-        # Where most neighbours are deleted, those that remain may lie anywhere.
-        lacking = _NONE
-        if len(self.snapshot.deleted) or index.rows < 2 * k:
-            lacking = np.flatnonzero((rows >= 0).sum(axis=1) < k)
+        lacking = rows[:, k - 1] < 0
+        if len(self.snapshot.deleted):
+            gone = (rows == DELETED).sum(axis=1)
+            lacking = (gone > _GONE * rows.shape[1]) | ((rows >= 0).sum(axis=1) < k)
+        if lacking.any():
+            rows, more = self._further(queries, rows, np.flatnonzero(lacking), k, index)
+            scanned += more
         if self.tail is not None:
             newer = scan([self.tail], queries, k)
             rows = np.concatenate([rows, newer.rows], axis=1)
             scanned += newer.scanned
-        if len(lacking):
-            every = scan(self.blocks(), queries[lacking], k)
-            scanned += every.scanned
-            short = max(0, every.rows.shape[1] - rows.shape[1])
+        return self._ranked(queries, rows, k, False, scanned)
+
+    def _further(
+        self, queries: Floats, rows: Ints, lacking: Ints, k: int, index: VectorIndex
+    ) -> tuple[Ints, int]:
+        """Candidates anew for queries around which rows are deleted, or too few were probed.
+
+        The index was tuned to find the K nearest of all rows, for several K: where
+        one in four is alive, the k nearest of those are among the 4 k nearest of
+        all.  Where the index is not tuned for so many, every row is compared.
+        """
+        scanned, reach = 0, k
+        while len(lacking):
+            reach *= 4
+            if reach <= index.most:
+                found = index.search(queries[lacking], reach, self.snapshot.deleted)
+                alive = (found.rows >= 0).sum(axis=1)
+                lack = alive * reach < k * found.rows.shape[1]
+            else:
+                found = scan(self.blocks(), queries[lacking], k)
+                found.rows[found.rows >= self._covered] = -1  # of the tail, which is scanned anyway
+                lack = np.zeros(len(lacking), bool)
+            scanned += found.scanned
+            width = found.rows.shape[1]
+            short = max(0, width - rows.shape[1])
             rows = np.pad(rows, ((0, 0), (0, short)), constant_values=-1)
             rows[lacking] = -1
-            rows[lacking, : every.rows.shape[1]] = every.rows
-        return self._ranked(queries, rows, k, False, scanned)
+            rows[lacking, :width] = found.rows
+            lacking = lacking[lack]
+        return rows, scanned
 
     def _ranked(self, queries: Floats, rows: Ints, k: int, exact: bool, scanned: int) -> Hits:
         distances, ranked = rank(queries, rows, self.fetch, k)
@@ -219,7 +253,8 @@ class Searcher:
 
     def _by_kl(self, queries: Floats, k: int, where: Filter | None) -> Hits:
         """Rank the nearest by Wasserstein distance by symmetric KL divergence."""
-        rough = self._nearest(queries, _KL_FACTOR * k + _KL_MORE, where, None)
+        wanted = min(_KL_FACTOR * k + _KL_MORE, max(len(self.snapshot), 1))
+        rough = self._nearest(queries, wanted, where, None)
         distances = np.full((len(queries), k), np.inf, np.float32)
         rows = np.full((len(queries), k), -1, np.int64)
         for number, query in enumerate(queries):
@@ -228,7 +263,7 @@ class Searcher:
             order = divergences.argsort(kind="stable")[:k]
             distances[number, : len(order)] = divergences[order]
             rows[number, : len(order)] = own[order]
-        every = len(self.snapshot) <= rough.rows.shape[1]
+        every = len(self.snapshot) <= wanted or bool((rough.rows[:, -1] < 0).all())
         return Hits(distances, rows, every, rough.scanned)
 
     def within(
@@ -240,6 +275,8 @@ class Searcher:
     ) -> Hits:
         """Find every row within a distance of each query, by comparing all of them.
 
+        Under kl, all candidates of so many neighbours are: see `Hits.exact`.
+
         Raises
         ------
         InvalidInputError
@@ -248,7 +285,7 @@ class Searcher:
         k = _FIRST_WITHIN
         while True:
             hits = self.search(queries, k=k, where=where, exact=True)
-            if not (hits.distances[:, -1] <= radius).any():
+            if not ((hits.distances[:, -1] <= radius) & (hits.rows[:, -1] >= 0)).any():
                 break
             if k >= MOST_WITHIN:
                 raise InvalidInputError(
@@ -293,14 +330,15 @@ class Searcher:
         return np.bincount(self._list_of, minlength=least)[1:]
 
     @cached_property
-    def _sample(self) -> Floats:
-        """Places of some rows of the index."""
+    def _sample(self) -> tuple[Floats, Ints]:
+        """Places of some rows of the index, and the list of each."""
         held = np.flatnonzero(self._list_of)
         random = np.random.default_rng(0)
         chosen = random.choice(held, min(_SAMPLE, len(held)), replace=False)
         # A row that was compacted away is in the index, but nowhere else.
         alive = chosen[self._alive(chosen)]
-        return self.fetch(np.sort(alive))
+        rows = np.sort(alive)
+        return self.fetch(rows), self._list_of[rows] - 1
 
     def _alive(self, rows: Ints) -> NDArray[np.bool_]:
         return ~self.snapshot.is_deleted(rows)
@@ -324,12 +362,12 @@ class Searcher:
         Rows kept that are the k nearest have some rank among all rows: k times
         fewer than one in a hundred is kept near the query, the rank is some
         100 k, and the lists are probed that find so many neighbours.  First by
-        the share of rows kept in the lists around the query; then by the rank
-        of the distance that was found, estimated on a sample of all rows.
+        the share of rows kept in the lists around the query; then by the
+        distance that was found, see `_lists_within`.
         """
         bitmap = self._prepare(kept, index)
         every_square, every_list = index.order(queries)
-        parts = []
+        parts = [(np.empty((0, k), np.float32), np.empty((0, k), np.int64))]
         scanned = 0
         for number in range(len(queries)):
             one = queries[number : number + 1]
@@ -342,8 +380,7 @@ class Searcher:
             rows = self._probe(one, k, slice(0, stop), lists, squares, kept, bitmap, index)
             distances, _ = rank(one, rows, self.fetch, k)
             if np.isfinite(distances[0, -1]) and stop < len(lists):
-                rank_found = self._rank_of(one, float(distances[0, -1]))
-                further = min(int(_probes(np.array([max(rank_found, k)]), index)[0]), len(lists))
+                further = self._lists_within(one, k, float(distances[0, -1]), lists, index)
             else:
                 further = len(lists)
             if further > stop:
@@ -384,11 +421,28 @@ class Searcher:
                 found.append(probed.rows)
         return np.concatenate(found, axis=1) if found else np.full((1, 0), -1, np.int64)
 
-    def _rank_of(self, one: Floats, distance: float) -> float:
-        """About how many rows of the index lie within a distance."""
-        squares = ((self._sample - one) ** 2).sum(axis=1)
-        within = float((squares <= distance * distance).mean()) if len(squares) else 0.0
-        return within * len(self._list_of)
+    def _lists_within(
+        self, one: Floats, k: int, distance: float, lists: Ints, index: VectorIndex
+    ) -> int:
+        """How many of the lists around a query hold what lies within a distance.
+
+        The rank of the distance among all rows, estimated on a sample, tells how
+        many were probed to find so many neighbours.  Where that is far beyond
+        those the index was tuned for, the sample itself tells in which lists rows
+        at about this distance are: the k nearest of rows kept far from the query
+        lie at the surface of the ball around it, in the last lists that cut it.
+        """
+        places, own = self._sample
+        squares = ((places - one) ** 2).sum(axis=1)
+        within = int((squares <= distance * distance).sum())
+        rank_found = within / max(len(places), 1) * len(self._list_of)
+        needed = int(_probes(np.array([max(rank_found, k)]), index)[0])
+        if within >= _SURFACE // 4:
+            about = squares.argsort()[max(0, within - _SURFACE) : within + _SURFACE // 4]
+            position = np.empty(len(lists), np.int64)
+            position[lists] = np.arange(len(lists))
+            needed = max(needed, int(position[own[about]].max()) + 1)
+        return min(needed, len(lists))
 
 
 def _probes(neighbours: NDArray[np.float64], index: VectorIndex) -> NDArray[np.float64]:
@@ -406,6 +460,16 @@ def _probes(neighbours: NDArray[np.float64], index: VectorIndex) -> NDArray[np.f
         slope = max(slope, float((np.diff(efforts) / np.diff(known)).max()))
     beyond = np.maximum(sought - known[-1], 0.0) * slope
     return np.asarray(np.ceil(np.exp(np.minimum(within + beyond, 30.0))))
+
+
+def _stacked(parts: list[Hits]) -> Hits:
+    """The answers to some queries, and to more of them, as one."""
+    return Hits(
+        np.concatenate([part.distances for part in parts]),
+        np.concatenate([part.rows for part in parts]),
+        all(part.exact for part in parts),
+        sum(part.scanned for part in parts),
+    )
 
 
 def _joined(blocks: list[Block]) -> Block | None:

@@ -122,7 +122,7 @@ def read_targets(file: str | os.PathLike[str], dim: int) -> list[str] | Floats:
     if path.endswith(".npy"):
         return as_latents(_array(path, f"[n, {dim}]"), dim, path)
     try:
-        with open(path, encoding="utf-8") as lines:
+        with open(path, encoding="utf-8-sig") as lines:
             found = [line.strip() for line in lines]
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} does not exist: expected a file of targets") from error
@@ -157,17 +157,26 @@ def combined(targets: Sequence[Target], liked: int) -> tuple[Floats, Floats | No
     return mean.astype(np.float32)[None], None
 
 
-def own_rows(snapshot: Snapshot, targets: Sequence[Target]) -> set[int]:
-    """Row numbers of targets that are in the store: by id, or by the path of an image."""
-    ids = [target.name for target in targets if target.kind == "id"]
-    found = set(snapshot.locate(ids).tolist()) if ids else set()
-    files = {os.path.abspath(target.name) for target in targets if target.kind == "file"}
-    if files:
-        for segment in snapshot.segments:
-            if segment.paths is not None:
-                places = [place for place, path in enumerate(segment.paths) if path in files]
-                found.update(segment.numbers(np.array(places, np.int64)).tolist())
-    return found - {-1}
+def own_rows(snapshot: Snapshot, targets: Sequence[Target]) -> list[set[int]]:
+    """Row numbers of each target that is in the store: by id, or by the path of an image."""
+    found: list[set[int]] = [set() for _ in targets]
+    ids = [place for place, target in enumerate(targets) if target.kind == "id"]
+    rows = snapshot.locate([targets[place].name for place in ids]).tolist() if ids else []
+    for place, row in zip(ids, rows, strict=True):
+        found[place].add(row)
+    files: dict[str, list[set[int]]] = {}
+    for target, own in zip(targets, found, strict=True):
+        if target.kind == "file":
+            files.setdefault(os.path.abspath(target.name), []).append(own)
+    for segment in snapshot.segments if files else ():
+        if segment.paths is None:
+            continue
+        named = [(place, path) for place, path in enumerate(segment.paths) if path in files]
+        numbers = segment.numbers(np.array([place for place, _ in named], np.int64)).tolist()
+        for number, (_, path) in zip(numbers, named, strict=True):
+            for own in files[path]:
+                own.add(number)
+    return found
 
 
 def _split(target: TargetLike) -> tuple[str, str]:
