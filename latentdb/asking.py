@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Any
 
 import click
@@ -20,21 +21,22 @@ from latentdb.shell import (
     where_option,
 )
 
-_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 class _Memory(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A number of bytes: 4G, 500M, 0 for no limit."""
+    """A number of bytes: 4G, 500M, 4GiB; 0 for no limit."""
 
     name = "memory"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", str(value).strip().lower())
-        if found is None:
+        text = str(value).strip().lower()
+        found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgt]?)(i?)b?", text)
+        if found is None or (found[3] and not found[2]):
             self.fail(f"{value!r} is no size: give bytes, such as 4G or 500M", param, ctx)
-        return int(float(found[1]) * _BYTES[found[2]])
+        return int(Fraction(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2]])
 
 
 @click.command()
