@@ -59,6 +59,7 @@ class Writer:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.snapshot = store.snapshot()
+        self.committed = False
 
     def append(self, rows: Rows | Iterable[Rows], replaced: Ints | None = None) -> Ints:
         """Add rows, and delete those they replace, in one commit.
@@ -278,6 +279,7 @@ class Writer:
         written = manifests.commit(
             self._store.path, replace(manifest, version=manifest.version + 1)
         )
+        self.committed = True
         old = self.snapshot.manifest.file_names()
         self.snapshot = self._store.adopt(*written)
         for name in old - self.snapshot.manifest.file_names():
@@ -441,4 +443,9 @@ class Store:
                         f"{self.path / name} is a link, to which nothing is written: "
                         "put the folder itself in its place"
                     )
-            yield Writer(self)
+            writer = Writer(self)
+            yield writer
+            if not writer.committed:
+                # What a killed writer renamed may not be durable, and what is acknowledged now
+                # ("nothing to do") rests on it.  A commit syncs it besides.
+                sync_folder(self.path)

@@ -645,3 +645,18 @@ def test_a_segment_that_is_cut_is_named_and_one_that_is_restored_is_read(store: 
     file.with_suffix(".new").write_bytes(whole)
     file.with_suffix(".new").rename(file)
     assert store.snapshot().locate(["b"]).tolist() == [1]
+
+
+def test_a_writer_that_commits_nothing_makes_what_it_found_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest may be of a writer that was killed before it synced the folder."""
+    store = Store.create(tmp_path / "a", dim=2)
+    synced: list[Path] = []
+    monkeypatch.setattr("latentdb.store.sync_folder", synced.append)
+    with store.writer():
+        pass
+    assert synced == [store.path]
+    with store.writer() as writer:
+        writer.append(Rows(["a"], np.zeros((1, 2), np.float32)))
+    assert synced[1:] == [store.path / "segments"]  # the manifest's own commit does the rest
