@@ -309,27 +309,26 @@ def test_k_matches_come_back_where_the_lists_probed_have_fewer(
             assert np.isfinite(distances).all()
 
 
-@pytest.mark.parametrize("prefer", ["build", "latency"])
-@pytest.mark.parametrize("share", [0.6, 0.97])
+@pytest.mark.parametrize(("prefer", "share"), [("build", 0.6), ("build", 0.97), ("latency", 0.6)])
 def test_recall_holds_where_most_rows_around_the_query_are_deleted(
     tmp_path: Path, prefer: str, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "EXACT_ROWS", 2_000)
+    monkeypatch.setattr(plan, "EXACT_ROWS", 1_500)
     random = np.random.default_rng(0)
-    centres = 6 * random.normal(size=(20, DIM))
-    cluster = np.sort(random.integers(20, size=5_000))
-    vectors = (centres[cluster] + random.normal(size=(5_000, DIM))).astype(np.float32)
+    centres = 6 * random.normal(size=(16, DIM))
+    cluster = np.sort(random.integers(16, size=3_000))
+    vectors = (centres[cluster] + random.normal(size=(3_000, DIM))).astype(np.float32)
     with LatentDB.create(tmp_path / "s", dim=DIM, recall=TARGET) as thinned:
-        thinned.add([f"r{number}" for number in range(5_000)], vectors)
+        thinned.add([f"r{number}" for number in range(3_000)], vectors)
         thinned.optimize(prefer=prefer)
         index = thinned.info().index
-        gone = np.flatnonzero((cluster == 7) & (random.random(5_000) < share))
+        gone = np.flatnonzero((cluster == 7) & (random.random(3_000) < share))
         thinned.delete([f"r{number}" for number in gone])
         assert thinned.info().index == index
         queries = centres[7] + random.normal(size=(80, DIM)).astype(np.float32)
         _, found = thinned.search(queries, k=10)
         alone = np.stack([thinned.search(query[None], k=10)[1][0] for query in queries[:20]])
-    live = np.setdiff1d(np.arange(5_000), gone)
+    live = np.setdiff1d(np.arange(3_000), gone)
     true = [live[nearest(vectors[live].astype(np.float64), q, 10)[1]] for q in queries]
     assert recall(found, true) >= TARGET
     np.testing.assert_array_equal(alone, found[:20])
@@ -481,9 +480,9 @@ def other(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "EXACT_ROWS", 1_200)
         made = LatentDB.create(tmp_path_factory.mktemp("other") / "s", dim=DIM, recall=TARGET)
-        vectors, log_vars = latents(4_300, 1), latents(4_300, 3) / 4
-        for part in (slice(0, 4_000), slice(4_000, 4_300)):
-            names = [f"r{number}" for number in range(4_300)[part]]
+        vectors, log_vars = latents(2_300, 1), latents(2_300, 3) / 4
+        for part in (slice(0, 2_000), slice(2_000, 2_300)):
+            names = [f"r{number}" for number in range(2_300)[part]]
             share = np.random.default_rng(6).random(len(names)).tolist()
             made.add(names, vectors[part], z_log_var=log_vars[part], metadata={"share": share})
             if part.start == 0:
@@ -498,7 +497,7 @@ def other(
 def test_an_index_of_another_metric_keeps_the_recall(other: LatentDB, where: str | None) -> None:
     index = other.info().index
     assert index is not None
-    assert index.rows == 4_000
+    assert index.rows == 2_000
     queries, log_vars = latents(80, 8), latents(80, 9) / 4
     how: dict[str, Any] = {"metric": index.metric, "z_log_var": log_vars, "where": where}
     distances, found = other.search(queries, k=10, **how)
@@ -508,7 +507,7 @@ def test_an_index_of_another_metric_keeps_the_recall(other: LatentDB, where: str
     np.testing.assert_allclose(distances[same, 0], exact_distances[same, 0], rtol=1e-5)
     assert not other.query("r5", metric=index.metric).exact
     assert other.query("r5", metric=index.metric)[0].id == "r5"
-    assert other.query("r4200", metric=index.metric)[0].id == "r4200"
+    assert other.query("r2200", metric=index.metric)[0].id == "r2200"
 
 
 def test_other_metrics_than_that_of_the_index_are_exact(other: LatentDB) -> None:
@@ -524,7 +523,7 @@ def test_cosine_is_measured_around_the_centre_of_its_index(other: LatentDB) -> N
     if index.metric != "cosine":
         assert index.centre == ()
         return
-    stored = other.vectors([f"r{number}" for number in range(4_000)])
+    stored = other.vectors([f"r{number}" for number in range(2_000)])
     np.testing.assert_allclose(index.centre, stored.mean(axis=0, dtype=np.float64), rtol=1e-6)
 
 
@@ -538,9 +537,9 @@ def test_kl_says_whether_every_row_was_compared(other: LatentDB) -> None:
     many = other.query("r5", metric="kl", k=10)
     assert not many.exact
     assert many[0].id == "r5"
-    all_of_them = other.query("r5", metric="kl", k=5_000)
+    all_of_them = other.query("r5", metric="kl", k=3_000)
     assert all_of_them.exact
-    assert len(all_of_them) == 4_300
+    assert len(all_of_them) == 2_300
     assert [match.id for match in all_of_them][:10] == [match.id for match in many]
 
 
@@ -578,28 +577,28 @@ def test_a_graph_goes_through_all_of_its_life(
 ) -> None:
     monkeypatch.setattr(plan, "IVF", plan.HNSW)  # so that nothing else is built
     path = tmp_path / "s"
-    vectors = latents(4_600, 1)
-    names = [f"r{number}" for number in range(4_600)]
+    vectors = latents(3_300, 1)
+    names = [f"r{number}" for number in range(3_300)]
     with LatentDB.create(path, dim=DIM, recall=TARGET) as made:
-        made.add(names[:3_000], vectors[:3_000], metadata={"n": list(range(3_000))})
+        made.add(names[:2_000], vectors[:2_000], metadata={"n": list(range(2_000))})
         info = made.optimize()
         assert info.index is not None
-        assert (info.index.kind, info.index.rows) == ("hnsw-sq8", 3_000)
+        assert (info.index.kind, info.index.rows) == ("hnsw-sq8", 2_000)
     with LatentDB.open(path) as mapped:
         assert mapped.query("r5", k=3)[0].id == "r5"
         assert not mapped.query("r5", k=3).exact
         few = mapped.query("r5", k=5, where="n < 700")
         assert few.exact
         assert all(match.metadata["n"] < 700 for match in few)  # type: ignore[operator]
-        mapped.add(names[3_000:], vectors[3_000:])
+        mapped.add(names[2_000:], vectors[2_000:])
         info = mapped.info()
         assert info.index is not None
-        assert (info.index.kind, info.index.rows) == ("hnsw-sq8", 4_600)
-        assert info.index.trained_rows == 3_000  # added to, not built anew
-        mapped.delete(names[100:400])
+        assert (info.index.kind, info.index.rows) == ("hnsw-sq8", 3_300)
+        assert info.index.trained_rows == 2_000  # added to, not built anew
+        mapped.delete(names[100:300])
         assert mapped.info().index == info.index
         _, found = mapped.search(vectors[100:200], k=10)
-        live = np.setdiff1d(np.arange(4_600), np.arange(100, 400))
+        live = np.setdiff1d(np.arange(3_300), np.arange(100, 300))
         true = [live[nearest(vectors[live].astype(float), q, 10)[1]] for q in vectors[100:200]]
         assert recall(found, true) >= TARGET
         mapped.compact()
