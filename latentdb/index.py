@@ -300,6 +300,11 @@ class VectorIndex:
             raise CorruptStoreError("the search index has no parameters in the manifest")
         return opened
 
+    def is_whole(self) -> bool:
+        """Whether the file it maps still has its size: to touch what was cut off is SIGBUS."""
+        buffer = self._buffer
+        return not isinstance(buffer, mmap.mmap) or buffer.size() == len(buffer)
+
     def copy(self) -> VectorIndex:
         """The same index in memory, to which rows can be added."""
         import faiss

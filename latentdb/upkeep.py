@@ -41,6 +41,10 @@ def _alive_below(snapshot: Snapshot, entry: IndexEntry) -> int:
     return alive
 
 
+def _is_cut(index: VectorIndex | None) -> bool:
+    return index is not None and not index.is_whole()
+
+
 class IndexKeeper:
     """Opens the index of a store, and builds it where it is due."""
 
@@ -53,25 +57,26 @@ class IndexKeeper:
         entry = snapshot.manifest.index
         if entry is None:
             return None
-        if self._opened is None or self._opened[0] != entry.file.name:
+        opened = self._opened
+        if opened is None or opened[0] != entry.file.name or _is_cut(opened[1]):
+            index: VectorIndex | None = None
             try:
                 data = snapshot.file(entry.file)
                 dim = Searcher(snapshot, metric=entry.metric).space.dim(snapshot.dim)
                 index = VectorIndex.load(data, entry.parameters, rows=entry.rows, dim=dim)
-                self._opened = entry.file.name, index
             except (CorruptStoreError, NotFoundError) as error:
                 warnings.warn(
                     f"{error}; every row is scanned instead, latentdb optimize rebuilds it",
                     RuntimeWarning,
                     stacklevel=4,
                 )
-                self._opened = entry.file.name, None
-        return self._opened[1]
+            opened = self._opened = entry.file.name, index
+        return opened[1]
 
     def searcher(self, snapshot: Snapshot, metric: str) -> Searcher:
         """What searches a version under a metric; the same object while nothing changed."""
         found = self._searchers.get(metric)
-        if found is None or found.snapshot is not snapshot:
+        if found is None or found.snapshot is not snapshot or _is_cut(found.index):
             entry = snapshot.manifest.index
             serves = entry is not None and entry.metric == metric
             index = self.open(snapshot) if serves else None

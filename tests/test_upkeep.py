@@ -197,6 +197,32 @@ def test_without_its_index_a_store_warns_once_and_answers_exactly(
         check_exact(db)
 
 
+CUT = """
+import os, sys, warnings
+from latentdb import LatentDB
+
+db = LatentDB.open(sys.argv[1])
+assert not db.query("r0").exact
+os.truncate(sys.argv[2], 100)
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    assert db.query("r0").exact
+print([str(warning.message) for warning in told])
+"""
+
+
+def test_an_index_that_is_cut_while_it_is_open_is_no_signal(tmp_path: Path, db: LatentDB) -> None:
+    """Touching what was cut off a mapped file ends a process: so in one of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", CUT, str(tmp_path / "s"), str(index_file(db))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is damaged: it has 100 bytes" in done.stdout
+
+
 def test_the_warning_names_the_file(tmp_path: Path, db: LatentDB) -> None:
     path = index_file(db)
     damage(path, "flipped")
