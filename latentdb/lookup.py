@@ -44,10 +44,13 @@ class Lookup:
                 return np.arange(len(hashes))  # bisection has cost less than the array would
             newer = self._include(segments)
             merged = self._hashes
-        found = _among(merged, hashes)
+        # One after the other in ascending order stays within the cache.
+        order = np.argsort(hashes)
+        ascending = hashes[order]
+        found = _among(merged, ascending)
         for segment in newer:
-            found |= _among(segment.hashes, hashes)
-        return np.flatnonzero(found)
+            found |= _among(segment.hashes, ascending)
+        return np.sort(order[found])
 
     def _include(self, segments: Sequence[Segment]) -> list[Segment]:
         """Merge what is new, or give it back if it is little."""
