@@ -16,7 +16,6 @@ from typing import Any
 from latentdb.errors import ModelError
 from latentdb.modelfile import ModelFile
 
-MODEL_KINDS = ("Functional", "Model", "Sequential")
 INPUT = "InputLayer"
 _MAX_FRAMES = 500
 _MAX_DEPTH = 16

@@ -137,14 +137,14 @@ class _Block:
 def _blocks(snapshot: Snapshot, rows: Ints) -> Iterator[_Block]:
     for start in range(0, len(rows), _ROWS):
         numbers = rows[start : start + _ROWS]
-        records = snapshot.metadata(numbers)
+        facts = snapshot.facts(numbers)
         yield _Block(
             slice(start, start + len(numbers)),
             snapshot.vectors(numbers),
             snapshot.log_vars(numbers) if _has_log_var(snapshot) else None,
-            snapshot.ids(numbers),
-            snapshot.paths(numbers),
-            {key: [record.get(key) for record in records] for key in snapshot.manifest.columns},
+            [name for name, _, _ in facts],
+            [path for _, path, _ in facts],
+            {key: [record.get(key) for _, _, record in facts] for key in snapshot.manifest.columns},
         )
 
 

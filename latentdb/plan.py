@@ -8,7 +8,6 @@ from dataclasses import dataclass
 EXACT_ROWS = 20_000  # up to here a scan is as fast as any index
 IVF = "ivf-sq8"
 HNSW = "hnsw-sq8"
-EXACT = "exact"
 PREFERENCES = ("build", "latency")
 DEGREE = 32  # of the graph: links of a row, twice as many on the ground floor
 # Measured on 1,000,000 rows of 64 dimensions: 74 bytes a row (ivf), 343 (hnsw).

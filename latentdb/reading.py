@@ -162,8 +162,7 @@ class Source:
         if not len(old):
             return known
         numbers = rows[old]
-        paths = self.snapshot.paths(numbers)
-        metadata = self.snapshot.metadata(numbers)
+        told = self.snapshot.facts(numbers)
         for segment, positions, places in self.snapshot.groups(numbers):
             facts = segment.facts
             for position, place in zip(positions, places, strict=True):
@@ -174,7 +173,8 @@ class Source:
                         int(facts.mtimes_ns[position]),
                         int(facts.digests[position]),
                     )
-                known[old[place]] = _Known(int(numbers[place]), paths[place], *one, metadata[place])
+                _, path, metadata = told[place]
+                known[old[place]] = _Known(int(numbers[place]), path, *one, metadata)
         return known
 
     def read(
