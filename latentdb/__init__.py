@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from latentdb.folders import BadFile
     from latentdb.images import Preprocessing
     from latentdb.importing import ImportReport
-    from latentdb.ingest import IndexReport, Progress
+    from latentdb.ingest import IndexReport
+    from latentdb.progress import Progress
     from latentdb.training import TrainReport, train_model
     from latentdb.verify import Problem, VerifyReport
 
@@ -58,7 +59,7 @@ _HOMES = {
     "CompactReport": "compaction",
     "VerifyReport": "verify",
     "Problem": "verify",
-    "Progress": "ingest",
+    "Progress": "progress",
     "Codec": "codec",
     "ModelCard": "card",
     "Preprocessing": "images",

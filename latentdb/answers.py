@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from latentdb.card import ModelCard
-from latentdb.manifest import IndexEntry
 from latentdb.metadata import Value
 from latentdb.segment import Floats
+
+if TYPE_CHECKING:
+    from latentdb.card import ModelCard
+    from latentdb.manifest import IndexEntry
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from latentdb.shell import (
     db_argument,
     json_option,
     open_db,
+    open_reader,
     print_json,
     print_matches,
     quiet_option,
@@ -32,6 +32,8 @@ class _Memory(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
+        from fractions import Fraction
+
         text = str(value).strip().lower()
         found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgt]?)(i?)b?", text)
         if found is None or (found[3] and not found[2]):
@@ -78,7 +80,7 @@ def query(
     if targets is not None:
         if target is not None or like or unlike or sheet is not None:
             raise click.UsageError("--targets stands alone: no TARGET, --like, --unlike, --sheet")
-        with open_db(db) as opened:
+        with open_reader(db) as opened:
             found = opened.query_file(targets, **how)
         if as_json:
             print_json({"queries": [{"target": name, **vars(own)} for name, own in found]})
@@ -91,7 +93,7 @@ def query(
         raise click.UsageError("give a TARGET, --like TARGET, or --targets FILE")
     if sheet is not None and target is None:
         raise click.UsageError("--sheet draws TARGET: give one")
-    with open_db(db) as opened:
+    with open_reader(db) as opened:
         matches = opened.query(target, like=like, unlike=unlike, **how)
         if sheet is not None and target is not None:
             opened.sheet(target, matches, sheet)

@@ -16,6 +16,7 @@ from latentdb.shell import (
     db_argument,
     json_option,
     open_db,
+    open_reader,
     print_json,
     print_matches,
     quiet_option,
@@ -282,7 +283,7 @@ def decode(
         raise click.UsageError("give TARGETS, --where EXPR, or --all")
     if options["out"] is None and options["sheet"] is None:
         raise click.UsageError("give --out, --sheet, or both")
-    with open_db(db) as opened, progress(quiet) as report:
+    with open_reader(db) as opened, progress(quiet) as report:
         written = opened.decode_to(targets or None, where=where, report=report, **options)
     if as_json:
         print_json({"written": written})
@@ -314,7 +315,7 @@ def blend(
     """Blend TARGETS into one latent; decode it, or find what is nearest to it."""
     if out is None and k is None:
         raise click.UsageError("give --out PNG, --query K, or both")
-    with open_db(db) as opened:
+    with open_reader(db) as opened:
         vector = opened.blend(targets, weights=as_floats(weights), method=method)
         if out is not None:
             opened.write(vector, out)
@@ -336,7 +337,7 @@ def blend(
 @json_option
 def average(db: str, where: str | None, out: str, as_json: bool) -> None:
     """Average the latents of all rows, or of those EXPR keeps, and decode the mean."""
-    with open_db(db) as opened:
+    with open_reader(db) as opened:
         mean = opened.average(where=where)
         opened.write(mean.vector, out)
     if as_json:
@@ -360,7 +361,7 @@ def average(db: str, where: str | None, out: str, as_json: bool) -> None:
 @json_option
 def interpolate(db: str, a: str, b: str, steps: int, method: str, out: str, as_json: bool) -> None:
     """Decode a path through the latent space from target A to target B."""
-    with open_db(db) as opened:
+    with open_reader(db) as opened:
         path = opened.interpolate(a, b, steps=steps, method=method)
         opened.write(path, out)
     if as_json:
@@ -376,7 +377,7 @@ def info(db: str, as_json: bool) -> None:
     """Tell what is in DB and how it is searched."""
     from latentdb.console import print_info
 
-    with open_db(db) as opened:
+    with open_reader(db) as opened:
         told = opened.info()
     if as_json:
         print_json(told)
@@ -446,7 +447,7 @@ def verify(db: str, repair: bool, as_json: bool) -> None:
 @json_option
 def export(db: str, out: str, where: str | None, as_json: bool) -> None:
     """Write rows to OUT: .h5, .parquet or .csv (everything), or .npy (z_mean alone)."""
-    with open_db(db) as opened:
+    with open_reader(db) as opened:
         rows = opened.export(out, where=where)
     if as_json:
         print_json({"out": out, "rows": rows, "bytes": Path(out).stat().st_size})

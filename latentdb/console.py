@@ -6,12 +6,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from latentdb.answers import Info
-from latentdb.ingest import Progress, Report
+if TYPE_CHECKING:
+    from latentdb.answers import Info
+    from latentdb.progress import Progress, Report
 
 _RATED = ("indexing", "decoding")  # stages whose items are alike
 

@@ -22,7 +22,7 @@ from latentdb.errors import (
 from latentdb.files import as_path
 from latentdb.folders import check_sources
 from latentdb.importing import ImportReport, import_rows, opened, undo_creation
-from latentdb.ingest import IndexReport, Report, add_rows, index_images
+from latentdb.ingest import IndexReport, add_rows, index_images
 from latentdb.inputs import as_latents, check_ids
 from latentdb.leftovers import check_absent
 from latentdb.manifest import Settings
@@ -30,6 +30,7 @@ from latentdb.metadata import Value, make_columns, read_table
 from latentdb.metrics import check_metric
 from latentdb.models import ModelLike, keep_compiled, load_model
 from latentdb.plan import PREFERENCES
+from latentdb.progress import Report
 from latentdb.reader import Reader
 from latentdb.segment import Rows
 from latentdb.store import Store

@@ -26,8 +26,8 @@ from latentdb.codec import BATCH, Codec
 from latentdb.drawing import check_picture, sheet, to_picture, write_picture
 from latentdb.errors import InvalidInputError
 from latentdb.files import make_output_folder, open_output, write_unsynced
-from latentdb.ingest import Progress, Report
 from latentdb.pictures import write_images
+from latentdb.progress import Progress, Report
 from latentdb.reading import threads
 from latentdb.segment import Floats, Ints
 from latentdb.snapshot import Snapshot

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from latentdb.adoption import Hints, adopt, is_file
-from latentdb.codec import Codec
 from latentdb.errors import (
     ClosedError,
     ModelMismatchError,
 )
 from latentdb.manifest import MANIFEST
-from latentdb.models import ModelLike, card_of, check_same, codec_of, load_model
 from latentdb.snapshot import Snapshot
 from latentdb.store import Store
 from latentdb.upkeep import IndexKeeper
+
+# A query by id needs no model: what reads one is imported where one is asked for.
+if TYPE_CHECKING:
+    from latentdb.codec import Codec
+    from latentdb.models import ModelLike
 
 PathLike = str | os.PathLike[str]
 Opened = TypeVar("Opened", bound="Handle")
@@ -101,6 +103,8 @@ class Handle:
         ModelError
             If the store was made without one.
         """
+        from latentdb.models import codec_of
+
         if self._codec is None:
             self._codec = codec_of(self._snapshot(), trust_model=self._trust_model)
         return self._codec
@@ -122,6 +126,9 @@ class Handle:
         hints
             Fields of `latentdb.adoption.Hints`; the store says what is not given.
         """
+        from latentdb.adoption import Hints, adopt, is_file
+        from latentdb.models import card_of, load_model
+
         known = Hints(**hints)
         card = card_of(self._snapshot())
         if (encoder is not None or is_file(model)) and card is not None:
@@ -138,6 +145,8 @@ class Handle:
         ModelMismatchError
             Names both fingerprints.
         """
+        from latentdb.models import check_same
+
         given = self.read_model(model=model, trust_model=self._trust_model)
         if given is not None:
             check_same(self._snapshot(), given)
@@ -150,6 +159,8 @@ class Handle:
         ModelMismatchError
             Names both.  None is never refused.
         """
+        from latentdb.models import card_of
+
         card = card_of(self._snapshot())
         if precision is not None and card is not None and precision != card.precision:
             raise ModelMismatchError(

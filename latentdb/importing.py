@@ -29,9 +29,10 @@ from latentdb.errors import (
 )
 from latentdb.files import as_path, told
 from latentdb.hdf5 import H5Source
-from latentdb.ingest import CONFLICTS, Progress, Report
+from latentdb.ingest import CONFLICTS
 from latentdb.inputs import check_ids
 from latentdb.parquet import ParquetSource
+from latentdb.progress import Progress, Report
 from latentdb.segment import Ints, Rows, hash_ids
 from latentdb.snapshot import Snapshot
 from latentdb.source import CsvSource, NpySource, Source

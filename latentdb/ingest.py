@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +23,7 @@ from latentdb.compaction import compact, is_due
 from latentdb.errors import ImageError, InvalidInputError
 from latentdb.folders import BadFile, count, require_images
 from latentdb.metadata import Table, make_columns
+from latentdb.progress import Progress, Report
 from latentdb.reading import LABEL, Batch, Entry, Source, read_ahead
 from latentdb.segment import FileFacts, Floats, Ints, Rows, hash_ids
 from latentdb.snapshot import Snapshot
@@ -60,31 +61,6 @@ class IndexReport:
     unmatched: int
     rows: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a long run stands: shown to people, never needed for the result.
-
-    Attributes
-    ----------
-    stage
-        What is being done, in a word or two.
-    done
-        Items so far.
-    total
-        Of how many; None while not known.
-    bad
-        Items skipped as unreadable.
-    """
-
-    stage: str
-    done: int
-    total: int | None
-    bad: int = 0
-
-
-Report = Callable[[Progress], None]
 
 
 class _Pending:

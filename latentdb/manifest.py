@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -494,7 +493,7 @@ def writer_lock(folder: Path) -> Iterator[None]:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         try:
             os.ftruncate(descriptor, 0)
-            text = f"process {os.getpid()} on {socket.gethostname()} since {since}\n"
+            text = f"process {os.getpid()} on {os.uname().nodename} since {since}\n"
             os.pwrite(descriptor, text.encode(), 0)
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {told(error)}") from error

@@ -139,7 +139,7 @@ class Part:
             If a block is not what was written.
         """
         if self._checked is not None:
-            self._check(np.flatnonzero(~self._checked))
+            self._check(np.flatnonzero(~self._checked).tolist())
             self._checked = None
         return self._array
 
@@ -180,19 +180,20 @@ class Part:
         checked = self._checked
         if checked is None:
             return
-        new = np.unique(blocks[~checked[blocks]])
+        # Not np.unique, which imports numpy.ma: 10 ms of a cold query.
+        new = sorted(set(blocks[~checked[blocks]].tolist()))
         self._one_by_one += len(new)
         if self._one_by_one * _REST > len(checked):
             self.whole()
         else:
             self._check(new)
 
-    def _check(self, blocks: Ints) -> None:
+    def _check(self, blocks: list[int]) -> None:
         sums, checked = self._sums, self._checked
         if sums is None or checked is None:
             return
         digest = xxhash.xxh3_64_intdigest
-        for number in blocks.tolist():
+        for number in blocks:
             start = number * BLOCK
             if digest(self._raw[start : start + BLOCK]) != sums[number]:
                 raise CorruptStoreError(

@@ -5,30 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb import arithmetic, decoding, query
-from latentdb.answers import Average, Info, Match, Matches
-from latentdb.drawing import check_picture
+from latentdb import query
+from latentdb.answers import Average, Match, Matches
 from latentdb.errors import (
     InvalidInputError,
     NotFoundError,
 )
-from latentdb.export import export
 from latentdb.filters import Filter
 from latentdb.handle import Handle
-from latentdb.ingest import Report
 from latentdb.inputs import as_latents, check_ids, check_several
 from latentdb.metrics import L2, check_metric
-from latentdb.models import ModelLike, describe
-from latentdb.pictures import write_images, write_query, write_vectors
 from latentdb.search import Hits, Searcher, cut
 from latentdb.segment import Floats, Ints
 from latentdb.snapshot import Snapshot
 from latentdb.target import Target, TargetLike, combined, own_rows, read_targets, resolve
+
+# What draws and decodes is imported where it is asked for: a query by id starts sooner.
+if TYPE_CHECKING:
+    from latentdb import decoding
+    from latentdb.answers import Info
+    from latentdb.models import ModelLike
+    from latentdb.progress import Report
 
 MAX_K = 100_000
 _NOBODY: frozenset[int] = frozenset()
@@ -352,6 +354,8 @@ class Reader(Handle):
         ndarray
             float32 ``[d]``.
         """
+        from latentdb import arithmetic
+
         return arithmetic.blend(self._latents(targets), weights, method=method)
 
     def average(self, *, where: str | None = None) -> Average:
@@ -382,6 +386,8 @@ class Reader(Handle):
         ndarray
             float32 ``[steps, d]``.
         """
+        from latentdb import arithmetic
+
         ends = self._latents([a, b])
         return arithmetic.interpolate(ends[0], ends[1], steps, method=method)
 
@@ -398,6 +404,9 @@ class Reader(Handle):
         latents
             float32 ``[d]`` or ``[n, d]``.
         """
+        from latentdb.drawing import check_picture
+        from latentdb.pictures import write_images, write_vectors
+
         if Path(out).suffix.lower() == ".npy":
             write_vectors(latents, out)
         else:
@@ -451,6 +460,8 @@ class Reader(Handle):
         StoreError
             If a file cannot be written.
         """
+        from latentdb import decoding
+
         if model is not None:
             self.check_model(model)
         if targets is not None and where is not None:
@@ -483,6 +494,8 @@ class Reader(Handle):
         An image whose file is gone is drawn as decoded from its latent, with
         ``~`` before its caption.
         """
+        from latentdb.pictures import write_query
+
         snapshot = self._snapshot()
         found = self._resolve(snapshot, [target])[0]
         path: str | None = None
@@ -501,6 +514,8 @@ class Reader(Handle):
         int
             Rows written.
         """
+        from latentdb.export import export
+
         snapshot = self._snapshot()
         rows = query.select(snapshot, self._filter(snapshot, where))
         export(snapshot, rows, out)
@@ -508,4 +523,6 @@ class Reader(Handle):
 
     def info(self) -> Info:
         """What the store is and how it is searched."""
+        from latentdb.models import describe
+
         return describe(self._snapshot())

@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from latentdb.answers import Matches
     from latentdb.database import LatentDB
+    from latentdb.reader import Reader
 
 
 class Group(click.Group):
@@ -64,13 +65,26 @@ def _plain(value: Any) -> Any:
     return dict(value)
 
 
+def _trusted() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_TRUSTED))
+
+
 @contextmanager
 def open_db(db: str) -> Iterator[LatentDB]:
+    """A store to read and to write."""
     from latentdb.database import LatentDB
 
-    context = click.get_current_context(silent=True)
-    trusted = context is not None and bool(context.meta.get(_TRUSTED))
-    with LatentDB.open(db, trust_model=trusted) as opened:
+    with LatentDB.open(db, trust_model=_trusted()) as opened:
+        yield opened
+
+
+@contextmanager
+def open_reader(db: str) -> Iterator[Reader]:
+    """A store to ask: without what only writes, which takes a while to import."""
+    from latentdb.reader import Reader
+
+    with Reader.open(db, trust_model=_trusted()) as opened:
         yield opened
 
 

@@ -7,7 +7,6 @@ Readers work on a `Snapshot`, one committed version, and take no lock.  One
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -48,6 +47,10 @@ from latentdb.snapshot import Snapshot
 SEGMENT_BYTES = 64 << 20  # of vectors: what one append holds in memory at a time
 GRACE_SECONDS = 600  # how long a file that no version names is kept for readers
 _RETRIES = 10
+
+
+def _new_name() -> str:
+    return os.urandom(16).hex()
 
 
 class Writer:
@@ -223,7 +226,7 @@ class Writer:
     def _write(
         self, folder: str, suffix: str, data: bytes | memoryview, written: list[FileEntry]
     ) -> FileEntry:
-        name = f"{folder}/{uuid.uuid4().hex}{suffix}"
+        name = f"{folder}/{_new_name()}{suffix}"
         path = self._store.path / name
         file = FileEntry(name, len(data), checksum(data))
         written.append(file)
@@ -362,7 +365,7 @@ class Store:
                 sync_folder(folder / name)
             manifests.commit(
                 folder,
-                Manifest(uuid.uuid4().hex, 1, dim, model=entry, settings=settings or Settings()),
+                Manifest(_new_name(), 1, dim, model=entry, settings=settings or Settings()),
             )
             sync_folder(folder.absolute().parent)
         return cls(folder)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from tokenize import TokenError
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
 
-from latentdb.codec import Codec
 from latentdb.errors import InvalidInputError, NotFoundError
-from latentdb.images import read_image
 from latentdb.inputs import as_latents
 from latentdb.segment import Floats
 from latentdb.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from latentdb.codec import Codec
 
 TargetLike: TypeAlias = str | os.PathLike[str] | NDArray[Any] | Sequence[float]
 
@@ -99,6 +99,8 @@ def resolve(
             images.append(text)
             found.append(None)
     if images:
+        from latentdb.images import read_image
+
         model = codec()
         spec = model.card.preprocessing
         means, spreads = model.encode(np.stack([read_image(name, spec) for name in images]))
@@ -221,6 +223,8 @@ def _array(path: str, shape: str) -> NDArray[Any]:
 
 
 def _not_found(snapshot: Snapshot, text: str, kind: str) -> NotFoundError:
+    import difflib
+
     what = "no id" if kind == "id" else "neither an id nor a file:"
     ids = snapshot.ids(snapshot.live_rows()[:_LOOKED_AT])
     close = difflib.get_close_matches(text, ids, n=3)

@@ -27,7 +27,7 @@ from latentdb.errors import AlreadyExistsError, ImageError, InvalidInputError, S
 from latentdb.files import told
 from latentdb.folders import BadFile, ImageFile, discover, require_images
 from latentdb.images import Preprocessing, probe, read_image
-from latentdb.ingest import Progress, Report
+from latentdb.progress import Progress, Report
 
 if TYPE_CHECKING:
     from latentdb.vae import VAE, Training, TrainingStep

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from latentdb import plan as plans
-from latentdb.compaction import compact, is_due
 from latentdb.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreError
 from latentdb.index import VectorIndex
-from latentdb.ingest import Progress, Report
 from latentdb.manifest import FileEntry, IndexEntry, Settings
 from latentdb.metrics import KL, Space
 from latentdb.plan import HNSW
+from latentdb.progress import Progress, Report
 from latentdb.search import Searcher
 from latentdb.snapshot import Snapshot
 from latentdb.store import Writer
-from latentdb.tuning import Tuning, extend
-from latentdb.tuning import build as build_index
+
+# Whoever only searches does without what builds.
+if TYPE_CHECKING:
+    from latentdb.tuning import Tuning
 
 MOST_DELETED = 0.1  # of the rows in the index: they cost probes and find nothing
 _TAIL = 50  # the rows newer than the index may be one in so many, if they are over EXACT_ROWS
@@ -85,6 +87,8 @@ class IndexKeeper:
 
     def maintain(self, writer: Writer, report: Report | None) -> None:
         """Merge segments and build the index where reading has become slow without."""
+        from latentdb.compaction import compact, is_due
+
         if is_due(writer.snapshot):
             compact(writer, everything=False)
         try:
@@ -120,6 +124,8 @@ class IndexKeeper:
         self, writer: Writer, index: VectorIndex, entry: IndexEntry, report: Report | None
     ) -> bool:
         """Add the rows newer than the index to it, which takes a tenth of building it."""
+        from latentdb.tuning import extend
+
         snapshot = writer.snapshot
         _tell(report, f"adding {len(snapshot) - entry.rows} rows to the search index", 0, None)
         searcher = Searcher(snapshot, index, metric=entry.metric)
@@ -145,6 +151,8 @@ class IndexKeeper:
         InvalidInputError
             If the metric can have no index.
         """
+        from latentdb.tuning import build as build_index
+
         snapshot = writer.snapshot
         if settings.metric == KL:
             raise InvalidInputError("metric 'kl' can have no index: use wasserstein, or no index")

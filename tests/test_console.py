@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from latentdb.console import progress, show_warnings_in_one_line
-from latentdb.ingest import Progress
+from latentdb.progress import Progress
 
 
 class Terminal:

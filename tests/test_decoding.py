@@ -22,7 +22,7 @@ from latentdb.database import LatentDB
 from latentdb.decoding import Array, Folder, Pages, decode_all
 from latentdb.drawing import sheet
 from latentdb.errors import InvalidInputError, ModelError, NotFoundError, StoreError
-from latentdb.ingest import Progress
+from latentdb.progress import Progress
 
 NAMES = ["../../etc/x.png", "/abs.png", "a/b.png", "a_b.jpg", "...", "ok", "ä/" * 200 + "ü.png"]
 

@@ -17,7 +17,7 @@ from latentdb.codec import Codec
 from latentdb.database import LatentDB
 from latentdb.errors import ImageError, InvalidInputError, NotFoundError
 from latentdb.images import read_image
-from latentdb.ingest import Progress
+from latentdb.progress import Progress
 
 
 def fresh(tmp_path: Path, model: Path) -> LatentDB:

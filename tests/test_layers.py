@@ -17,6 +17,7 @@ FLOORS = (
     (
         "files",
         "inputs",
+        "progress",
         "metadata",
         "metrics",
         "plan",
@@ -156,6 +157,20 @@ def test_help_loads_nothing_heavy() -> None:
 def test_a_query_by_id_loads_no_tensorflow(store: Path) -> None:
     loaded = loaded_by(RUN, "query", str(store), "id:disc/000.png")
     assert loaded == {"faiss"}
+
+
+def test_a_query_by_id_loads_only_what_it_needs(store: Path) -> None:
+    code = f"{RUN}\nprint('LOADED', *sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "query", str(store), "id:disc/000.png", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split("LOADED")[1].split())
+    assert {"latentdb.reader", "latentdb.search"} <= loaded
+    unneeded = {"database", "codec", "images", "ingest", "decoding", "tuning", "verify", "export"}
+    assert not loaded & {f"latentdb.{name}" for name in unneeded}
 
 
 def test_a_search_by_vector_and_info_load_no_tensorflow(store: Path) -> None:

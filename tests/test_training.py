@@ -19,7 +19,7 @@ from latentdb import engine, exporter
 from latentdb.codec import Codec
 from latentdb.compiled import NAMES
 from latentdb.errors import AlreadyExistsError, ImageError, InvalidInputError, NotFoundError
-from latentdb.ingest import Progress
+from latentdb.progress import Progress
 from latentdb.training import TrainReport, psnr, train_model
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from latentdb import plan
 from latentdb.database import LatentDB
 from latentdb.errors import StoreError
-from latentdb.ingest import Progress
 from latentdb.manifest import IndexEntry, Settings
+from latentdb.progress import Progress
 from latentdb.store import Store
 from latentdb.upkeep import IndexKeeper
 
