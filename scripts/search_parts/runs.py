@@ -35,7 +35,9 @@ def say(text: str) -> None:
 
 
 def _environment(threads: int | None) -> dict[str, str]:
-    found = {**os.environ, "RUST_LOG": "error", "PYTHONDONTWRITEBYTECODE": "1"}
+    found = {**os.environ, "RUST_LOG": "error"}
+    # A cold start from source text would be a second of compiling, which no user sees twice.
+    found.pop("PYTHONDONTWRITEBYTECODE", None)
     found["PYTHONPATH"] = os.pathsep.join([str(SCRIPTS), str(ROOT)])
     for name in _ONE_THREAD:
         found.pop(name, None)
