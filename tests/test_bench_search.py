@@ -225,17 +225,17 @@ def test_memory_is_that_of_this_process() -> None:
 
 
 def test_the_twin_of_a_store_has_its_index_and_its_recall(tmp_path: Path) -> None:
-    """Above 20,000 rows latentdb answers from an index: raw FAISS reads the same file."""
+    """Above 50,000 rows latentdb answers from an index: raw FAISS reads the same file."""
     random = np.random.default_rng(5)
     centres = random.normal(size=(50, 6))
-    vectors = (centres[random.integers(0, 50, 21_300)] + random.normal(0, 0.3, (21_300, 6))).astype(
+    vectors = (centres[random.integers(0, 50, 51_300)] + random.normal(0, 0.3, (51_300, 6))).astype(
         np.float32
     )
-    rows, queries = vectors[:21_000], vectors[21_000:]
+    rows, queries = vectors[:51_000], vectors[51_000:]
     np.save(tmp_path / "rows.npy", rows)
     truth = sets.nearest([rows], queries, K)
     built = own.Default().build(sets.Rows(tmp_path / "rows.npy"), tmp_path, {"recall": 0.95})
-    assert built["told"]["covered"] == 21_000
+    assert built["told"]["covered"] == 51_000
     assert built["index_s"] > 0
     one = own.pair_single(tmp_path, tmp_path / "rows.npy", queries, truth)
     assert one["twin"].startswith("the store's own index file, ")

@@ -44,17 +44,17 @@ def test_a_store_of_an_earlier_version_is_read_and_written(version: int, tmp_pat
     assert verify(path).problems == ()
     random = np.random.default_rng(7)
     centres = 3 * random.normal(size=(50, 8))
-    points = centres[np.arange(21_000) % 50] + 0.1 * random.normal(size=(21_000, 8))
+    points = centres[np.arange(51_000) % 50] + 0.1 * random.normal(size=(51_000, 8))
     points = points.astype("f4")
     with LatentDB.open(path) as db:
-        assert len(db) == 20_901
+        assert len(db) == 50_901
         assert db.info().columns == {
             "text": "str",
             "whole": "int",
             "number": "float",
             "truth": "bool",
         }
-        assert np.array_equal(db.vectors(["r0", "r20999"]), points[[0, 20_999]])
+        assert np.array_equal(db.vectors(["r0", "r50999"]), points[[0, 50_999]])
         assert np.array_equal(db.vectors(["r5", "new \u00fc"]), points[:2] + 1)
         stored = db.log_vars(["r0"])
         assert stored is not None
@@ -62,11 +62,14 @@ def test_a_store_of_an_earlier_version_is_read_and_written(version: int, tmp_pat
         match = db.query("r22", k=1)[0]
         assert dict(match.metadata) == {"text": "t2", "number": 5.5, "truth": True}
         assert db.ids(where="whole < 3 and truth") == ["r2"]
-        assert db.info().index is not None
+        index = db.info().index
+        assert index is not None
+        assert not db.query("r22", k=5).exact  # the index is read, not only named
         assert "r150" not in db
         db.add(["later"], points[:1], z_log_var=points[:1])
         db.compact()
-        assert len(db) == 20_902
+        assert len(db) == 50_902
+        assert db.info().index == index
 
 
 def test_a_store_of_a_later_version_says_to_upgrade(tmp_path: Path) -> None:

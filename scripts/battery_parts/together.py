@@ -27,7 +27,8 @@ from latentdb.errors import LatentDBError, LockedError
 from latentdb.verify import verify
 
 ROWS = 40
-OTHERS = 24_000  # rows that never change: enough for an index
+OTHERS = 24_000  # rows that never change: enough for an index above so many:
+_INDEX_ABOVE = 20_000  # fewer than by default, so that many are built in the time
 MOST_MISSING = 0.05  # share of rows that answers by an index may lack; its target is 0.01
 _STEP = 1 / 64  # of a version; exact in binary
 _NAMES = [f"row{number}" for number in range(ROWS)]
@@ -229,7 +230,8 @@ def _readers(
     """A writer among readers, on a store with so many rows besides."""
     folder.mkdir()
     path = folder / "read.ldb"
-    with LatentDB.create(path, dim=DIM) as db:
+    above = mock.patch("latentdb.plan.EXACT_ROWS", _INDEX_ABOVE)
+    with above, LatentDB.create(path, dim=DIM) as db:
         if others:
             db.add([f"other{number}" for number in range(others)], _others(others))
         db.add(_NAMES, _batch(0), metadata={"version": [0] * ROWS})
@@ -317,6 +319,7 @@ def run(
 def main(what: str, path: str, amount: str, seed: str, others: str) -> None:
     """In a child: do one part, and print what was done."""
     with (
+        mock.patch("latentdb.plan.EXACT_ROWS", _INDEX_ABOVE),
         mock.patch("latentdb.store.GRACE_SECONDS", 0.5),
         mock.patch("latentdb.compaction.MOST_SEGMENTS", 20),
     ):
