@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from latentdb.tuning import Tuning
 
 MOST_DELETED = 0.1  # of the rows in the index: they cost probes and find nothing
-_TAIL = 50  # the rows newer than the index may be one in so many, if they are over EXACT_ROWS
+# The rows newer than the index may be so many, or one in fifty of it.  Fewer than a store without
+# index may have: each query pays for them on top of the index.
+_TAIL_ROWS, _TAIL = 20_000, 50
 _GROWN = 2  # times the rows it was built for: its lists are too long, it is built anew
 
 
@@ -105,14 +107,15 @@ class IndexKeeper:
         manifest = writer.snapshot.manifest
         entry = manifest.index
         if entry is None:
-            if manifest.rows > max(plans.EXACT_ROWS, manifest.settings.exact_rows):
+            dim = Space(manifest.settings.metric).dim(writer.snapshot.dim)
+            if manifest.rows > max(plans.exact_rows(dim), manifest.settings.exact_rows):
                 self.build(writer, manifest.settings, report)
             return
         alive = _alive_below(writer.snapshot, entry)
         # Alive, too: a row that is replaced over and over is only one to scan.
         tail, gone = manifest.rows - alive, entry.rows - alive
         index = self.open(writer.snapshot)
-        long = tail > max(plans.EXACT_ROWS, entry.rows // _TAIL)
+        long = tail > max(min(_TAIL_ROWS, plans.EXACT_ROWS), entry.rows // _TAIL)
         due = index is None or gone > MOST_DELETED * entry.rows
         due = due or (long and manifest.rows > _GROWN * max(entry.trained_rows, 1))
         if index is not None and long and not due:
@@ -166,7 +169,7 @@ class IndexKeeper:
         searcher = Searcher(snapshot, metric=settings.metric, anew=True)
         dim = searcher.space.dim(snapshot.dim)
         chosen = plans.plan(len(snapshot), dim, settings.memory or None, prefer=settings.prefer)
-        if not chosen.kinds or len(snapshot) <= plans.EXACT_ROWS:
+        if not chosen.kinds:
             kept = replace(settings, exact_rows=0)
             manifest = snapshot.manifest
             if manifest.index is not None or manifest.settings != kept:

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentdb.plan import EXACT_ROWS, HNSW, IVF, PREFERENCES, index_bytes, lists_for, plan
+from latentdb import plan as plans
+from latentdb.plan import (
+    EXACT_ROWS,
+    HNSW,
+    IVF,
+    PREFERENCES,
+    exact_rows,
+    index_bytes,
+    lists_for,
+    plan,
+)
 
 rows = st.integers(0, 10**9)
 dims = st.integers(1, 4096)
@@ -20,8 +30,32 @@ def test_a_small_store_is_scanned(prefer: str) -> None:
     chosen = plan(EXACT_ROWS, 64, prefer=prefer)
     assert chosen.kinds == ()
     assert chosen.bytes == 0
-    assert chosen.why == "20000 rows are scanned as fast as any index"
+    assert chosen.why == "50000 rows of 64 dimensions are few: all are compared"
     assert plan(EXACT_ROWS + 1, 64, prefer=prefer).kinds != ()
+
+
+@pytest.mark.parametrize(
+    ("dim", "most"),
+    [
+        (1, 50_000),
+        (64, 50_000),
+        (65, 49_230),
+        (100, 32_000),
+        (128, 25_000),
+        (160, 20_000),
+        (512, 20_000),
+    ],
+)
+def test_the_more_dimensions_the_fewer_rows_are_scanned(dim: int, most: int) -> None:
+    assert exact_rows(dim) == most
+    assert plan(most, dim).kinds == ()
+    assert plan(most + 1, dim).kinds == (IVF,)
+
+
+def test_the_limit_is_looked_up_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "EXACT_ROWS", 100)
+    assert [exact_rows(dim) for dim in (8, 64, 128, 1000)] == [100, 100, 50, 40]
+    assert plan(101, 64).kinds == (IVF,)
 
 
 def test_a_graph_is_tried_only_where_short_queries_are_preferred() -> None:

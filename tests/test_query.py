@@ -218,7 +218,7 @@ def test_blocks_begin_at_a_row_number(small: LatentDB) -> None:
 def indexed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatentDB]:
     """4,000 rows in the index, 400 after it, 100 of the former replaced."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "EXACT_ROWS", 3000)  # for speed; the real one is 20,000
+        patch.setattr(plan, "EXACT_ROWS", 3000)  # for speed; the real one is 50,000
         db = LatentDB.create(tmp_path_factory.mktemp("indexed") / "s.ldb", dim=DIM)
         ids = [f"r{number}" for number in range(4000)]
         db.add(ids, vectors_of(4000, 1), metadata={"n": list(range(4000))})

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentdb import plan
+from latentdb import plan, upkeep
 from latentdb.database import LatentDB
 from latentdb.errors import StoreError
 from latentdb.manifest import IndexEntry, Settings
@@ -35,7 +35,7 @@ def names(start: int, stop: int) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "EXACT_ROWS", LIMIT)  # for speed; the real one is 20,000
+    monkeypatch.setattr(plan, "EXACT_ROWS", LIMIT)  # for speed; the real one is 50,000
 
 
 def filled(path: Path, count: int, recall: float = 0.9) -> LatentDB:
@@ -139,6 +139,89 @@ def test_optimize_of_a_small_store_drops_the_index(
     monkeypatch.setattr(plan, "EXACT_ROWS", 2 * LIMIT)
     assert db.optimize().index is None
     check_exact(db)
+
+
+def test_the_limit_is_that_of_the_dimensions_of_the_metric(tmp_path: Path) -> None:
+    """Wasserstein compares 2 x 64 of them: half as many rows are few."""
+    count = LIMIT - 100
+    vectors = vectors_of(count, dim=64)
+    with LatentDB.create(tmp_path / "s", dim=64, recall=0.5) as db:
+        db.add(names(0, count), vectors, z_log_var=vectors)
+        assert db.info().index is None
+        index = db.optimize(metric="wasserstein").index
+        assert index is not None
+        assert (index.metric, index.rows) == ("wasserstein", count)
+        assert db.optimize(metric="l2").index is None
+        assert db.info().index is None
+
+
+# --- what was built when the limit was lower --------------------------------------
+
+
+@pytest.fixture
+def _higher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "EXACT_ROWS", 4 * LIMIT)
+    monkeypatch.setattr(upkeep, "_TAIL_ROWS", LIMIT)
+
+
+@pytest.mark.usefixtures("_higher")
+def test_an_index_below_the_limit_goes_on_being_used(tmp_path: Path, db: LatentDB) -> None:
+    first = entry_of(db)
+    with LatentDB.open(tmp_path / "s") as again, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not again.query("r0").exact
+        again.add(names(5_000, 5_000 + LIMIT), vectors_of(LIMIT, seed=1))
+        again.delete(names(0, LIMIT // 20))
+        again.compact()
+        assert entry_of(again) == first
+        found = again.query("r5001", k=5)
+        assert (found.matches[0].id, found.exact) == ("r5001", False)
+    assert LatentDB.verify(tmp_path / "s").problems == ()
+
+
+@pytest.mark.usefixtures("_higher")
+def test_an_index_below_the_limit_is_extended(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "EXACT_ROWS", LIMIT)
+        db = filled(tmp_path / "s", 2 * LIMIT)
+    db.add(names(5_000, 5_001 + LIMIT), vectors_of(LIMIT + 1, seed=1))
+    assert len(db) < plan.EXACT_ROWS
+    assert (entry_of(db).rows, entry_of(db).trained_rows) == (3 * LIMIT + 1, 2 * LIMIT)
+
+
+@pytest.mark.parametrize("by", ["deletes", "adds", "damage"])
+@pytest.mark.usefixtures("_higher")
+def test_an_index_below_the_limit_is_dropped_where_it_would_be_built_anew(
+    tmp_path: Path, db: LatentDB, by: str
+) -> None:
+    """It costs nothing, and leaves the store as one that is new."""
+    if by == "deletes":
+        db.delete(names(0, LIMIT // 5))
+    elif by == "adds":
+        db.add(names(5_000, 5_002 + LIMIT), vectors_of(LIMIT + 2, seed=1))
+    else:
+        damage(index_file(db), "flipped")
+        with LatentDB.open(tmp_path / "s") as again, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            again.add(["one more"], vectors_of(1, seed=1))
+    with LatentDB.open(tmp_path / "s") as again, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert again.info().index is None
+        check_exact(again)
+    assert LatentDB.verify(tmp_path / "s").problems == ()
+
+
+@pytest.mark.usefixtures("_higher")
+def test_rows_newer_than_the_index_are_no_more_than_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each query scans them on top of the index: the limit of stores without is not theirs."""
+    db = filled(tmp_path / "s", 4 * LIMIT + 1)
+    first = entry_of(db)
+    db.add(names(10_000, 10_000 + LIMIT), vectors_of(LIMIT, seed=1))
+    assert entry_of(db) == first
+    db.add(["one more"], vectors_of(1, seed=2))
+    assert entry_of(db).rows == 5 * LIMIT + 2
 
 
 def test_building_is_reported(db: LatentDB) -> None:
