@@ -49,7 +49,7 @@ def lists_for(rows: int) -> int:
     return max(1, round(4 * math.sqrt(few) * math.sqrt(math.sqrt(max(rows, 1) / max(few, 1)))))
 
 
-def exact_rows(dim: int) -> int:
+def exact_rows(dim: int, *, prefer: str = "build") -> int:
     """Up to how many rows a store has no index, because comparing every row is quick enough.
 
     An index of 50,000 rows of 64 dimensions takes 9 s to build and tune, more
@@ -63,6 +63,8 @@ def exact_rows(dim: int) -> int:
     ----------
     dim
         Of the space in which rows are compared: see `latentdb.metrics.Space.dim`.
+    prefer
+        As in `plan`: whoever asks for latency has an index from two fifths on.
 
     Returns
     -------
@@ -70,7 +72,10 @@ def exact_rows(dim: int) -> int:
         `EXACT_ROWS` up to 64 dimensions, fewer in proportion above, never less
         than two fifths of it.
     """
-    return max(EXACT_ROWS * _FULL_DIM // max(dim, _FULL_DIM), 2 * EXACT_ROWS // 5)
+    least = 2 * EXACT_ROWS // 5
+    if prefer == "latency":
+        return least
+    return max(EXACT_ROWS * _FULL_DIM // max(dim, _FULL_DIM), least)
 
 
 def index_bytes(kind: str, rows: int, dim: int) -> int:
@@ -94,7 +99,7 @@ def plan(rows: int, dim: int, memory: int | None = None, *, prefer: str = "build
         too, where memory allows; it takes ten times as long to build.
     """
     lists = lists_for(rows)
-    if rows <= exact_rows(dim):
+    if rows <= exact_rows(dim, prefer=prefer):
         return Plan((), lists, 0, f"{rows} rows of {dim} dimensions are few: all are compared")
     wanted = (IVF, HNSW) if prefer == "latency" else (IVF,)
     fitting = tuple(

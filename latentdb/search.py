@@ -18,7 +18,7 @@ from latentdb.errors import InvalidInputError
 from latentdb.filters import Filter
 from latentdb.index import DELETED, Block, VectorIndex, is_measurable, rank, scan
 from latentdb.metrics import COSINE, KL, L2, Space, symmetric_kl
-from latentdb.plan import IVF
+from latentdb.plan import IVF, exact_rows
 from latentdb.segment import Floats, Ints, Segment
 from latentdb.snapshot import Snapshot
 
@@ -306,7 +306,8 @@ class Searcher:
 
     def _exact(self, queries: Floats, k: int, kept: _Kept) -> Hits:
         blocks: Iterator[Block]
-        if kept.count <= _FEW:
+        # So many as would be compared without a filter, too: gathering them anew takes longer.
+        if kept.count <= max(_FEW, exact_rows(queries.shape[1])):
             if kept.block is None:
                 kept.block = Block(kept.rows, self.fetch(kept.rows))
             blocks = iter([kept.block])

@@ -107,8 +107,10 @@ class IndexKeeper:
         manifest = writer.snapshot.manifest
         entry = manifest.index
         if entry is None:
-            dim = Space(manifest.settings.metric).dim(writer.snapshot.dim)
-            if manifest.rows > max(plans.exact_rows(dim), manifest.settings.exact_rows):
+            settings = manifest.settings
+            dim = Space(settings.metric).dim(writer.snapshot.dim)
+            limit = plans.exact_rows(dim, prefer=settings.prefer)
+            if manifest.rows > max(limit, settings.exact_rows):
                 self.build(writer, manifest.settings, report)
             return
         alive = _alive_below(writer.snapshot, entry)

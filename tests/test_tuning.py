@@ -113,6 +113,17 @@ def test_more_neighbours_take_no_less_effort(
     assert efforts == sorted(efforts)
 
 
+def test_no_more_lists_are_probed_than_the_recall_needs() -> None:
+    rows = Rows(clustered(6_000))
+    index, told = made(rows)
+    queries = clustered(600, seed=7)
+    truth = rows.truth(queries, 10)
+    fewer = 2 * told.parameters["effort_10"] // 3
+    found = rank(queries, index.probe(queries, 10, fewer, NONE).rows, rows.fetch, 10)[1]
+    assert fewer >= 2
+    assert np.mean([np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)]) < 0.95
+
+
 def test_held_out_rows_are_no_answer_while_they_are_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
