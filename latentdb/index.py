@@ -186,7 +186,8 @@ def rank(queries: Floats, candidates: Ints, fetch: Fetch, k: int) -> tuple[Float
 def _rank_one(query: Floats, candidates: Ints, fetch: Fetch, k: int) -> tuple[Floats, Ints]:
     """`rank` for one query, without a microsecond too many."""
     own = np.sort(candidates)
-    own = own[own.searchsorted(0) :]
+    if len(own) and own.item(0) < 0:
+        own = own[own.searchsorted(0) :]
     apart = np.subtract(fetch(own), query, dtype=np.float64)
     squares = np.einsum("cd,cd->c", apart, apart)
     order = squares.argsort(kind="stable")[:k]
@@ -247,6 +248,8 @@ class VectorIndex:
             inner = faiss.downcast_index(inner.index)
         self._index = inner
         self.kind = HNSW if isinstance(inner, faiss.IndexIDMap) else IVF
+        counters: Any = faiss.cvar
+        self._counted = counters.indexIVF_stats if self.kind == IVF else counters.hnsw_stats
         self._options: dict[int, Any] = {}
 
     def tune(self, parameters: Mapping[str, int]) -> None:
@@ -366,15 +369,11 @@ class VectorIndex:
 
     def probe(self, queries: Floats, k: int, effort: int, deleted: Ints) -> Candidates:
         """As `search`, with so many lists probed, or candidates kept while walking the graph."""
-        import faiss
-
         set_threads(len(queries))
         wanted = 2 * k + _SLACK
-        counters: Any = faiss.cvar
-        statistics = counters.indexIVF_stats if self.kind == IVF else counters.hnsw_stats
         if self.kind == HNSW:
             effort = max(effort, wanted)
-        statistics.reset()
+        self._counted.reset()
         squares, rows = self._index.search(
             self._turned(queries), wanted, params=self._parameters(effort)
         )
@@ -383,7 +382,7 @@ class VectorIndex:
         if len(deleted):
             places = np.minimum(np.searchsorted(deleted, rows), len(deleted) - 1)
             rows[deleted[places] == rows] = DELETED
-        return Candidates(rows, int(statistics.ndis))
+        return Candidates(rows, int(self._counted.ndis))
 
     def order(self, queries: Floats) -> tuple[Floats, Ints]:
         """Every list of an inverted file by its distance: squared, and numbers, ``[q, lists]``."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from latentdb.errors import InvalidInputError
 
 Floats = NDArray[np.float32]
+_FLOAT32 = np.dtype(np.float32)
 
 
 def as_latents(values: Any, dim: int, name: str) -> Floats:
@@ -22,14 +23,9 @@ def as_latents(values: Any, dim: int, name: str) -> Floats:
     InvalidInputError
         If they are not.
     """
+    plain = type(values) is np.ndarray and values.dtype is _FLOAT32 and values.flags.c_contiguous
     try:
-        if isinstance(values, np.ma.MaskedArray):
-            raise TypeError("some are masked")
-        array = np.asarray(values)
-        if array.dtype.kind not in "fiu":
-            raise TypeError(f"type {array.dtype}")
-        with np.errstate(over="ignore"):
-            array = np.ascontiguousarray(array, np.float32)
+        array = values if plain else _as_floats(values)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{name} are not numbers ({error}): expected [n, {dim}]") from error
     if array.ndim != 2 or array.shape[1] != dim:
@@ -41,6 +37,16 @@ def as_latents(values: Any, dim: int, name: str) -> Floats:
         bad = np.flatnonzero(~finite.all(axis=1))
         raise InvalidInputError(f"{name} are not finite in row {bad[0]} (float32)")
     return array
+
+
+def _as_floats(values: Any) -> Floats:
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError("some are masked")
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"type {array.dtype}")
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, np.float32)
 
 
 def check_several(values: Any, name: str) -> None:

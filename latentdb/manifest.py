@@ -431,10 +431,10 @@ def read_bytes(folder: Path) -> bytes:
         ) from error
 
 
-def stamp(folder: Path) -> tuple[int, int, int] | None:
+def stamp(file: str) -> tuple[int, int, int] | None:
     """What tells one manifest file from another; None where nothing does."""
     try:
-        status = os.stat(os.path.join(folder, MANIFEST))  # a Path would take microseconds
+        status = os.stat(file)  # a Path would take microseconds
     except OSError:
         return None
     if time.time_ns() - status.st_mtime_ns < _TICK_NS:

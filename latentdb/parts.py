@@ -153,12 +153,17 @@ class Part:
         """
         if self._checked is not None:
             width = self._array.itemsize * math.prod(self._array.shape[1:])
-            first = positions * width // BLOCK
-            last = (positions * width + max(width, 1) - 1) // BLOCK
             if width > BLOCK:
                 self.whole()
-            elif not (self._checked[first].all() and self._checked[last].all()):
-                self._touch(np.concatenate([first, last]))
+            elif width and BLOCK % width == 0:  # no row lies in two blocks
+                blocks = positions // (BLOCK // width)
+                if not self._checked[blocks].all():
+                    self._touch(blocks)
+            else:
+                first = positions * width // BLOCK
+                last = (positions * width + max(width, 1) - 1) // BLOCK
+                if not (self._checked[first].all() and self._checked[last].all()):
+                    self._touch(np.concatenate([first, last]))
         return self._array.take(positions, axis=0)
 
     def part(self, start: int, stop: int) -> Numbers:

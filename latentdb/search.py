@@ -23,7 +23,7 @@ from latentdb.segment import Floats, Ints, Segment
 from latentdb.snapshot import Snapshot
 
 _FEW = 20_000  # rows kept by a filter that are compared one and all
-_ONE = 3_000  # candidates that one query may have
+_ONE = 300  # rows that Python puts in order sooner than numpy
 _FILTERS = 8  # whose rows are remembered
 _GONE = 0.25  # of the candidates of a query: if more are deleted, it looks further
 _TOGETHER = 256  # filtered queries whose lists are ordered at once
@@ -121,8 +121,9 @@ class Searcher:
     def fetch(self, rows: Ints) -> Floats:
         """Places of row numbers in the space."""
         # The rows of one query ascend, those of many do not.
-        if len(rows) < _ONE and (rows[1:] >= rows[:-1]).all():
-            means = self.snapshot.vectors_ascending(rows)
+        numbers = rows.tolist() if len(rows) <= _ONE else []
+        if numbers and numbers == sorted(numbers):
+            means = self.snapshot.vectors_ascending(rows, numbers)
         else:
             means = self.snapshot.vectors(rows)
         if self.metric == L2:
@@ -203,12 +204,13 @@ class Searcher:
             return self._ranked(queries, found.rows, k, True, found.scanned)
         found = index.search(queries, k, self.snapshot.deleted)
         rows, scanned = found.rows, found.scanned
-        lacking = rows[:, k - 1] < 0
         if len(self.snapshot.deleted):
             gone = (rows == DELETED).sum(axis=1)
-            lacking = (gone > _GONE * rows.shape[1]) | ((rows >= 0).sum(axis=1) < k)
-        if lacking.any():
-            rows, more = self._further(queries, rows, np.flatnonzero(lacking), k, index)
+            lacking = np.flatnonzero((gone > _GONE * rows.shape[1]) | ((rows >= 0).sum(axis=1) < k))
+        else:
+            lacking = np.flatnonzero(rows[:, k - 1] < 0)
+        if len(lacking):
+            rows, more = self._further(queries, rows, lacking, k, index)
             scanned += more
         if self.tail is not None:
             newer = scan([self.tail], queries, k)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -152,24 +153,28 @@ class Snapshot:
         """The first row number of each segment."""
         return np.array([segment.entry.first_row for segment in self.segments], np.int64)
 
-    def vectors_ascending(self, rows: Ints) -> Floats:
-        """`vectors` of row numbers that ascend: for the few of one answer, in microseconds."""
-        if not len(rows) or rows[0] < self._firsts[0]:
-            return self.vectors(rows)
-        bounds = rows.searchsorted(self._firsts).tolist()
-        bounds.append(len(rows))
-        result = np.empty((len(rows), self.dim), np.float32)
-        for number, segment in enumerate(self.segments):
-            start, stop = bounds[number], bounds[number + 1]
-            if start < stop:
-                own = rows[start:stop]
-                entry = segment.entry
-                if segment.gapless and own[-1] <= entry.last_row:
-                    positions = own - entry.first_row
-                else:
-                    positions = segment.positions(own)
-                result[start:stop] = segment.z_means(positions)
-        return result
+    def vectors_ascending(self, rows: Ints, numbers: Sequence[int]) -> Floats:
+        """`vectors` of row numbers that ascend: for the few of one answer, in microseconds.
+
+        Parameters
+        ----------
+        rows, numbers
+            The same, as an array and for Python.
+        """
+        result = np.empty((len(numbers), self.dim), np.float32)
+        start = 0
+        for segment in self.segments:
+            entry = segment.entry
+            stop = bisect_right(numbers, entry.last_row, start)
+            if start == stop:
+                continue
+            if segment.gapless and numbers[start] >= entry.first_row:
+                positions = rows[start:stop] - entry.first_row
+            else:
+                positions = segment.positions(rows[start:stop])
+            result[start:stop] = segment.z_means(positions)
+            start = stop
+        return result if start == len(numbers) else self.vectors(rows)
 
     def vectors(self, rows: Ints) -> Floats:
         """z_mean of row numbers: float32 ``[n, d]``."""

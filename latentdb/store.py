@@ -308,6 +308,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._manifest = os.path.join(path, manifests.MANIFEST)
         self._segments: dict[str, Segment] = {}
         self._snapshot: Snapshot | None = None
         self._seen: tuple[int, int, int] | None = None
@@ -388,7 +389,7 @@ class Store:
         if self._snapshot and not all(map(Segment.is_whole, self._snapshot.segments)):
             self._snapshot, self._segments = None, {}  # opened anew, which says what is wrong
         for _ in range(_RETRIES):
-            seen = manifests.stamp(self.path)
+            seen = manifests.stamp(self._manifest)
             if self._snapshot is not None and seen is not None and seen == self._seen:
                 return self._snapshot
             data = manifests.read_bytes(self.path)

@@ -279,21 +279,21 @@ def test_any_ids_and_metadata_come_back_as_they_were(data: st.DataObject) -> Non
 def test_the_index_serves_large_stores_and_new_rows_are_found(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     centres = random.normal(size=(100, 8))
-    points = centres[random.integers(0, 100, 25_000)] + 0.3 * random.normal(size=(25_000, 8))
+    points = centres[random.integers(0, 100, 51_000)] + 0.3 * random.normal(size=(51_000, 8))
     points = points.astype(np.float32)
     with LatentDB.create(tmp_path / "big.ldb", dim=8, recall=0.95) as db:
-        db.add([str(n) for n in range(25_000)], points)
+        db.add([str(n) for n in range(51_000)], points)
         told = db.info()
         assert told.search == "ivf-sq8"
         assert told.index is not None
         assert told.index.recall_measured >= 0.95
-        assert told.covered_rows == 25_000
+        assert told.covered_rows == 51_000
         assert not db.query("7").exact
         db.add(["new"], points[7:8] + 1e-3)
         assert [match.id for match in db.query("7", k=2)] == ["7", "new"]
         db.optimize(recall=0.9)
         assert db.info().recall_target == 0.9
-        assert db.info().covered_rows == 25_001
+        assert db.info().covered_rows == 51_001
 
 
 def test_images_given_to_a_pathlib_path_or_text(tmp_path: Path, model: Path) -> None:
