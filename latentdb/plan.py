@@ -52,10 +52,10 @@ def lists_for(rows: int) -> int:
 def exact_rows(dim: int, *, prefer: str = "build") -> int:
     """Up to how many rows a store has no index, because comparing every row is quick enough.
 
-    An index of 50,000 rows of 64 dimensions takes 9 s to build and tune, more
-    than reading and encoding as many small images, and saves half a millisecond
-    a query: it pays for itself after ten to twenty thousand queries, and a scan
-    is exact.  The time of a scan goes by rows times dimensions, so the limit falls
+    An index of 50,000 rows of 64 dimensions takes 3 to 5 s to build and tune,
+    nearly as long as reading and encoding as many small images, and saves half a
+    millisecond a query: it pays for itself after ten thousand queries, and a
+    scan is exact.  The time of a scan goes by rows times dimensions, so the limit falls
     as the dimensions grow.  It stays at two fifths: 20,000 rows of 512
     dimensions are scanned in 1.5 ms, which is still little.
 
