@@ -38,6 +38,7 @@ _MOST_DIM = 1_024  # dimensions up to which axes are sought along which nothing 
 _STEP = 16  # dimensions are scanned so many at a time
 _TRIAL = 40_000  # rows on which a graph is tried before it is built
 _TRIALS = 200  # single queries that are timed
+_NEAR = 32  # the effort found is the least to one part in so many
 _TOGETHER = 100  # queries whose lists are put in order at a time
 _NONE = np.empty(0, np.int64)
 
@@ -345,32 +346,25 @@ class _Task:
         reached: dict[int, float] = {}
         most = index.lists // 2 if index.kind == IVF else len(self.rows) // 8
         least = min(max(least, 1 if index.kind == IVF else 2 * k), most)
+        step = least
         if index.kind == IVF:
-            return self._raised(least, most, self._ranks(index, queries, truth), enough, reached)
-        high = least
+            least = self._reckoned(self._ranks(index, queries, truth), least, most)
+            step = max(1, least // _NEAR)
+        low, high = least - 1, least
         while not enough(high):
             if high >= most:
                 return None
-            high = min(2 * high, most)
-        low = high // 2 if high > least else high - 1
-        while high - low > max(1, high // 32):
+            low, high, step = high, min(high + step, most), 2 * step
+        while high - low > max(1, high // _NEAR):
             middle = (low + high) // 2
             low, high = (low, middle) if enough(middle) else (middle, high)
         return high, reached[high]
 
-    def _raised(
-        self,
-        least: int,
-        most: int,
-        ranks: Ints,
-        enough: Callable[[int], bool],
-        reached: dict[int, float],
-    ) -> tuple[int, float] | None:
-        """Least effort of an inverted file: reckoned from where its lists lie, then measured.
+    def _reckoned(self, ranks: Ints, least: int, most: int) -> int:
+        """Least effort of an inverted file at which the lists probed hold enough neighbours.
 
-        That codes are rounded costs recall, never gains it: the effort at which
-        the lists probed hold enough of the neighbours is a lower bound, and nearly
-        always the answer.  Searching for it by halving took ten measurements.
+        That codes are rounded costs recall, never gains it: this is a lower bound,
+        and nearly always the answer.  Searching from one took ten measurements.
         """
         low, high = least, most
         while low < high:
@@ -379,11 +373,7 @@ class _Task:
                 high = middle
             else:
                 low = middle + 1
-        while not enough(low):
-            if low >= most:
-                return None
-            low = min(low + max(1, low // 16), most)
-        return low, reached[low]
+        return low
 
     def _ranks(self, index: VectorIndex, queries: Floats, truth: Ints) -> Ints:
         """The how manyth list by distance from a query holds each of its true neighbours."""
