@@ -23,7 +23,7 @@ from latentdb.index import (
     scan,
     set_threads,
 )
-from latentdb.plan import DEGREE, HNSW, IVF, Plan
+from latentdb.plan import DEGREE, HNSW, IVF, Plan, lists_for
 
 Blocks = Callable[[], Iterator[Block]]
 Report = Callable[[str, int, int], None]
@@ -37,6 +37,8 @@ _LOST = 0.003  # share of the variance that the codes may leave out
 _MOST_DIM = 1_024  # dimensions up to which axes are sought along which nothing varies
 _STEP = 16  # dimensions are scanned so many at a time
 _TRIAL = 40_000  # rows on which a graph is tried before it is built
+_SLOWED = 2  # times, at least, that a graph of all rows is slower than that of the trial
+_BEHIND = 2  # times slower than lists, on the rows of the trial, that a graph may be
 _TRIALS = 200  # single queries that are timed
 _NEAR = 32  # the effort found is the least to one part in so many
 _TOGETHER = 100  # queries whose lists are put in order at a time
@@ -262,9 +264,11 @@ class _Task:
             yield replace(block, keep=keep if block.keep is None else keep & block.keep)
 
     def promising(self, rival: Tuning) -> bool:
-        """Whether a graph of some of the rows answers as fast as the rival of all of them.
+        """Whether a graph of all rows, which takes minutes to build, may win.
 
-        A graph of all rows is slower than that of some, and takes minutes to build.
+        It is slower than one of some rows, so that must be far faster than the
+        rival of all; and it must not be far slower than lists of the same rows:
+        where neighbours are hard to tell apart, a graph has to visit most of them.
         """
         if len(self.rows) <= _TRIAL:
             return True
@@ -276,8 +280,11 @@ class _Task:
             return vectors[np.searchsorted(rows, wanted)]
 
         trial = _Task(lambda: iter([Block(rows, vectors)]), self.dim, fetch, self.recall, 0, _quiet)
-        made = trial.build(HNSW, 0)
-        return made is not None and made[1].milliseconds < rival.milliseconds
+        graph = trial.build(HNSW, 0)
+        if graph is None or _SLOWED * graph[1].milliseconds >= rival.milliseconds:
+            return False
+        lists = trial.build(IVF, lists_for(_TRIAL))
+        return lists is None or graph[1].milliseconds < _BEHIND * lists[1].milliseconds
 
     def tuned(
         self, index: VectorIndex, start: float, least: Mapping[int, int]

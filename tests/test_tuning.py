@@ -203,9 +203,18 @@ def test_the_fastest_is_kept(
     assert (index.kind, told.kind, told.milliseconds) == (kind, kind, 1.0)
 
 
-@pytest.mark.parametrize(("ms", "kinds"), [((1.0, 9.0), 1), ((9.0, 1.0, 1.0), 2)])
+@pytest.mark.parametrize(
+    ("ms", "tried"),
+    [
+        ((1.0, 9.0), 2),
+        ((9.0, 5.0), 2),
+        ((9.0, 3.0, 1.0), 3),
+        ((9.0, 1.0, 0.9, 1.0), 4),
+        ((9.0, 1.0, 0.9, 10.0), 4),
+    ],
+)
 def test_a_graph_is_tried_on_some_rows_first(
-    ms: tuple[float, ...], kinds: int, monkeypatch: pytest.MonkeyPatch
+    ms: tuple[float, ...], tried: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuning, "_TRIAL", 1_200)
     sizes: list[tuple[str, int]] = []
@@ -217,8 +226,9 @@ def test_a_graph_is_tried_on_some_rows_first(
 
     monkeypatch.setattr(tuning._Task, "milliseconds", milliseconds)
     index, _ = made(Rows(clustered(2_000)), IVF, HNSW, recall=0.8)
-    assert sizes == [(IVF, 2_000), (HNSW, 1_200), (HNSW, 2_000)][: kinds + 1]
-    assert index.kind == (HNSW if kinds == 2 else IVF)
+    every = [(IVF, 2_000), (HNSW, 1_200), (IVF, 1_200), (HNSW, 2_000)]
+    assert sizes == every[:tried]
+    assert index.kind == (HNSW if ms[3:] == (1.0,) else IVF)
 
 
 # --- axes -----------------------------------------------------------------------
