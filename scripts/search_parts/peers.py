@@ -19,6 +19,7 @@ from search_parts.systems import System
 # Links per row and width of the search when building: defaults, then more.
 _GRAPHS = ({"M": 16, "ef": 200}, {"M": 32, "ef": 400})
 _SYNC = 10_000
+_HOUR = 3600.0  # seconds
 _CPUS = os.cpu_count() or 1
 
 
@@ -269,7 +270,8 @@ class Milvus(System):
                 metric_type="L2",
                 params={"M": step["M"], "efConstruction": step["ef"]},
             )
-            client.create_index("rows", index)
+            # Without a limit it is asked again while it works, and says "already exists".
+            client.create_index("rows", index, timeout=_HOUR)
             client.load_collection("rows")
         client.close()
         return {
