@@ -40,6 +40,9 @@ _TRIAL = 40_000  # rows on which a graph is tried before it is built
 _SLOWED = 2  # times, at least, that a graph of all rows is slower than that of the trial
 _BEHIND = 2  # times slower than lists, on the rows of the trial, that a graph may be
 _TRIALS = 200  # single queries that are timed
+# Standard errors by which the recall measured has to pass the target.  Two were too few: on 1M rows
+# of the hard set, tuned to 0.992, a thousand other queries found 0.9891 at a target of 0.99.
+_ERRORS = 3
 _NEAR = 32  # the effort found is the least to one part in so many
 _TOGETHER = 100  # queries whose lists are put in order at a time
 _NONE = np.empty(0, np.int64)
@@ -408,8 +411,8 @@ class _Task:
 
 
 def _surely(shares: NDArray[np.float64]) -> float:
-    """The mean less two standard errors: tuned to a bare mean, other queries fall below it."""
-    return float(shares.mean()) - 2 * float(shares.std()) / math.sqrt(len(shares))
+    """The mean less some standard errors: tuned to a bare mean, other queries fall below it."""
+    return float(shares.mean()) - _ERRORS * float(shares.std()) / math.sqrt(len(shares))
 
 
 def _pieces(block: Block, keep: NDArray[np.bool_] | None) -> Iterator[tuple[Floats, Ints]]:
