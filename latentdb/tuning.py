@@ -199,6 +199,7 @@ class _Task:
         self.held = np.sort(self.asked)
         self.queries = fetch(self.asked)
         self._truth: dict[bool, Ints] = {}
+        self._ranks: dict[bool, Ints] = {}  # of the same neighbours, in the index being tuned
 
     def build(self, kind: str, lists: int) -> tuple[VectorIndex, Tuning] | None:
         start = time.perf_counter()
@@ -299,6 +300,7 @@ class _Task:
         At its end, it has the rows held out too.
         """
         self.report("tuning the search index", 0, len(self.rows))
+        self._ranks.clear()
         measured = 1.0
         parameters = {name: index.parameters.get(name, 0) for name in ("lists", "dims")}
         effort = 1
@@ -360,7 +362,7 @@ class _Task:
         least = min(max(least, 1 if index.kind == IVF else 2 * k), most)
         step = least
         if index.kind == IVF:
-            least = self._reckoned(self._ranks(index, queries, truth), least, most)
+            least = self._reckoned(self.ranks(index, k), least, most)
             step = max(1, least // _NEAR)
         low, high = least - 1, least
         while not enough(high):
@@ -387,18 +389,22 @@ class _Task:
                 low = middle + 1
         return low
 
-    def _ranks(self, index: VectorIndex, queries: Floats, truth: Ints) -> Ints:
-        """The how manyth list by distance from a query holds each of its true neighbours."""
-        list_of = index.list_of(int(self.rows.max(initial=0)) + 1) - 1
-        ranks = np.empty(truth.shape, np.int64)
-        place = np.empty(index.lists + 1, np.int64)
-        place[-1] = index.lists  # of a row that is in no list
-        for start in range(0, len(queries), _TOGETHER):
-            _, ordered = index.order(queries[start : start + _TOGETHER])
-            for number, lists in enumerate(ordered, start):
-                place[lists] = np.arange(index.lists)
-                ranks[number] = place[list_of[truth[number]]]
-        return ranks
+    def ranks(self, index: VectorIndex, k: int) -> Ints:
+        """The how manyth list by distance from a query holds each of its k true neighbours."""
+        queries, _ = self.truth(k)
+        many = k > TUNED_K[-2]
+        if many not in self._ranks:
+            list_of = index.list_of(int(self.rows.max(initial=0)) + 1) - 1
+            ranks = np.empty(self._truth[many].shape, np.int64)
+            place = np.empty(index.lists + 1, np.int64)
+            place[-1] = index.lists  # of a row that is in no list
+            for start in range(0, len(queries), _TOGETHER):
+                _, ordered = index.order(queries[start : start + _TOGETHER])
+                for number, lists in enumerate(ordered, start):
+                    place[lists] = np.arange(index.lists)
+                    ranks[number] = place[list_of[self._truth[many][number]]]
+            self._ranks[many] = ranks
+        return self._ranks[many][:, :k]
 
     def milliseconds(self, index: VectorIndex) -> float:
         """Median time of a query for the fewest neighbours, ranking included."""
