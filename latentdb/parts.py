@@ -155,15 +155,13 @@ class Part:
             width = self._array.itemsize * math.prod(self._array.shape[1:])
             if width > BLOCK:
                 self.whole()
-            elif width and BLOCK % width == 0:  # no row lies in two blocks
-                blocks = positions // (BLOCK // width)
+            else:
+                blocks = positions * width // BLOCK
+                if width and BLOCK % width:  # a row may end in the next block
+                    last = (positions * width + width - 1) // BLOCK
+                    blocks = np.concatenate([blocks, last])
                 if not self._checked[blocks].all():
                     self._touch(blocks)
-            else:
-                first = positions * width // BLOCK
-                last = (positions * width + max(width, 1) - 1) // BLOCK
-                if not (self._checked[first].all() and self._checked[last].all()):
-                    self._touch(np.concatenate([first, last]))
         return self._array.take(positions, axis=0)
 
     def part(self, start: int, stop: int) -> Numbers:

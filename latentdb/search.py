@@ -309,7 +309,7 @@ class Searcher:
     def _exact(self, queries: Floats, k: int, kept: _Kept) -> Hits:
         blocks: Iterator[Block]
         # So many as would be compared without a filter, too: gathering them anew takes longer.
-        if kept.count <= max(_FEW, exact_rows(queries.shape[1])):
+        if kept.count <= exact_rows(queries.shape[1]):
             if kept.block is None:
                 kept.block = Block(kept.rows, self.fetch(kept.rows))
             blocks = iter([kept.block])

@@ -396,7 +396,7 @@ class Store:
             if self._snapshot is not None and data == self._data:
                 self._seen = seen
                 return self._snapshot
-            manifest = manifests.load(data, str(self.path / manifests.MANIFEST))
+            manifest = manifests.load(data, self._manifest)
             try:
                 snapshot = self.adopt(manifest, data)
             except NotFoundError as error:
