@@ -1,7 +1,8 @@
 """Nearest neighbours in arrays: exact scans, exact ranking, and an index of codes.
 
-Knows arrays and row numbers, never the store.  The index holds 8-bit codes;
-its candidates are ranked by the vectors themselves, which live elsewhere.
+Knows arrays and row numbers, never the store.  The index holds codes of 4 or 8
+bits a dimension; its candidates are ranked by the vectors themselves, which live
+elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.errors import CorruptStoreError
-from latentdb.plan import HNSW, IVF
+from latentdb.forgery import check_inside, is_ours, turn_of
+from latentdb.plan import HNSW, IVF, IVF4
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -25,10 +27,15 @@ Buffer = bytes | memoryview | mmap.mmap
 
 CHUNK = 65_536  # rows that are looked at together
 DELETED = -2
+WIDEST = 4  # times as many candidates as are needed at least: beyond, 8 bits are quicker than 4
 _SLACK = 16  # more candidates than asked for, so that rounding cannot lose one
 _TINY = 1e-30  # squares below are not told apart in float32
 _FAR = 1e38  # squares beyond are about to leave float32
 _BATCH = 8  # queries from which threads pay
+_HEAP = 400  # candidates up to which a heap is quicker than a reservoir
+# What faiss reckons for tables that are not made here is at most 16 times the centres of the lists;
+# only of a small index more than all of it.
+_TABLES, _MOST_TABLES = 16, 64 << 20
 _RANK_BYTES = 1 << 20  # of candidate vectors held at a time
 
 
@@ -76,6 +83,11 @@ def is_measurable(vectors: Floats) -> bool:
         return True
     most = max(abs(float(vectors.max())), abs(float(vectors.min())))
     return bool(4 * vectors.shape[-1] * most * most < _FAR)
+
+
+def least_width(k: int) -> int:
+    """Candidates that are ranked for `k` neighbours where codes hardly differ from vectors."""
+    return 2 * k + _SLACK
 
 
 def set_threads(queries: int) -> None:
@@ -206,7 +218,7 @@ def _squares(vectors: Floats, queries: Floats) -> NDArray[np.float64]:
 
 
 class VectorIndex:
-    """An index of 8-bit codes by row number: an inverted file, or a graph.
+    """An index of codes by row number: an inverted file, or a graph.
 
     Parameters
     ----------
@@ -220,15 +232,18 @@ class VectorIndex:
     Attributes
     ----------
     kind
-        `latentdb.plan.IVF` or `latentdb.plan.HNSW`.
+        `latentdb.plan.IVF4`, `latentdb.plan.IVF` or `latentdb.plan.HNSW`.
     efforts
         Lists to probe (or candidates to keep) by number of neighbours, ascending.
+    widths
+        Candidates to rank by number of neighbours, where they are tuned.
     most
         Neighbours it is tuned for; more are found by a scan.
     """
 
     parameters: dict[str, int]
     efforts: dict[int, int]
+    widths: dict[int, int]
     most: int
 
     def __init__(
@@ -242,26 +257,31 @@ class VectorIndex:
         self._basis: Floats | None = None
         inner = faiss_index
         if isinstance(inner, faiss.IndexPreTransform):
-            turn = _turn(inner)
+            turn = turn_of(inner)
             shape = (turn.d_out, turn.d_in)
             self._basis = np.ascontiguousarray(faiss.vector_to_array(turn.A).reshape(shape).T)
             inner = faiss.downcast_index(inner.index)
         self._index = inner
-        self.kind = HNSW if isinstance(inner, faiss.IndexIDMap) else IVF
+        self.kind = IVF4 if isinstance(inner, faiss.IndexIVFPQFastScan) else IVF
+        if isinstance(inner, faiss.IndexIDMap):
+            self.kind = HNSW
         counters: Any = faiss.cvar
-        self._counted = counters.indexIVF_stats if self.kind == IVF else counters.hnsw_stats
+        self._counted = counters.hnsw_stats if self.kind == HNSW else counters.indexIVF_stats
         self._options: dict[int, Any] = {}
 
     def tune(self, parameters: Mapping[str, int]) -> None:
         """Search by other parameters from now on."""
         self.parameters = dict(parameters)
-        found = {}
+        found, widths = {}, {}
         for name, value in self.parameters.items():
             # Format version 1 knew only inverted files, and said "probes".
             what, _, k = name.rpartition("_")
             if what in ("effort", "probes") and k.isdecimal() and value >= 1:
                 found[int(k)] = value
-        self.efforts = dict(sorted(found.items()))
+            elif what == "width" and k.isdecimal():
+                least = least_width(int(k))
+                widths[int(k)] = min(max(value, least), WIDEST * least)
+        self.efforts, self.widths = dict(sorted(found.items())), dict(sorted(widths.items()))
         self.most = max(self.efforts, default=0)
 
     @classmethod
@@ -281,7 +301,7 @@ class VectorIndex:
             # A forged size would have faiss ask for more memory than there is.
             limit = getattr(faiss, "set_deserialization_vector_byte_limit", None)
             if limit is not None:
-                limit(len(data))
+                limit(max(len(data), min(_TABLES * len(data), _MOST_TABLES)))
             view = np.frombuffer(data, np.uint8)
             if hasattr(faiss, "ZeroCopyIOReader"):
                 index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(view), view.size))
@@ -295,9 +315,12 @@ class VectorIndex:
                 f"the search index has {index.ntotal} rows of {index.d} dimensions, "
                 f"the manifest says {rows} of {dim}"
             )
-        if not _is_ours(index):
-            raise CorruptStoreError(f"the search index is neither {IVF} nor {HNSW}")
-        _check_inside(index)
+        if not is_ours(index):
+            raise CorruptStoreError(
+                f"the search index is neither {IVF4} nor {IVF} nor {HNSW}: "
+                "latentdb optimize builds it anew"
+            )
+        check_inside(index)
         opened = cls(index, parameters, data)
         if not opened.efforts:
             raise CorruptStoreError("the search index has no parameters in the manifest")
@@ -329,7 +352,7 @@ class VectorIndex:
     @property
     def lists(self) -> int:
         """Lists of an inverted file; 0 of a graph."""
-        return int(self._index.nlist) if self.kind == IVF else 0
+        return 0 if self.kind == HNSW else int(self._index.nlist)
 
     def row_numbers(self) -> Ints:
         """Every row number it holds, ascending."""
@@ -364,21 +387,29 @@ class VectorIndex:
         deleted
             Row numbers, ascending, that must not come back.
         """
-        effort = next(effort for tuned, effort in self.efforts.items() if k <= tuned)
-        return self.probe(queries, k, effort, deleted)
+        return self.probe(queries, self.effort(k), self.width(k), deleted)
 
-    def probe(self, queries: Floats, k: int, effort: int, deleted: Ints) -> Candidates:
-        """As `search`, with so many lists probed, or candidates kept while walking the graph."""
+    def effort(self, k: int) -> int:
+        """Lists probed, or candidates kept while walking the graph, for `k` neighbours."""
+        return next(effort for tuned, effort in self.efforts.items() if k <= tuned)
+
+    def width(self, k: int) -> int:
+        """Candidates that are ranked for `k` neighbours."""
+        return next((wide for tuned, wide in self.widths.items() if k <= tuned), least_width(k))
+
+    def probe(self, queries: Floats, effort: int, wanted: int, deleted: Ints) -> Candidates:
+        """So many candidates by lists probed, or by candidates kept while walking the graph."""
         set_threads(len(queries))
-        wanted = 2 * k + _SLACK
         if self.kind == HNSW:
             effort = max(effort, wanted)
+        if self.kind == IVF4:
+            self._set_way(len(queries), wanted)
         self._counted.reset()
         squares, rows = self._index.search(
             self._turned(queries), wanted, params=self._parameters(effort)
         )
-        if self.kind == HNSW:
-            rows[~(squares < _FAR)] = -1  # an inverted file gives none where squares leave float32
+        if self.kind != IVF:
+            rows[~(squares < _FAR)] = -1  # lists of 8 bits give none where squares leave float32
         if len(deleted):
             places = np.minimum(np.searchsorted(deleted, rows), len(deleted) - 1)
             rows[deleted[places] == rows] = DELETED
@@ -413,7 +444,7 @@ class VectorIndex:
     def probe_kept(
         self,
         query: Floats,
-        k: int,
+        wanted: int,
         lists: Ints,
         distances: Floats,
         kept: NDArray[np.uint8] | None,
@@ -424,8 +455,8 @@ class VectorIndex:
         ----------
         query
             float32 ``[1, d]``.
-        k
-            Neighbours wanted.
+        wanted
+            Candidates.
         lists, distances
             As a part of what `order` gives.
         kept
@@ -438,7 +469,8 @@ class VectorIndex:
         options = make.SearchParametersIVF(nprobe=len(lists))
         if kept is not None:
             options.sel = make.IDSelectorBitmap(kept)
-        wanted = 2 * k + _SLACK
+        if self.kind == IVF4:
+            self._set_way(1, wanted)
         found = np.empty((1, wanted), np.float32)
         rows = np.empty((1, wanted), np.int64)
         turned = np.ascontiguousarray(self._turned(query))
@@ -464,105 +496,19 @@ class VectorIndex:
         if effort not in self._options:
             make: Any = faiss
             self._options[effort] = (
-                make.SearchParametersIVF(nprobe=effort)
-                if self.kind == IVF
-                else make.SearchParametersHNSW(efSearch=effort)
+                make.SearchParametersHNSW(efSearch=effort)
+                if self.kind == HNSW
+                else make.SearchParametersIVF(nprobe=effort)
             )
         return self._options[effort]
 
+    def _set_way(self, queries: int, wanted: int) -> None:
+        """Have faiss go from list to list for one query, with a heap or with a reservoir.
+
+        Its own choice, made for many queries that share lists, takes up to 1.3
+        times as long.  Whatever another thread sets in between, answers are the same.
+        """
+        self._index.implem = 0 if queries > 1 else 10 if wanted <= _HEAP else 11
+
     def _turned(self, vectors: Floats) -> Floats:
         return vectors if self._basis is None else vectors @ self._basis
-
-
-def _turn(index: Any) -> Any:
-    """The first transform of an index."""
-    import faiss
-
-    return faiss.downcast_VectorTransform(index.chain.at(0))
-
-
-def _is_ours(index: Any) -> bool:
-    import faiss
-
-    if isinstance(index, faiss.IndexPreTransform):
-        chain: Any = index.chain
-        turn = _turn(index)
-        if chain.size() != 1 or not isinstance(turn, faiss.LinearTransform) or turn.have_bias:
-            return False
-        index = faiss.downcast_index(index.index)
-    if isinstance(index, faiss.IndexIDMap):
-        index = faiss.downcast_index(index.index)
-        kind: Any = faiss.IndexHNSWSQ
-    else:
-        kind = faiss.IndexIVFScalarQuantizer
-    return isinstance(index, kind) and bool(index.metric_type == faiss.METRIC_L2)
-
-
-def _check_inside(index: Any) -> None:
-    """Refuse an index whose parts do not fit each other: faiss would read past their ends.
-
-    Raises
-    ------
-    CorruptStoreError
-        Says which part.
-    """
-    import faiss
-
-    if isinstance(index, faiss.IndexPreTransform):
-        turn = _turn(index)
-        inner = faiss.downcast_index(index.index)
-        sides = (turn.d_in, turn.d_out, turn.A.size(), inner.ntotal)
-        if sides != (index.d, inner.d, index.d * inner.d, index.ntotal):
-            raise CorruptStoreError("the search index cannot be read: its axes do not fit it")
-        index = inner
-    if isinstance(index, faiss.IndexIDMap):
-        graph: Any = faiss.downcast_index(index.index)
-        codes: Any = faiss.downcast_index(graph.storage)
-        if not (
-            isinstance(codes, faiss.IndexScalarQuantizer)
-            and index.ntotal == graph.ntotal == codes.ntotal == index.id_map.size()
-            and index.d == graph.d == codes.d == codes.code_size
-            and codes.codes.size() == codes.ntotal * codes.d
-        ):
-            raise CorruptStoreError("the search index cannot be read: its codes do not fit it")
-        if index.ntotal and not _is_graph(graph.hnsw, int(index.ntotal)):
-            raise CorruptStoreError("the search index cannot be read: its graph has loose ends")
-    elif not isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat):
-        raise CorruptStoreError("the search index cannot be read: its lists have no centres")
-
-
-def _is_graph(hnsw: Any, rows: int) -> bool:
-    """Whether every link of a graph leads to a row that is on the floor of the link.
-
-    faiss looks at row numbers alone, and versions before 1.15 not even at those.
-    """
-    import faiss
-
-    width = faiss.vector_to_array(hnsw.cum_nneighbor_per_level).astype(np.int64)
-    floors = faiss.vector_to_array(hnsw.levels)
-    starts = faiss.vector_to_array(hnsw.offsets).astype(np.int64)
-    size = hnsw.neighbors.size()
-    if not (
-        len(floors) == rows == len(starts) - 1
-        and len(width) > 1
-        and width[0] == 0
-        and (np.diff(width) >= 0).all()
-        and 1 <= floors.min() <= floors.max() < len(width)
-        and starts[0] == 0
-        and starts[-1] == size
-        and np.array_equal(np.diff(starts), width[floors])
-        and 0 <= hnsw.entry_point < rows
-        and 0 <= hnsw.max_level < floors[hnsw.entry_point]
-    ):
-        return False
-    links = faiss.rev_swig_ptr(hnsw.neighbors.data(), size)
-    version = tuple(int(part) for part in faiss.__version__.split(".")[:2] if part.isdecimal())
-    if version < (1, 15) and not -1 <= links.min() <= links.max() < rows:
-        return False
-    for floor in range(1, int(floors.max())):
-        own = np.flatnonzero(floors > floor)  # one row in 32 of the floor below
-        places = (starts[own] + width[floor])[:, None] + np.arange(width[floor + 1] - width[floor])
-        ends = links[places]
-        if (ends >= rows).any() or (floors[ends[ends >= 0]] <= floor).any():
-            return False
-    return True

@@ -6,14 +6,17 @@ import math
 from dataclasses import dataclass
 
 EXACT_ROWS = 50_000  # of 64 dimensions or fewer: up to here every row is compared, see exact_rows
+IVF4 = "ivf-sq4"
 IVF = "ivf-sq8"
 HNSW = "hnsw-sq8"
 PREFERENCES = ("build", "latency")
 DEGREE = 32  # of the graph: links of a row, twice as many on the ground floor
-# Measured on 1,000,000 rows of 64 dimensions: 74 bytes a row (ivf), 343 (hnsw).
+# Measured on 1,000,000 rows of 64 dimensions: 41 bytes a row (4 bits), 74 (8 bits), 343 (graph).
 _ROW_NUMBER = 8
+_BLOCK = 32  # rows whose 4-bit codes lie together: a list is filled up to a multiple of it
 _FULL_DIM = 64  # dimensions up to which EXACT_ROWS is the limit as it stands
-_ASSIGNED = 1_000_000  # rows from which assigning each to its list outweighs a probe
+_ASSIGNED = 10_000_000  # rows from which assigning each to its list outweighs a probe
+_LISTS = 1.5  # times the root of the rows
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,9 @@ class Plan:
     Attributes
     ----------
     kinds
-        To be measured against each other, the fastest is kept: `IVF`, `HNSW`;
-        none of them for an exact scan.
+        To be tried: `IVF4`, then `IVF` where 4 bits do not tell neighbours
+        apart, and `HNSW` against them, of which the faster is kept; none of
+        them for an exact scan.
     lists
         Of the inverted file.
     bytes
@@ -42,11 +46,13 @@ class Plan:
 def lists_for(rows: int) -> int:
     """How many lists divide so many rows.
 
-    ``4 sqrt(n)`` balances finding the lists and scanning them.  Past a million
-    the time of a build goes by ``n * lists``, so they grow with the fourth root.
+    ``1.5 sqrt(n)``: with 4-bit codes to visit a list costs as much as 500 of its rows,
+    so lists are longer than for 8 bits (on a million rows 4,000 took twice as long).
+    Past ten million the time of a build goes by ``n * lists``, so they grow
+    with the fourth root.
     """
     few = min(rows, _ASSIGNED)
-    return max(1, round(4 * math.sqrt(few) * math.sqrt(math.sqrt(max(rows, 1) / max(few, 1)))))
+    return max(1, round(_LISTS * math.sqrt(few) * math.sqrt(math.sqrt(max(rows, 1) / max(few, 1)))))
 
 
 def exact_rows(dim: int, *, prefer: str = "build") -> int:
@@ -80,9 +86,11 @@ def exact_rows(dim: int, *, prefer: str = "build") -> int:
 
 def index_bytes(kind: str, rows: int, dim: int) -> int:
     """Bytes that an index takes in memory, rounded up a little."""
-    if kind == IVF:
-        return rows * (dim + _ROW_NUMBER) + lists_for(rows) * (4 * dim + 32)
-    return rows * (dim + _ROW_NUMBER + 4 * 2 * DEGREE + 4 * DEGREE // 16 + 12)
+    if kind == HNSW:
+        return rows * (dim + _ROW_NUMBER + 4 * 2 * DEGREE + 4 * DEGREE // 16 + 12)
+    code = (dim + 1) // 2 if kind == IVF4 else dim
+    filling = _BLOCK * code if kind == IVF4 else 0
+    return rows * (code + _ROW_NUMBER) + lists_for(rows) * (4 * dim + 32 + filling)
 
 
 def plan(rows: int, dim: int, memory: int | None = None, *, prefer: str = "build") -> Plan:
@@ -96,16 +104,17 @@ def plan(rows: int, dim: int, memory: int | None = None, *, prefer: str = "build
         Bytes the index may take; None for as many as it needs.
     prefer
         ``"build"``: an inverted file, built in seconds.  ``"latency"``: a graph
-        too, where memory allows; it takes ten times as long to build.
+        too, where memory allows; it takes up to forty times as long to build.
     """
     lists = lists_for(rows)
     if rows <= exact_rows(dim, prefer=prefer):
         return Plan((), lists, 0, f"{rows} rows of {dim} dimensions are few: all are compared")
-    wanted = (IVF, HNSW) if prefer == "latency" else (IVF,)
+    wanted = (IVF4, IVF, HNSW) if prefer == "latency" else (IVF4, IVF)
     fitting = tuple(
         kind for kind in wanted if memory is None or index_bytes(kind, rows, dim) <= memory
     )
-    missing = [kind for kind in wanted if kind not in fitting]
+    # That the larger lists do not fit matters to nobody whose smaller ones do.
+    missing = [kind for kind in wanted if kind not in fitting and kind != IVF]
     why = ""
     if missing:
         need = index_bytes(missing[0], rows, dim)

@@ -16,9 +16,17 @@ from numpy.typing import NDArray
 from latentdb import query as rows_of
 from latentdb.errors import InvalidInputError
 from latentdb.filters import Filter
-from latentdb.index import DELETED, Block, VectorIndex, is_measurable, rank, scan
+from latentdb.index import (
+    DELETED,
+    Block,
+    Candidates,
+    VectorIndex,
+    is_measurable,
+    rank,
+    scan,
+)
 from latentdb.metrics import COSINE, KL, L2, Space, symmetric_kl
-from latentdb.plan import IVF, exact_rows
+from latentdb.plan import IVF4, exact_rows
 from latentdb.segment import Floats, Ints, Segment
 from latentdb.snapshot import Snapshot
 
@@ -26,6 +34,7 @@ _FEW = 20_000  # rows kept by a filter that are compared one and all
 _ONE = 300  # rows that Python puts in order sooner than numpy
 _FILTERS = 8  # whose rows are remembered
 _GONE = 0.25  # of the candidates of a query: if more are deleted, it looks further
+_WIDER = 4  # times as many candidates, where those of 4 bits were too few
 _TOGETHER = 256  # filtered queries whose lists are ordered at once
 _SAMPLE = 4_000  # rows by which the rank of a distance is estimated
 _SURFACE = 160  # rows of that sample at about this distance
@@ -190,7 +199,7 @@ class Searcher:
     ) -> Hits:
         if where is not None:
             kept = self._kept(where)
-            if index is None or index.kind != IVF or k > index.most or kept.count <= _FEW:
+            if index is None or not index.lists or k > index.most or kept.count <= _FEW:
                 return self._exact(queries, k, kept)
             if not is_measurable(queries):
                 return self._exact(queries, k, kept)  # no list is near to them
@@ -212,11 +221,53 @@ class Searcher:
         if len(lacking):
             rows, more = self._further(queries, rows, lacking, k, index)
             scanned += more
-        if self.tail is not None:
-            newer = scan([self.tail], queries, k)
+        newer = None if self.tail is None else scan([self.tail], queries, k)
+        if newer is not None:
             rows = np.concatenate([rows, newer.rows], axis=1)
             scanned += newer.scanned
-        return self._ranked(queries, rows, k, False, scanned)
+        hits = self._ranked(queries, rows, k, False, scanned)
+        if index.kind == IVF4:
+            unsure = _deep(found.rows, hits.rows)
+            # What looked further among deleted rows has looked at more candidates, too.
+            unsure = np.setdiff1d(unsure, lacking) if len(unsure) else unsure
+            if len(unsure):
+                return self._wider(queries, k, index, hits, unsure, newer)
+        return hits
+
+    def _wider(
+        self,
+        queries: Floats,
+        k: int,
+        index: VectorIndex,
+        hits: Hits,
+        unsure: Ints,
+        newer: Candidates | None,
+    ) -> Hits:
+        """Search again with more candidates where codes of 4 bits tell neighbours apart badly.
+
+        Their number was tuned on rows held out.  Far from all rows, as sums and
+        differences of latents can be, many more differ by less than a code
+        tells; so neighbours are found deep among the candidates, and others lie
+        beyond the last.  There are more until the second half has none, or they
+        are so many that every row is compared.
+        """
+        width, scanned = index.width(k), hits.scanned
+        distances, ranked = hits.distances.copy(), hits.rows.copy()
+        while len(unsure):
+            width *= _WIDER
+            few = width <= index.rows // _WIDER
+            if few:
+                found = index.probe(queries[unsure], index.effort(k), width, self.snapshot.deleted)
+            else:
+                found = scan(self.blocks(), queries[unsure], k)
+            rows = found.rows
+            if few and newer is not None:
+                rows = np.concatenate([rows, newer.rows[unsure]], axis=1)
+            scanned += found.scanned
+            more = self._ranked(queries[unsure], rows, k, False, 0)
+            distances[unsure], ranked[unsure] = more.distances, more.rows
+            unsure = unsure[_deep(found.rows, more.rows)] if few else _NONE
+        return Hits(distances, ranked, False, scanned)
 
     def _further(
         self, queries: Floats, rows: Ints, lacking: Ints, k: int, index: VectorIndex
@@ -419,9 +470,16 @@ class Searcher:
         whole = held == self._rows_by_list[chosen]
         found = []
         for mask, bits in (((held > 0) & ~whole, bitmap), ((held > 0) & whole, None)):
-            if mask.any():
-                probed = index.probe_kept(one, k, chosen[mask], distances[mask], bits)
-                found.append(probed.rows)
+            own, apart, width = chosen[mask], distances[mask], index.width(k)
+            while len(own):
+                rows = index.probe_kept(one, width, own, apart, bits).rows
+                # See `_wider`: the nearest of rows kept far from the query are hard to tell, too.
+                deep = index.kind == IVF4 and width < held[mask].sum()
+                if deep and len(_deep(rows, rank(one, rows, self.fetch, k)[1])):
+                    width *= _WIDER
+                else:
+                    found.append(rows)
+                    break
         return np.concatenate(found, axis=1) if found else np.full((1, 0), -1, np.int64)
 
     def _lists_within(
@@ -446,6 +504,18 @@ class Searcher:
             position[lists] = np.arange(len(lists))
             needed = max(needed, int(position[own[about]].max()) + 1)
         return min(needed, len(lists))
+
+
+def _deep(candidates: Ints, best: Ints) -> Ints:
+    """Queries of whose neighbours one is in the second half of the candidates, nearest first."""
+    half = candidates.shape[1] // 2
+    pairs = enumerate(zip(candidates[:, half:].tolist(), best.tolist(), strict=True))
+    deep = [
+        number
+        for number, (later, own) in pairs
+        if not {row for row in own if row >= 0}.isdisjoint(later)
+    ]
+    return np.array(deep, np.int64)
 
 
 def _probes(neighbours: NDArray[np.float64], index: VectorIndex) -> NDArray[np.float64]:

@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 
 from latentdb.index import (
     CHUNK,
+    WIDEST,
     Block,
     Fetch,
     Floats,
     Ints,
     VectorIndex,
     is_measurable,
+    least_width,
     rank,
     scan,
     set_threads,
 )
-from latentdb.plan import DEGREE, HNSW, IVF, Plan, lists_for
+from latentdb.plan import DEGREE, HNSW, IVF, IVF4, Plan, lists_for
 
 Blocks = Callable[[], Iterator[Block]]
 Report = Callable[[str, int, int], None]
@@ -45,6 +47,9 @@ _TRIALS = 200  # single queries that are timed
 # of such checks fall below the target, with three 1.7 %, with four 0.2 %.  (Seen on 1M rows of the
 # hard set, at a target of 0.99: 0.9891 with two, 0.9899 with three.)
 _ERRORS = 4
+# Of what may be missed, the part that may be lost by ranking fewer candidates.
+_UNRANKED = 0.05
+_BITS = 4  # of a code for a dimension, where they are packed
 _NEAR = 32  # the effort found is the least to one part in so many
 _TOGETHER = 100  # queries whose lists are put in order at a time
 _NONE = np.empty(0, np.int64)
@@ -60,7 +65,8 @@ class Tuning:
         Of the index.
     parameters
         ``effort_K`` for K neighbours: lists probed, or candidates kept in the
-        graph; ``lists``; ``dims`` of its codes.
+        graph; ``width_K``: candidates ranked, where codes have 4 bits;
+        ``lists``; ``dims`` of the codes.
     recall
         Share of the true `k` nearest found, over `queries` rows that were
         held out: the index did not have them yet.
@@ -121,7 +127,8 @@ def build(
     task = _Task(blocks, dim, fetch, recall, seed, report or _quiet)
     best: tuple[VectorIndex, Tuning] | None = None
     for kind in plan.kinds:
-        if kind == HNSW and best is not None and not task.promising(best[1]):
+        # Codes of 8 bits are for vectors that 4 do not tell apart: else they take twice as long.
+        if best is not None and (kind == IVF or not task.promising(best[1])):
             continue
         made = task.build(kind, plan.lists)
         if made is not None and (best is None or made[1].milliseconds < best[1].milliseconds):
@@ -203,14 +210,15 @@ class _Task:
 
     def build(self, kind: str, lists: int) -> tuple[VectorIndex, Tuning] | None:
         start = time.perf_counter()
-        most = _TRAIN_PER_LIST * (lists if kind == IVF else 1_000)
+        most = _TRAIN_PER_LIST * (1_000 if kind == HNSW else lists)
         chosen = self.random.choice(self.rows, min(len(self.rows), most), replace=False)
         sample = self.fetch(np.sort(chosen))
         if not is_measurable(sample):
             return None
         basis = _basis(sample)
         # Where few dimensions vary most, neighbours may still be told apart by the others.
-        for axes in (None,) if basis is None else (basis, None):
+        axes_tried = (None,) if basis is None else (basis,) if kind == IVF4 else (basis, None)
+        for axes in axes_tried:
             index = self.empty(kind, lists, sample, axes)
             made = self.tuned(index, start, {}) if self.fill(index) else None
             if made is not None:
@@ -226,23 +234,30 @@ class _Task:
         turned = sample if basis is None else sample @ basis
         dims = turned.shape[1]
         made: Any
-        if kind == IVF:
-            made = faiss.IndexIVFScalarQuantizer(
-                faiss.IndexFlatL2(dims), dims, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
-            )
-            made.cp.min_points_per_centroid = 1  # a smaller sample is no reason for a warning
-            made.train(turned)
-        else:
+        if kind == HNSW:
             make: Any = faiss.IndexHNSWSQ
             graph = make(dims, faiss.ScalarQuantizer.QT_8bit, DEGREE)
             graph.train(turned)
             made = faiss.IndexIDMap(graph)
+        else:
+            centres = faiss.IndexFlatL2(dims)
+            if kind == IVF4:
+                # A product quantizer of one dimension each.  Of the vectors, not of what is left
+                # beyond the centre of a list: that takes tables of distances for every list.
+                made = faiss.IndexIVFPQFastScan(centres, dims, lists, dims, _BITS)
+                made.by_residual = False
+                made.pq.cp.min_points_per_centroid = 1
+            else:
+                bits = faiss.ScalarQuantizer.QT_8bit
+                made = faiss.IndexIVFScalarQuantizer(centres, dims, lists, bits, faiss.METRIC_L2)
+            made.cp.min_points_per_centroid = 1  # a smaller sample is no reason for a warning
+            made.train(turned)
         if basis is not None:
             turn = faiss.LinearTransform(self.dim, dims, False)
             faiss.copy_array_to_vector(np.ascontiguousarray(basis.T).reshape(-1), turn.A)
             turn.is_trained = True
             made = faiss.IndexPreTransform(turn, made)
-        return VectorIndex(made, {"lists": lists if kind == IVF else 0, "dims": dims})
+        return VectorIndex(made, {"lists": 0 if kind == HNSW else lists, "dims": dims})
 
     def fill(
         self, index: VectorIndex, wanted: Callable[[Ints], NDArray[np.bool_]] | None = None
@@ -289,7 +304,7 @@ class _Task:
         graph = trial.build(HNSW, 0)
         if graph is None or _SLOWED * graph[1].milliseconds >= rival.milliseconds:
             return False
-        lists = trial.build(IVF, lists_for(_TRIAL))
+        lists = trial.build(rival.kind, lists_for(_TRIAL))
         return lists is None or graph[1].milliseconds < _BEHIND * lists[1].milliseconds
 
     def tuned(
@@ -311,8 +326,10 @@ class _Task:
                 return None
             if found is None:
                 break  # so many neighbours are found by a scan
-            effort, share = found
+            effort, share, width = found
             parameters[f"effort_{k}"] = effort
+            if index.kind == IVF4:
+                parameters[f"width_{k}"] = width
             measured = share if k == TUNED_K[0] else measured
         index.tune(parameters)
         taken = self.milliseconds(index)
@@ -332,38 +349,37 @@ class _Task:
             self._truth[many] = rank(queries, exact.rows, self.fetch, most)[1]
         return queries, self._truth[many][:, :k]
 
-    def effort(self, index: VectorIndex, k: int, least: int) -> tuple[int, float] | None:
-        """Least effort that reaches the recall on the rows held out, and what it reaches.
+    def effort(self, index: VectorIndex, k: int, least: int) -> tuple[int, float, int] | None:
+        """Least effort that reaches the recall on the rows held out; what it reaches; the width.
 
         None if that is no less work than a scan.
         """
         if k > len(self.rows) // 8:
             return None
-        queries, truth = self.truth(k)
-
-        def shares(effort: int, part: slice) -> NDArray[np.float64]:
-            """Share of the true neighbours found, for each query."""
-            found = index.probe(queries[part], k, effort, self.deleted)
-            _, ranked = rank(queries[part], found.rows, self.fetch, k)
-            pairs = zip(truth[part], ranked, strict=True)
-            return np.array([np.isin(true, own).mean() for true, own in pairs])
+        queries, _ = self.truth(k)
 
         def enough(effort: int) -> bool:
             # A tenth tells where it falls far short.
-            if float(shares(effort, slice(0, max(1, len(queries) // 10))).mean()) < _FAR * target:
+            tenth = slice(0, max(1, len(queries) // 10))
+            if float(self.shares(index, k, effort, width, tenth).mean()) < _FAR * self.recall:
                 return False
-            found = shares(effort, slice(None))
+            found = self.shares(index, k, effort, width)
             reached[effort] = float(found.mean())
-            return _surely(found) >= target
+            return _surely(found) >= self.recall
 
-        target = self.recall
+        width = least_width(k)
         reached: dict[int, float] = {}
-        most = index.lists // 2 if index.kind == IVF else len(self.rows) // 8
-        least = min(max(least, 1 if index.kind == IVF else 2 * k), most)
+        most = index.lists // 2 if index.lists else len(self.rows) // 8
+        least = min(max(least, 1 if index.lists else 2 * k), most)
         step = least
-        if index.kind == IVF:
+        if index.lists:
             least = self._reckoned(self.ranks(index, k), least, most)
             step = max(1, least // _NEAR)
+        if index.kind == IVF4:
+            wide = self._width(index, k, least)
+            if wide is None:
+                return None
+            width = wide
         low, high = least - 1, least
         while not enough(high):
             if high >= most:
@@ -372,7 +388,31 @@ class _Task:
         while high - low > max(1, high // _NEAR):
             middle = (low + high) // 2
             low, high = (low, middle) if enough(middle) else (middle, high)
-        return high, reached[high]
+        return high, reached[high], width
+
+    def shares(
+        self, index: VectorIndex, k: int, effort: int, width: int, part: slice = slice(None)
+    ) -> NDArray[np.float64]:
+        """Share of the k true neighbours found, for each query."""
+        queries, truth = self.truth(k)
+        found = index.probe(queries[part], effort, width, self.deleted)
+        _, ranked = rank(queries[part], found.rows, self.fetch, k)
+        pairs = zip(truth[part], ranked, strict=True)
+        return np.array([np.isin(true, own).mean() for true, own in pairs])
+
+    def _width(self, index: VectorIndex, k: int, effort: int) -> int | None:
+        """Fewest candidates to rank that keep the neighbours which the lists probed hold.
+
+        None where codes tell neighbours apart so badly that it would be too many.
+        """
+        held = float((self.ranks(index, k) < effort).mean())
+        enough = held - _UNRANKED * (1 - self.recall)
+        width = least_width(k)
+        while width <= min(WIDEST * least_width(k), len(self.rows) // 4):
+            if float(self.shares(index, k, effort, width).mean()) >= enough:
+                return width
+            width *= 2
+        return None
 
     def _reckoned(self, ranks: Ints, least: int, most: int) -> int:
         """Least effort of an inverted file at which the lists probed hold enough neighbours.

@@ -197,11 +197,11 @@ def test_what_was_built_is_told(own: Path, run: Run) -> None:
         run("optimize", own, "--recall", "0.8", "--metric", "cosine", "--json").stdout
     )
     index = found["index"]
-    assert (index["kind"], index["metric"], index["rows"]) == ("ivf-sq8", "cosine", ROWS)
+    assert (index["kind"], index["metric"], index["rows"]) == ("ivf-sq4", "cosine", ROWS)
     assert index["recall_measured"] >= index["recall_target"] == found["recall_target"] == 0.8
     assert (found["covered_rows"], found["why"]) == (ROWS, "")
     printed = run("info", own).stdout
-    assert "ivf-sq8 of cosine over 1500 rows, the rest scanned; recall@10 0." in printed
+    assert "ivf-sq4 of cosine over 1500 rows, the rest scanned; recall@10 0." in printed
     assert "measured on 375 rows, target 0.8" in printed
 
 
@@ -209,7 +209,7 @@ def test_an_index_that_does_not_fit_the_memory_is_not_built(own: Path, run: Run)
     result = run("optimize", own, "--memory", "10k")
     assert result.exit_code == 0
     assert "exact scan" in result.stdout
-    assert "note      ivf-sq8 would take " in result.stdout
+    assert "note      ivf-sq4 would take " in result.stdout
     assert "of the 10000 allowed" in result.stdout
     with LatentDB.open(own) as opened:
         version = opened.info().version
@@ -221,9 +221,9 @@ def test_an_index_that_does_not_fit_the_memory_is_not_built(own: Path, run: Run)
 
 def test_a_preference_is_kept_and_told(own: Path, run: Run) -> None:
     found = json.loads(run("optimize", own, "--prefer", "latency", "--json").stdout)
-    assert found["index"]["kind"] in ("ivf-sq8", "hnsw-sq8")
-    if found["index"]["kind"] == "ivf-sq8":
-        assert found["why"] == "ivf-sq8 was measured to be as fast as hnsw-sq8"
+    assert found["index"]["kind"] in ("ivf-sq4", "hnsw-sq8")
+    if found["index"]["kind"] == "ivf-sq4":
+        assert found["why"] == "ivf-sq4 was measured to be as fast as hnsw-sq8"
     manifest = json.loads((own / "MANIFEST.json").read_text())["manifest"]
     assert manifest["settings"]["prefer"] == "latency"
     run("optimize", own)

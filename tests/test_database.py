@@ -284,7 +284,7 @@ def test_the_index_serves_large_stores_and_new_rows_are_found(tmp_path: Path) ->
     with LatentDB.create(tmp_path / "big.ldb", dim=8, recall=0.95) as db:
         db.add([str(n) for n in range(51_000)], points)
         told = db.info()
-        assert told.search == "ivf-sq8"
+        assert told.search == "ivf-sq4"
         assert told.index is not None
         assert told.index.recall_measured >= 0.95
         assert told.covered_rows == 51_000

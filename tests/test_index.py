@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from latentdb import tuning
 from latentdb.errors import CorruptStoreError
 from latentdb.index import Block, VectorIndex, rank, scan
-from latentdb.plan import HNSW, IVF, Plan, lists_for
+from latentdb.plan import HNSW, IVF, IVF4, Plan, lists_for
 from latentdb.tuning import TUNED_K, Tuning
 
 DIM = 8
@@ -181,16 +181,16 @@ def make(kind: str, count: int) -> Array:
 SAMPLING = 0.01  # two standard errors of a recall measured on 500 queries
 SETS = [
     ("clustered", 0.99, IVF),
+    ("clustered", 0.99, IVF4),
     ("uniform", 0.99, IVF),
+    ("uniform", 0.99, IVF4),
     ("uniform", 0.9, IVF),
     ("uniform", 0.99, HNSW),
 ]
 MAX_K = 100  # of those tuned for, in a set so small
 
 
-@pytest.fixture(
-    scope="module", params=SETS, ids=lambda value: f"{value[0]}-{value[1]}-{value[2][:3]}"
-)
+@pytest.fixture(scope="module", params=SETS, ids=lambda value: f"{value[0]}-{value[1]}-{value[2]}")
 def built(request: pytest.FixtureRequest) -> Built:
     kind, target, index = request.param
     everything = make(kind, 6500)
@@ -211,7 +211,7 @@ def test_what_was_measured_reaches_the_target(built: Built) -> None:
     assert built.index.rows == 6000
     assert built.index.parameters == built.tuning.parameters
     assert built.index.kind == built.tuning.kind
-    if built.tuning.kind == IVF:
+    if built.tuning.kind != HNSW:
         assert 1 <= built.tuning.parameters["effort_10"] <= built.tuning.parameters["lists"] // 2
 
 
@@ -488,6 +488,62 @@ def test_a_whole_graph_is_not_refused(built: Built) -> None:
         pytest.skip("no graph")
     data = forged(built.index, "nothing")
     assert VectorIndex.load(data, built.index.parameters, rows=6000, dim=DIM).rows == 6000
+
+
+def nibbles(name: str) -> bytes:
+    """Lists of packed codes with one thing wrong, as bytes."""
+    vectors = make("uniform", 600)
+    made: Any = faiss.IndexIVFPQFastScan(
+        faiss.IndexFlatL2(DIM), DIM, 8, DIM // 2 if name == "codes of two dimensions" else DIM, 4
+    )
+    made.by_residual = name == "codes beyond the centre"
+    made.cp.min_points_per_centroid = made.pq.cp.min_points_per_centroid = 1
+    made.train(vectors)
+    made.add(vectors)
+    if name == "fewer steps":
+        made.pq.centroids.resize(8)
+    elif name == "other halves":
+        made.M2 = 4 * DIM
+    elif name == "longer blocks":
+        made.bbs = 64
+    elif name == "fewer centres":
+        made.quantizer.ntotal = 7
+    return faiss.serialize_index(made).tobytes()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "codes of two dimensions",
+        "codes beyond the centre",
+        "fewer steps",
+        "other halves",
+        "longer blocks",
+        "fewer centres",
+    ],
+)
+def test_forged_lists_of_packed_codes_are_refused(name: str) -> None:
+    with pytest.raises(CorruptStoreError, match="the search index"):
+        VectorIndex.load(nibbles(name), {"effort_10": 1}, rows=600, dim=DIM)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "width"),
+    [
+        ({}, 36),
+        ({"width_10": 72}, 72),
+        ({"width_10": 10**15}, 144),
+        ({"width_10": -1}, 36),
+        ({"width_x": 72}, 36),
+    ],
+)
+def test_a_forged_number_of_candidates_takes_no_memory(
+    parameters: dict[str, int], width: int
+) -> None:
+    data = nibbles("nothing")
+    opened = VectorIndex.load(data, {"effort_10": 2, **parameters}, rows=600, dim=DIM)
+    assert opened.width(10) == width
+    assert opened.search(make("uniform", 3), 10, NONE).rows.shape == (3, width)
 
 
 def test_lists_without_centres_are_refused() -> None:

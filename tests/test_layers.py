@@ -27,6 +27,7 @@ FLOORS = (
         "onnxfile",
         "pixelrange",
         "modelfile",
+        "forgery",
     ),
     (
         "images",
@@ -64,7 +65,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 HEAVY = {
     "tensorflow": {"vae", "codec", "exporter"},
     "keras": {"vae", "backend"},
-    "faiss": {"index", "tuning"},
+    "faiss": {"index", "tuning", "forgery"},
     "h5py": {"parts", "modelfile", "export", "hdf5"},
     "pyarrow": {"export", "parquet"},
     "onnxruntime": {"engine"},

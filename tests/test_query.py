@@ -242,7 +242,7 @@ def recall(found: Array, true: Array) -> float:
 
 def test_the_index_covers_what_was_there_when_it_was_built(indexed: LatentDB) -> None:
     info = indexed.info()
-    assert (info.search, info.covered_rows, info.rows) == ("ivf-sq8", 4000, 4300)
+    assert (info.search, info.covered_rows, info.rows) == ("ivf-sq4", 4000, 4300)
     matches = indexed.query("r5", k=10)
     assert not matches.exact
     assert 400 < matches.scanned < 4300

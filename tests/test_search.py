@@ -575,7 +575,7 @@ def test_rows_without_log_var_are_added_to_a_store_that_wants_it_for_its_index(
 def test_a_graph_goes_through_all_of_its_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "IVF", plan.HNSW)  # so that nothing else is built
+    monkeypatch.setattr(plan, "IVF4", plan.HNSW)  # so that nothing else is built
     path = tmp_path / "s"
     vectors = latents(3_300, 1)
     names = [f"r{number}" for number in range(3_300)]
@@ -647,11 +647,30 @@ def test_an_index_is_never_asked_for_more_than_it_was_tuned_for(
     asked: list[int] = []
     probe = VectorIndex.probe
 
-    def watched(self: VectorIndex, queries: Array, k: int, *how: Any) -> Any:
-        asked.append(k)
-        return probe(self, queries, k, *how)
+    def watched(self: VectorIndex, queries: Array, effort: int, *how: Any) -> Any:
+        asked.append(effort)
+        return probe(self, queries, effort, *how)
 
     monkeypatch.setattr(VectorIndex, "probe", watched)
     for k in (1, 100, 1_000, 1_001):
         db.search(latents(1, 8), k=k)
-    assert asked == [1, 100, 1_000]
+    entry = db.info().index
+    assert entry is not None
+    assert list(dict.fromkeys(asked)) == [
+        entry.parameters[f"effort_{tuned}"] for tuned in (10, 100, 1_000)
+    ]
+
+
+def test_queries_far_from_all_rows_look_at_more_candidates(
+    db: LatentDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums of latents: thousands of rows are as far, but for less than a code of 4 bits tells."""
+    queries = 8 * latents(80, 9)
+    exact = db.search(queries, k=1_001)[1][:, :10]  # more than it is tuned for: all are compared
+    _, many = db.search(queries, k=10)
+    single = [db.search(query[None], k=10)[1][0] for query in queries]
+    assert recall(single, many) >= 0.99  # of equal codes either may be the last candidate
+    monkeypatch.setattr(search.Searcher, "_wider", lambda self, q, k, index, hits, *rest: hits)
+    _, narrow = db.search(queries, k=10)
+    assert recall(many, exact) > recall(narrow, exact)
+    assert recall(many, exact) >= 0.97

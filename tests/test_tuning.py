@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from latentdb import tuning
 from latentdb.index import Block, VectorIndex, is_measurable, rank
-from latentdb.plan import HNSW, IVF, Plan, lists_for
+from latentdb.plan import HNSW, IVF, IVF4, Plan, lists_for
 from latentdb.tuning import QUERIES, TUNED_K, build, extend
 
 DIM = 12
@@ -73,7 +73,7 @@ def made(rows: Rows, *kinds: str, recall: float = 0.95) -> tuple[VectorIndex, tu
 # --- the promise ----------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[IVF, HNSW])
+@pytest.fixture(scope="module", params=[IVF, IVF4, HNSW])
 def built(request: pytest.FixtureRequest) -> tuple[Rows, VectorIndex, tuning.Tuning]:
     rows = Rows(clustered(6_000), np.random.default_rng(5).random(6_000) < 0.9, first=500)
     return (rows, *made(rows, request.param))
@@ -157,7 +157,9 @@ def test_whatever_was_built_keeps_its_promise(seed: int, recall: float, dim: int
 # --- no index -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "scale"), [(IVF, 1.0), (IVF, 1e-25), (HNSW, 1e-25)])
+@pytest.mark.parametrize(
+    ("kind", "scale"), [(IVF, 1.0), (IVF, 1e-25), (IVF4, 1.0), (IVF4, 1e-25), (HNSW, 1e-25)]
+)
 def test_what_cannot_reach_the_recall_is_none(kind: str, scale: float) -> None:
     """All of one list is no gain, and squares that vanish tell nothing apart."""
     noise = np.random.default_rng(0).normal(size=(1_500, 64)) * scale
@@ -171,7 +173,7 @@ def test_of_no_kinds_none_is_built() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 1_000])
-@pytest.mark.parametrize("kind", [IVF, HNSW])
+@pytest.mark.parametrize("kind", [IVF, IVF4, HNSW])
 def test_vectors_whose_squares_leave_float32_have_no_index(kind: str, count: int) -> None:
     """faiss ends the process in k-means, or leaves such rows out of the index."""
     vectors = clustered(3_000)
@@ -231,6 +233,41 @@ def test_a_graph_is_tried_on_some_rows_first(
     assert index.kind == (HNSW if ms[3:] == (1.0,) else IVF)
 
 
+# --- codes of 4 bits ------------------------------------------------------------
+
+
+def test_codes_of_four_bits_are_taken_where_they_tell_neighbours_apart() -> None:
+    index, told = made(Rows(clustered(6_000)), IVF4, IVF)
+    assert (index.kind, told.kind) == (IVF4, IVF4)
+    assert told.parameters["width_10"] >= 36
+    assert index.width(7) == told.parameters["width_10"]
+    assert index.width(11) == told.parameters["width_100"]
+
+
+def test_codes_of_eight_bits_are_built_where_four_do_not_tell_neighbours_apart() -> None:
+    random = np.random.default_rng(4)
+    centres = 1_000 * random.normal(size=(20, DIM))
+    near = random.normal(size=(6_000, DIM))
+    rows = Rows((centres[random.integers(20, size=6_000)] + near).astype(np.float32))
+    index, told = made(rows, IVF4, IVF)
+    assert (index.kind, told.kind) == (IVF, IVF)
+    assert "width_10" not in told.parameters
+    assert build(rows.blocks, DIM, rows.fetch, planned(rows, IVF4), recall=0.95) is None
+
+
+@pytest.mark.parametrize(("apart", "widths"), [(2, (36,)), (6, (72, 144))])
+def test_more_candidates_are_ranked_where_codes_tell_less(
+    apart: int, widths: tuple[int, ...]
+) -> None:
+    random = np.random.default_rng(4)
+    centres = apart * random.normal(size=(20, DIM))
+    near = random.normal(size=(6_000, DIM))
+    rows = Rows((centres[random.integers(20, size=6_000)] + near).astype(np.float32))
+    index, told = made(rows, IVF4)
+    assert told.parameters["width_10"] in widths
+    assert rows.recall(index, rows.vectors[::9] + np.float32(0.01), 10) >= 0.93
+
+
 # --- axes -----------------------------------------------------------------------
 
 
@@ -273,7 +310,7 @@ def test_neighbours_that_differ_along_quiet_dimensions_are_found() -> None:
 # --- rows that came later -------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [IVF, HNSW])
+@pytest.mark.parametrize("kind", [IVF, IVF4, HNSW])
 def test_an_index_is_extended_by_the_rows_it_has_not(kind: str) -> None:
     vectors = clustered(4_000)
     before = Rows(vectors[:2_500])
@@ -291,7 +328,7 @@ def test_an_index_is_extended_by_the_rows_it_has_not(kind: str) -> None:
     assert rows.recall(more, clustered(500, seed=8), 10) >= 0.94
 
 
-@pytest.mark.parametrize("kind", [IVF, HNSW])
+@pytest.mark.parametrize("kind", [IVF, IVF4, HNSW])
 def test_deleted_rows_of_an_index_that_is_extended_are_not_asked_for(kind: str) -> None:
     """They may have been compacted away: `Rows.fetch` refuses them."""
     vectors = clustered(3_500)

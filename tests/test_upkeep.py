@@ -92,7 +92,7 @@ def test_an_index_is_built_where_a_scan_has_become_slower(tmp_path: Path) -> Non
     db = filled(tmp_path / "s", LIMIT)
     db.add(names(LIMIT, LIMIT + 1), vectors_of(1, seed=1))
     entry = entry_of(db)
-    assert (entry.kind, entry.rows, entry.rows_below) == ("ivf-sq8", LIMIT + 1, LIMIT + 1)
+    assert (entry.kind, entry.rows, entry.rows_below) == ("ivf-sq4", LIMIT + 1, LIMIT + 1)
     assert (entry.recall_target, entry.recall_k) == (0.9, 10)
     assert entry.recall_measured >= 0.9
     assert not db.query("r0").exact
