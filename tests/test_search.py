@@ -665,12 +665,12 @@ def test_queries_far_from_all_rows_look_at_more_candidates(
     db: LatentDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sums of latents: thousands of rows are as far, but for less than a code of 4 bits tells."""
-    queries = 8 * latents(80, 9)
+    queries = 3 * latents(80, 9)
     exact = db.search(queries, k=1_001)[1][:, :10]  # more than it is tuned for: all are compared
     _, many = db.search(queries, k=10)
     single = [db.search(query[None], k=10)[1][0] for query in queries]
     assert recall(single, many) >= 0.99  # of equal codes either may be the last candidate
     monkeypatch.setattr(search.Searcher, "_wider", lambda self, q, k, index, hits, *rest: hits)
     _, narrow = db.search(queries, k=10)
-    assert recall(many, exact) > recall(narrow, exact)
+    assert recall(many, exact) >= recall(narrow, exact) + 0.01
     assert recall(many, exact) >= 0.97
