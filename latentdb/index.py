@@ -342,6 +342,8 @@ class VectorIndex:
         """The index as bytes: made in memory, because faiss can report success on a full disk."""
         import faiss
 
+        if self.kind == IVF4:
+            self._index.implem = 0  # it is stored, and says nothing of the index
         data: Any = faiss.serialize_index(self._whole)
         return memoryview(data).cast("B")
 

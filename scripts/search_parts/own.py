@@ -186,7 +186,7 @@ class Twin:
             index = self._alike(account.kind, dict(account.parameters), vectors)
             self.how = "an index built alike"
         parameters = dict(account.parameters)
-        candidates = _parameter(parameters, "candidate") or raw.CANDIDATES
+        candidates = _parameter(parameters, "width") or raw.CANDIDATES
         self.ranked = raw.Ranked(index, vectors, candidates)
         self._inverted = hasattr(_inner(index), "nprobe")
         value = _parameter(parameters, "effort", "probe", "ef")
@@ -195,6 +195,11 @@ class Twin:
             self.turn(value)
             self.how += f", {'nprobe' if self._inverted else 'efSearch'} {value}"
         self.value = value
+
+    def one_by_one(self) -> None:
+        """Let packed codes be searched as latentdb does for one query, not as FAISS for many."""
+        if self.ranked is not None and hasattr(_inner(self.ranked.index), "implem"):
+            _inner(self.ranked.index).implem = 10
 
     def turn(self, value: int) -> None:
         if self.ranked is not None:
@@ -278,6 +283,7 @@ def pair_single(folder: Path, rows: Path, queries: Floats, truth: Ints) -> dict[
         twin = Twin(db, folder, vectors)
         _, own = db.search(queries, k=K)
         twin.match(queries, truth, float(hits(own, truth).mean()))
+        twin.one_by_one()
         raw.threads_of(1)
         ways = (
             twin.one,
