@@ -372,7 +372,7 @@ class VectorIndex:
 
     def add(self, vectors: Floats, rows: Ints) -> None:
         """Add rows to an index that was built or copied, not to one that is mapped."""
-        self._index.add_with_ids(self._turned(vectors), rows)
+        self._index.add_with_ids(self.turned(vectors), rows)
         if self._whole is not self._index:
             self._whole.ntotal = self._index.ntotal
 
@@ -408,7 +408,7 @@ class VectorIndex:
             self._set_way(len(queries), wanted)
         self._counted.reset()
         squares, rows = self._index.search(
-            self._turned(queries), wanted, params=self._parameters(effort)
+            self.turned(queries), wanted, params=self._parameters(effort)
         )
         if self.kind != IVF:
             rows[~(squares < _FAR)] = -1  # lists of 8 bits give none where squares leave float32
@@ -421,7 +421,7 @@ class VectorIndex:
         """Every list of an inverted file by its distance: squared, and numbers, ``[q, lists]``."""
         set_threads(len(queries))
         found: tuple[Floats, Ints] = self._index.quantizer.search(
-            self._turned(queries), self._index.nlist
+            self.turned(queries), self._index.nlist
         )
         return found
 
@@ -475,7 +475,7 @@ class VectorIndex:
             self._set_way(1, wanted)
         found = np.empty((1, wanted), np.float32)
         rows = np.empty((1, wanted), np.int64)
-        turned = np.ascontiguousarray(self._turned(query))
+        turned = np.ascontiguousarray(self.turned(query))
         chosen, apart = np.ascontiguousarray(lists), np.ascontiguousarray(distances)
         pointer: Any = faiss.swig_ptr
         # The Python wrapper of it takes no parameters (faiss 1.15).
@@ -491,6 +491,12 @@ class VectorIndex:
             options,
         )
         return Candidates(rows, 0)
+
+    def coded(self, vectors: Floats) -> Floats:
+        """Vectors as codes of 4 bits know them: float32 ``[n, dims]``, along their axes."""
+        quantizer = self._index.pq
+        found: Floats = quantizer.decode(quantizer.compute_codes(self.turned(vectors)))
+        return found
 
     def _parameters(self, effort: int) -> Any:
         import faiss
@@ -512,5 +518,6 @@ class VectorIndex:
         """
         self._index.implem = 0 if queries > 1 else 10 if wanted <= _HEAP else 11
 
-    def _turned(self, vectors: Floats) -> Floats:
+    def turned(self, vectors: Floats) -> Floats:
+        """Vectors along the axes of the codes: float32 ``[n, dims]``."""
         return vectors if self._basis is None else vectors @ self._basis
