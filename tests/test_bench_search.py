@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from search_parts import latents, measuring, own, peerage, runs, sets, systems, tables  # noqa: E402
+from search_parts import composed, latents, measuring, own, peerage, runs, sets, systems, tables  # noqa: E402
 from search_parts.measuring import hits, lines, tune  # noqa: E402
 from search_parts.runs import Work  # noqa: E402
 from search_parts.sets import K  # noqa: E402
@@ -39,7 +39,8 @@ def bench(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
 def test_a_small_run_measures_and_names_what_it_cannot(tmp_path: Path) -> None:
     words = [
         "--quick", "--rows", 2000, "--sets", "easy", "--peers", "faiss-ivf-flat,hnswlib",
-        "--part", "search", "--part", "filters", "--part", "growth", "--growth", 1500,
+        "--part", "search", "--part", "filters", "--part", "composed",
+        "--part", "growth", "--growth", 1500,
         "--venv", tmp_path / "none", "--no-install",
         "--work", tmp_path / "work", "--json", tmp_path / "all.json",
     ]  # fmt: skip
@@ -64,6 +65,10 @@ def test_a_small_run_measures_and_names_what_it_cannot(tmp_path: Path) -> None:
     assert len(cells) == 15
     assert {cell["kept"] for cell in cells} == {1000, 200, 20, 2, 1}
     assert min(cell["recall"] for cell in cells) == 1.0
+    asked = told["composed"]["easy"]["cells"]
+    assert [cell["kind"] for cell in asked] == list(composed.KINDS)
+    assert {cell["recall"] for cell in asked} == {1.0}
+    assert "| easy | a + b - c | 1.0000 |" in done.stdout
     assert told["growth"]["1500"]["growth-single"]["recall"] == 1.0
     assert "| 1,500 |" in done.stdout
     assert not list((tmp_path / "work" / "stores").rglob("*.ldb"))

@@ -229,6 +229,7 @@ def test_building_is_reported(db: LatentDB) -> None:
     db.optimize(report=told.append)
     assert told[0].stage == f"building the search index over {LIMIT + 1} rows"
     assert {item.stage for item in told[1:]} == {
+        "trying codes of 4 bits",
         "training the search index",
         "building the search index",
         "tuning the search index",

@@ -201,6 +201,18 @@ def filters(sets: dict[str, Result]) -> str:
     return table(head, lines)
 
 
+def composed(sets: dict[str, Result]) -> str:
+    head = ("set", "query", "recall@10", "p50 ms", "p99 ms")
+    lines = []
+    for group, result in sets.items():
+        if "failed" in result:
+            lines.append([group, str(result["failed"]), NONE, NONE, NONE])
+        for cell in result.get("cells", ()):
+            figures = [number(cell["p50_ms"]), number(cell["p99_ms"])]
+            lines.append([group, cell["kind"], f"{cell['recall']:.4f}", *figures])
+    return table(head, lines)
+
+
 def growth(sizes: dict[int, dict[str, Result]]) -> str:
     head = (
         "rows",

@@ -151,6 +151,12 @@ def _filters(request: Request) -> dict[str, Any]:
     return filtered.run(request)
 
 
+def _composed(request: Request) -> dict[str, Any]:
+    from search_parts import composed
+
+    return composed.run(request)
+
+
 def _grow(request: Request) -> dict[str, Any]:
     from search_parts import growth
 
@@ -166,6 +172,8 @@ PHASES: dict[str, Callable[[Request], dict[str, Any]]] = {
     "pair-batch": pair,
     "filters-build": _filters,
     "filters": _filters,
+    "composed-build": _composed,
+    "composed": _composed,
     "growth-build": _grow,
     "growth-truth": _grow,
     "growth-single": _grow,
