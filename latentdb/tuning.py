@@ -31,7 +31,7 @@ Blocks = Callable[[], Iterator[Block]]
 Report = Callable[[str, int, int], None]
 
 TUNED_K = (10, 100, 1_000)  # neighbours; more are found by a scan
-QUERIES = 500  # twice so many rows are held out and asked for
+QUERIES = 500  # twice so many rows are held out and asked for, so many where rows are added
 _FEWER = 10  # times fewer for the largest number of neighbours, each of which asks as many
 _FAR = 0.9  # of the target: a recall below it is told by few queries
 _TRAIN_PER_LIST = 39  # rows for k-means; faiss warns below
@@ -205,7 +205,9 @@ class _Task:
         parts = [block.rows if block.keep is None else block.rows[block.keep] for block in blocks()]
         self.rows: Ints = np.concatenate([_NONE, *parts])
         new = self.rows if not len(present) else self.rows[~np.isin(self.rows, present)]
-        count = min(2 * QUERIES, len(new) // 4)
+        # To extend is to confirm what was tuned before, and the scan for it is most of the time.
+        wanted = QUERIES if len(present) else 2 * QUERIES
+        count = min(wanted, len(new) // 4)
         self.asked: Ints = self.random.choice(new, count, replace=False)
         self.held = np.sort(self.asked)
         self.queries = fetch(self.asked)
@@ -429,7 +431,8 @@ class _Task:
         """
         held = float((self.ranks(index, k) < effort).mean())
         enough = held - _UNRANKED * (1 - self.recall)
-        width = least_width(k)
+        # As with efforts: the rows that are added may be easier to find than those before.
+        width = max(least_width(k), index.widths.get(k, 0))
         while width <= min(WIDEST * least_width(k), len(self.rows) // 4):
             if float(self.shares(index, k, effort, width).mean()) >= enough:
                 return width
