@@ -39,14 +39,19 @@ def _written(source: Source, rows: int, file: Path) -> None:
 def build(request: dict[str, Any]) -> dict[str, Any]:
     """Draw, and import: one commit, one index, as the command line makes them."""
     folder, rows = Path(request["folder"]), int(request["rows"])
-    file, path = folder / "rows.npy", folder / own.STORE
+    file, ids, path = folder / "rows.npy", folder / "ids.txt", folder / own.STORE
     _written(sets.make_source("easy", request["seed"]), rows, file)
+    with open(ids, "w") as stream:
+        for first in range(0, rows, own.PART):
+            names = own.named(first, min(own.PART, rows - first))
+            stream.writelines(f"{name}\n" for name in names)
     peak = measuring.Peak(watch=True)
     with measuring.Watch() as took:
         LatentDB.create(path, dim=sets.DIM, recall=request["target"]).close()
-        LatentDB.import_into(path, file)
+        LatentDB.import_into(path, file, ids=ids)
     memory = peak.told()
     file.unlink()
+    ids.unlink()
     with LatentDB.open(path) as db:
         account = own.told(db)
     index = account["index"]
