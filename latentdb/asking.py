@@ -54,6 +54,7 @@ class _Memory(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     help="l2 and cosine compare z_mean, wasserstein and kl whole posteriors.",
 )
 @click.option("--radius", type=float, metavar="R", help="Only what lies within this distance.")
+@click.option("--exact", is_flag=True, help="Compare every row, whatever index there is.")
 @click.option("--exclude-self", is_flag=True, help="Leave TARGET and the examples out.")
 @click.option("--like", multiple=True, metavar="TARGET", help="Near to this too; repeatable.")
 @click.option("--unlike", multiple=True, metavar="TARGET", help="Far from this; repeatable.")

@@ -19,7 +19,7 @@ from latentdb.errors import (
 from latentdb.filters import Filter
 from latentdb.handle import Handle
 from latentdb.inputs import as_latents, check_ids, check_several
-from latentdb.metrics import L2, check_metric
+from latentdb.metrics import KL, L2, check_metric
 from latentdb.search import Hits, Searcher, cut
 from latentdb.segment import Floats, Ints
 from latentdb.snapshot import Snapshot
@@ -53,6 +53,7 @@ class Reader(Handle):
         where: str | None = None,
         metric: str = L2,
         radius: float | None = None,
+        exact: bool = False,
         exclude_self: bool = False,
         like: Sequence[TargetLike] = (),
         unlike: Sequence[TargetLike] = (),
@@ -73,6 +74,9 @@ class Reader(Handle):
             `latentdb.metrics`.
         radius
             Only rows within this distance.
+        exact
+            Compare every row.  The recall of the index is that of queries like the
+            rows; a mean of several may lie where it finds fewer.
         exclude_self
             Leave out the rows of the target, and of the examples.
         like, unlike
@@ -97,7 +101,7 @@ class Reader(Handle):
         searcher = self._keeper.searcher(snapshot, check_metric(metric))
         place = searcher.space.place(*combined(found, len(liked)))
         own = frozenset().union(*own_rows(snapshot, found)) if exclude_self else _NOBODY
-        hits = self._search(searcher, place, k, where, radius, len(own))
+        hits = self._search(searcher, place, k, where, radius, len(own), exact)
         return self._matches(snapshot, metric, hits, 0, own, k)
 
     def query_many(
@@ -108,6 +112,7 @@ class Reader(Handle):
         where: str | None = None,
         metric: str = L2,
         radius: float | None = None,
+        exact: bool = False,
         exclude_self: bool = False,
     ) -> tuple[Matches, ...]:
         """Find the rows nearest to each of many targets, at once.
@@ -116,7 +121,7 @@ class Reader(Handle):
         ----------
         targets
             Ids, image paths, arrays ``[d]``; or an array ``[q, d]``.
-        k, where, metric, radius, exclude_self
+        k, where, metric, radius, exact, exclude_self
             As in `query`.
 
         Returns
@@ -133,7 +138,8 @@ class Reader(Handle):
             return ()
         own = own_rows(snapshot, found) if exclude_self else [set()] * len(found)
         most = max(map(len, own))
-        hits = self._search(searcher, np.concatenate(places), k, where, radius, most)
+        every = np.concatenate(places)
+        hits = self._search(searcher, every, k, where, radius, most, exact)
         return tuple(
             self._matches(snapshot, metric, hits, number, frozenset(own[number]), k)
             for number in range(len(found))
@@ -194,6 +200,7 @@ class Reader(Handle):
         k: int = 10,
         where: str | None = None,
         metric: str = L2,
+        exact: bool = False,
         z_log_var: NDArray[Any] | None = None,
     ) -> tuple[Floats, Ints]:
         """Find the rows nearest to many vectors: arrays in, arrays out.
@@ -202,7 +209,7 @@ class Reader(Handle):
         ----------
         vectors
             ``[q, d]``.
-        k, where, metric
+        k, where, metric, exact
             As in `query`.
         z_log_var
             ``[q, d]``: of the vectors, for a metric that compares posteriors.
@@ -225,7 +232,7 @@ class Reader(Handle):
                     f"z_log_var has {len(log_vars)} rows for {len(places)} vectors"
                 )
             places = searcher.space.place(places, log_vars)
-        hits = self._search(searcher, places, k, where, None, 0)
+        hits = self._search(searcher, places, k, where, None, 0, exact)
         if hits.rows.shape[1] == k:
             return hits.distances, hits.rows
         short = ((0, 0), (0, k - hits.rows.shape[1]))
@@ -240,10 +247,16 @@ class Reader(Handle):
         where: str | None,
         radius: float | None,
         more: int,
+        exact: bool,
     ) -> Hits:
         """Search for k neighbours, and `more` that will be left out."""
         if radius is not None and not (isinstance(radius, int | float) and radius >= 0):
             raise InvalidInputError(f"radius {radius!r} cannot be used: give a distance, 0 or more")
+        if exact and searcher.metric == KL:
+            raise InvalidInputError(
+                "exact does not go with metric 'kl', which ranks the nearest by wasserstein: "
+                "use wasserstein, or leave exact out"
+            )
         compiled = None if where is None else self._filter(searcher.snapshot, where)
         if k is None and radius is not None:
             return searcher.within(places, radius, where=compiled)
@@ -251,7 +264,7 @@ class Reader(Handle):
         if type(wanted) is not int or not 1 <= wanted <= MAX_K:
             raise InvalidInputError(f"k {k!r} cannot be used: give a whole number, 1 to {MAX_K}")
         most = min(wanted + more, max(len(searcher.snapshot), 1))
-        hits = searcher.search(places, k=most, where=compiled)
+        hits = searcher.search(places, k=most, where=compiled, exact=exact)
         return hits if radius is None else cut(hits, radius)
 
     @staticmethod

@@ -95,6 +95,15 @@ def test_a_radius_gives_all_within_it(db: str, run: Run) -> None:
     assert two["matches"] == within[:2]
 
 
+def test_every_row_is_compared_if_that_is_asked_for(own: Path, run: Run) -> None:
+    run("optimize", own, "--recall", 0.9)
+    rough, exact = (
+        json.loads(run("query", own, "r5", *how, "--json").stdout) for how in ((), ("--exact",))
+    )
+    assert (rough["exact"], exact["exact"]) == (False, True)
+    assert exact["scanned"] == ROWS
+
+
 def test_the_target_and_examples_are_left_out(db: str, run: Run) -> None:
     how = ("--like", "r6", "--like", "r7", "--unlike", "r8")
     found = run("query", db, "r5", *how, "--exclude-self", "-k", ROWS, "--json")

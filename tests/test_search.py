@@ -673,3 +673,19 @@ def test_queries_far_from_all_rows_look_at_more_candidates(
     monkeypatch.setattr(search.Searcher, "_wider", lambda self, q, k, index, hits, *rest: hits)
     _, narrow = db.search(queries, k=10)
     assert recall(many, exact) >= recall(narrow, exact) + 0.01
+
+
+def test_every_row_is_compared_where_that_is_asked_for(db: LatentDB) -> None:
+    """A mean of rows far apart has neighbours in lists that are not probed."""
+    queries = np.stack([latents(ROWS, 1)[place : place + 10].mean(axis=0) for place in range(60)])
+    true = db.search(queries, k=1_001)[1][:, :10]  # more than it is tuned for: all are compared
+    np.testing.assert_array_equal(db.search(queries, k=10, exact=True)[1], true)
+    assert not db.query(queries[0]).exact
+    one = db.query(queries[0], exact=True)
+    many = db.query_many(queries[:2], exact=True, where="share >= 0")
+    for found in (one, *many):
+        assert found.exact
+        assert found.scanned == len(db)
+    assert [match.id for match in one] == db.ids(true[0])
+    with pytest.raises(InvalidInputError, match="exact does not go with metric 'kl'"):
+        db.query(one[0].id, exact=True, metric="kl", k=3)
