@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from latentdb.errors import CorruptStoreError
-
-_BITS = 4  # of a code, where they are packed
-_BLOCK = 32  # rows whose packed codes lie together
+from latentdb.plan import BITS, BLOCK
 
 
 def turn_of(index: Any) -> Any:
@@ -92,12 +90,12 @@ def _are_nibbles(index: Any, centres: Any) -> bool:
     return (
         isinstance(lists, kinds.BlockInvertedLists)
         and not index.by_residual
-        and (index.M, index.nbits, index.ksub, index.bbs) == (dim, _BITS, 1 << _BITS, _BLOCK)
-        and (codes.d, codes.M, codes.nbits, codes.dsub, codes.ksub)
-        == (dim, dim, _BITS, 1, 1 << _BITS)
-        and codes.centroids.size() == dim << _BITS
+        and (index.M, index.nbits, index.ksub, index.bbs) == (dim, BITS, 1 << BITS, BLOCK)
+        and (codes.d, codes.M, codes.nbits) == (dim, dim, BITS)
+        and (codes.dsub, codes.ksub) == (1, 1 << BITS)
+        and codes.centroids.size() == dim << BITS
         and dim + dim % 2 == index.M2
-        and (lists.n_per_block, lists.block_size) == (_BLOCK, _BLOCK * index.M2 * _BITS // 8)
+        and (lists.n_per_block, lists.block_size) == (BLOCK, BLOCK * index.M2 * BITS // 8)
         and lists.nlist == index.nlist == centres.ntotal
         and centres.d == dim
     )

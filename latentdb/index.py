@@ -262,9 +262,8 @@ class VectorIndex:
             self._basis = np.ascontiguousarray(faiss.vector_to_array(turn.A).reshape(shape).T)
             inner = faiss.downcast_index(inner.index)
         self._index = inner
-        self.kind = IVF4 if isinstance(inner, faiss.IndexIVFPQFastScan) else IVF
-        if isinstance(inner, faiss.IndexIDMap):
-            self.kind = HNSW
+        lists = IVF4 if isinstance(inner, faiss.IndexIVFPQFastScan) else IVF
+        self.kind = HNSW if isinstance(inner, faiss.IndexIDMap) else lists
         counters: Any = faiss.cvar
         self._counted = counters.hnsw_stats if self.kind == HNSW else counters.indexIVF_stats
         self._options: dict[int, Any] = {}

@@ -27,8 +27,8 @@ FLOORS = (
         "onnxfile",
         "pixelrange",
         "modelfile",
-        "forgery",
     ),
+    ("forgery",),
     (
         "images",
         "folders",

@@ -236,6 +236,14 @@ def test_a_graph_is_tried_on_some_rows_first(
 # --- codes of 4 bits ------------------------------------------------------------
 
 
+def islands(apart: int) -> Rows:
+    """Clusters so many times farther from each other than they are wide."""
+    random = np.random.default_rng(4)
+    centres = apart * random.normal(size=(20, DIM))
+    near = random.normal(size=(6_000, DIM))
+    return Rows((centres[random.integers(20, size=6_000)] + near).astype(np.float32))
+
+
 def test_codes_of_four_bits_are_taken_where_they_tell_neighbours_apart() -> None:
     index, told = made(Rows(clustered(6_000)), IVF4, IVF)
     assert (index.kind, told.kind) == (IVF4, IVF4)
@@ -245,10 +253,7 @@ def test_codes_of_four_bits_are_taken_where_they_tell_neighbours_apart() -> None
 
 
 def test_codes_of_eight_bits_are_built_where_four_do_not_tell_neighbours_apart() -> None:
-    random = np.random.default_rng(4)
-    centres = 1_000 * random.normal(size=(20, DIM))
-    near = random.normal(size=(6_000, DIM))
-    rows = Rows((centres[random.integers(20, size=6_000)] + near).astype(np.float32))
+    rows = islands(1_000)
     index, told = made(rows, IVF4, IVF)
     assert (index.kind, told.kind) == (IVF, IVF)
     assert "width_10" not in told.parameters
@@ -259,10 +264,7 @@ def test_codes_of_eight_bits_are_built_where_four_do_not_tell_neighbours_apart()
 def test_more_candidates_are_ranked_where_codes_tell_less(
     apart: int, widths: tuple[int, ...]
 ) -> None:
-    random = np.random.default_rng(4)
-    centres = apart * random.normal(size=(20, DIM))
-    near = random.normal(size=(6_000, DIM))
-    rows = Rows((centres[random.integers(20, size=6_000)] + near).astype(np.float32))
+    rows = islands(apart)
     index, told = made(rows, IVF4)
     assert told.parameters["width_10"] in widths
     assert rows.recall(index, rows.vectors[::9] + np.float32(0.01), 10) >= 0.93
