@@ -25,7 +25,7 @@ from latentdb.index import (
     scan,
     set_threads,
 )
-from latentdb.plan import DEGREE, HNSW, IVF, IVF4, Plan, lists_for
+from latentdb.plan import BITS, DEGREE, HNSW, IVF, IVF4, Plan, lists_for
 
 Blocks = Callable[[], Iterator[Block]]
 Report = Callable[[str, int, int], None]
@@ -53,7 +53,6 @@ _CODED = 200  # rows held out whose neighbours are put in order by their codes
 # Of the ten nearest of a hundred, those that codes may put into the second half: 0.2 % on the sets
 # hard and real at 1M rows, where 4 bits do well, 8 % on easy, where the widest does not do.
 _MIXED = 0.065
-_BITS = 4  # of a code for a dimension, where they are packed
 _NEAR = 32  # the effort found is the least to one part in so many
 _TOGETHER = 100  # queries whose lists are put in order at a time
 _NONE = np.empty(0, np.int64)
@@ -213,14 +212,15 @@ class _Task:
         self.queries = fetch(self.asked)
         self._truth: dict[bool, Ints] = {}
         self._ranks: dict[bool, Ints] = {}  # of the same neighbours, in the index being tuned
+        # Lists of 8 bits that follow refused ones of 4 are the same lists.
+        self._samples: dict[int, tuple[Floats, Floats | None] | None] = {}
+        self._centres: dict[tuple[int, int], Any] = {}
 
     def build(self, kind: str, lists: int) -> tuple[VectorIndex, Tuning] | None:
-        most = _TRAIN_PER_LIST * (1_000 if kind == HNSW else lists)
-        chosen = self.random.choice(self.rows, min(len(self.rows), most), replace=False)
-        sample = self.fetch(np.sort(chosen))
-        if not is_measurable(sample):
+        found = self.sample(_TRAIN_PER_LIST * (1_000 if kind == HNSW else lists))
+        if found is None:
             return None
-        basis = _basis(sample)
+        sample, basis = found
         # Where few dimensions vary most, neighbours may still be told apart by the others.
         axes_tried = (None,) if basis is None else (basis,) if kind == IVF4 else (basis, None)
         for axes in axes_tried:
@@ -231,6 +231,18 @@ class _Task:
             if made is not None:
                 return made
         return None
+
+    def sample(self, most: int) -> tuple[Floats, Floats | None] | None:
+        """Some rows to train on, and the axes along which they vary: the same every time.
+
+        None if they cannot be indexed.
+        """
+        if most not in self._samples:
+            chosen = self.random.choice(self.rows, min(len(self.rows), most), replace=False)
+            vectors = self.fetch(np.sort(chosen))
+            usable = is_measurable(vectors)
+            self._samples[most] = (vectors, _basis(vectors)) if usable else None
+        return self._samples[most]
 
     def empty(self, kind: str, lists: int, sample: Floats, basis: Floats | None) -> VectorIndex:
         """An index without rows, trained on a sample, of codes along the axes of a basis."""
@@ -247,13 +259,14 @@ class _Task:
             graph.train(turned)
             made = faiss.IndexIDMap(graph)
         else:
-            centres = faiss.IndexFlatL2(dims)
+            # With centres in it already, k-means is left out.
+            centres = self._centres.setdefault((lists, dims), faiss.IndexFlatL2(dims))
             if kind == IVF4:
                 # A product quantizer of one dimension each: the design had found 4 bits to fall
                 # short of 0.99, for fewer codes than dimensions (32 of 64: 0.91 of what the lists
                 # hold with 200 ranked, of 64: all with 100).  Of the vectors, not of what is left
                 # beyond the centre of a list: that takes tables of distances for every list.
-                made = faiss.IndexIVFPQFastScan(centres, dims, lists, dims, _BITS)
+                made = faiss.IndexIVFPQFastScan(centres, dims, lists, dims, BITS)
                 made.by_residual = False
                 made.pq.cp.min_points_per_centroid = 1
             else:
