@@ -12,18 +12,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from latentdb.answers import Average, Info, Match, Matches
-    from latentdb.card import ModelCard
-    from latentdb.codec import Codec
-    from latentdb.compaction import CompactReport
+    from latentdb.base.errors import LatentDBError
+    from latentdb.base.progress import Progress
     from latentdb.database import LatentDB
-    from latentdb.errors import LatentDBError
-    from latentdb.folders import BadFile
-    from latentdb.images import Preprocessing
-    from latentdb.importing import ImportReport
-    from latentdb.ingest import IndexReport
-    from latentdb.progress import Progress
-    from latentdb.training import TrainReport, train_model
+    from latentdb.exchange.importing import ImportReport
+    from latentdb.images.decode import Preprocessing
+    from latentdb.images.discover import BadFile
+    from latentdb.ingest.ingest import IndexReport
+    from latentdb.model.codec import Codec
+    from latentdb.model.config import ModelConfig
+    from latentdb.model.training import TrainReport, train_model
+    from latentdb.search.results import Average, Info, Match, Matches
+    from latentdb.store.compaction import CompactReport
     from latentdb.verify import Problem, VerifyReport
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
     "VerifyReport",
     "Problem",
     "Codec",
-    "ModelCard",
+    "ModelConfig",
     "Preprocessing",
     "train_model",
     "TrainReport",
@@ -50,23 +50,23 @@ __all__ = [
 
 _HOMES = {
     "LatentDB": "database",
-    "Match": "answers",
-    "Matches": "answers",
-    "Average": "answers",
-    "Info": "answers",
-    "IndexReport": "ingest",
-    "ImportReport": "importing",
-    "CompactReport": "compaction",
+    "Match": "search.results",
+    "Matches": "search.results",
+    "Average": "search.results",
+    "Info": "search.results",
+    "IndexReport": "ingest.ingest",
+    "ImportReport": "exchange.importing",
+    "CompactReport": "store.compaction",
     "VerifyReport": "verify",
     "Problem": "verify",
-    "Progress": "progress",
-    "Codec": "codec",
-    "ModelCard": "card",
-    "Preprocessing": "images",
-    "BadFile": "folders",
-    "train_model": "training",
-    "TrainReport": "training",
-    "LatentDBError": "errors",
+    "Progress": "base.progress",
+    "Codec": "model.codec",
+    "ModelConfig": "model.config",
+    "Preprocessing": "images.decode",
+    "BadFile": "images.discover",
+    "train_model": "model.training",
+    "TrainReport": "model.training",
+    "LatentDBError": "base.errors",
 }
 
 

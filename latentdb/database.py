@@ -11,29 +11,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb import query
-from latentdb.adoption import Hints, adopt
-from latentdb.answers import Info
-from latentdb.compaction import CompactReport, compact
-from latentdb.engine import FLOAT32
-from latentdb.errors import (
+from latentdb.ann.metrics import check_metric
+from latentdb.ann.plan import PREFERENCES
+from latentdb.base.errors import (
     InvalidInputError,
 )
-from latentdb.files import as_path
-from latentdb.folders import check_sources
-from latentdb.importing import ImportReport, import_rows, opened, undo_creation
-from latentdb.ingest import IndexReport, add_rows, index_images
-from latentdb.inputs import as_latents, check_ids
-from latentdb.leftovers import check_absent
-from latentdb.manifest import Settings
-from latentdb.metadata import Value, make_columns, read_table
-from latentdb.metrics import check_metric
-from latentdb.models import ModelLike, keep_compiled, load_model
-from latentdb.plan import PREFERENCES
-from latentdb.progress import Report
+from latentdb.base.files import as_path
+from latentdb.base.progress import Report
+from latentdb.base.validate import as_latents, check_ids
+from latentdb.exchange.importing import ImportReport, import_rows, opened, undo_creation
+from latentdb.images.discover import check_sources
+from latentdb.ingest.ingest import IndexReport, add_rows, index_images
+from latentdb.model.calibration import ModelOptions, import_model
+from latentdb.onnx.runtime import FLOAT32
 from latentdb.reader import Reader
-from latentdb.segment import Rows
-from latentdb.store import Store
+from latentdb.search import selection as query
+from latentdb.search.results import Info
+from latentdb.store.columns import Value, make_columns, read_table
+from latentdb.store.compaction import CompactReport, compact
+from latentdb.store.garbage import check_absent
+from latentdb.store.manifest import Settings
+from latentdb.store.segment import Rows
+from latentdb.store.store import Store
+from latentdb.stored_model import ModelLike, load_model, store_compiled
 from latentdb.verify import VerifyReport, verify
 
 PathLike = str | os.PathLike[str]
@@ -78,7 +78,7 @@ class LatentDB(Reader):
             by itself.
         encoder, decoder
             Instead of that, the files of a model made elsewhere.  They are read
-            as data: see `latentdb.adoption.adopt`.
+            as data: see `latentdb.model.calibration.import_model`.
         z_mean, z_log_var, image_size, channels, pixel_range, resize, trust_model
             What such files do not say: see `Codec.from_files`.
         images
@@ -110,19 +110,19 @@ class LatentDB(Reader):
         if dim is not None:
             return cls(Store.create(path, dim=dim, settings=settings))
         check_absent(as_path(path))  # before tensorflow is loaded to compile the model
-        hints = Hints(
+        options = ModelOptions(
             z_mean, z_log_var, image_size, channels, pixel_range, resize, trust_model=trust_model
         )
         listed = [images] if isinstance(images, str | os.PathLike) else images
         if encoder is not None:
-            codec = adopt(encoder, decoder, hints=hints, images=listed)
+            codec = import_model(encoder, decoder, options=options, images=listed)
         else:
-            codec = load_model(model or "", hints=hints, images=listed)
+            codec = load_model(model or "", options=options, images=listed)
         codec = codec.with_precision(precision).compiled()
         codec.check_precision()
-        card = codec.card
-        prints = (card.encoder_fingerprint, card.decoder_fingerprint, codec.files)
-        store = Store.create(path, dim=card.latent_dim, model=prints, settings=settings)
+        config = codec.config
+        prints = (config.encoder_fingerprint, config.decoder_fingerprint, codec.files)
+        store = Store.create(path, dim=config.latent_dim, model=prints, settings=settings)
         db = cls(store, trust_model=trust_model)
         db._codec = codec
         return db
@@ -162,7 +162,7 @@ class LatentDB(Reader):
         LockedError
             If another process is writing.
         ImageError, InvalidInputError, NotFoundError
-            As `latentdb.ingest.index_images` says.
+            As `latentdb.ingest.ingest.index_images` says.
         """
         store = self._open_store()
         listed = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
@@ -173,7 +173,7 @@ class LatentDB(Reader):
         codec = self.codec
         codec.check_precision()
         with store.writer() as writer:
-            writer.sweep()
+            writer.collect_garbage()
             done = index_images(
                 writer,
                 codec,
@@ -183,7 +183,7 @@ class LatentDB(Reader):
                 strict=strict,
                 report=report,
             )
-            self._codec = keep_compiled(writer, codec)
+            self._codec = store_compiled(writer, codec)
             self._keeper.maintain(writer, report)
         return done
 
@@ -234,7 +234,7 @@ class LatentDB(Reader):
                 raise InvalidInputError(f"{name} has {len(array)} rows for {len(names)} ids")
         rows = Rows(names, means, log_vars, columns=make_columns(metadata, len(names)))
         with store.writer() as writer:
-            writer.sweep()
+            writer.collect_garbage()
             written = add_rows(writer, rows, on_conflict)
             self._keeper.maintain(writer, None)
         return written
@@ -252,7 +252,7 @@ class LatentDB(Reader):
         Parameters
         ----------
         file
-            ``.h5``, ``.npy``, ``.parquet`` or ``.csv``: see `latentdb.export.export`.
+            ``.h5``, ``.npy``, ``.parquet`` or ``.csv``: see `latentdb.exchange.exporting.export`.
         on_conflict
             As in `add`.
         ids
@@ -269,7 +269,7 @@ class LatentDB(Reader):
         """
         store = self._open_store()
         with opened(file, ids) as source, store.writer() as writer:
-            writer.sweep()
+            writer.collect_garbage()
             done = import_rows(writer, source, on_conflict=on_conflict, report=report)
             self._keeper.maintain(writer, report)
         return done
@@ -323,7 +323,7 @@ class LatentDB(Reader):
         if (ids is None) == (where is None):
             raise InvalidInputError("give either ids or an expression to delete")
         with self._open_store().writer() as writer:
-            writer.sweep()
+            writer.collect_garbage()
             snapshot = writer.snapshot
             if ids is None:
                 rows = query.select(snapshot, self._filter(snapshot, where))
@@ -337,7 +337,7 @@ class LatentDB(Reader):
     def compact(self) -> CompactReport:
         """Merge small segments and drop deleted rows; readers keep reading."""
         with self._open_store().writer() as writer:
-            writer.sweep()
+            writer.collect_garbage()
             return compact(writer)
 
     @staticmethod

@@ -10,34 +10,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb import query
-from latentdb.answers import Average, Match, Matches
-from latentdb.errors import (
+from latentdb.ann.metrics import KL, L2, check_metric
+from latentdb.base.errors import (
     InvalidInputError,
     NotFoundError,
 )
-from latentdb.filters import Filter
-from latentdb.handle import Handle
-from latentdb.inputs import as_latents, check_ids, check_several
-from latentdb.metrics import KL, L2, check_metric
-from latentdb.search import Hits, Searcher, cut
-from latentdb.segment import Floats, Ints
-from latentdb.snapshot import Snapshot
-from latentdb.target import Target, TargetLike, combined, own_rows, read_targets, resolve
+from latentdb.base.validate import as_latents, check_ids, check_several
+from latentdb.connection import Connection
+from latentdb.search import selection as query
+from latentdb.search.filters import Filter
+from latentdb.search.results import Average, Match, Matches
+from latentdb.search.searcher import Hits, Searcher, cut
+from latentdb.search.targets import Target, TargetLike, combined, own_rows, read_targets, resolve
+from latentdb.store.segment import Floats, Ints
+from latentdb.store.snapshot import Snapshot
 
 # What draws and decodes is imported where it is asked for: a query by id starts sooner.
 if TYPE_CHECKING:
-    from latentdb import decoding
-    from latentdb.answers import Info
-    from latentdb.models import ModelLike
-    from latentdb.progress import Report
+    from latentdb.base.progress import Report
+    from latentdb.output import sinks as decoding
+    from latentdb.search.results import Info
+    from latentdb.stored_model import ModelLike
 
 MAX_K = 100_000
 _NOBODY: frozenset[int] = frozenset()
 PathLike = str | os.PathLike[str]
 
 
-class Reader(Handle):
+class Reader(Connection):
     """An open store that is read; a context manager.
 
     Every call works on the version that is committed when it begins.
@@ -71,7 +71,7 @@ class Reader(Handle):
             A metadata expression, such as ``'label == "cat" and year > 2000'``.
         metric
             ``"l2"``, ``"cosine"``, ``"wasserstein"`` or ``"kl"``: see
-            `latentdb.metrics`.
+            `latentdb.ann.metrics`.
         radius
             Only rows within this distance.
         exact
@@ -99,7 +99,7 @@ class Reader(Handle):
         snapshot = self._snapshot()
         found = self._resolve(snapshot, [*liked, *unlike])
         searcher = self._keeper.searcher(snapshot, check_metric(metric))
-        place = searcher.space.place(*combined(found, len(liked)))
+        place = searcher.space.embed(*combined(found, len(liked)))
         own = frozenset().union(*own_rows(snapshot, found)) if exclude_self else _NOBODY
         hits = self._search(searcher, place, k, where, radius, len(own), exact)
         return self._matches(snapshot, metric, hits, 0, own, k)
@@ -133,7 +133,7 @@ class Reader(Handle):
         snapshot = self._snapshot()
         found = self._resolve(snapshot, list(targets))
         searcher = self._keeper.searcher(snapshot, check_metric(metric))
-        places = [searcher.space.place(*combined([one], 1)) for one in found]
+        places = [searcher.space.embed(*combined([one], 1)) for one in found]
         if not places:
             return ()
         own = own_rows(snapshot, found) if exclude_self else [set()] * len(found)
@@ -231,7 +231,7 @@ class Reader(Handle):
                 raise InvalidInputError(
                     f"z_log_var has {len(log_vars)} rows for {len(places)} vectors"
                 )
-            places = searcher.space.place(places, log_vars)
+            places = searcher.space.embed(places, log_vars)
         hits = self._search(searcher, places, k, where, None, 0, exact)
         if hits.rows.shape[1] == k:
             return hits.distances, hits.rows
@@ -360,14 +360,14 @@ class Reader(Handle):
         weights: Sequence[float] | None = None,
         method: str = "linear",
     ) -> Floats:
-        """One latent out of several: see `latentdb.arithmetic.blend`.
+        """One latent out of several: see `latentdb.model.arithmetic.blend`.
 
         Returns
         -------
         ndarray
             float32 ``[d]``.
         """
-        from latentdb import arithmetic
+        from latentdb.model import arithmetic
 
         return arithmetic.blend(self._latents(targets), weights, method=method)
 
@@ -399,7 +399,7 @@ class Reader(Handle):
         ndarray
             float32 ``[steps, d]``.
         """
-        from latentdb import arithmetic
+        from latentdb.model import arithmetic
 
         ends = self._latents([a, b])
         return arithmetic.interpolate(ends[0], ends[1], steps, method=method)
@@ -417,8 +417,8 @@ class Reader(Handle):
         latents
             float32 ``[d]`` or ``[n, d]``.
         """
-        from latentdb.drawing import check_picture
-        from latentdb.pictures import write_images, write_vectors
+        from latentdb.images.render import check_picture
+        from latentdb.output.figures import write_images, write_vectors
 
         if Path(out).suffix.lower() == ".npy":
             write_vectors(latents, out)
@@ -473,7 +473,7 @@ class Reader(Handle):
         StoreError
             If a file cannot be written.
         """
-        from latentdb import decoding
+        from latentdb.output import sinks as decoding
 
         if model is not None:
             self.check_model(model)
@@ -483,22 +483,22 @@ class Reader(Handle):
         if out is None and sheet is None:
             raise InvalidInputError("nothing to write: give out, sheet, or both")
         snapshot, codec = self._snapshot(), self.codec
-        card = codec.card
+        config = codec.config
         if targets is None:
             rows = query.select(snapshot, self._filter(snapshot, where))
-            total, given = len(rows), decoding.of_rows(snapshot, rows, decoding.batch_size(card))
+            total, given = len(rows), decoding.of_rows(snapshot, rows, decoding.batch_size(config))
         else:
             found = self._resolve(snapshot, targets)
-            total, given = len(found), decoding.of_targets(found, decoding.batch_size(card))
+            total, given = len(found), decoding.of_targets(found, decoding.batch_size(config))
         sinks: list[decoding.Sink] = []
         if out is not None and kind == "npy":
-            sinks.append(decoding.Array(out, total, card))
+            sinks.append(decoding.Array(out, total, config))
         elif out is not None and kind == "picture":
             sinks.append(decoding.Row(out))
         elif out is not None:
             sinks.append(decoding.Folder(out, kind))
         if sheet is not None:
-            sinks.append(decoding.Pages(sheet, total, card))
+            sinks.append(decoding.Pages(sheet, total, config))
         return decoding.decode_all(codec, given, total, sinks, report)
 
     def sheet(self, target: TargetLike, matches: Matches, out: PathLike) -> None:
@@ -507,7 +507,7 @@ class Reader(Handle):
         An image whose file is gone is drawn as decoded from its latent, with
         ``~`` before its caption.
         """
-        from latentdb.pictures import write_query
+        from latentdb.output.figures import write_query
 
         snapshot = self._snapshot()
         found = self._resolve(snapshot, [target])[0]
@@ -520,14 +520,14 @@ class Reader(Handle):
         write_query(self.codec, found, path, matches, latents, out)
 
     def export(self, out: PathLike, *, where: str | None = None) -> int:
-        """Write rows to one file: see `latentdb.export.export`.
+        """Write rows to one file: see `latentdb.exchange.exporting.export`.
 
         Returns
         -------
         int
             Rows written.
         """
-        from latentdb.export import export
+        from latentdb.exchange.exporting import export
 
         snapshot = self._snapshot()
         rows = query.select(snapshot, self._filter(snapshot, where))
@@ -536,6 +536,6 @@ class Reader(Handle):
 
     def info(self) -> Info:
         """What the store is and how it is searched."""
-        from latentdb.models import describe
+        from latentdb.stored_model import describe
 
         return describe(self._snapshot())

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from latentdb import manifest as manifests
-from latentdb.card import ModelCard
-from latentdb.codec import CARD_FILE, DECODER_FILE, ENCODER_FILE, Codec
-from latentdb.compiled import compiled_name
-from latentdb.errors import CorruptStoreError, LatentDBError, StoreError
-from latentdb.files import checksum, map_checked, sync_folder, told, write_new
-from latentdb.index import VectorIndex
-from latentdb.manifest import FileEntry, Manifest, SegmentEntry
-from latentdb.metrics import Space
-from latentdb.onnxfile import inspect
-from latentdb.segment import Ints, Segment, salvage
+from latentdb.ann.index import VectorIndex
+from latentdb.ann.metrics import Space
+from latentdb.base.errors import CorruptStoreError, LatentDBError, StoreError
+from latentdb.base.files import checksum, map_checked, os_reason, sync_folder, write_new
+from latentdb.model.codec import CONFIG_FILE, DECODER_FILE, ENCODER_FILE, Codec
+from latentdb.model.config import ModelConfig
+from latentdb.onnx.compiled import compiled_name
+from latentdb.onnx.inspect import inspect
+from latentdb.store import manifest as manifests
+from latentdb.store.manifest import FileEntry, Manifest, SegmentEntry
+from latentdb.store.segment import Ints, Segment, rebuild_segment
 
 QUARANTINE = "quarantine"
 
@@ -228,9 +228,9 @@ class _Check:
                 self.bad_compiled.add(entry)
 
         def join() -> None:
-            card = ModelCard.from_json(files[CARD_FILE].decode(errors="replace"), CARD_FILE)
-            Codec.from_bytes(card, files[ENCODER_FILE], files.get(DECODER_FILE), name="model")
-            if card.encoder_fingerprint != model.encoder_fingerprint:
+            config = ModelConfig.from_json(files[CONFIG_FILE].decode(errors="replace"), CONFIG_FILE)
+            Codec.from_bytes(config, files[ENCODER_FILE], files.get(DECODER_FILE), name="model")
+            if config.encoder_fingerprint != model.encoder_fingerprint:
                 raise CorruptStoreError("it is not the model the manifest speaks of")
 
         def fits(entry: FileEntry) -> None:
@@ -312,7 +312,7 @@ class _Check:
     def _salvage(self, entry: SegmentEntry) -> SegmentEntry | None:
         """The segment written anew, if only what is derived in it is damaged."""
         try:
-            made = salvage(self.folder / entry.file.name, entry)
+            made = rebuild_segment(self.folder / entry.file.name, entry)
         except LatentDBError:
             return None
         name = f"segments/{os.urandom(16).hex()}.h5"
@@ -337,4 +337,4 @@ class _Check:
                 if path.exists():
                     path.rename(self.folder / QUARANTINE / path.name)
         except OSError as error:
-            raise StoreError(f"{self.folder / QUARANTINE}: {told(error)}") from error
+            raise StoreError(f"{self.folder / QUARANTINE}: {os_reason(error)}") from error

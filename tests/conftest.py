@@ -14,7 +14,7 @@ from hypothesis import settings
 from PIL import Image, ImageDraw
 
 from latentdb.database import LatentDB
-from latentdb.training import TrainReport, train_model
+from latentdb.model.training import TrainReport, train_model
 
 # Python leaves a cut .pyc behind where a test lets a small file limit cut its writes.
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_images
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 import latentdb
-from latentdb.codec import Codec
-from latentdb.database import LatentDB
-from latentdb.errors import (
+from latentdb.base.errors import (
     AlreadyExistsError,
     ClosedError,
     InvalidInputError,
@@ -24,7 +21,10 @@ from latentdb.errors import (
     ModelMismatchError,
     NotFoundError,
 )
-from latentdb.training import train_model
+from latentdb.database import LatentDB
+from latentdb.model.codec import Codec
+from latentdb.model.training import train_model
+from tests.conftest import make_images
 
 
 @pytest.fixture
@@ -152,19 +152,19 @@ def test_another_model_is_refused_naming_both_fingerprints(
 ) -> None:
     other = train_model([images], tmp_path / "m", epochs=1, latent_dim=4, seed=99)
     with LatentDB.open(store) as db:
-        own = db.codec.card
-        fingerprints = f"{other.card.encoder_fingerprint}.*{own.encoder_fingerprint}"
+        own = db.codec.config
+        fingerprints = f"{other.config.encoder_fingerprint}.*{own.encoder_fingerprint}"
         with pytest.raises(ModelMismatchError, match=fingerprints):
             db.index_images(images, model=tmp_path / "m")
         with pytest.raises(ModelMismatchError, match=fingerprints):
             db.decode("disc/000.png", model=tmp_path / "m")
         foreign = Codec.from_folder(tmp_path / "m")
         mixed = {**db.codec.files, "decoder.keras": foreign.files["decoder.keras"]}
-        card = latentdb.ModelCard(
-            **{**vars(own), "decoder_fingerprint": foreign.card.decoder_fingerprint}
+        config = latentdb.ModelConfig(
+            **{**vars(own), "decoder_fingerprint": foreign.config.decoder_fingerprint}
         )
-        codec = Codec(card, mixed["encoder.keras"], mixed["decoder.keras"])
-        decoders = f"{foreign.card.decoder_fingerprint}.*{own.decoder_fingerprint}"
+        codec = Codec(config, mixed["encoder.keras"], mixed["decoder.keras"])
+        decoders = f"{foreign.config.decoder_fingerprint}.*{own.decoder_fingerprint}"
         with pytest.raises(ModelMismatchError, match=decoders):
             db.decode("disc/000.png", model=codec)
 

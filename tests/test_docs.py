@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import make_images
 from PIL import Image
 
-from latentdb.cli import main
+from latentdb.cli.main import main
+from tests.conftest import make_images
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
+from latentdb.base.errors import CorruptStoreError, NotFoundError
 from latentdb.database import LatentDB
-from latentdb.errors import CorruptStoreError, NotFoundError
 from latentdb.verify import verify
 
 
@@ -97,7 +97,7 @@ def test_lost_deletions_are_told(path: Path) -> None:
 def test_a_damaged_index_is_dropped_and_built_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from latentdb import plan
+    from latentdb.ann import plan
 
     monkeypatch.setattr(plan, "EXACT_ROWS", 1500)
     random = np.random.default_rng(1)
@@ -128,7 +128,7 @@ def test_a_row_missing_from_the_index_or_an_id_given_twice_is_found(path: Path) 
     """What no checksum can tell: files that are whole, and do not belong together."""
     from dataclasses import replace
 
-    from latentdb import manifest as manifests
+    from latentdb.store import manifest as manifests
 
     told = manifests.read(path)
     undeleted = replace(told, deletions=None, version=told.version + 1)

@@ -1,0 +1,1 @@
+"""Arrays only: distances, and FAISS indexes planned, built and tuned to a recall target."""

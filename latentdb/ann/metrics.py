@@ -1,0 +1,124 @@
+"""Distances between latents, most of them L2 in some space that rows are mapped to.
+
+Where a distance is L2 of mapped rows, one index and one scan serve it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentdb.base.errors import InvalidInputError
+
+Floats = NDArray[np.float32]
+
+L2 = "l2"
+COSINE = "cosine"
+WASSERSTEIN = "wasserstein"
+KL = "kl"
+METRICS = (L2, COSINE, WASSERSTEIN, KL)
+_MOST_LOG_VAR = 80.0  # beyond it exp leaves float32
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """Where rows are compared under a metric.
+
+    Attributes
+    ----------
+    metric
+        One of `METRICS`.
+    centre
+        float64 ``[d]``: what cosine is measured around; None for the others.
+    """
+
+    metric: str
+    centre: NDArray[np.float64] | None = None
+
+    @property
+    def posterior(self) -> bool:
+        """Whether z_log_var is needed."""
+        return self.metric in (WASSERSTEIN, KL)
+
+    def dim(self, latent_dim: int) -> int:
+        """Dimensions of the space."""
+        return 2 * latent_dim if self.posterior else latent_dim
+
+    def embed(self, z_mean: Floats, z_log_var: Floats | None) -> Floats:
+        """Rows in the space, float32 ``[n, dim]``.
+
+        ``l2``
+            z_mean itself.
+        ``cosine``
+            ``(z_mean - centre) / |z_mean - centre|``; the centre itself stays 0.
+            Squared L2 of unit vectors is ``2 - 2 cos``.
+        ``wasserstein``, ``kl``
+            ``[z_mean, sigma]``, sigma = ``exp(z_log_var / 2)``.  The 2-Wasserstein
+            distance of two Gaussians is ``|m1-m2|² + tr(C1 + C2 - 2 (C2^½ C1 C2^½)^½)``
+            (Dowson and Landau 1982), for diagonal ones ``|m1-m2|² + |s1-s2|²``:
+            squared L2 here.  For ``kl`` this finds the candidates.
+
+        Raises
+        ------
+        InvalidInputError
+            If z_log_var is needed and not there.
+        """
+        if self.metric == L2:
+            return z_mean
+        if self.centre is not None:
+            apart = z_mean - self.centre
+            lengths = np.linalg.norm(apart, axis=1, keepdims=True)
+            return np.asarray(apart / np.where(lengths > 0, lengths, 1), np.float32)
+        if z_log_var is None:
+            raise InvalidInputError(
+                f"metric {self.metric!r} compares posteriors and needs z_log_var: "
+                "give one id or image, of a store that has it, or use l2"
+            )
+        sigma = np.exp(np.clip(z_log_var, -_MOST_LOG_VAR, _MOST_LOG_VAR) / 2, dtype=np.float32)
+        return np.concatenate([z_mean, sigma], axis=1)
+
+    def distances(self, l2: Floats) -> Floats:
+        """The metric's distance from L2 in the space: ``1 - cos`` for cosine, else L2 itself."""
+        return np.asarray(l2 * l2 / 2, np.float32) if self.metric == COSINE else l2
+
+
+def check_metric(metric: str) -> str:
+    """Refuse a metric that is not known.
+
+    Raises
+    ------
+    InvalidInputError
+        Lists those that are.
+    """
+    if metric not in METRICS:
+        raise InvalidInputError(f"metric {metric!r} is not known: use {', '.join(METRICS)}")
+    return metric
+
+
+def symmetric_kl(one: Floats, others: Floats) -> NDArray[np.float64]:
+    """Symmetric Kullback-Leibler divergence of diagonal Gaussians, in nats.
+
+    ``KL(p|q) + KL(q|p)``, Jeffreys' divergence (Jeffreys 1946); for diagonal
+    Gaussians ``½ Σ (v1 + Δ²)/v2 + (v2 + Δ²)/v1 - 2`` with variances v and
+    ``Δ = m1 - m2``.
+
+    Parameters
+    ----------
+    one
+        float32 ``[2 d]``: a place in the space, z_mean and sigma.
+    others
+        float32 ``[n, 2 d]``.
+
+    Returns
+    -------
+    ndarray
+        float64 ``[n]``.
+    """
+    dim = others.shape[1] // 2
+    mean, sigma = one[:dim].astype(np.float64), one[dim:].astype(np.float64)
+    means, sigmas = others[:, :dim].astype(np.float64), others[:, dim:].astype(np.float64)
+    here, there = sigma**2, sigmas**2
+    apart = (means - mean) ** 2
+    return np.asarray(((here + apart) / there + (there + apart) / here - 2).sum(axis=1) / 2)

@@ -1,0 +1,1 @@
+"""What every other package stands on: errors, durable files, argument checks, progress, cores."""

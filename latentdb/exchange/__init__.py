@@ -1,0 +1,1 @@
+"""Rows to and from other formats: HDF5, npy, Parquet and CSV."""

@@ -1,0 +1,233 @@
+"""Arithmetic on latents: averages, straight and spherical interpolation, blends.
+
+Pure functions on arrays ``[n, d]``.  They compute in float64 and give float32.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentdb.base.errors import InvalidInputError
+
+METHODS = ("linear", "slerp", "norm")
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+_PARALLEL = 1e-7  # radians below which the arc and the chord are one
+_STEPS = 100
+
+
+def _single(values: Any) -> Floats:
+    return np.asarray(values).astype(np.float32)
+
+
+def _check_method(method: str) -> None:
+    if method not in METHODS:
+        raise InvalidInputError(f"method {method!r} is unknown: use one of {METHODS}")
+
+
+def normalise_weights(weights: Sequence[float] | NDArray[Any] | None, count: int) -> Doubles:
+    """Weights scaled to a sum of one; equal ones if none are given.
+
+    Parameters
+    ----------
+    weights
+        One a latent; negative ones lead away from it.
+    count
+        How many latents there are.
+
+    Returns
+    -------
+    ndarray
+        float64 ``[count]``.
+
+    Raises
+    ------
+    InvalidInputError
+        If their number is another, one is not finite, or they sum to zero.
+    """
+    if count < 1:
+        raise InvalidInputError("there is nothing to blend: give at least one latent")
+    if weights is None:
+        return np.full(count, 1.0 / count)
+    try:
+        array = np.asarray(weights, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"weights {weights!r} are not numbers: give one each") from error
+    if array.ndim != 1:
+        raise InvalidInputError(f"weights have shape {list(array.shape)}: expected [{count}]")
+    if array.shape != (count,):
+        raise InvalidInputError(f"{array.size} weights for {count} latents: give one each")
+    if not np.isfinite(array).all():
+        raise InvalidInputError(f"weights {array.tolist()} are not all finite")
+    largest = float(np.abs(array).max())
+    if largest > 1e300:
+        array = array / largest  # or the sum would overflow
+    total = float(array.sum())
+    if abs(total) <= 1e-12 * float(np.abs(array).sum()):
+        raise InvalidInputError(f"weights {array.tolist()} sum to zero: no blend follows")
+    scaled: Doubles = array / total
+    return scaled
+
+
+def average(latents: NDArray[Any], weights: Sequence[float] | None = None) -> Floats:
+    """Weighted mean of latents.
+
+    Parameters
+    ----------
+    latents
+        ``[n, d]``.
+    weights
+        ``[n]``, scaled to a sum of one; equal by default.
+
+    Returns
+    -------
+    ndarray
+        float32 ``[d]``.
+    """
+    points = np.asarray(latents, np.float64)
+    return _single(normalise_weights(weights, len(points)) @ points)
+
+
+def lerp(a: NDArray[Any], b: NDArray[Any], t: float) -> Floats:
+    """The point at `t` on the straight line from `a` (0) to `b` (1): float32 ``[d]``."""
+    if t == 0 or t == 1:
+        return np.asarray(b if t else a, np.float32).copy()
+    start, end = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return _single((1.0 - t) * start + t * end)
+
+
+def slerp(a: NDArray[Any], b: NDArray[Any], t: float) -> Floats:
+    """The point at `t` on the arc from `a` (0) to `b` (1).
+
+    The direction moves along the great circle at constant speed (Shoemake,
+    *Animating Rotation with Quaternion Curves*, 1985); the norm moves linearly
+    from one norm to the other.  Where no great circle is defined (a zero
+    vector, opposite directions) it is the straight line.
+
+    Returns
+    -------
+    ndarray
+        float32 ``[d]``.
+    """
+    start, end = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    norms = np.linalg.norm(start), np.linalg.norm(end)
+    if t in (0, 1) or not norms[0] or not norms[1]:
+        return lerp(a, b, t)
+    u, v = start / norms[0], end / norms[1]
+    # atan2 of chord lengths is accurate at both ends, where arccos is not.
+    angle = 2.0 * np.arctan2(np.linalg.norm(u - v), np.linalg.norm(u + v))
+    if angle < _PARALLEL or np.pi - angle < _PARALLEL:
+        return lerp(a, b, t)
+    direction = (np.sin((1.0 - t) * angle) * u + np.sin(t * angle) * v) / np.sin(angle)
+    return _single(((1.0 - t) * norms[0] + t * norms[1]) * direction)
+
+
+def blend(
+    latents: NDArray[Any], weights: Sequence[float] | None = None, *, method: str = "linear"
+) -> Floats:
+    """One latent out of several.
+
+    Parameters
+    ----------
+    latents
+        ``[n, d]``.
+    weights
+        ``[n]``, scaled to a sum of one; equal by default.  A latent of weight
+        one is returned as it is.
+    method
+        ``"linear"``: the weighted mean.  ``"norm"``: the weighted mean, scaled
+        to the weighted mean of the norms, because means of many latents shrink
+        towards the origin where decoders give blur.  ``"slerp"``: the weighted
+        mean on the sphere (Buss & Fillmore, *Spherical Averages*, 2001) at
+        that norm, for weights that are not negative.
+
+    Returns
+    -------
+    ndarray
+        float32 ``[d]``.
+
+    Raises
+    ------
+    InvalidInputError
+        If the weights or the method cannot be used.
+    """
+    _check_method(method)
+    points = np.asarray(latents, np.float64)
+    scaled = normalise_weights(weights, len(points))
+    used = np.flatnonzero(scaled)
+    if len(used) == 1:
+        return _single(np.asarray(latents)[used[0]])
+    mean = scaled @ points
+    if method == "linear":
+        return _single(mean)
+    if method == "slerp":
+        if (scaled < 0).any():
+            raise InvalidInputError(
+                f"weights {np.asarray(weights).tolist()} have different signs: "
+                "slerp takes none, use linear or norm"
+            )
+        if len(used) == 2:
+            return slerp(latents[used[0]], latents[used[1]], float(scaled[used[1]]))
+        return _spherical_mean(points[used], scaled[used])
+    norm = np.linalg.norm(mean)
+    # By size: with a negative weight the sum itself may be negative and turn the mean round.
+    wanted = float(np.average(np.linalg.norm(points, axis=1), weights=np.abs(scaled)))
+    return _single(mean if norm == 0 else mean * (wanted / norm))
+
+
+def _spherical_mean(points: Doubles, weights: Doubles) -> Floats:
+    norms = np.linalg.norm(points, axis=1)
+    if (norms == 0).any() or np.linalg.norm(weights @ (points / norms[:, None])) < _PARALLEL:
+        return _single(weights @ points)  # no direction is the mean one
+    units = points / norms[:, None]
+    mean = weights @ units
+    mean /= np.linalg.norm(mean)
+    for _ in range(_STEPS):
+        cosines = np.clip(units @ mean, -1.0, 1.0)
+        angles = np.arccos(cosines)
+        tangents = units - cosines[:, None] * mean
+        lengths = np.linalg.norm(tangents, axis=1)
+        scale = np.divide(angles, lengths, out=np.ones_like(angles), where=lengths > _PARALLEL)
+        step = weights @ (tangents * scale[:, None])
+        length = np.linalg.norm(step)
+        if length < 1e-12:
+            break
+        mean = np.cos(length) * mean + np.sin(length) * step / length
+        mean /= np.linalg.norm(mean)
+    return _single(float(weights @ norms) * mean)
+
+
+def interpolate(a: NDArray[Any], b: NDArray[Any], steps: int, *, method: str = "linear") -> Floats:
+    """A path of latents from `a` to `b`, both included.
+
+    Parameters
+    ----------
+    a, b
+        ``[d]``.
+    steps
+        Points on the path, at least two.
+    method
+        As in `blend`.
+
+    Returns
+    -------
+    ndarray
+        float32 ``[steps, d]``; the first is `a` and the last `b`, exactly.
+    """
+    _check_method(method)
+    try:
+        steps = operator.index(steps)
+    except TypeError as error:
+        raise InvalidInputError(f"steps {steps!r} is no whole number") from error
+    if steps < 2:
+        raise InvalidInputError(f"{steps} steps make no path: give at least 2")
+    pair = np.stack([np.asarray(a, np.float32), np.asarray(b, np.float32)])
+    positions = np.linspace(0.0, 1.0, steps)
+    return np.stack([blend(pair, [1.0 - t, t], method=method) for t in positions])

@@ -1,0 +1,68 @@
+"""What `model.json` says of a model: read as data, without its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from latentdb.base.errors import ModelError
+from latentdb.images.decode import Preprocessing
+from latentdb.onnx.runtime import FLOAT32, PRECISIONS
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What `model.json` says: enough to prepare images and to check latents.
+
+    Attributes
+    ----------
+    preprocessing
+        How images become the encoder's input.
+    latent_dim
+        Dimensions of z_mean.
+    encoder_fingerprint
+        Of the encoder's weights and the preprocessing.
+    decoder_fingerprint
+        Of the decoder's weights and the pixel range; None without a decoder.
+    has_z_log_var
+        Whether the encoder gives z_log_var as its second output.
+    about
+        How the model was made (seed, versions, losses), for people.
+    precision
+        That images are encoded and latents decoded in: ``"float32"`` or ``"bf16"``.
+    """
+
+    preprocessing: Preprocessing
+    latent_dim: int
+    encoder_fingerprint: str
+    decoder_fingerprint: str | None
+    has_z_log_var: bool
+    about: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = FLOAT32
+
+    def to_json(self) -> str:
+        values = asdict(self)
+        if self.precision == FLOAT32:
+            del values["precision"]  # versions that know no other refuse the key
+        return json.dumps(values, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, name: str) -> ModelConfig:
+        """Read `to_json`'s text; `name` is what an error calls it.
+
+        Raises
+        ------
+        ModelError
+            If it is not such a text.
+        """
+        try:
+            values = json.loads(text)
+            values["preprocessing"] = Preprocessing(**values["preprocessing"])
+            config = cls(**values)
+            if config.precision not in PRECISIONS:
+                raise ValueError(f"precision {config.precision!r} is none of {PRECISIONS}")
+            return config
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{name} is not a latentdb model config: {error}") from error

@@ -1,0 +1,417 @@
+"""Images to a model folder: read, train, and write what every other step needs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentdb.base.cores import core_count
+from latentdb.base.errors import AlreadyExistsError, ImageError, InvalidInputError, StoreError
+from latentdb.base.files import os_reason
+from latentdb.base.progress import Progress, Report
+from latentdb.images.decode import Preprocessing, probe, read_image
+from latentdb.images.discover import BadFile, ImageFile, discover, require_images
+from latentdb.images.render import sheet, write_picture
+from latentdb.model.codec import CONFIG_FILE, DECODER_FILE, ENCODER_FILE, Codec, fingerprints
+from latentdb.model.config import ModelConfig
+from latentdb.onnx.compiled import NAMES
+
+if TYPE_CHECKING:
+    from latentdb.model.vae import VAE, Training, TrainingStep
+
+HISTORY_FILE = "history.csv"
+PICTURE_FILE = "reconstructions.png"
+LATENT_DIM = 64
+MAX_FILES = 1_000_000  # of a larger collection a random sample is trained on
+MAX_BYTES = 2 << 30  # of pixels held in memory
+_PROBED = 100
+_SHOWN = 10
+_SIZES = (16, 64)  # of images whose size is not given
+_MULTIPLE = 16
+_LEAST_IMAGES = 10
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What `train_model` did.
+
+    Attributes
+    ----------
+    path
+        The model folder.
+    config
+        What its model.json says.
+    images, validation_images
+        How many were learned from, and only measured.
+    found
+        Image files there were; more than the two together where only a sample
+        fits in memory.
+    bad
+        Files that were skipped because they cannot be read.
+    epochs, best_epoch
+        Epochs begun, and the one whose weights were kept.
+    stopped
+        ``"epochs"``, ``"minutes"``, ``"converged"`` or ``"interrupted"``.
+    losses
+        Of the kept epoch, by name.
+    psnr
+        Mean peak signal-to-noise ratio of the validation images'
+        reconstructions, in dB.
+    seconds
+        Wall time of the training loop.
+    """
+
+    path: str
+    config: ModelConfig
+    images: int
+    validation_images: int
+    found: int
+    bad: tuple[BadFile, ...]
+    epochs: int
+    best_epoch: int
+    stopped: str
+    losses: dict[str, float]
+    psnr: float
+    seconds: float
+
+
+def psnr(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Peak signal-to-noise ratio of each image against another, in dB.
+
+    ``10 log10(255^2 / mean squared error)``; equal images have infinity.
+
+    Parameters
+    ----------
+    images, others
+        uint8 ``[n, height, width, channels]``.
+    """
+    difference = images.astype(np.float64) - others.astype(np.float64)
+    errors = np.square(difference).reshape(len(images), -1).mean(axis=1)
+    with np.errstate(divide="ignore"):
+        return np.asarray(10.0 * np.log10(255.0**2 / errors))
+
+
+def train_model(
+    sources: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    arch: str = "conv",
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    resize: str = "stretch",
+    latent_dim: int = LATENT_DIM,
+    beta: float = 0.3,
+    epochs: int = 100,
+    minutes: float | None = None,
+    patience: int = 5,
+    validation: float = 0.1,
+    batch: int | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    report: Report | None = None,
+) -> TrainReport:
+    """Train a VAE on images and write it as a model folder.
+
+    The folder gets ``encoder.keras``, ``decoder.keras``, ``model.json``,
+    ``history.csv`` and ``reconstructions.png`` (validation images above their
+    reconstructions), whole or not at all.  Ctrl-C ends the training early and
+    keeps the best weights so far.
+
+    Parameters
+    ----------
+    sources
+        Folders and image files.  Of more than fit in 2 GiB of pixels a random
+        sample is used.
+    out
+        The folder to make.
+    arch
+        ``"conv"`` or ``"mlp"``.
+    image_size, channels
+        Height and width, and 1 or 3; found from the images by default.
+    resize
+        ``"stretch"``, ``"crop"`` or ``"pad"``.
+    latent_dim
+        Dimensions of z_mean.
+    beta
+        Weight of the KL loss.
+    epochs, minutes, patience
+        When to stop: see `latentdb.model.vae.train`.
+    validation
+        Share of the images that is held out.
+    batch
+        Images a gradient step; by default 128, or 32 below 10,000 images.
+    seed
+        Of the split, the weights, the order and the sampling.
+    strict
+        Raise on the first bad file instead of skipping it.
+    report
+        Called with the progress.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If `out` has something in it.
+    InvalidInputError
+        If there are too few images or an option cannot be used.
+    """
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise AlreadyExistsError(f"{target} exists: give --out another path, or remove it first")
+    _check_options(epochs, minutes, validation, batch or 1, beta, patience)
+    random = np.random.default_rng(seed)
+    files, bad, found = _sample(sources, random, report)
+    spec = _preprocessing(files, arch, image_size, channels, resize)
+    files = files[: max(_LEAST_IMAGES, MAX_BYTES // int(np.prod(spec.shape)))]
+    pixels, unreadable = _read(files, spec, report)
+    bad += unreadable
+    if strict and bad:
+        raise ImageError(bad[0].path, bad[0].reason)
+    if len(pixels) < _LEAST_IMAGES:
+        reason = f"; the first bad one: {bad[0].path}: {bad[0].reason}" if bad else ""
+        raise InvalidInputError(
+            f"{len(pixels)} readable images cannot train a model: "
+            f"give at least {_LEAST_IMAGES}{reason}"
+        )
+    if batch is None:
+        batch = 128 if len(pixels) >= 10_000 else 32
+    held = min(len(pixels) - 1, max(1, round(validation * len(pixels))))
+    if report is not None:
+        report(Progress("loading tensorflow", 0, None))
+    from latentdb.kerasfile.runtime import load_keras
+
+    load_keras()
+    from latentdb.model import vae
+
+    model = vae.build_vae(spec.shape, latent_dim, arch=arch, beta=beta, seed=seed)
+    training = vae.train(
+        model,
+        pixels[held:],
+        pixels[:held],
+        epochs=epochs,
+        minutes=minutes,
+        patience=patience,
+        batch=batch,
+        seed=seed,
+        report=None if report is None else _epoch_report(report, epochs, minutes),
+    )
+    about = {
+        "architecture": arch,
+        "beta": beta,
+        "seed": seed,
+        "batch": batch,
+        "images": len(pixels) - held,
+        "validation_images": held,
+    }
+    return _write(target, model, training, spec, pixels[:held], about, tuple(bad), found)
+
+
+def _check_options(
+    epochs: int,
+    minutes: float | None,
+    validation: float,
+    batch: int,
+    beta: float,
+    patience: int,
+) -> None:
+    checks = (
+        (epochs >= 1, f"{epochs} epochs: give at least 1"),
+        (minutes is None or 0 < minutes < 1e6, f"{minutes} minutes: give more than 0"),
+        (0 < validation < 1, f"a validation share of {validation}: give one between 0 and 1"),
+        (1 <= batch <= 65_536, f"a batch of {batch}: give 1 to 65536"),
+        (0 <= beta < float("inf"), f"a beta of {beta}: give 0 or more"),
+        (patience >= 1, f"a patience of {patience}: give at least 1 epoch"),
+    )
+    for holds, message in checks:
+        if not holds:
+            raise InvalidInputError(message)
+
+
+def _sample(
+    sources: Sequence[str | os.PathLike[str]], random: np.random.Generator, report: Report | None
+) -> tuple[list[ImageFile], list[BadFile], int]:
+    """At most `MAX_FILES` files in random order (Vitter's reservoir, 1985), and all bad ones."""
+    require_images(sources)
+    files: list[ImageFile] = []
+    bad: list[BadFile] = []
+    found = 0
+    for item in discover(sources):
+        if isinstance(item, BadFile):
+            bad.append(item)
+            continue
+        found += 1
+        if len(files) < MAX_FILES:
+            files.append(item)
+        else:
+            place = int(random.integers(found))
+            if place < MAX_FILES:
+                files[place] = item
+        if report is not None and found % 1000 == 0:
+            report(Progress("finding images", found, None))
+    return [files[place] for place in random.permutation(len(files))], bad, found
+
+
+def _preprocessing(
+    files: Sequence[ImageFile],
+    arch: str,
+    image_size: tuple[int, int] | None,
+    channels: int | None,
+    resize: str,
+) -> Preprocessing:
+    """What was asked for; else the median size within bounds, and grey only if all are."""
+    if image_size is not None and channels is not None:
+        return Preprocessing(*image_size, channels, resize=resize)
+    shapes = []
+    for file in files[:_PROBED]:
+        try:
+            shapes.append(probe(file.path))
+        except ImageError:
+            continue  # named when it is read
+    if channels is None:
+        channels = max((shape.channels for shape in shapes), default=3)
+    if image_size is None:
+        sides = [min(shape.height, shape.width) for shape in shapes]
+        side = statistics.median(sides or [_SIZES[1]])
+        side = min(max(side, _SIZES[0] if arch == "conv" else 1), _SIZES[1])
+        if arch == "conv":
+            side = _MULTIPLE * round(side / _MULTIPLE)
+        image_size = int(side), int(side)
+    return Preprocessing(*image_size, channels, resize=resize)
+
+
+def _read(
+    files: Sequence[ImageFile], spec: Preprocessing, report: Report | None
+) -> tuple[NDArray[np.uint8], list[BadFile]]:
+    pixels = np.empty((len(files), *spec.shape), np.uint8)
+    bad: list[BadFile] = []
+    count = 0
+
+    def one(file: ImageFile) -> NDArray[np.uint8] | BadFile:
+        try:
+            return read_image(file.path, spec)
+        except ImageError as error:
+            return BadFile(error.path, error.reason)
+
+    with ThreadPoolExecutor(core_count()) as pool:
+        for start in range(0, len(files), 1024):
+            for outcome in pool.map(one, files[start : start + 1024]):
+                if isinstance(outcome, BadFile):
+                    bad.append(outcome)
+                else:
+                    pixels[count] = outcome
+                    count += 1
+            if report is not None:
+                report(Progress("reading images", count + len(bad), len(files), len(bad)))
+    return pixels[:count], bad
+
+
+def _epoch_report(report: Report, epochs: int, minutes: float | None) -> Any:
+    def step(at: TrainingStep) -> None:
+        shown = "  ".join(f"{name} {value:.1f}" for name, value in at.losses.items())
+        stage = f"epoch {at.epoch}  {shown}"
+        if minutes is not None:
+            report(Progress(stage, int(at.seconds), int(60 * minutes)))
+        else:
+            done = (at.epoch - 1) * at.batches + at.batch
+            report(Progress(stage, done, epochs * at.batches))
+
+    return step
+
+
+def _write(
+    target: Path,
+    model: VAE,
+    training: Training,
+    spec: Preprocessing,
+    held: NDArray[np.uint8],
+    about: dict[str, Any],
+    bad: tuple[BadFile, ...],
+    found: int,
+) -> TrainReport:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written: {os_reason(error)}") from error
+    try:
+        model.encoder.save(work / ENCODER_FILE)
+        model.decoder.save(work / DECODER_FILE)
+        encoder = (work / ENCODER_FILE).read_bytes()
+        decoder = (work / DECODER_FILE).read_bytes()
+        prints = fingerprints(encoder, decoder, spec, str(target))
+        kept = next((s for s in training.history if s.epoch == training.best_epoch), None)
+        losses = {} if kept is None else kept.losses
+        latent_dim = int(model.decoder.input_shape[1])
+        config = ModelConfig(spec, latent_dim, *prints, has_z_log_var=True)
+        codec = Codec(config, encoder, decoder).compiled()
+        rebuilt = codec.decode(codec.encode(held)[0])
+        ratio = float(psnr(held, rebuilt).mean())
+        about |= {
+            "epochs": len(training.history),
+            "best_epoch": training.best_epoch,
+            "stopped": training.stopped,
+            "training_seconds": round(training.seconds, 1),
+            "losses": losses,
+            "validation_psnr_db": round(ratio, 3),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("latentdb", "tensorflow", "keras", "numpy")},
+            },
+        }
+        config = ModelConfig(**{**vars(config), "about": about})
+        (work / CONFIG_FILE).write_text(config.to_json())
+        for name in NAMES:
+            if name in codec.files:
+                (work / name).write_bytes(codec.files[name])
+        (work / HISTORY_FILE).write_text(_history(training))
+        write_picture(work / PICTURE_FILE, _reconstructions(held, rebuilt))
+        work.chmod(0o755)
+        if target.exists():
+            target.rmdir()
+        work.rename(target)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written: {os_reason(error)}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return TrainReport(
+        path=str(target),
+        config=config,
+        images=about["images"],
+        validation_images=about["validation_images"],
+        found=found,
+        bad=bad,
+        epochs=len(training.history),
+        best_epoch=training.best_epoch,
+        stopped=training.stopped,
+        losses=losses,
+        psnr=ratio,
+        seconds=training.seconds,
+    )
+
+
+def _history(training: Training) -> str:
+    text = io.StringIO()
+    names = sorted({name for step in training.history for name in step.losses})
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", "seconds", *names])
+    for step in training.history:
+        values = [f"{step.losses[name]:.6g}" for name in names]
+        writer.writerow([step.epoch, f"{step.seconds:.1f}", *values])
+    return text.getvalue()
+
+
+def _reconstructions(images: NDArray[np.uint8], rebuilt: NDArray[np.uint8]) -> Any:
+    return sheet([[(image, "") for image in row[:_SHOWN]] for row in (images, rebuilt)])

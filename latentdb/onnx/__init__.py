@@ -1,0 +1,1 @@
+"""The compiled form of a model: ONNX files inspected, exported, and run without tensorflow."""

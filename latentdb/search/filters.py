@@ -1,0 +1,341 @@
+"""Metadata expressions: ``label == "cat" and year > 2000`` to a mask over rows.
+
+The text is parsed by Python's own parser and compiled from a whitelist of
+syntax to comparisons of columns.  It is never evaluated as code.
+
+A missing value is unknown, as in SQL: a comparison with it is neither true
+nor false, ``not`` leaves it so, and only rows for which the whole expression
+is true are kept.  ``year is None`` finds the missing values themselves.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentdb.base.errors import FilterError
+from latentdb.store.columns import Column
+
+MAX_LENGTH = 20_000
+MAX_DEPTH = 100
+PSEUDO_COLUMNS: Mapping[str, str] = {"id": "str", "path": "str"}
+HELP = (
+    'use comparisons (label == "cat", 1990 < year <= 2000), in, not in, and, or, not, '
+    'is None, label.startswith("c"), .endswith, .contains'
+)
+
+Mask = NDArray[np.bool_]
+Truth = tuple[Mask, Mask]  # where it is true, where it is false; unknown elsewhere
+GetColumn = Callable[[str], Column]
+
+_COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_MIRRORED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Eq: ast.Eq,
+    ast.NotEq: ast.NotEq,
+    ast.Lt: ast.Gt,
+    ast.LtE: ast.GtE,
+    ast.Gt: ast.Lt,
+    ast.GtE: ast.LtE,
+}
+_TEXT_TESTS: Mapping[str, Callable[[str, str], bool]] = {
+    "startswith": str.startswith,
+    "endswith": str.endswith,
+    "contains": operator.contains,
+}
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A test of one column: true or false where the column has a value."""
+
+    column: str
+    test: Callable[[Any], Any]  # of an array of numbers, or of one text
+
+    def truth(self, column_of: GetColumn) -> Truth:
+        column = column_of(self.column)
+        if column.kind == "str":
+            table = np.array([bool(self.test(text)) for text in column.categories], bool)
+            codes = np.clip(column.values, 0, max(len(table) - 1, 0))
+            holds = table[codes] if len(table) else np.zeros(len(column), bool)
+        else:
+            values = column.values.astype(bool) if column.kind == "bool" else column.values
+            holds = np.asarray(self.test(values), bool)
+        if column.missing is None:
+            return holds, ~holds
+        return holds & ~column.missing, ~holds & ~column.missing
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """Whether a column has no value."""
+
+    column: str
+    wanted: bool
+
+    def truth(self, column_of: GetColumn) -> Truth:
+        column = column_of(self.column)
+        missing = np.zeros(len(column), bool)
+        if column.missing is not None:
+            missing |= column.missing
+        return (missing, ~missing) if self.wanted else (~missing, missing)
+
+
+@dataclass(frozen=True)
+class _Not:
+    part: _Node
+
+    def truth(self, column_of: GetColumn) -> Truth:
+        true, false = self.part.truth(column_of)
+        return false, true
+
+
+@dataclass(frozen=True)
+class _All:
+    parts: tuple[_Node, ...]
+
+    def truth(self, column_of: GetColumn) -> Truth:
+        true, false = self.parts[0].truth(column_of)
+        for part in self.parts[1:]:
+            other = part.truth(column_of)
+            true, false = true & other[0], false | other[1]
+        return true, false
+
+
+@dataclass(frozen=True)
+class _Any:
+    parts: tuple[_Node, ...]
+
+    def truth(self, column_of: GetColumn) -> Truth:
+        true, false = self.parts[0].truth(column_of)
+        for part in self.parts[1:]:
+            other = part.truth(column_of)
+            true, false = true | other[0], false & other[1]
+        return true, false
+
+
+_Node = _Test | _Missing | _Not | _All | _Any
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _depth(root: ast.AST) -> int:
+    """Levels of a tree, counted without recursion."""
+    depth, level = 0, [root]
+    while level:
+        depth += 1
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    return depth
+
+
+class Filter:
+    """A compiled expression.
+
+    Parameters
+    ----------
+    text
+        The expression.
+    columns
+        Kind of every metadata key of the store.
+
+    Raises
+    ------
+    FilterError
+        Points at the place, says what is accepted, and lists the columns
+        where one is not known.
+    """
+
+    def __init__(self, text: str, columns: Mapping[str, str]) -> None:
+        if not isinstance(text, str):
+            raise FilterError(f"an expression is text, received {type(text).__name__}")
+        self.text = text
+        self._kinds = {**PSEUDO_COLUMNS, **columns}
+        if len(text) > MAX_LENGTH:
+            raise FilterError(f"the expression has {len(text)} characters: at most {MAX_LENGTH}")
+        try:
+            tree = ast.parse(text.strip(), mode="eval")
+            if _depth(tree.body) > MAX_DEPTH:
+                raise self._error("cannot be read: it is nested too deeply", 0)
+            self._root = self._node(tree.body)
+        except SyntaxError as error:
+            before = sum(map(len, text.strip().splitlines(True)[: (error.lineno or 1) - 1]))
+            place = before + (error.offset or 1) - 1
+            raise self._error(f"cannot be read: {error.msg}", place) from error
+        except (RecursionError, MemoryError) as error:
+            raise self._error("cannot be read: it is nested too deeply", 0) from error
+        except FilterError:
+            raise
+        except ValueError as error:  # a null, text that is not valid Unicode, an endless number
+            raise self._error("cannot be read: " + " ".join(str(error).split()), 0) from error
+
+    def mask(self, column_of: GetColumn) -> Mask:
+        """Which rows the expression is true for.
+
+        Parameters
+        ----------
+        column_of
+            Gives the column of a name over some rows.
+
+        Returns
+        -------
+        ndarray
+            bool ``[n]``.
+        """
+        return self._root.truth(column_of)[0]
+
+    def _error(self, told: str, place: int) -> FilterError:
+        around = self.text.strip()[max(0, place - 20) : place + 40]
+        return FilterError(f"filter {told}, at {around!r}; {HELP}")
+
+    def _refuse(self, node: ast.AST, told: str) -> FilterError:
+        lines = self.text.strip().splitlines(keepends=True)
+        line = getattr(node, "lineno", 1) - 1
+        inside = lines[line].encode()[: getattr(node, "col_offset", 0)].decode()  # it counts bytes
+        return self._error(told, sum(map(len, lines[:line])) + len(inside))
+
+    def _node(self, node: ast.expr) -> _Node:
+        match node:
+            case ast.BoolOp(op=ast.And(), values=values):
+                return _All(tuple(self._node(value) for value in values))
+            case ast.BoolOp(op=ast.Or(), values=values):
+                return _Any(tuple(self._node(value) for value in values))
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return _Not(self._node(operand))
+            case ast.Compare():
+                return self._compare(node)
+            case ast.Call(func=ast.Attribute(value=ast.Name() as name, attr=attr)):
+                return self._call(node, name, attr)
+            case ast.Name(id=key):
+                if self._kind(node) != "bool":
+                    raise self._refuse(
+                        node, f"has the {self._kind(node)} column {key!r} by itself: compare it"
+                    )
+                return _Test(key, lambda values: values)
+        raise self._refuse(node, f"has {type(node).__name__}, which is not accepted")
+
+    def _kind(self, node: ast.Name) -> str:
+        if node.id not in self._kinds:
+            known = ", ".join(sorted(self._kinds))
+            raise FilterError(f"filter names {node.id!r}, which is no column; columns are: {known}")
+        return self._kinds[node.id]
+
+    def _compare(self, node: ast.Compare) -> _Node:
+        sides = [node.left, *node.comparators]
+        tests = [
+            self._pair(left, op, right)
+            for left, op, right in zip(sides[:-1], node.ops, sides[1:], strict=True)
+        ]
+        return tests[0] if len(tests) == 1 else _All(tuple(tests))
+
+    def _pair(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Node:
+        if isinstance(op, ast.In | ast.NotIn):
+            return self._membership(left, op, right)
+        if isinstance(left, ast.Name) and isinstance(op, ast.Is | ast.IsNot):
+            self._kind(left)
+            if not (isinstance(right, ast.Constant) and right.value is None):
+                raise self._refuse(right, "has 'is' with something else than None")
+            return _Missing(left.id, isinstance(op, ast.Is))
+        if isinstance(right, ast.Name) and not isinstance(left, ast.Name) and type(op) in _MIRRORED:
+            left, op, right = right, _MIRRORED[type(op)](), left
+        if not isinstance(left, ast.Name):
+            raise self._refuse(left, "compares something that is no column")
+        if isinstance(right, ast.Name) and right.id not in self._kinds:
+            raise self._refuse(
+                right, f"has {right.id!r}, which is neither a column nor a value: quote text"
+            )
+        if isinstance(right, ast.Name):
+            raise self._refuse(right, "compares two columns: compare a column with a value")
+        if type(op) not in _COMPARISONS:
+            raise self._refuse(left, "has 'is' with something else than None")
+        function = _COMPARISONS[type(op)]
+        value = self._value(right)
+        self._check(left, value)
+        if self._kind(left) == "float" and isinstance(value, int):
+            value = _as_float(value)
+        return _Test(left.id, lambda values: function(values, value))
+
+    def _membership(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Node:
+        if isinstance(right, ast.Name) and isinstance(left, ast.Constant):
+            node: _Node = self._text_test(right, "contains", left)
+            return _Not(node) if isinstance(op, ast.NotIn) else node
+        if not isinstance(left, ast.Name) or not isinstance(right, ast.Tuple | ast.List | ast.Set):
+            raise self._refuse(left, 'has "in" without a column and a list of values')
+        values = [self._value(item) for item in right.elts]
+        for value in values:
+            self._check(left, value)
+        if self._kind(left) == "str":
+            chosen = frozenset(values)
+            node = _Test(left.id, lambda text: text in chosen)
+        else:
+            kind = self._kind(left)
+            # One array a type: in one together whole numbers would lose their last digits.
+            whole = [v for v in values if isinstance(v, int) and -(2**63) <= v < 2**63]
+            other = [_as_float(v) for v in values if isinstance(v, float) or kind == "float"]
+            node = _Test(
+                left.id,
+                lambda array: (
+                    np.isin(array, np.array(other, float))
+                    if kind == "float"
+                    else np.isin(array, np.array(whole, array.dtype))
+                    | np.isin(array, np.array(other, float))
+                ),
+            )
+        return _Not(node) if isinstance(op, ast.NotIn) else node
+
+    def _call(self, node: ast.Call, name: ast.Name, method: str) -> _Node:
+        if method not in _TEXT_TESTS or len(node.args) != 1 or node.keywords:
+            raise self._refuse(node, f"calls {method!r}, which is not accepted")
+        return self._text_test(name, method, node.args[0])
+
+    def _text_test(self, name: ast.Name, method: str, argument: ast.expr) -> _Test:
+        if self._kind(name) != "str":
+            raise self._refuse(name, f"looks for text in the {self._kind(name)} column {name.id!r}")
+        value = self._value(argument)
+        if not isinstance(value, str):
+            raise self._refuse(argument, f"looks for {value!r}, which is not text")
+        function = _TEXT_TESTS[method]
+        return _Test(name.id, lambda text: function(text, value))
+
+    def _value(self, node: ast.expr) -> str | int | float | bool:
+        match node:
+            case ast.Constant(value=bool() | int() | float() | str() as value):
+                return value
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+                return -number
+            case ast.Constant(value=None):
+                raise self._refuse(node, "compares with None: write 'is None' or 'is not None'")
+            case ast.Name(id=key):
+                raise self._refuse(node, f"has {key!r} where a value is expected: quote text")
+        raise self._refuse(node, f"has {type(node).__name__} where a value is expected")
+
+    def _check(self, name: ast.Name, value: str | int | float | bool) -> None:
+        kind = self._kind(name)
+        fits = {
+            "str": isinstance(value, str),
+            "bool": isinstance(value, bool),
+            "int": isinstance(value, int | float) and not isinstance(value, bool),
+            "float": isinstance(value, int | float) and not isinstance(value, bool),
+        }[kind]
+        if not fits:
+            raise FilterError(
+                f"filter compares the {kind} column {name.id!r} with {value!r} "
+                f"({type(value).__name__}): give a value of the column's kind"
+            )

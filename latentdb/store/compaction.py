@@ -1,0 +1,180 @@
+"""Merge small segments and drop deleted rows, while readers keep reading.
+
+A merged segment is written beside the old ones and named by a new manifest; the
+old files stay for the readers of earlier versions until their grace is over.
+Row numbers do not change, so the search index stays as it is.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from latentdb.base.errors import StoreError
+from latentdb.store.columns import join
+from latentdb.store.segment import FileFacts, Ints, Rows, Segment
+from latentdb.store.snapshot import Snapshot
+from latentdb.store.store import SEGMENT_BYTES, Writer
+
+MOST_SEGMENTS = 100  # small ones; merged when there are more
+MOST_DELETED = 0.3  # share of the rows on disk
+_LEAST_ROWS = 1000  # below this nothing is gained by dropping rows early
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What a compaction did.
+
+    Attributes
+    ----------
+    merged, written
+        Segments that went, and that came in their place.
+    dropped
+        Deleted rows that are no longer on disk.
+    segments
+        How many there are now.
+    """
+
+    merged: int
+    written: int
+    dropped: int
+    segments: int
+
+
+def compact(writer: Writer, *, everything: bool = True) -> CompactReport:
+    """Merge segments, one commit a merged segment.
+
+    Parameters
+    ----------
+    writer
+        Of the store.
+    everything
+        Merge all that is small or has deleted rows; otherwise only as much as
+        keeps the cost of many small commits low.
+
+    Returns
+    -------
+    CompactReport
+        Zeros where there was nothing to do.
+    """
+    merged = written = dropped = 0
+    for names in _groups(writer.snapshot, everything=everything):
+        snapshot = writer.snapshot
+        group = [segment for segment in snapshot.segments if segment.entry.file.name in names]
+        kept, rows, numbers = _merge(snapshot, group)
+        try:
+            writer.replace_segments([segment.entry for segment in group], rows, numbers)
+        except StoreError as error:
+            if everything:
+                raise
+            # It was not asked for: the rows are committed, and the next writer tries again.
+            warnings.warn(
+                f"segments were not merged ({error}); latentdb compact merges them",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            break
+        dropped += sum(len(segment) for segment in group) - kept
+        merged += len(group)
+        written += bool(kept)
+    return CompactReport(merged, written, dropped, len(writer.snapshot.segments))
+
+
+def is_due(snapshot: Snapshot) -> bool:
+    """Whether there are so many small segments or deleted rows that readers feel it."""
+    manifest = snapshot.manifest
+    on_disk = manifest.rows + manifest.deleted_rows
+    if on_disk >= _LEAST_ROWS and manifest.deleted_rows > MOST_DELETED * on_disk:
+        return True
+    small = sum(segment.file.bytes < SEGMENT_BYTES // 2 for segment in manifest.segments)
+    return small > MOST_SEGMENTS
+
+
+def _groups(snapshot: Snapshot, *, everything: bool) -> list[set[str]]:
+    """Runs of neighbouring segments to merge, by file name, each about a full segment at most."""
+    sizes = []
+    for segment in snapshot.segments:
+        alive = snapshot.live(segment)
+        share = 1.0 if alive is None else float(alive.mean())
+        sizes.append((segment.entry.file.name, share * segment.entry.file.bytes, share))
+    start = 0
+    if not everything and sum(size for _, size, share in sizes if share < 1) == 0:
+        start = _tail(sizes)
+    groups: list[set[str]] = []
+    run: list[tuple[str, float, float]] = []
+
+    def close() -> None:
+        if len(run) > 1 or any(share < 1 for _, _, share in run):
+            groups.append({name for name, _, _ in run})
+        run.clear()
+
+    for item in sizes[start:]:
+        if run and sum(size for _, size, _ in run) + item[1] > SEGMENT_BYTES:
+            close()
+        run.append(item)
+    close()
+    return groups
+
+
+def _tail(sizes: Sequence[tuple[str, float, float]]) -> int:
+    """Where the run of last segments begins that is worth merging.
+
+    A segment joins while it is no larger than twice what comes after it, so
+    that a row is written again only when its segment doubles.
+    """
+    start = len(sizes)
+    after = 0.0
+    while start and (after == 0 or sizes[start - 1][1] <= 2 * after):
+        start -= 1
+        after += sizes[start][1]
+    return start
+
+
+def _merge(snapshot: Snapshot, group: Sequence[Segment]) -> tuple[int, Rows, Ints]:
+    """The live rows of some segments as one: how many, the rows, their numbers."""
+    places: list[Ints] = []
+    for segment in group:
+        alive = snapshot.live(segment)
+        places.append(np.arange(len(segment)) if alive is None else np.flatnonzero(alive))
+    pairs = list(zip(group, places, strict=True))
+    with_facts = [segment.facts for segment in group]
+    facts = None
+    if any(part is not None for part in with_facts):
+        blank = [part or _no_facts(len(segment)) for part, segment in zip(
+            with_facts, group, strict=True)]  # fmt: skip
+        facts = FileFacts(
+            np.concatenate([part.sizes[at] for part, at in zip(blank, places, strict=True)]),
+            np.concatenate([part.mtimes_ns[at] for part, at in zip(blank, places, strict=True)]),
+            np.concatenate([part.digests[at] for part, at in zip(blank, places, strict=True)]),
+        )
+    log_vars = [segment.z_log_var for segment in group]
+    rows = Rows(
+        ids=[segment.ids[int(place)] for segment, at in pairs for place in at],
+        z_mean=np.concatenate([segment.z_mean[at] for segment, at in pairs]),
+        z_log_var=np.concatenate(
+            [part[at] for part, at in zip(log_vars, places, strict=True) if part is not None]
+        )
+        if all(part is not None for part in log_vars)
+        else None,
+        paths=[
+            "" if segment.paths is None else segment.paths[int(place)]
+            for segment, at in pairs
+            for place in at
+        ]
+        if any(segment.paths is not None for segment in group)
+        else None,
+        facts=facts,
+        columns={
+            key: join(kind, [segment.column(key).take(at) for segment, at in pairs])
+            for key, kind in snapshot.manifest.columns.items()
+        },
+    )
+    return len(rows), rows, np.concatenate([segment.rows[at] for segment, at in pairs])
+
+
+def _no_facts(count: int) -> FileFacts:
+    zeros = np.zeros(count, np.int64)
+    return FileFacts(zeros, zeros, zeros.astype(np.uint64))

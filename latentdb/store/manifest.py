@@ -1,0 +1,502 @@
+"""The manifest: one JSON file that says what a store is, replaced atomically.
+
+A version of a store is exactly what its manifest names.  Everything else in
+the folder is either on its way in or on its way out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from latentdb.ann.metrics import COSINE, METRICS
+from latentdb.ann.plan import PREFERENCES
+from latentdb.base.errors import CorruptStoreError, LockedError, NotFoundError, StoreError
+from latentdb.base.files import os_reason, read_whole, replace
+from latentdb.store.columns import KINDS, check_key
+
+FORMAT_VERSION = 2  # 1 had segments without a layout
+_READABLE = (1, 2)
+MANIFEST = "MANIFEST.json"
+LOCK = "LOCK"
+FOLDERS = ("segments", "index", "model")
+MAX_DIM = 65_536
+_MAX_BYTES = 256 << 20
+_TICK_NS = 50_000_000  # clocks of file systems tick every 1 to 10 ms
+_NAME = re.compile(r"(segments|index|model)/[A-Za-z0-9_-][A-Za-z0-9_.-]*\Z")
+_CHECKSUM = re.compile(r"[0-9a-f]{32}\Z")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """An immutable file of the store: name under its folder, bytes, checksum."""
+
+    name: str
+    bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class LayoutEntry:
+    """Where in a segment file its layout lies: offset and bytes; and its checksum."""
+
+    offset: int
+    bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class SegmentEntry:
+    """An immutable HDF5 file of rows, whose row numbers lie in first..last.
+
+    A segment of format version 1 has no layout.
+    """
+
+    file: FileEntry
+    rows: int
+    first_row: int
+    last_row: int
+    layout: LayoutEntry | None = None
+
+
+@dataclass(frozen=True)
+class DeletionsEntry:
+    """The file of deleted row numbers that a segment or the index still holds.
+
+    Attributes
+    ----------
+    file
+        int64 row numbers, ascending.
+    rows
+        How many they are.
+    in_segments
+        How many of them a segment still holds; the others were compacted away.
+    """
+
+    file: FileEntry
+    rows: int
+    in_segments: int
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """The search index and what was measured of it.
+
+    Attributes
+    ----------
+    file
+        The serialized FAISS index.
+    kind
+        How vectors are kept in it (``"ivf-sq8"``, ``"hnsw-sq8"``).
+    rows_below
+        Every row with a smaller number that was alive is in it.
+    rows
+        How many rows it holds.
+    parameters
+        Of the search: see `latentdb.ann.tuning.Tuning`.
+    recall_target, recall_measured
+        Asked for, and found on held-out rows, at ``recall_k`` neighbours.
+    queries
+        How many rows the recall was measured on.
+    build_seconds
+        Wall time of building and tuning.
+    metric, centre
+        What it finds the nearest by, and what cosine is measured around.
+    trained_rows
+        How many rows there were when it was last built from nothing.
+    milliseconds
+        Median time of one query when it was tuned.
+    """
+
+    file: FileEntry
+    kind: str
+    rows_below: int
+    rows: int
+    parameters: Mapping[str, int]
+    recall_target: float
+    recall_measured: float
+    recall_k: int
+    queries: int
+    build_seconds: float
+    metric: str = "l2"
+    centre: tuple[float, ...] = ()
+    trained_rows: int = 0
+    milliseconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """The model that made the latents."""
+
+    encoder_fingerprint: str
+    decoder_fingerprint: str | None
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the store is to be searched.
+
+    Attributes
+    ----------
+    recall
+        Least share of the true neighbours to find, as the user asked.
+    exact_rows
+        Up to so many rows an index was found to be no gain.
+    memory
+        Bytes the index may take; 0 for as many as it needs.
+    prefer
+        ``"build"`` or ``"latency"``: see `latentdb.ann.plan.plan`.
+    metric
+        That the index is for.
+    """
+
+    recall: float = 0.99
+    exact_rows: int = 0
+    memory: int = 0
+    prefer: str = "build"
+    metric: str = "l2"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One committed version of a store.
+
+    Attributes
+    ----------
+    uuid
+        Of the store; the same in every version.
+    version
+        Counts commits.
+    dim
+        Dimensions of z_mean.
+    next_row
+        The first row number not yet given; numbers are never given twice.
+    columns
+        Kind of every metadata key.
+    """
+
+    uuid: str
+    version: int
+    dim: int
+    next_row: int = 0
+    segments: tuple[SegmentEntry, ...] = ()
+    deletions: DeletionsEntry | None = None
+    index: IndexEntry | None = None
+    model: ModelEntry | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def rows(self) -> int:
+        """Rows that are alive."""
+        return sum(segment.rows for segment in self.segments) - self.deleted_rows
+
+    @property
+    def deleted_rows(self) -> int:
+        """Rows that are deleted and still in a segment."""
+        return 0 if self.deletions is None else self.deletions.in_segments
+
+    def file_names(self) -> set[str]:
+        """Every file that this version needs."""
+        names = {segment.file.name for segment in self.segments}
+        if self.deletions is not None:
+            names.add(self.deletions.file.name)
+        if self.index is not None:
+            names.add(self.index.file.name)
+        if self.model is not None:
+            names.update(file.name for file in self.model.files)
+        return names
+
+
+def dump(manifest: Manifest) -> bytes:
+    """The manifest as the bytes of its file, with a checksum over its content."""
+    body = _canonical(manifest)
+    # A line for each segment; a text inside has no bare quotation mark, so none is split.
+    lines = body.replace('{"file":{', '\n{"file":{')
+    return (
+        f'{{"format":"latentdb","format_version":{FORMAT_VERSION},\n'
+        f'"checksum":"{_checksum(body, FORMAT_VERSION)}",\n"manifest":{lines}}}\n'
+    ).encode()
+
+
+def _canonical(body: Any) -> str:
+    """The one way to write a content down: what the checksum is over."""
+    return json.dumps(body, default=vars, sort_keys=True, separators=(",", ":"))
+
+
+def _checksum(text: str, version: int) -> str:
+    return sha256(f"{version} {text}".encode()).hexdigest()
+
+
+def load(data: bytes, name: str) -> Manifest:
+    """Read the bytes of a manifest file; `name` is what an error calls it.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it is not what `dump` wrote, or says what no store can be.
+    StoreError
+        If a newer latentdb wrote it.
+    """
+    try:
+        document = json.loads(data.decode())
+        if document["format"] != "latentdb":
+            raise ValueError("its format is not latentdb")
+        found = document["format_version"]
+        if type(found) is int and found > FORMAT_VERSION:
+            raise StoreError(
+                f"{name} has format version {found}, this latentdb reads up to {FORMAT_VERSION}: "
+                "upgrade it with pip install -U latentdb"
+            )
+        body = document["manifest"]
+        if found not in _READABLE or document["checksum"] != _checksum(_canonical(body), found):
+            raise ValueError("its checksum does not hold")
+        return _manifest(body)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        told = " ".join(str(error).split())[:200]
+        raise CorruptStoreError(
+            f"{name} is damaged ({told}): restore it from a backup; its segments are whole"
+        ) from error
+
+
+def _manifest(body: Any) -> Manifest:
+    columns = dict(body["columns"])
+    _require(all(kind in KINDS for kind in columns.values()), "a column has an unknown kind")
+    for key in columns:
+        check_key(key)
+    manifest = Manifest(
+        uuid=_text(body["uuid"]),
+        version=_whole(body["version"]),
+        dim=_whole(body["dim"], 1, MAX_DIM),
+        next_row=_whole(body["next_row"]),
+        segments=tuple(_segment(item) for item in body["segments"]),
+        deletions=None if body["deletions"] is None else _deletions(body["deletions"]),
+        index=None if body["index"] is None else _index(body["index"]),
+        model=None if body["model"] is None else _model(body["model"]),
+        columns=columns,
+        settings=_settings(body["settings"]),
+    )
+    last = -1
+    for segment in manifest.segments:
+        _require(segment.first_row > last, "row numbers of segments overlap")
+        last = segment.last_row
+    _require(last < manifest.next_row, "a segment has rows not yet given")
+    _require(manifest.rows >= 0, "more rows are deleted than there are")
+    centre = () if manifest.index is None else manifest.index.centre
+    sides = manifest.dim if manifest.index is not None and manifest.index.metric == COSINE else 0
+    _require(len(centre) == sides, "the centre of the index has other dimensions")
+    return manifest
+
+
+def _require(holds: bool, told: str) -> None:
+    if not holds:
+        raise ValueError(told)
+
+
+def _whole(value: Any, least: int = 0, most: int = 2**62) -> int:
+    _require(type(value) is int and least <= value <= most, f"{value!r} is out of bounds")
+    return int(value)
+
+
+def _share(value: Any) -> float:
+    _require(type(value) in (int, float) and 0 <= value <= 1, f"{value!r} is not a share")
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    _require(isinstance(value, str), f"{value!r} is not text")
+    return str(value)
+
+
+def _file(item: Any) -> FileEntry:
+    name = _text(item["name"])
+    _require(_NAME.match(name) is not None, f"file name {name!r} is not allowed")
+    return FileEntry(name, _whole(item["bytes"], 1), _digest(item["checksum"]))
+
+
+def _digest(value: Any) -> str:
+    digest = _text(value)
+    _require(_CHECKSUM.match(digest) is not None, f"checksum {digest!r} is none")
+    return digest
+
+
+def _segment(item: Any) -> SegmentEntry:
+    first, last = _whole(item["first_row"]), _whole(item["last_row"])
+    rows = _whole(item["rows"], 1)
+    _require(rows <= last - first + 1, "a segment has more rows than numbers")
+    layout = item.get("layout")
+    return SegmentEntry(
+        _file(item["file"]), rows, first, last, None if layout is None else _layout(layout)
+    )
+
+
+def _layout(item: Any) -> LayoutEntry:
+    return LayoutEntry(_whole(item["offset"]), _whole(item["bytes"], 1), _digest(item["checksum"]))
+
+
+def _deletions(item: Any) -> DeletionsEntry:
+    rows = _whole(item["rows"], 1)
+    return DeletionsEntry(_file(item["file"]), rows, _whole(item["in_segments"], 0, rows))
+
+
+def _index(item: Any) -> IndexEntry:
+    metric, centre = item.get("metric", "l2"), item.get("centre", [])
+    _require(metric in METRICS and isinstance(centre, list), "its metric is not known")
+    return IndexEntry(
+        file=_file(item["file"]),
+        kind=_text(item["kind"]),
+        rows_below=_whole(item["rows_below"]),
+        rows=_whole(item["rows"], 1),
+        parameters={_text(key): _whole(value) for key, value in item["parameters"].items()},
+        recall_target=_share(item["recall_target"]),
+        recall_measured=_share(item["recall_measured"]),
+        recall_k=_whole(item["recall_k"], 1),
+        queries=_whole(item["queries"], 1),
+        build_seconds=_number(item["build_seconds"]),
+        metric=metric,
+        centre=tuple(_number(value) for value in centre),
+        trained_rows=_whole(item.get("trained_rows", 0)),
+        milliseconds=_number(item.get("milliseconds", 0.0)),
+    )
+
+
+def _number(value: Any) -> float:
+    _require(type(value) in (int, float) and math.isfinite(value), f"{value!r} is no number")
+    return float(value)
+
+
+def _settings(item: Any) -> Settings:
+    metric, prefer = item.get("metric", "l2"), item.get("prefer", "build")
+    _require(metric in METRICS and prefer in PREFERENCES, "its settings are not known")
+    memory = _whole(item.get("memory", 0))
+    return Settings(_share(item["recall"]), _whole(item["exact_rows"]), memory, prefer, metric)
+
+
+def _model(item: Any) -> ModelEntry:
+    decoder = item["decoder_fingerprint"]
+    return ModelEntry(
+        _text(item["encoder_fingerprint"]),
+        None if decoder is None else _text(decoder),
+        tuple(_file(file) for file in item["files"]),
+    )
+
+
+def read(folder: Path) -> Manifest:
+    """The version of a store that is committed now.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no store in the folder.
+    CorruptStoreError, StoreError
+        If its manifest cannot be read.
+    """
+    return load(read_bytes(folder), str(folder / MANIFEST))
+
+
+def read_bytes(folder: Path) -> bytes:
+    """The bytes of the manifest file; the same bytes are the same version.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no store in the folder.
+    CorruptStoreError, StoreError
+        If the file cannot be read.
+    """
+    try:
+        return read_whole(folder / MANIFEST, _MAX_BYTES)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"{folder} is not a latentdb store (it has no {MANIFEST}): "
+            "make one with latentdb index, or check the path"
+        ) from error
+
+
+def stamp(file: str) -> tuple[int, int, int] | None:
+    """What tells one manifest file from another; None where nothing does."""
+    try:
+        status = os.stat(file)  # a Path would take microseconds
+    except OSError:
+        return None
+    if time.time_ns() - status.st_mtime_ns < _TICK_NS:
+        return None  # within a tick of the clock an inode may come back with the same time
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def commit(folder: Path, manifest: Manifest) -> tuple[Manifest, bytes]:
+    """Make a version the current one; every file it names must be durable already.
+
+    Returns
+    -------
+    tuple
+        What a reader reads from now on, and the bytes of the file.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written, or no reader could read it; the old one is in force then.
+    """
+    data = dump(manifest)
+    try:
+        read = _manifest(json.loads(data)["manifest"])
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"no reader could read the new version ({error})"
+        raise StoreError(f"{folder / MANIFEST} was not replaced: {reason}") from error
+    replace(folder / MANIFEST, data)
+    return read, data
+
+
+@contextmanager
+def writer_lock(folder: Path) -> Iterator[None]:
+    """Be the only writer of a store; the system frees the lock of a killed process.
+
+    Raises
+    ------
+    LockedError
+        At once, if another holds it: says who.
+    """
+    path = folder / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be opened for writing: {os_reason(error)}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 500, 0).decode(errors="replace").strip()
+            raise LockedError(
+                f"{folder} is being written by {holder or 'another process'}: "
+                "wait for it to end, or stop it; reading is possible meanwhile"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"{path} cannot be locked: {os_reason(error)}") from error
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            os.ftruncate(descriptor, 0)
+            text = f"process {os.getpid()} on {os.uname().nodename} since {since}\n"
+            os.pwrite(descriptor, text.encode(), 0)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {os_reason(error)}") from error
+        yield
+    finally:
+        os.close(descriptor)

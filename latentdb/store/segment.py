@@ -1,0 +1,553 @@
+"""A segment: some rows as one immutable HDF5 file.
+
+Written in memory, byte for byte.  Every part is checked before it is used, and
+only as far as it is used: see `latentdb.store.blocks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from latentdb.base.errors import CorruptStoreError, InvalidInputError
+from latentdb.base.files import read_whole
+from latentdb.store.blocks import (
+    BLOCKS,
+    CHECKSUMS,
+    LAYOUT,
+    ArrayFile,
+    MappedArray,
+    SegmentBytes,
+    array_checksums,
+    hdf5_layout,
+)
+from latentdb.store.blocks import dump as dump_parts
+from latentdb.store.columns import DTYPES, Column, Value, absent
+from latentdb.store.manifest import SegmentEntry
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+_FEW = 50  # numbers for which Python is faster than numpy
+MAX_COLUMNS = 1_000  # each is up to six objects
+
+
+@dataclass(frozen=True, eq=False)
+class FileFacts:
+    """What is known of the image files behind some rows.
+
+    Attributes
+    ----------
+    sizes, mtimes_ns
+        int64 ``[n]``: bytes, and nanoseconds of the last change.
+    digests
+        uint64 ``[n]``: xxh3 of the content.
+    """
+
+    sizes: Ints
+    mtimes_ns: Ints
+    digests: NDArray[np.uint64]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows on their way into a store.
+
+    Attributes
+    ----------
+    ids
+        Different from each other.
+    z_mean, z_log_var
+        float32 ``[n, d]``; z_log_var may be absent.
+    paths
+        Absolute path of the image of each row, if they have any.
+    facts
+        Of those images.
+    columns
+        Metadata.
+    hashes
+        `hash_ids` of the ids, where it is known already.
+    """
+
+    ids: Sequence[str]
+    z_mean: Floats
+    z_log_var: Floats | None = None
+    paths: Sequence[str] | None = None
+    facts: FileFacts | None = None
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    hashes: NDArray[np.uint64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def slice(self, start: int, stop: int) -> Rows:
+        """Some of the rows, in order."""
+        part = slice(start, stop)
+        facts = self.facts
+        if facts is not None:
+            facts = FileFacts(facts.sizes[part], facts.mtimes_ns[part], facts.digests[part])
+        return Rows(
+            self.ids[part],
+            self.z_mean[part],
+            None if self.z_log_var is None else self.z_log_var[part],
+            None if self.paths is None else self.paths[part],
+            facts,
+            {key: column.take(part) for key, column in self.columns.items()},
+            None if self.hashes is None else self.hashes[part],
+        )
+
+    def take(self, positions: Ints) -> Rows:
+        """Some of the rows, by position."""
+        facts = self.facts
+        if facts is not None:
+            facts = FileFacts(
+                facts.sizes[positions], facts.mtimes_ns[positions], facts.digests[positions]
+            )
+        return Rows(
+            [self.ids[place] for place in positions],
+            self.z_mean[positions],
+            None if self.z_log_var is None else self.z_log_var[positions],
+            None if self.paths is None else [self.paths[place] for place in positions],
+            facts,
+            {key: column.take(positions) for key, column in self.columns.items()},
+            None if self.hashes is None else self.hashes[positions],
+        )
+
+
+def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
+    """64-bit xxh3 of each id, by which rows are looked up; text that is no Unicode has one too."""
+    digest = xxhash.xxh3_64_intdigest
+    return np.fromiter(
+        (digest(name.encode(errors="surrogatepass")) for name in ids), np.uint64, len(ids)
+    )
+
+
+def dump(rows: Rows, numbers: Ints) -> SegmentBytes:
+    """A segment file.
+
+    Parameters
+    ----------
+    rows
+        At least one.
+    numbers
+        int64 ``[n]``: their row numbers, ascending.
+    """
+    hashes = hash_ids(rows.ids) if rows.hashes is None else rows.hashes
+    order = np.argsort(hashes, kind="stable")
+    arrays: dict[str, NDArray[Any]] = {
+        "row": numbers.astype("<i8"),
+        "z_mean": np.ascontiguousarray(rows.z_mean, "<f4"),
+        "id/hashes": hashes[order].astype("<u8"),
+        "id/order": order.astype("<i4"),
+    }
+    if rows.z_log_var is not None:
+        arrays["z_log_var"] = np.ascontiguousarray(rows.z_log_var, "<f4")
+    arrays.update(_text_arrays("id", rows.ids))
+    if rows.paths is not None:
+        arrays.update(_text_arrays("path", rows.paths))
+    if rows.facts is not None:
+        arrays["file/sizes"] = rows.facts.sizes.astype("<i8")
+        arrays["file/mtimes_ns"] = rows.facts.mtimes_ns.astype("<i8")
+        arrays["file/digests"] = rows.facts.digests.astype("<u8")
+    for key, column in rows.columns.items():
+        arrays[f"metadata/{key}/{column.kind}"] = column.values.astype(DTYPES[column.kind])
+        if column.missing is not None:
+            arrays[f"metadata/{key}/missing"] = column.missing.astype("u1")
+        if column.kind == "str":
+            arrays.update(_text_arrays(f"metadata/{key}/categories", column.categories))
+    return dump_parts(arrays)
+
+
+def rebuild_segment(path: Path, entry: SegmentEntry) -> SegmentBytes:
+    """Make a damaged segment again, if all that is damaged in it is derived.
+
+    Parameters
+    ----------
+    path
+        The file, whose checksum did not hold.
+    entry
+        What the manifest says of it.
+
+    Returns
+    -------
+    SegmentBytes
+        The segment, with its id look-up made anew from its ids.
+
+    Raises
+    ------
+    CorruptStoreError
+        If anything else is damaged.
+    """
+    data = read_whole(path, entry.file.bytes)
+    arrays = {
+        name: np.frombuffer(data, dtype, int(np.prod(shape)), offset).reshape(shape)
+        for name, (offset, dtype, shape) in hdf5_layout(path, len(data)).items()
+        if name not in (LAYOUT, BLOCKS)
+    }
+    stored = arrays.pop(CHECKSUMS, np.empty(0, "<u8"))
+    actual = array_checksums(arrays)
+    if len(stored) != len(actual):
+        raise CorruptStoreError(f"{path}: its parts cannot be told apart")
+    damaged = {name for name, bad in zip(sorted(arrays), stored != actual, strict=True) if bad}
+    if not damaged <= {"id/hashes", "id/order"}:
+        raise CorruptStoreError(f"{path}: {', '.join(sorted(damaged))} is damaged")
+    texts = [MappedArray(arrays[f"id/{part}"], None, str(path)) for part in ("offsets", "bytes")]
+    hashes = hash_ids(list(Texts(texts[0], texts[1], str(path))))
+    order = np.argsort(hashes, kind="stable")
+    arrays["id/hashes"], arrays["id/order"] = hashes[order].astype("<u8"), order.astype("<i4")
+    return dump_parts(arrays)
+
+
+def _text_arrays(name: str, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
+    parts = [text.encode() for text in texts]
+    offsets = np.zeros(len(parts) + 1, "<i8")
+    np.cumsum([len(part) for part in parts], out=offsets[1:])
+    blob = np.frombuffer(b"".join(parts), "u1")
+    return {f"{name}/offsets": offsets, f"{name}/bytes": blob}
+
+
+class Texts:
+    """Texts kept as one UTF-8 blob and offsets into it."""
+
+    def __init__(self, offsets: MappedArray, blob: MappedArray, name: str) -> None:
+        self._offsets = offsets
+        self._blob = blob
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, position: int) -> str:
+        start, stop = self._offsets.part(position, position + 2).tolist()
+        if not 0 <= start <= stop <= len(self._blob):
+            raise CorruptStoreError(f"{self._name}: its text offsets do not ascend")
+        return self._decoded(self._blob.part(start, stop).tobytes())
+
+    def __iter__(self) -> Iterator[str]:
+        offsets = self._offsets.whole()
+        if offsets[0] != 0 or offsets[-1] != len(self._blob) or (np.diff(offsets) < 0).any():
+            raise CorruptStoreError(f"{self._name}: its text offsets do not fit its text")
+        blob = self._blob.whole().tobytes()
+        start = 0
+        for stop in offsets[1:].tolist():
+            yield self._decoded(blob[start:stop])
+            start = stop
+
+    def _decoded(self, text: bytes) -> str:
+        try:
+            return text.decode()
+        except UnicodeDecodeError as error:
+            raise CorruptStoreError(f"{self._name}: its text is not UTF-8") from error
+
+
+class Segment:
+    """An open segment: parts mapped from the file, nothing copied.
+
+    Parameters
+    ----------
+    folder
+        Of the store.
+    entry
+        What the manifest says of it.
+    dim
+        Dimensions of z_mean.
+    columns
+        Kinds of metadata, as the manifest says.
+
+    Raises
+    ------
+    CorruptStoreError
+        If the file is not the one that was written, or holds anything else
+        than this class reads.
+    """
+
+    def __init__(
+        self, folder: Path, entry: SegmentEntry, dim: int, columns: Mapping[str, str]
+    ) -> None:
+        self.entry = entry
+        self.name = str(folder / entry.file.name)
+        self._parts = ArrayFile(folder / entry.file.name, entry.file, entry.layout)
+        self.columns = dict(columns)
+        self._columns: dict[tuple[str, str], Column] = {}
+        self._readers: dict[
+            tuple[str, str], tuple[tuple[str, MappedArray, MappedArray | None] | None, Texts | None]
+        ] = {}
+        count = entry.rows
+        get = self._parts.get
+        self._rows = get("row", "<i8", (count,))
+        self._z_mean = get("z_mean", "<f4", (count, dim))
+        self._z_log_var = (
+            get("z_log_var", "<f4", (count, dim)) if "z_log_var" in self._parts else None
+        )
+        self._sorted = get("id/hashes", "<u8", (count,)), get("id/order", "<i4", (count,))
+        self.ids = self._texts("id", count)
+        self.paths = self._texts("path", count) if "path/offsets" in self._parts else None
+        self._check_names()
+        # Numbers without a gap need not be read to be known.
+        self.gapless = entry.last_row - entry.first_row + 1 == count
+        if not self.gapless:
+            _ = self.rows
+
+    def __len__(self) -> int:
+        return self.entry.rows
+
+    @cached_property
+    def rows(self) -> Ints:
+        """int64 ``[n]``: row numbers, ascending."""
+        entry = self.entry
+        if self.gapless:
+            return np.arange(entry.first_row, entry.last_row + 1, dtype=np.int64)
+        rows: Ints = self._rows.whole()
+        if rows[0] != entry.first_row or rows[-1] != entry.last_row:
+            raise CorruptStoreError(f"{self.name}: its row numbers are not the manifest's")
+        return rows
+
+    @property
+    def z_mean(self) -> Floats:
+        """float32 ``[n, d]``, mapped, checked whole."""
+        return self._z_mean.whole()
+
+    @property
+    def z_log_var(self) -> Floats | None:
+        """float32 ``[n, d]``, mapped, checked whole; None where there is none."""
+        return None if self._z_log_var is None else self._z_log_var.whole()
+
+    @property
+    def has_log_var(self) -> bool:
+        """Whether its rows have a z_log_var."""
+        return self._z_log_var is not None
+
+    def z_means(self, positions: Ints) -> Floats:
+        """Copies of z_mean at some positions: float32 ``[n, d]``; only their blocks are read."""
+        return self._z_mean.take(positions)
+
+    def z_log_vars(self, positions: Ints) -> Floats | None:
+        """As `z_means`, of z_log_var."""
+        return None if self._z_log_var is None else self._z_log_var.take(positions)
+
+    def is_intact(self) -> bool:
+        """Whether the file still has the size it was mapped with.
+
+        To touch a page of a mapping whose file was cut is SIGBUS, the end of
+        the process; so this is asked before each use.  A system call, half a
+        microsecond.
+        """
+        return self._parts.is_intact()
+
+    def with_columns(self, columns: Mapping[str, str]) -> Segment:
+        """The same open segment under the metadata kinds of a later version."""
+        other = copy(self)
+        other.columns = dict(columns)
+        return other
+
+    def _check_names(self) -> None:
+        known = {"row", "z_mean", "z_log_var", "id/hashes", "id/order", "id/offsets", "id/bytes"}
+        known |= {"path/offsets", "path/bytes", "file/sizes", "file/mtimes_ns", "file/digests"}
+        for key, kind in self.columns.items():
+            parts = ("int", kind, "missing", "categories/offsets", "categories/bytes")
+            known |= {f"metadata/{key}/{part}" for part in parts}
+        unknown = sorted(self._parts.names() - known)
+        if unknown:
+            raise CorruptStoreError(f"{self.name}: refused, {unknown[0]!r} is no part of a segment")
+
+    def _texts(self, name: str, count: int) -> Texts:
+        offsets = self._parts.get(f"{name}/offsets", "<i8", (count + 1,))
+        size = self._parts.length(f"{name}/bytes")
+        return Texts(offsets, self._parts.get(f"{name}/bytes", "u1", (size,)), self.name)
+
+    @cached_property
+    def facts(self) -> FileFacts | None:
+        """What is known of the image files, if the rows came from images."""
+        if "file/sizes" not in self._parts:
+            return None
+        shape = (len(self),)
+        return FileFacts(
+            self._parts.get("file/sizes", "<i8", shape).whole(),
+            self._parts.get("file/mtimes_ns", "<i8", shape).whole(),
+            self._parts.get("file/digests", "<u8", shape).whole(),
+        )
+
+    def column(self, key: str) -> Column:
+        """A metadata column; all missing where the segment has none.
+
+        Raises
+        ------
+        InvalidInputError
+            If the store has no such key.
+        """
+        kind = self._kind(key)
+        made = self._columns.get((key, kind))
+        if made is None:
+            made = self._columns[key, kind] = self._column(key, kind)
+        return made
+
+    def _kind(self, key: str) -> str:
+        if key not in self.columns:
+            raise InvalidInputError(f"metadata {key!r} is not in this store")
+        return self.columns[key]
+
+    def _stored(self, key: str, kind: str) -> tuple[str, MappedArray, MappedArray | None] | None:
+        """Kind in the file, values and which are missing; None where the segment has none."""
+        prefix = f"metadata/{key}"
+        # A column of whole numbers may have been written before numbers came in.
+        stored = next((part for part in (kind, "int") if f"{prefix}/{part}" in self._parts), None)
+        if stored is None:
+            return None
+        shape = (len(self),)
+        missing = None
+        if f"{prefix}/missing" in self._parts:
+            missing = self._parts.get(f"{prefix}/missing", "u1", shape)
+        return stored, self._parts.get(f"{prefix}/{stored}", DTYPES[stored].str, shape), missing
+
+    def _categories(self, key: str) -> Texts:
+        prefix = f"metadata/{key}/categories"
+        return self._texts(prefix, max(self._parts.length(f"{prefix}/offsets"), 1) - 1)
+
+    def _column(self, key: str, kind: str) -> Column:
+        stored = self._stored(key, kind)
+        if stored is None:
+            return absent(kind, len(self))
+        values = stored[1].whole()
+        missing = None if stored[2] is None else stored[2].whole().astype(bool)
+        categories: tuple[str, ...] = ()
+        if kind == "str":
+            categories = tuple(self._categories(key))
+            known = values if missing is None else values[~missing]
+            if len(known) and not 0 <= known.min() <= known.max() < len(categories):
+                raise self._no_category(key)
+        return Column(stored[0], values, missing, categories).cast(kind, key)
+
+    def _no_category(self, key: str) -> CorruptStoreError:
+        return CorruptStoreError(f"{self.name}: {key!r} has codes without a category")
+
+    def items(self, key: str, positions: Ints) -> list[Value]:
+        """Metadata of some rows, without reading the column; None where it is missing."""
+        kind = self._kind(key)
+        found = self._readers.get((key, kind))
+        if found is None:
+            stored = self._stored(key, kind)
+            texts = self._categories(key) if stored is not None and kind == "str" else None
+            found = self._readers[key, kind] = (stored, texts)
+        stored, texts = found
+        if stored is None:
+            return [None] * len(positions)
+        values: list[Any] = stored[1].take(positions).tolist()
+        if stored[2] is not None:
+            missing = stored[2].take(positions).tolist()
+            values = [None if gone else v for v, gone in zip(values, missing, strict=True)]
+        if texts is not None:
+            if any(code is not None and not 0 <= code < len(texts) for code in values):
+                raise self._no_category(key)
+            return [None if code is None else texts[code] for code in values]
+        make = {"bool": bool, "int": int, "float": float}[kind]
+        return [None if value is None else make(value) for value in values]
+
+    @property
+    def _hashes(self) -> NDArray[np.uint64]:
+        return self._sorted[0].whole()
+
+    @property
+    def _order(self) -> NDArray[np.int32]:
+        return self._sorted[1].whole()
+
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """The hash of each id, ascending."""
+        return self._hashes
+
+    def find(self, ids: Sequence[str], hashes: NDArray[np.uint64]) -> Ints:
+        """Positions of ids, by bisection over their hashes; -1 where one is not here."""
+        positions = np.full(len(ids), -1, np.int64)
+        own = self._hashes
+        left = own.searchsorted(hashes)
+        inside = np.minimum(left, len(self) - 1)
+        for number in np.flatnonzero(own[inside] == hashes):
+            place = int(left[number])
+            while place < len(self) and own[place] == hashes[number]:
+                position = int(self._order[place])
+                if not 0 <= position < len(self):
+                    raise CorruptStoreError(f"{self.name}: its id order is out of bounds")
+                if self.ids[position] == ids[int(number)]:
+                    positions[number] = position
+                    break
+                place += 1
+        return positions
+
+    def own_hashes(self) -> NDArray[np.uint64]:
+        """The hash of each id, by position."""
+        hashes = np.empty(len(self), np.uint64)
+        hashes[self._order] = self._hashes
+        return hashes
+
+    def check(self) -> None:
+        """Check what the arrays say, beyond their checksums.
+
+        Raises
+        ------
+        CorruptStoreError
+            Names the first thing that cannot be.
+        """
+        self._parts.check(self.entry.file)
+        everything = np.arange(len(self))
+        numbers = self._rows.whole()
+        holds = (
+            (bool((np.diff(numbers) > 0).all()), "its row numbers do not ascend"),
+            (np.array_equal(numbers, self.rows), "its row numbers are not the manifest's"),
+            (bool(np.isfinite(self.z_mean).all()), "a z_mean is not finite"),
+            (
+                self.z_log_var is None or bool(np.isfinite(self.z_log_var).all()),
+                "a z_log_var is not finite",
+            ),
+            (bool((self._hashes[1:] >= self._hashes[:-1]).all()), "its id hashes do not ascend"),
+            (np.array_equal(np.sort(self._order), everything), "its id order is none"),
+        )
+        for true, what in holds:
+            if not true:
+                raise CorruptStoreError(f"{self.name}: {what}")
+        if not np.array_equal(hash_ids(list(self.ids)), self.own_hashes()):
+            raise CorruptStoreError(f"{self.name}: an id hash is not that of its id")
+        if self.paths is not None:
+            list(self.paths)
+        for key in self.columns:
+            self.column(key)
+
+    def holds(self, numbers: Ints) -> NDArray[np.bool_]:
+        """Which row numbers are here."""
+        if self.gapless:
+            return (numbers >= self.entry.first_row) & (numbers <= self.entry.last_row)
+        places = np.minimum(np.searchsorted(self.rows, numbers), len(self) - 1)
+        return np.asarray(self.rows[places] == numbers)
+
+    def numbers(self, positions: Ints) -> Ints:
+        """Row numbers of positions."""
+        return positions + self.entry.first_row if self.gapless else self.rows[positions]
+
+    def positions(self, numbers: Ints) -> Ints:
+        """Positions of row numbers, all of which must be here.
+
+        Raises
+        ------
+        CorruptStoreError
+            If one is not, or the file was cut since it was opened.
+        """
+        if not self.is_intact():
+            raise CorruptStoreError(f"{self.name} was cut while it was open: restore it")
+        if self.gapless:
+            places = numbers - self.entry.first_row
+            least, most = (min, max) if len(places) <= _FEW else (np.min, np.max)
+            if len(places) and not 0 <= least(places) <= most(places) < self.entry.rows:
+                raise CorruptStoreError(f"{self.name}: a row number is not where it should be")
+            return places
+        places = np.searchsorted(self.rows, numbers)
+        inside = np.minimum(places, len(self) - 1)
+        if not np.array_equal(self.rows[inside], numbers):
+            raise CorruptStoreError(f"{self.name}: a row number is not where the manifest says")
+        return places

@@ -1,0 +1,248 @@
+"""The few calls every write and read of a store goes through."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latentdb.base.errors import CorruptStoreError, NotFoundError, StoreError
+from latentdb.base.files import (
+    checksum,
+    map_checked,
+    os_reason,
+    read_whole,
+    remove,
+    replace,
+    sync_folder,
+    write_new,
+    write_output,
+)
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from latentdb.base.errors import StoreError
+from latentdb.base.files import replace, write_new
+
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+try:
+    {"new": write_new, "replace": replace}[sys.argv[1]](Path(sys.argv[2]), bytes(5000))
+except StoreError as error:
+    print(error)
+"""
+
+
+def run_limited(call: str, path: Path) -> str:
+    """Write 5,000 bytes in a process whose files may have 1,000: a disk that is full half way."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, call, str(path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_checksum_is_xxh3_128_so_that_old_stores_stay_readable() -> None:
+    assert checksum(b"") == "99aa06d3014798d86001c324468d497f"
+    assert checksum(memoryview(b"latents")) == checksum(b"latents") != checksum(b"latentS")
+
+
+def test_write_new_writes_every_byte(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).bytes(100_000)
+    write_new(tmp_path / "a", data)
+    assert (tmp_path / "a").read_bytes() == data
+
+
+def test_write_new_leaves_an_existing_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"mine")
+    with pytest.raises(StoreError, match=r"a cannot be written: file exists"):
+        write_new(path, b"other")
+    assert path.read_bytes() == b"mine"
+
+
+def test_write_new_says_which_file_when_its_folder_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"gone/a cannot be written: no such file"):
+        write_new(tmp_path / "gone" / "a", b"x")
+
+
+def test_write_new_does_not_write_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with pytest.raises(StoreError, match="link cannot be written"):
+        write_new(tmp_path / "link", b"x")
+    assert not (tmp_path / "target").exists()
+
+
+def test_write_new_leaves_nothing_of_a_file_that_does_not_fit(tmp_path: Path) -> None:
+    assert "a cannot be written: file too large" in run_limited("new", tmp_path / "a")
+    assert os.listdir(tmp_path) == []
+
+
+def test_replace_keeps_the_old_file_when_the_new_one_does_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    assert "cannot be written: file too large" in run_limited("replace", path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_replace_leaves_no_temporary_file(tmp_path: Path) -> None:
+    replace(tmp_path / "a", b"one")
+    replace(tmp_path / "a", b"two")
+    assert (tmp_path / "a").read_bytes() == b"two"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_replace_overcomes_the_temporary_file_of_a_killed_process(tmp_path: Path) -> None:
+    (tmp_path / f".a.{os.getpid()}.tmp").write_bytes(b"half")
+    replace(tmp_path / "a", b"whole")
+    assert (tmp_path / "a").read_bytes() == b"whole"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_replace_cleans_up_when_it_cannot_rename(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(StoreError, match="a cannot be written: is a directory"):
+        replace(tmp_path / "a", b"x")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_reader_sees_the_old_or_the_new_file_and_never_a_mixture(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    contents = [bytes([number]) * 50_000 for number in range(2)]
+    replace(path, contents[0])
+    stop = threading.Event()
+
+    def write() -> None:
+        for turn in range(100):
+            replace(path, contents[turn % 2])
+        stop.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = {read_whole(path, 100_000)}
+    while not stop.is_set():
+        seen.add(read_whole(path, 100_000))
+    writer.join()
+    assert seen <= set(contents)
+
+
+def test_remove_ignores_what_is_not_there_and_what_is_a_folder(tmp_path: Path) -> None:
+    remove(tmp_path / "missing")
+    (tmp_path / "folder").mkdir()
+    remove(tmp_path / "folder")
+    assert (tmp_path / "folder").is_dir()
+    (tmp_path / "file").write_bytes(b"x")
+    remove(tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+def test_sync_folder_says_which_folder_is_missing(tmp_path: Path) -> None:
+    sync_folder(tmp_path)
+    with pytest.raises(StoreError, match="gone cannot be synced: no such file"):
+        sync_folder(tmp_path / "gone")
+
+
+def test_read_whole_accepts_the_limit_and_refuses_one_byte_more(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 10)
+    assert read_whole(tmp_path / "a", 10) == b"x" * 10
+    with pytest.raises(CorruptStoreError, match="a has over 9 bytes"):
+        read_whole(tmp_path / "a", 9)
+
+
+def test_read_whole_tells_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="a is missing"):
+        read_whole(tmp_path / "a", 10)
+
+
+def test_read_whole_does_not_wait_on_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CorruptStoreError, match="pipe is not a regular file"):
+        read_whole(tmp_path / "pipe", 10)
+
+
+def test_read_whole_refuses_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(CorruptStoreError, match="is not a regular file"):
+        read_whole(tmp_path, 10)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_never_followed(tmp_path: Path, there: bool) -> None:
+    if there:
+        (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(StoreError, match="link cannot be read"):
+        read_whole(tmp_path / "link", 10)
+    with pytest.raises(StoreError, match="link cannot be read"):
+        map_checked(tmp_path / "link", 6, checksum(b"secret"))
+
+
+def test_a_link_is_told_as_damage(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(CorruptStoreError, match="link"):
+        read_whole(tmp_path / "link", 10)
+
+
+def test_map_checked_gives_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    assert map_checked(tmp_path / "a", 7, checksum(b"content"))[:] == b"content"
+
+
+@pytest.mark.parametrize("content", [b"", b"conten", b"content "])
+def test_map_checked_refuses_another_size(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(CorruptStoreError, match=rf"a is damaged: it has {len(content)} bytes"):
+        map_checked(tmp_path / "a", 7, checksum(content))
+
+
+def test_map_checked_tells_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="a is missing"):
+        map_checked(tmp_path / "a", 7, checksum(b""))
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(st.binary(min_size=1, max_size=300), st.data())
+def test_map_checked_notices_every_changed_byte(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
+) -> None:
+    place = data.draw(st.integers(0, len(content) - 1))
+    change = data.draw(st.integers(1, 255))
+    damaged = bytearray(content)
+    damaged[place] ^= change
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(damaged)
+    with pytest.raises(CorruptStoreError, match="damaged is damaged: its checksum"):
+        map_checked(path, len(content), checksum(content))
+
+
+def test_told_says_something_for_every_error() -> None:
+    assert (
+        os_reason(FileNotFoundError(2, "No such file or directory")) == "no such file or directory"
+    )
+    assert os_reason(OSError("Odd")) == "odd"
+    assert os_reason(OSError()) == "oserror"
+
+
+def test_write_output_makes_its_folder_and_replaces_what_is_there(tmp_path: Path) -> None:
+    write_output(tmp_path / "a" / "b" / "out.png", b"one")
+    write_output(str(tmp_path / "a" / "b" / "out.png"), b"two")
+    assert (tmp_path / "a" / "b" / "out.png").read_bytes() == b"two"
+    assert os.listdir(tmp_path / "a" / "b") == ["out.png"]
+
+
+def test_write_output_says_why_it_cannot(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(StoreError, match="out cannot be written: "):
+        write_output(tmp_path / "file" / "out", b"x")
+    with pytest.raises(StoreError, match="is a directory"):
+        write_output(tmp_path, b"x")
+    assert (tmp_path / "file").read_bytes() == b"mine"

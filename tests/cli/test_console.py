@@ -1,0 +1,63 @@
+"""Progress and warnings, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import pytest
+
+from latentdb.base.progress import Progress
+from latentdb.cli.console import progress, show_warnings_in_one_line
+
+
+class Terminal:
+    """A stderr that says it is a terminal."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        return
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_nobody_is_told_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with progress(quiet=False) as report:  # pytest's stderr is no terminal
+        assert report is None
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress(quiet=True) as report:
+        assert report is None
+
+
+def test_a_terminal_shows_stage_count_and_bad_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "150")
+    with progress(quiet=False) as report:
+        assert report is not None
+        report(Progress("indexing", 5, 20, bad=2))
+    assert "indexing  (2 bad)" in terminal.text
+    assert "5/20" in terminal.text
+    with progress(quiet=False) as report:
+        assert report is not None
+        report(Progress("indexing", 5, 20))
+        report(Progress("building the search index over 20 rows", 0, None))
+    # The new stage has no count of the old one.
+    assert "building the search index" in terminal.text
+    assert "/20" not in terminal.text.rpartition("building the search index")[2]
+
+
+def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        show_warnings_in_one_line()
+        warnings.simplefilter("always")
+        warnings.warn("the index is damaged", RuntimeWarning, stacklevel=1)
+    assert capsys.readouterr().err == "Warning: the index is damaged\n"

@@ -1,0 +1,247 @@
+"""Images to rows: what is new, changed, bad, interrupted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latentdb.base.errors import ImageError, InvalidInputError, NotFoundError
+from latentdb.base.progress import Progress
+from latentdb.database import LatentDB
+from latentdb.images.decode import read_image
+from latentdb.model.codec import Codec
+from tests.conftest import draw_shape, make_images
+
+
+def fresh(tmp_path: Path, model: Path) -> LatentDB:
+    return LatentDB.create(tmp_path / "db.ldb", model=model)
+
+
+def test_every_row_is_the_latent_of_its_image(store: Path, images: Path, model: Path) -> None:
+    codec = Codec.from_folder(model)
+    with LatentDB.open(store) as db:
+        ids = db.ids()
+        expected, log_vars = codec.encode(
+            np.stack([read_image(images / name, codec.config.preprocessing) for name in ids])
+        )
+        assert sorted(ids) == ids
+        assert len(ids) == 80
+        assert np.allclose(db.vectors(ids), expected, atol=1e-5)
+        stored = db.log_vars(ids)
+        assert stored is not None
+        assert log_vars is not None
+        assert np.allclose(stored, log_vars, atol=1e-5)
+
+
+def test_a_second_run_skips_all_and_commits_nothing(store: Path, images: Path) -> None:
+    with LatentDB.open(store) as db:
+        version = db.info().version
+        done = db.index_images(images, labels_from_folders=True)
+        assert (done.added, done.updated, done.unchanged, done.rows) == (0, 0, 80, 80)
+        assert db.info().version == version
+
+
+def test_new_and_changed_images_are_taken_and_touched_ones_are_not(
+    tmp_path: Path, model: Path
+) -> None:
+    folder = make_images(tmp_path / "in", 3)
+    with fresh(tmp_path, model) as db:
+        db.index_images(folder, labels_from_folders=True)
+        before = db.vectors(["disc/000.png"])
+        draw_shape("square", 77).save(folder / "disc/000.png")
+        os.utime(folder / "disc/001.png", ns=(1, 1))
+        draw_shape("disc", 78).save(folder / "disc/new.png")
+        done = db.index_images(folder)
+        assert (done.added, done.updated, done.unchanged, done.rows) == (1, 1, 5, 7)
+        assert not np.array_equal(db.vectors(["disc/000.png"]), before)
+        assert db.ids().count("disc/000.png") == 1
+        # What was known of the image is kept when only its pixels changed.
+        match = db.query("disc/000.png", k=1)[0]
+        assert (match.id, dict(match.metadata)) == ("disc/000.png", {"label": "disc"})
+
+
+def test_a_moved_folder_is_recognised_by_content(tmp_path: Path, model: Path) -> None:
+    folder = make_images(tmp_path / "in", 3)
+    with fresh(tmp_path, model) as db:
+        db.index_images(folder)
+        moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
+        done = db.index_images(moved)
+        assert (done.added, done.updated, done.unchanged) == (0, 0, 6)
+
+
+def test_bad_files_are_skipped_and_named_and_the_rest_is_indexed(
+    tmp_path: Path, model: Path
+) -> None:
+    folder = make_images(tmp_path / "in", 2)
+    whole = (folder / "disc/000.png").read_bytes()
+    (folder / "empty.png").touch()
+    (folder / "text.jpg").write_text("this is no picture")
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "dangling.png").symlink_to(folder / "nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    with fresh(tmp_path, model) as db:
+        done = db.index_images(folder)
+        reasons = {Path(bad.path).name: bad.reason for bad in done.bad}
+        assert done.added == 4
+        assert set(reasons) == {"empty.png", "text.jpg", "cut.png", "dangling.png", "pipe.png"}
+        assert reasons["empty.png"] == "empty file"
+        assert reasons["pipe.png"] == "not a regular file"
+        assert "not one of JPEG" in reasons["text.jpg"]
+        assert set(db.ids()) == {f"{k}/00{n}.png" for k in ("disc", "square") for n in range(2)}
+
+
+def test_strict_raises_and_keeps_what_was_committed(tmp_path: Path, model: Path) -> None:
+    folder = make_images(tmp_path / "in", 2)
+    (folder / "empty.png").touch()
+    with fresh(tmp_path, model) as db:
+        with pytest.raises(ImageError, match=r"empty\.png: empty file"):
+            db.index_images(folder, strict=True)
+        assert db.index_images(folder).rows == 4
+
+
+def test_two_files_of_one_id_are_not_mixed_up(tmp_path: Path, model: Path) -> None:
+    one, two = make_images(tmp_path / "one", 1), make_images(tmp_path / "two", 1, seed=9)
+    with fresh(tmp_path, model) as db:
+        done = db.index_images([one, two])
+        assert done.added == 2
+        assert [bad.reason for bad in done.bad] == [
+            f"its id '{k}/000.png' is that of {one}/{k}/000.png: index a folder that holds both"
+            for k in ("disc", "square")
+        ]
+        # The same holds from run to run.
+        later = db.index_images(two)
+        assert (later.added, later.updated, len(later.bad)) == (0, 0, 2)
+        assert "in the store: index a folder that holds both" in later.bad[0].reason
+        # But the same folder given twice is no conflict.
+        assert db.index_images([one, one]).bad == ()
+
+
+def test_labels_and_metadata_files(tmp_path: Path, model: Path) -> None:
+    folder = make_images(tmp_path / "in", 2)
+    draw_shape("disc", 5).save(folder / "loose.png")
+    table = tmp_path / "table.csv"
+    table.write_text("id,year,score\ndisc/000.png,1999,0.5\nsquare/001.png,,1\nnone.png,1,1\n")
+    with fresh(tmp_path, model) as db:
+        done = db.index_images(folder, metadata=table, labels_from_folders=True)
+        assert done.unmatched == 1
+        assert db.info().columns == {"label": "str", "score": "float", "year": "int"}
+        assert db.ids(where='label == "disc" and year < 2000') == ["disc/000.png"]
+        assert db.ids(where="score >= 1") == ["square/001.png"]
+        assert db.ids(where="label is None") == ["loose.png"]
+
+
+def test_metadata_can_come_later_without_encoding_again(tmp_path: Path, model: Path) -> None:
+    folder = make_images(tmp_path / "in", 2)
+    with fresh(tmp_path, model) as db:
+        db.index_images(folder)
+        before = db.vectors(db.ids())
+        done = db.index_images(folder, labels_from_folders=True)
+        assert (done.added, done.updated, done.unchanged, done.rows) == (0, 4, 0, 4)
+        assert sorted(db.ids(where='label == "disc"')) == ["disc/000.png", "disc/001.png"]
+        assert np.array_equal(db.vectors(db.ids()), before)
+        again = db.index_images(folder, labels_from_folders=True)
+        assert (again.updated, again.unchanged) == (0, 4)
+
+
+def test_metadata_of_another_type_is_refused_before_anything_is_added(
+    tmp_path: Path, model: Path
+) -> None:
+    folder = make_images(tmp_path / "in", 2)
+    table = tmp_path / "table.csv"
+    table.write_text("id,label\ndisc/000.png,3\n")
+    with fresh(tmp_path, model) as db:
+        db.index_images(folder / "square", labels_from_folders=True)
+        db.index_images(folder, labels_from_folders=True)
+        rows = len(db)
+        with pytest.raises(InvalidInputError, match="'label' is int here and str in this store"):
+            db.index_images(folder, metadata=table)
+        assert len(db) == rows
+
+
+def test_what_is_not_there_is_said(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with fresh(tmp_path, model) as db:
+        with pytest.raises(InvalidInputError, match=r"no images in .*empty"):
+            db.index_images(tmp_path / "empty")
+        with pytest.raises(NotFoundError, match="nowhere does not exist"):
+            db.index_images(tmp_path / "nowhere")
+        with pytest.raises(InvalidInputError, match="no images were named"):
+            db.index_images([])
+
+
+def test_images_do_not_join_vectors_that_lack_z_log_var(tmp_path: Path, model: Path) -> None:
+    folder = make_images(tmp_path / "in", 1)
+    with fresh(tmp_path, model) as db:
+        db.add(["bare"], np.zeros((1, 4)))
+        with pytest.raises(InvalidInputError, match="rows have no z_log_var"):
+            db.index_images(folder)
+        assert db.ids() == ["bare"]
+
+
+def test_progress_counts_every_file(store: Path, images: Path) -> None:
+    seen: list[Progress] = []
+    with LatentDB.open(store) as db:
+        db.index_images(images, report=seen.append)
+    assert seen[-1].done == 80
+
+
+RUN = """
+import sys
+from latentdb.ingest import ingest
+from latentdb.ingest import reading
+from latentdb.database import LatentDB
+ingest.COMMIT_ROWS, ingest.COMMIT_SECONDS, ingest.FIRST_SECONDS, reading.BATCH = 8, 1e9, 1e9, 4
+append = ingest.Writer.append
+def told(self, *rows):
+    append(self, *rows)
+    print("committed", flush=True)
+    if len(sys.argv) > 3:
+        sys.stdin.read(1)
+ingest.Writer.append = told
+with LatentDB.open(sys.argv[1]) as db:
+    print(db.index_images(sys.argv[2]).added)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_ended_goes_on_where_it_stopped(
+    tmp_path: Path, model: Path, how: signal.Signals
+) -> None:
+    folder = make_images(tmp_path / "in", 20)
+    path = tmp_path / "db.ldb"
+    LatentDB.create(path, model=model).close()
+    arguments = [sys.executable, "-c", RUN, str(path), str(folder)]
+    process = subprocess.Popen(
+        [*arguments, "wait"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    for _ in range(2):
+        assert process.stdout.readline() == "committed\n"
+        if _ == 0:
+            process.stdin.write("x")
+            process.stdin.flush()
+    os.kill(process.pid, how)
+    process.communicate("x" * 100, timeout=60)
+    assert process.returncode not in (0, None)
+    with LatentDB.open(path) as db:
+        kept = len(db)
+        # Ctrl-C commits what was encoded besides; a kill cannot.
+        assert kept == 16 if how == signal.SIGKILL else 16 <= kept < 40
+        vectors = db.vectors(db.ids())
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str(40 - kept)
+    with LatentDB.open(path) as db:
+        assert len(db) == 40
+        assert np.array_equal(db.vectors(db.ids())[:kept], vectors)

@@ -1,0 +1,186 @@
+"""Model files read as data: what is in them, and what is refused before it is unpacked."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import zipfile
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latentdb.base.errors import ModelError, NotFoundError
+from latentdb.kerasfile import container as modelfile
+from latentdb.kerasfile.container import parse, read_file
+from latentdb.kerasfile.runtime import load_keras
+
+CONFIG = {"class_name": "Sequential", "config": {"name": "s", "layers": []}}
+
+
+@lru_cache
+def old_file() -> bytes:
+    """A model in the old format, as keras still writes it."""
+    keras = load_keras()
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "old.h5"
+        model.save(path)
+        return path.read_bytes()
+
+
+def weights_of(**arrays: object) -> bytes:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, values in arrays.items():
+            file[name.replace("__", "/")] = values
+    return buffer.getvalue()
+
+
+def keras_file(
+    config: object = CONFIG, weights: bytes | None = None, method: int = zipfile.ZIP_STORED
+) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("config.json", config if isinstance(config, str) else json.dumps(config))
+        archive.writestr("model.weights.h5", weights_of(a=[1.0]) if weights is None else weights)
+    return buffer.getvalue()
+
+
+def h5_file(config: object = CONFIG, *, fixed: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    text = json.dumps(config).encode()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["model_config"] = np.bytes_(text) if fixed else text.decode()
+        file["model_weights/dense/dense/kernel:0"] = np.ones((2, 3), np.float32)
+        file["optimizer_weights/iteration"] = 7
+    return buffer.getvalue()
+
+
+def test_both_formats_give_configuration_and_arrays() -> None:
+    new = parse(keras_file(weights=weights_of(x__y=np.arange(6.0).reshape(2, 3), z=5)), "a")
+    assert (new.config, new.legacy, sorted(new.weights)) == (CONFIG, False, ["x/y", "z"])
+    assert new.weights.array("x/y").tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert new.weights.array("z") == 5
+    for fixed in (False, True):
+        old = parse(h5_file(fixed=fixed), "b")
+        assert (old.config, old.legacy) == (CONFIG, True)
+        assert list(old.weights) == ["dense/dense/kernel:0"]
+
+
+def test_a_long_configuration_of_an_h5_is_read_from_its_heap() -> None:
+    long = {**CONFIG, "pad": "x" * 200_000}
+    assert parse(h5_file(long), "a").config == long
+
+
+def test_the_digest_is_of_names_and_values() -> None:
+    first = parse(keras_file(weights=weights_of(a=[1.0], b=[2.0])), "a").weights.digest()
+    again = parse(
+        keras_file(weights=weights_of(b=[2.0], a=[1.0]), method=zipfile.ZIP_DEFLATED), "a"
+    )
+    assert again.weights.digest() == first
+    other = parse(keras_file(weights=weights_of(a=[1.0], b=[2.5])), "a").weights.digest()
+    assert other != first
+
+
+def test_the_digest_is_that_of_the_first_version() -> None:
+    """It is in the manifests of stores: one number counts as an array of one."""
+    expected = sha256(b"a <f8 (2,);" + np.array([1.0, 2.0]).tobytes())
+    expected.update(b"b <i8 (1,);" + np.array([7]).tobytes())
+    file = parse(keras_file(weights=weights_of(b=7, a=[1.0, 2.0], seed_generator=3)), "a")
+    assert file.weights.digest() == expected.hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "is not a .keras model file"),
+        (b"PK\x03\x04", "is not a .keras model file"),
+        (keras_file()[:-30], "is not a .keras model file"),
+        (keras_file("[" * 100_000), "is not a .keras model file"),
+        (keras_file("9" * 5000), "is not a .keras model file"),
+        (keras_file([1]), "has no model configuration"),
+        (keras_file({"class_name": "x"}), "has no model configuration"),
+        (keras_file(method=zipfile.ZIP_LZMA), "packed by another method"),
+        (keras_file(method=zipfile.ZIP_BZIP2), "packed by another method"),
+        (keras_file(weights=b"no"), "is not a .keras model file"),
+        (keras_file(weights=weights_of(a=["text"])), "is refused: 'a'"),
+        (h5_file([1]), "its configuration is damaged"),
+    ],
+)
+def test_damaged_files_are_told_in_one_line(data: bytes, told: str) -> None:
+    with pytest.raises(ModelError, match=told) as error:
+        parse(data, "it")
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith("it ")
+
+
+def test_a_file_that_is_twice_in_it_is_refused() -> None:
+    buffer = io.BytesIO(keras_file())
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("config.json", "{}")
+    with pytest.raises(ModelError, match="or one twice"):
+        parse(buffer.getvalue(), "it")
+
+
+def test_limits_hold_before_anything_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modelfile, "MAX_CONFIG", 100)
+    with pytest.raises(ModelError, match="at most 100 are read"):
+        parse(keras_file({**CONFIG, "pad": " " * 200}, method=zipfile.ZIP_DEFLATED), "it")
+    with pytest.raises(ModelError, match="over 100 bytes"):
+        parse(h5_file({**CONFIG, "pad": " " * 200}, fixed=True), "it")
+    monkeypatch.setattr(modelfile, "MAX_PARAMETERS", 5)
+    with pytest.raises(ModelError, match="has 6 parameters, at most 5"):
+        parse(keras_file(weights=weights_of(a=np.zeros(6))), "it")
+    monkeypatch.setattr(modelfile, "MAX_UNPACKED", 1000)
+    with pytest.raises(ModelError, match="at most 1000 are read"):
+        parse(keras_file(), "it")
+
+
+def test_soft_links_and_packed_arrays_are_refused() -> None:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["a"] = h5py.SoftLink("/b")
+    with pytest.raises(ModelError, match="'a' is a soft or external link"):
+        parse(keras_file(weights=buffer.getvalue()), "it")
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.create_dataset("a", data=np.zeros(1000), compression="gzip")
+    with pytest.raises(ModelError, match="'a' is virtual, chunked or packed"):
+        parse(keras_file(weights=buffer.getvalue()), "it")
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["model_weights"] = h5py.ExternalLink("/x", "/y")
+        file.attrs["model_config"] = json.dumps(CONFIG)
+    with pytest.raises(ModelError, match="'model_weights' is a soft or external link"):
+        parse(buffer.getvalue(), "it")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_damaged_h5_is_read_or_refused(data: st.DataObject) -> None:
+    content = bytearray(old_file())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(8, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        file = parse(bytes(content), "it")
+    except ModelError:
+        return
+    for name in file.weights:
+        file.weights.array(name)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"gone\.keras does not exist: expected an encoder"):
+        read_file(tmp_path / "gone.keras", "an encoder")
+    with pytest.raises(ModelError, match="is a folder: expected an encoder"):
+        read_file(tmp_path, "an encoder")
+    (tmp_path / "saved_model.pb").touch()
+    with pytest.raises(ModelError, match="is a SavedModel, which is a program"):
+        read_file(tmp_path, "an encoder")

@@ -1,0 +1,173 @@
+"""Images to a model folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentdb.base.errors import AlreadyExistsError, ImageError, InvalidInputError, NotFoundError
+from latentdb.base.progress import Progress
+from latentdb.model.codec import Codec
+from latentdb.model.training import TrainReport, psnr, train_model
+from latentdb.onnx import export as exporter
+from latentdb.onnx import runtime as engine
+from latentdb.onnx.compiled import NAMES
+from tests.conftest import draw_shape
+
+
+def test_the_folder_is_complete(trained: TrainReport) -> None:
+    folder = Path(trained.path)
+    names = {path.name for path in folder.iterdir()}
+    assert names - set(NAMES) == {
+        "encoder.keras", "decoder.keras", "model.json", "history.csv", "reconstructions.png",
+    }  # fmt: skip
+    assert names >= (set(NAMES) if engine.is_available() and exporter.is_available() else set())
+    config = json.loads((folder / "model.json").read_text())
+    assert config["preprocessing"]["resize"] == "stretch"
+    assert config["about"]["seed"] == 0
+    assert set(config["about"]["versions"]) >= {"tensorflow", "keras", "latentdb"}
+    assert config["about"]["losses"]["val_loss"] > 0
+    with (folder / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == [str(n + 1) for n in range(6)]
+    assert {"reconstruction_loss", "kl_loss", "val_reconstruction_loss", "val_kl_loss"} <= set(
+        rows[0]
+    )
+    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_the_report_says_what_happened(trained: TrainReport) -> None:
+    assert (trained.images, trained.validation_images, trained.found) == (72, 8, 80)
+    assert trained.config.latent_dim == 4
+    assert trained.config.preprocessing.shape == (16, 16, 3)
+    assert trained.stopped == "epochs"
+    assert trained.losses["val_loss"] < 100
+
+
+def test_reconstructions_show_originals_above(trained: TrainReport) -> None:
+    with Image.open(Path(trained.path) / "reconstructions.png") as picture:
+        # Every 16 px image is enlarged to 96, pixel for pixel.
+        rows = [np.asarray(picture)[top : top + 96 : 6] for top in (4, 104)]
+    originals, rebuilt = (
+        np.stack([row[:, 4 + 100 * n : 100 + 100 * n : 6] for n in range(8)]) for row in rows
+    )
+    codec = Codec.from_folder(trained.path)
+    assert len(np.unique(originals.reshape(8, -1), axis=0)) == 8
+    assert np.array_equal(codec.decode(codec.encode(originals)[0]), rebuilt)
+
+
+def test_grey_images_make_a_grey_model_of_their_size(tmp_path: Path) -> None:
+    grey = tmp_path / "grey"
+    grey.mkdir()
+    for number in range(12):
+        draw_shape("disc", number).convert("L").resize((40, 30)).save(grey / f"{number}.png")
+    done = train_model([grey], tmp_path / "m", epochs=1, latent_dim=2)
+    assert done.config.preprocessing.shape == (32, 32, 1)
+    other = train_model([grey], tmp_path / "n", epochs=1, latent_dim=2, arch="mlp")
+    assert other.config.preprocessing.shape == (30, 30, 1)
+
+
+def test_the_same_seed_gives_the_same_model(images: Path, tmp_path: Path) -> None:
+    options = {"epochs": 1, "latent_dim": 2, "arch": "mlp", "seed": 4}
+    configs = [
+        train_model([images], tmp_path / name, **options).config  # type: ignore[arg-type]
+        for name in ("a", "b")
+    ]
+    assert configs[0].encoder_fingerprint == configs[1].encoder_fingerprint
+    assert configs[0].decoder_fingerprint == configs[1].decoder_fingerprint
+
+
+def test_bad_files_are_named_and_strict_refuses_them(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    done = train_model([images, tmp_path], tmp_path / "m", epochs=1, latent_dim=2, arch="mlp")
+    assert [(Path(bad.path).name, bad.reason) for bad in done.bad] == [("empty.png", "empty file")]
+    with pytest.raises(ImageError, match="empty file"):
+        train_model([images, tmp_path / "empty.png"], tmp_path / "n", epochs=1, strict=True)
+    assert not (tmp_path / "n").exists()
+
+
+def test_what_cannot_be_trained_is_said_before_anything_is_made(
+    images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "m"
+    with pytest.raises(NotFoundError, match="does not exist"):
+        train_model([tmp_path / "none"], out)
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(InvalidInputError, match="no images in"):
+        train_model([tmp_path / "nothing"], out)
+    with pytest.raises(InvalidInputError, match="1 readable images cannot train"):
+        train_model([images / "disc/000.png"], out)
+    with pytest.raises(InvalidInputError, match="0 epochs"):
+        train_model([images], out, epochs=0)
+    with pytest.raises(InvalidInputError, match="-1 minutes"):
+        train_model([images], out, minutes=-1)
+    with pytest.raises(InvalidInputError, match="validation share of 1"):
+        train_model([images], out, validation=1)
+    with pytest.raises(InvalidInputError, match="17x16 does not fit the conv"):
+        train_model([images], out, image_size=(17, 16))
+    with pytest.raises(InvalidInputError, match="2 channels"):
+        train_model([images], out, channels=2)
+    assert not out.exists()
+    out.mkdir()
+    (out / "precious").touch()
+    with pytest.raises(AlreadyExistsError, match="exists: give --out another path"):
+        train_model([images], out)
+
+
+def test_a_large_collection_is_sampled(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentdb.model.training.MAX_FILES", 30)
+    done = train_model([images], tmp_path / "m", epochs=1, latent_dim=2, arch="mlp")
+    assert (done.found, done.images + done.validation_images) == (80, 30)
+
+
+def test_progress_is_reported(images: Path, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    train_model([images], tmp_path / "m", epochs=2, latent_dim=2, arch="mlp", report=seen.append)
+    stages = [at.stage.split()[0] for at in seen]
+    assert stages[0] == "reading"
+    assert stages[-1] == "epoch"
+    assert seen[-1].done == seen[-1].total
+
+
+def test_psnr_against_its_formula() -> None:
+    black = np.zeros((1, 2, 2, 1), np.uint8)
+    assert psnr(black, black + 255)[0] == pytest.approx(0.0)
+    assert psnr(black, black + 1)[0] == pytest.approx(48.1308, abs=1e-4)
+    assert psnr(black, black)[0] == np.inf
+
+
+def test_ctrl_c_keeps_the_best_weights(images: Path, tmp_path: Path) -> None:
+    """A real process, interrupted in the middle of its training."""
+    out = tmp_path / "m"
+    code = (
+        "import sys, os, signal\n"
+        "from latentdb.model.training import train_model\n"
+        "def report(at):\n"
+        "    if at.stage.startswith('epoch 4'): print('here', flush=True); sys.stdin.read(1)\n"
+        "done = train_model([sys.argv[1]], sys.argv[2], latent_dim=2, arch='mlp',\n"
+        "                   epochs=100000, patience=100000, report=report)\n"
+        "print(done.stopped, done.epochs)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(images), str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    os.kill(process.pid, signal.SIGINT)
+    rest, _ = process.communicate("x" * 1000, timeout=120)
+    assert rest.splitlines()[-1] == "interrupted 4"
+    assert Codec.from_folder(out).config.about["stopped"] == "interrupted"

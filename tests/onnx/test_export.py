@@ -1,0 +1,143 @@
+"""Compiling a half: what comes out equals keras to 1e-5, or is told to be different."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentdb.base.errors import ModelError
+from latentdb.kerasfile.runtime import load_keras
+from latentdb.onnx import runtime as engine
+from latentdb.onnx.export import TOLERANCE, difference, export, probes
+from latentdb.onnx.inspect import inspect
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("tf2onnx")
+
+SHAPE = (16, 16, 3)
+
+
+def function(model: Any) -> Any:
+    def run(values: Any) -> Any:
+        result = model(values, training=False)
+        return result if isinstance(result, list | tuple) else [result]
+
+    return run
+
+
+def values(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(3).normal(size=(40, *shape)).astype(np.float32)
+
+
+def check(model: Any, shape: tuple[int, ...]) -> frozenset[str]:
+    """Compile a model, compare it with keras, and give the operators it needs."""
+    run = function(model)
+    data = export(run, shape, "f")
+    batch = values(shape)
+    half = engine.CompiledNetwork(data, "it", fingerprint="f")
+    expected = [np.asarray(part) for part in run(batch)]
+    assert difference(expected, half(batch)) <= TOLERANCE
+    assert difference([part[:1] for part in expected], half(batch[:1])) <= TOLERANCE
+    return inspect(data, "it").operators
+
+
+def test_the_conv_vae_equals_keras() -> None:
+    keras = load_keras()
+    from latentdb.model.vae import build_vae
+
+    vae = build_vae(SHAPE, 4, seed=1)
+    random = np.random.default_rng(2)
+    for model in (vae.encoder, vae.decoder):
+        for layer in model.layers:  # statistics of batches that are not 0 and 1
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    encoder = keras.Model(vae.encoder.inputs, list(vae.encoder.outputs)[:2])
+    assert "RandomNormal" not in check(encoder, SHAPE)
+    check(vae.decoder, (4,))
+
+
+def layers_of(kind: str) -> Any:
+    """A network with one kind of layer people build VAEs of."""
+    keras = load_keras()
+    layers = keras.layers
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input(SHAPE)
+    if kind == "pooling":
+        hidden = layers.MaxPooling2D(2)(layers.Conv2D(8, 3, activation="relu")(inputs))
+        hidden = layers.AveragePooling2D(2, padding="same")(hidden)
+    elif kind == "separable":
+        hidden = layers.SeparableConv2D(8, 3, padding="same", activation="swish")(inputs)
+        hidden = layers.DepthwiseConv2D(3, strides=2, activation="elu")(hidden)
+    elif kind == "upsampling":
+        hidden = layers.UpSampling2D(2)(layers.ZeroPadding2D(1)(inputs))
+        hidden = layers.Cropping2D(1)(layers.UpSampling2D(2, interpolation="bilinear")(hidden))
+        hidden = layers.Conv2D(4, 5, strides=3, activation="tanh")(hidden)
+    elif kind == "normalised":
+        hidden = layers.LayerNormalization()(layers.Rescaling(2.0, offset=-1)(inputs))
+        hidden = layers.GroupNormalization(3)(hidden)
+        hidden = layers.LeakyReLU()(layers.Conv2D(8, 3, dilation_rate=2)(hidden))
+    elif kind == "residual":
+        hidden = layers.Conv2D(3, 3, padding="same", activation="gelu")(inputs)
+        hidden = layers.Concatenate()([layers.Add()([inputs, hidden]), hidden])
+        hidden = layers.Dropout(0.5)(layers.PReLU()(hidden))
+    else:
+        hidden = layers.Dense(8, activation=kind)(inputs)
+    flat = layers.Flatten()(hidden)
+    return keras.Model(inputs, [layers.Dense(4)(flat), layers.GlobalAveragePooling2D()(hidden)])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["pooling", "separable", "upsampling", "normalised", "residual", "selu", "softplus", "gelu"],
+)
+def test_layers_that_vaes_are_built_of_equal_keras(kind: str) -> None:
+    check(layers_of(kind), SHAPE)
+
+
+def test_gelu_is_written_as_runtimes_know_it() -> None:
+    onnx = pytest.importorskip("onnx")
+    data = export(function(layers_of("gelu")), SHAPE, "f")
+    nodes = [node.op_type for node in onnx.load_from_string(data).graph.node]
+    assert nodes.count("Div") == nodes.count("Erf") == 1
+
+
+def test_what_draws_random_numbers_is_refused() -> None:
+    import tensorflow as tf
+
+    def run(batch: Any) -> Any:
+        return [batch + tf.random.normal((4,))]
+
+    with pytest.raises(ModelError, match="operator 'RandomNormal' is not on the list"):
+        export(run, (4,), "f")
+
+
+def test_what_has_no_counterpart_is_told_in_one_line() -> None:
+    import tensorflow as tf
+
+    def run(batch: Any) -> Any:
+        return [tf.cast(tf.signal.rfft(batch), tf.float32)]
+
+    with pytest.raises(ModelError) as caught:
+        export(run, (4,), "f")
+    assert "\n" not in str(caught.value)
+
+
+def test_difference_is_absolute_for_small_values_and_relative_for_large() -> None:
+    small, large = np.full((1, 2), 0.5, np.float32), np.full((1, 2), 200, np.float32)
+    assert difference([small], [small + np.float32(0.25)]) == 0.25
+    assert difference([large], [large + np.float32(2)]) == pytest.approx(0.01)
+    assert difference([small], [small, small]) == np.inf
+    assert difference([small], [small[:, :1]]) == np.inf
+    assert difference([small], [small * np.float32(np.nan)]) == np.inf
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (5, 9, 3)])
+def test_probes_are_different_images_and_always_the_same(shape: tuple[int, int, int]) -> None:
+    images = probes(shape)
+    assert images.shape == (48, *shape)
+    assert images.dtype == np.uint8
+    assert len({image.tobytes() for image in images}) == 48
+    assert np.array_equal(images, probes(shape))
+    assert {int(images.min()), int(images.max())} == {0, 255}

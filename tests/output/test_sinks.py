@@ -1,0 +1,255 @@
+"""Many latents to pictures: folders, arrays, contact sheets."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from latentdb.base.errors import InvalidInputError, ModelError, NotFoundError, StoreError
+from latentdb.base.progress import Progress
+from latentdb.database import LatentDB
+from latentdb.images import jpeg
+from latentdb.images.render import sheet
+from latentdb.model.codec import Codec
+from latentdb.output import sinks as decoding
+from latentdb.output.sinks import Array, Folder, Pages, decode_all
+
+NAMES = ["../../etc/x.png", "/abs.png", "a/b.png", "a_b.jpg", "...", "ok", "ä/" * 200 + "ü.png"]
+
+
+def test_all_rows_become_one_file_each(store: Path, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    with LatentDB.open(store) as db:
+        written = db.decode_to(None, tmp_path / "out", report=seen.append)
+        expected = db.decode(db.ids())
+        ids = db.ids()
+    assert [Path(path).name for path in written] == [name.replace("/", "_") for name in ids]
+    for path, pixels in zip(written, expected, strict=True):
+        assert np.array_equal(np.asarray(Image.open(path)), pixels)
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(Path(path).name for path in written)
+    assert [(at.stage, at.done, at.total) for at in seen] == [("decoding", 80, 80)]
+
+
+def test_rows_of_an_expression_become_one_array(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "BATCH", 7)  # the last batch is not a whole one
+    with LatentDB.open(store) as db:
+        out = tmp_path / "new" / "discs.npy"
+        assert db.decode_to(None, out, where='label == "disc"') == (str(out),)
+        array = np.load(out, mmap_mode="r")
+        assert array.dtype == np.uint8
+        assert np.array_equal(array, db.decode(db.ids(where='label == "disc"')))
+        db.decode_to(["disc/003.png"], out, format="npy")
+        assert np.array_equal(np.load(out), db.decode("disc/003.png"))
+        db.decode_to(None, out, where='label == "none"')
+        assert np.load(out).shape == (0, 16, 16, 3)
+    assert os.listdir(out.parent) == ["discs.npy"]
+
+
+@pytest.mark.parametrize(("kind", "ending", "most"), [("jpeg", ".jpg", 12), ("webp", ".webp", 40)])
+def test_pictures_may_be_of_another_format(
+    store: Path, tmp_path: Path, kind: str, ending: str, most: int
+) -> None:
+    names = ["disc/000.png", "square/001.png"]
+    with LatentDB.open(store) as db:
+        written = db.decode_to(names, tmp_path, format=kind)
+        expected = db.decode(names)
+    assert [Path(path).name for path in written] == [f"disc_000{ending}", f"square_001{ending}"]
+    for path, pixels in zip(written, expected, strict=True):
+        with Image.open(path) as image:
+            assert image.format == kind.upper()
+            difference = np.abs(np.asarray(image.convert("RGB"), int) - pixels)
+        assert (difference.mean() < 6, difference.max() <= most) == (True, True)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_is_the_same_with_and_without_simplejpeg(
+    channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("simplejpeg")
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, channels), np.uint8)
+    fast = decoding._encoded(pixels, "jpeg")
+    monkeypatch.setattr(jpeg, "encode", lambda *_: None)
+    slow = decoding._encoded(pixels, "jpeg")
+    one, other = (np.asarray(Image.open(io.BytesIO(data)), int) for data in (fast, slow))
+    assert np.abs(one - other).max() <= 1
+
+
+def test_contact_sheets_are_one_page_or_several(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "BATCH", 7)
+    with LatentDB.open(store) as db:
+        assert db.decode_to(None, sheet=tmp_path / "all.png") == (str(tmp_path / "all.png"),)
+        ids, images = db.ids(), db.decode(db.ids())
+        monkeypatch.setattr(decoding, "_LINES", 3)
+        several = db.decode_to(None, sheet=tmp_path / "page.png", out=tmp_path / "x.npy")
+    assert [Path(path).name for path in several] == [
+        "x.npy", "page-1.png", "page-2.png", "page-3.png",
+    ]  # fmt: skip
+    width = 5  # of a page of 30
+    for number, page in enumerate(several[1:]):
+        cells = list(zip(images, ids, strict=True))[30 * number : 30 * number + 30]
+        rows = [cells[at : at + width] for at in range(0, len(cells), width)]
+        assert np.array_equal(np.asarray(Image.open(page)), np.asarray(sheet(rows)))
+    with Image.open(tmp_path / "all.png") as image:
+        assert image.width == 4 + 10 * 100
+
+
+def test_large_images_make_pages_of_few(model: Path, tmp_path: Path) -> None:
+    config = Codec.from_folder(model).config
+    small = Pages(tmp_path / "a.png", 120, config)
+    assert (small._cells, small._pages) == (120, 1)
+    large = replace(config, preprocessing=replace(config.preprocessing, height=4000, width=4000))
+    assert Pages(tmp_path / "a.png", 3, large)._cells == 1
+    assert decoding.batch_size(large) == 1
+    assert decoding.batch_size(config) == 256
+
+
+def written_by(folder: Folder, names: list[str]) -> list[str]:
+    images = np.zeros((len(names), 4, 4, 3), np.uint8)
+    with folder.opened():
+        for work in folder.put(names, images):
+            work()
+    return folder.written
+
+
+def test_no_name_leads_out_of_a_folder(tmp_path: Path) -> None:
+    written = written_by(Folder(tmp_path / "out"), NAMES)
+    assert len(set(written)) == len(NAMES)
+    for path in written:
+        assert Path(path).resolve().parent == tmp_path / "out"
+        assert Path(path).is_file()
+
+
+@given(st.lists(st.text(max_size=6), max_size=12))
+def test_names_in_a_folder_differ(names: list[str]) -> None:
+    folder = Folder("out")
+    paths = [folder._named(name) for name in names]
+    assert len(set(paths)) == len(names)
+    assert all(os.path.dirname(path) == "out" for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"out": "x.png"}, "x.png is one picture: give a folder"),
+        ({"out": "x.xyz"}, "cannot write '.xyz' files"),
+        ({"out": "folder", "format": "npy"}, "format npy goes with one file ending in .npy"),
+        ({"out": "x.npy", "format": "png"}, "format npy goes with one file ending in .npy"),
+        ({"out": "x", "format": "gif"}, "format 'gif' is unknown: use one of png, jpeg"),
+        ({"format": "jpeg", "sheet": "x.png"}, "format 'jpeg' needs a place"),
+        ({"sheet": "x.txt"}, "cannot write '.txt' files"),
+        ({}, "nothing to write: give out, sheet, or both"),
+    ],
+)
+def test_what_does_not_fit_together_is_told_before_anything_is_written(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Any, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir(tmp_path))
+    with LatentDB.open(store) as db, pytest.raises(InvalidInputError, match=told):
+        db.decode_to(None, **options)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_targets_and_an_expression_are_not_mixed(store: Path, tmp_path: Path) -> None:
+    with LatentDB.open(store) as db:
+        with pytest.raises(InvalidInputError, match="give targets or an expression"):
+            db.decode_to(["disc/000.png"], tmp_path, where='label == "disc"')
+        with pytest.raises(NotFoundError, match=r"neither an id nor a file: 'disc/999.png'"):
+            db.decode_to(["disc/000.png", "disc/999.png"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_fails_half_way_leaves_no_half_file(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "BATCH", 7)
+    decode = Codec.decode
+    left = 3
+
+    def failing(self: Codec, latents: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ModelError("it broke")
+        return decode(self, latents)
+
+    (tmp_path / "x.npy").write_bytes(b"old")
+    with LatentDB.open(store) as db:
+        monkeypatch.setattr(Codec, "decode", failing)
+        with pytest.raises(ModelError, match="it broke"):
+            db.decode_to(None, tmp_path / "x.npy")
+        left = 3
+        with pytest.raises(ModelError, match="it broke"):
+            db.decode_to(None, tmp_path / "out")
+    assert (tmp_path / "x.npy").read_bytes() == b"old"
+    files = os.listdir(tmp_path / "out")
+    assert all(name.endswith(".png") and not name.startswith(".") for name in files)
+    for name in files:
+        Image.open(tmp_path / "out" / name).load()
+
+
+def test_a_place_that_cannot_be_written_is_told(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "out" / "disc_000.png").mkdir(parents=True)
+    with LatentDB.open(store) as db:
+        for out in ("file/x.npy", "file/folder/", "out"):
+            with pytest.raises(StoreError, match="cannot be written"):
+                db.decode_to(None, os.path.join(tmp_path, out))
+    assert not [name for name in os.listdir(tmp_path / "out") if name.startswith(".")]
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from latentdb.model.codec import Codec
+from latentdb.output.sinks import Array, decode_all
+
+class Fast(Codec):
+    def decode(self, latents):
+        return np.zeros((len(latents), *self.config.preprocessing.shape), np.uint8)
+
+codec = Fast.from_folder(sys.argv[1])
+def run(count, out):
+    given = ((["a"] * 256, np.zeros((256, 4), "f4")) for _ in range(count))
+    decode_all(codec, given, 256 * count, [Array(out, 256 * count, codec.config)])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+unit = 1 if sys.platform == "darwin" else 1024
+before = run(1, sys.argv[2])
+print((run(1000, sys.argv[2]) - before) * unit, 1000 * 256 * 16 * 16 * 3)
+"""
+
+
+def test_memory_does_not_grow_with_the_array(model: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(model), str(tmp_path / "x.npy")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    grown, size = map(int, done.stdout.split())
+    assert size > 190e6
+    assert grown < 20e6
+
+
+def test_arrays_are_written_in_order(model: Path, tmp_path: Path) -> None:
+    codec = Codec.from_folder(model)
+    latents = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    given = [(["a"] * 4, latents[:4]), (["b"] * 5, latents[4:])]
+    sink = Array(tmp_path / "x.npy", 9, codec.config)
+    assert decode_all(codec, given, 9, [sink]) == (str(tmp_path / "x.npy"),)
+    assert np.array_equal(np.load(tmp_path / "x.npy"), codec.decode(latents))

@@ -1,0 +1,507 @@
+"""The manifest: what it promises of damage, of strangers and of a second writer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latentdb.base.errors import CorruptStoreError, LockedError, NotFoundError, StoreError
+from latentdb.store import manifest as manifests
+from latentdb.store.columns import KINDS
+from latentdb.store.manifest import (
+    FORMAT_VERSION,
+    DeletionsEntry,
+    FileEntry,
+    IndexEntry,
+    LayoutEntry,
+    Manifest,
+    ModelEntry,
+    SegmentEntry,
+    Settings,
+    dump,
+    load,
+    writer_lock,
+)
+
+HEX = "0123456789abcdef"
+
+
+def entry(name: str) -> FileEntry:
+    return FileEntry(name, 4096, HEX * 2)
+
+
+INDEX = IndexEntry(
+    file=entry("index/d.faiss"),
+    kind="ivf-sq8",
+    rows_below=250,
+    rows=240,
+    parameters={"lists": 62, "probes_10": 5, "probes_100": 9},
+    recall_target=0.99,
+    recall_measured=0.995,
+    recall_k=10,
+    queries=500,
+    build_seconds=1.5,
+)
+
+FULL = Manifest(
+    uuid=HEX * 2,
+    version=7,
+    dim=64,
+    next_row=300,
+    segments=(
+        SegmentEntry(entry("segments/a.h5"), 100, 0, 99),
+        SegmentEntry(entry("segments/b.h5"), 150, 100, 299, LayoutEntry(9, 1, 2 * HEX)),
+    ),
+    deletions=DeletionsEntry(entry("segments/c.deleted"), 5, 3),
+    index=INDEX,
+    model=ModelEntry("enc", None, (entry("model/encoder.keras"), entry("model/model.json"))),
+    columns={"label": "str", "größe": "float"},
+    settings=Settings(0.95, 40_000),
+)
+
+
+def sealed(body: Any, version: Any = FORMAT_VERSION) -> bytes:
+    """A manifest file around any body, with a checksum that holds: what a stranger can make."""
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    document = {
+        "format": "latentdb",
+        "format_version": version,
+        "checksum": sha256(f"{FORMAT_VERSION} {text}".encode()).hexdigest(),
+        "manifest": body,
+    }
+    return json.dumps(document).encode()
+
+
+def body_of(manifest: Manifest) -> Any:
+    return json.loads(dump(manifest))["manifest"]
+
+
+# --- round trip -----------------------------------------------------------------
+
+whole = st.integers(0, 2**40)
+share = st.floats(0, 1)
+checksums = st.text(HEX, min_size=32, max_size=32)
+names = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,30}", fullmatch=True)
+
+
+def files(folder: str) -> st.SearchStrategy[FileEntry]:
+    return st.builds(
+        FileEntry, names.map(lambda name: f"{folder}/{name}"), st.integers(1, 2**40), checksums
+    )
+
+
+@st.composite
+def segment_entries(draw: st.DrawFn) -> tuple[SegmentEntry, ...]:
+    entries = []
+    first = 0
+    for file in draw(st.lists(files("segments"), max_size=4)):
+        first += draw(st.integers(0, 5))
+        last = first + draw(st.integers(0, 1000))
+        entries.append(SegmentEntry(file, draw(st.integers(1, last - first + 1)), first, last))
+        first = last + 1
+    return tuple(entries)
+
+
+indexes = st.builds(
+    IndexEntry,
+    file=files("index"),
+    kind=st.text(),
+    rows_below=whole,
+    rows=st.integers(1, 2**40),
+    parameters=st.dictionaries(st.text(max_size=10), whole, max_size=4),
+    recall_target=share,
+    recall_measured=share,
+    recall_k=st.integers(1, 1000),
+    queries=st.integers(1, 1000),
+    build_seconds=st.floats(allow_nan=False, allow_infinity=False),
+)
+models = st.builds(
+    ModelEntry, st.text(), st.none() | st.text(), st.lists(files("model"), max_size=3).map(tuple)
+)
+
+
+@st.composite
+def manifest_versions(draw: st.DrawFn) -> Manifest:
+    segments = draw(segment_entries())
+    rows = sum(segment.rows for segment in segments)
+    last = segments[-1].last_row if segments else -1
+    deletions = None
+    if rows and draw(st.booleans()):
+        held = draw(st.integers(0, rows))
+        deletions = DeletionsEntry(draw(files("segments")), held + draw(st.integers(1, 9)), held)
+    return Manifest(
+        uuid=draw(st.text()),
+        version=draw(whole),
+        dim=draw(st.integers(1, manifests.MAX_DIM)),
+        next_row=last + 1 + draw(st.integers(0, 10)),
+        segments=segments,
+        deletions=deletions,
+        index=draw(st.none() | indexes),
+        model=draw(st.none() | models),
+        columns=draw(
+            st.dictionaries(
+                st.sampled_from(["label", "year", "größe", "_x", "ok"]), st.sampled_from(KINDS)
+            )
+        ),
+        settings=draw(st.builds(Settings, share, whole)),
+    )
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(manifest_versions())
+def test_what_is_dumped_is_loaded(manifest: Manifest) -> None:
+    assert load(dump(manifest), "M") == manifest
+
+
+def test_counts_and_names_are_those_of_the_entries() -> None:
+    assert (FULL.rows, FULL.deleted_rows) == (247, 3)
+    assert FULL.file_names() == {
+        "segments/a.h5",
+        "segments/b.h5",
+        "segments/c.deleted",
+        "index/d.faiss",
+        "model/encoder.keras",
+        "model/model.json",
+    }
+    assert Manifest("u", 1, 4).file_names() == set()
+
+
+def test_the_sealing_of_this_test_file_is_that_of_the_manifest() -> None:
+    assert load(sealed(body_of(FULL)), "M") == FULL
+
+
+# --- damage ---------------------------------------------------------------------
+
+
+def check_damaged(data: bytes) -> None:
+    """Damage is either without effect or told, with the file named."""
+    try:
+        loaded = load(data, "STORE/MANIFEST.json")
+    except StoreError as error:
+        assert str(error).startswith("STORE/MANIFEST.json ")  # noqa: PT017
+        return
+    assert loaded == FULL
+
+
+def test_every_changed_byte_is_harmless_or_told() -> None:
+    good = dump(FULL)
+    for place in range(len(good)):
+        values = {good[place] ^ (1 << bit) for bit in range(8)} | set(b' 019e"}],\\')
+        for value in values:
+            check_damaged(good[:place] + bytes([value]) + good[place + 1 :])
+
+
+def test_every_lost_and_every_doubled_byte_is_harmless_or_told() -> None:
+    good = dump(FULL)
+    for place in range(len(good)):
+        check_damaged(good[:place] + good[place + 1 :])
+        check_damaged(good[:place] + good[place : place + 1] + good[place:])
+
+
+def test_every_truncation_is_told() -> None:
+    good = dump(FULL).rstrip()
+    for length in range(len(good)):
+        with pytest.raises(CorruptStoreError, match=r"^M is damaged .*restore it from a backup"):
+            load(good[:length], "M")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"null", b"[]", b"3", b'"x"', b"{}", b"\xff\xfe", b"[" * 100_000, b"\0" * 100],
+    ids=["empty", "null", "list", "number", "text", "object", "bytes", "deep", "zeros"],
+)
+def test_what_is_no_manifest_is_told(data: bytes) -> None:
+    with pytest.raises(CorruptStoreError, match=r"^M is damaged"):
+        load(data, "M")
+
+
+def test_a_newer_format_is_told_before_its_content_is_judged() -> None:
+    with pytest.raises(StoreError, match=r"M has format version 3, .* reads up to 2: upgrade"):
+        load(sealed({"anything": "else"}, version=3), "M")
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", None, 1.5])
+def test_a_format_version_that_never_was_is_told(version: Any) -> None:
+    with pytest.raises(CorruptStoreError, match="checksum does not hold"):
+        load(sealed(body_of(FULL), version=version), "M")
+
+
+# --- strangers ------------------------------------------------------------------
+
+TRICKS = [
+    "../x",
+    "/etc/passwd",
+    "segments/../../x",
+    "segments/..",
+    "segments/.hidden",
+    "segments/a/b",
+    "segments//a",
+    "segments/",
+    "segments",
+    "SEGMENTS/a.h5",
+    "other/a.h5",
+    "./segments/a.h5",
+    "segments\\..\\x",
+    "segments/a\0b",
+    "segments/a\n",
+    "segments/é.h5",
+    "MANIFEST.json",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", TRICKS)
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda file: replace(FULL, segments=(SegmentEntry(file, 1, 0, 0),), deletions=None),
+        lambda file: replace(FULL, deletions=DeletionsEntry(file, 3, 3)),
+        lambda file: replace(FULL, index=replace(INDEX, file=file)),
+        lambda file: replace(FULL, model=ModelEntry("e", None, (file,))),
+    ],
+    ids=["segment", "deletions", "index", "model"],
+)
+def test_a_file_name_stays_in_the_folders_of_the_store(
+    name: str, place: Callable[[FileEntry], Manifest]
+) -> None:
+    with pytest.raises(CorruptStoreError, match=r"M is damaged \(file name .* is not allowed\)"):
+        load(dump(place(entry(name))), "M")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dim": 0}, "0 is out of bounds"),
+        ({"dim": 65_537}, "65537 is out of bounds"),
+        ({"dim": True}, "True is out of bounds"),
+        ({"version": -1}, "-1 is out of bounds"),
+        ({"next_row": 299}, "rows not yet given"),
+        ({"deletions": DeletionsEntry(entry("segments/c"), 251, 251)}, "more rows are deleted"),
+        ({"deletions": DeletionsEntry(entry("segments/c"), 3, 4)}, "4 is out of bounds"),
+        ({"segments": FULL.segments[::-1]}, "row numbers of segments overlap"),
+        (
+            {"segments": (SegmentEntry(entry("segments/a"), 101, 0, 99),)},
+            "more rows than numbers",
+        ),
+        ({"columns": {"label": "object"}}, "unknown kind"),
+        ({"settings": Settings(recall=1.5)}, "1.5 is not a share"),
+        ({"segments": (SegmentEntry(FileEntry("segments/a", 0, HEX * 2), 1, 0, 0),)}, "0 is out"),
+        ({"segments": (SegmentEntry(FileEntry("segments/a", 1, "AB"), 1, 0, 0),)}, "'AB' is none"),
+    ],
+)
+def test_what_no_store_can_be_is_told(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(CorruptStoreError, match=message):
+        load(dump(replace(FULL, **change)), "M")
+
+
+NASTY: list[Any] = [None, True, -1, 0, 1.5, 10**400, 2**63, "", "x", [], {}, [[]], [1], {"a": 1}]
+
+
+def places(body: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    if isinstance(body, dict | list):
+        for key, value in body.items() if isinstance(body, dict) else enumerate(body):
+            yield from places(value, (*path, key))
+
+
+def test_any_value_at_any_place_is_accepted_or_told() -> None:
+    good = body_of(FULL)
+    raised = []
+    for path in places(good):
+        for value in NASTY:
+            body = deepcopy(good)
+            if path:
+                target = body
+                for key in path[:-1]:
+                    target = target[key]
+                target[path[-1]] = value
+            else:
+                body = value
+            try:
+                load(sealed(body), "M")
+            except StoreError:
+                continue
+            except Exception as error:  # noqa: BLE001  # that is what is looked for
+                raised.append((path, value, repr(error)))
+    assert raised == []
+
+
+OPTIONAL = (
+    *("layout", "metric", "centre", "trained_rows", "milliseconds", "memory", "prefer"),
+)  # what format version 1 did not have
+
+
+def test_any_lost_key_is_told() -> None:
+    good = body_of(FULL)
+    for path in places(good):
+        if not path or not isinstance(path[-1], str) or path[0] == "columns":
+            continue
+        body = deepcopy(good)
+        target = body
+        for key in path[:-1]:
+            target = target[key]
+        if path[-2:-1] == ("parameters",) or path[-1] in OPTIONAL:
+            continue
+        del target[path[-1]]
+        with pytest.raises(CorruptStoreError, match="M is damaged"):
+            load(sealed(body), "M")
+
+
+@pytest.mark.parametrize("key", ["", "a/b", "../x", "id", "z_mean", "not an identifier"])
+def test_a_column_name_that_no_writer_accepts_is_told(key: str) -> None:
+    with pytest.raises(CorruptStoreError, match="M is damaged"):
+        load(dump(replace(FULL, columns={key: "int"})), "M")
+
+
+# --- read and commit ------------------------------------------------------------
+
+
+def test_commit_is_what_read_finds(tmp_path: Path) -> None:
+    manifests.commit(tmp_path, FULL)
+    assert manifests.read(tmp_path) == FULL
+    newer = replace(FULL, version=8)
+    manifests.commit(tmp_path, newer)
+    assert manifests.read(tmp_path) == newer
+    assert os.listdir(tmp_path) == ["MANIFEST.json"]
+
+
+def test_what_no_reader_could_read_is_not_committed(tmp_path: Path) -> None:
+    manifests.commit(tmp_path, FULL)
+    with pytest.raises(StoreError, match=r"not replaced: no reader .*-1 is out of bounds"):
+        manifests.commit(tmp_path, replace(FULL, version=-1))
+    assert manifests.read(tmp_path) == FULL
+    assert os.listdir(tmp_path) == ["MANIFEST.json"]
+
+
+def test_a_segment_is_a_line_whatever_a_text_holds() -> None:
+    odd = replace(FULL, model=ModelEntry('{"file":{', "a\n{", ()))
+    assert load(dump(odd), "M") == odd
+    lines = dump(FULL).decode().splitlines()
+    assert sum("segments/a.h5" in line or "segments/b.h5" in line for line in lines) == 2
+
+
+def test_read_says_what_to_do_where_there_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"is not a latentdb store .*latentdb index"):
+        manifests.read(tmp_path)
+    with pytest.raises(NotFoundError, match="is not a latentdb store"):
+        manifests.read(tmp_path / "missing")
+
+
+def test_read_names_the_damaged_file(tmp_path: Path) -> None:
+    (tmp_path / "MANIFEST.json").write_bytes(b"{}")
+    with pytest.raises(CorruptStoreError, match=rf"^{tmp_path}/MANIFEST.json is damaged"):
+        manifests.read(tmp_path)
+
+
+def test_a_manifest_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_bytes(dump(FULL))
+    (tmp_path / "MANIFEST.json").symlink_to(tmp_path / "real.json")
+    with pytest.raises(StoreError, match=r"MANIFEST\.json"):
+        manifests.read(tmp_path)
+
+
+# --- the lock -------------------------------------------------------------------
+
+HOLD = """
+import sys
+from pathlib import Path
+from latentdb.store.manifest import writer_lock
+
+with writer_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock of `tmp_path`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_process_is_told_who_writes_and_since_when(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
+    said = rf"is being written by process {holder.pid} on .+ since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
+    with pytest.raises(LockedError, match=said), writer_lock(tmp_path):
+        pass
+
+
+def test_readers_do_not_mind_the_lock(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    manifests.commit(tmp_path, FULL)
+    assert manifests.read(tmp_path) == FULL
+
+
+def test_a_killed_holder_frees_the_lock(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    holder.send_signal(signal.SIGKILL)
+    holder.wait(timeout=60)
+    with writer_lock(tmp_path):
+        assert f"process {os.getpid()} on " in (tmp_path / "LOCK").read_text()
+
+
+def test_a_holder_that_ended_frees_the_lock(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    holder.communicate("", timeout=60)
+    with writer_lock(tmp_path):
+        assert (tmp_path / "LOCK").read_text().count("process") == 1
+
+
+def test_the_lock_excludes_within_one_process_too(tmp_path: Path) -> None:
+    with (
+        writer_lock(tmp_path),
+        pytest.raises(LockedError, match=f"written by process {os.getpid()} on"),
+        writer_lock(tmp_path),
+    ):
+        pass
+    with writer_lock(tmp_path):
+        pass
+
+
+def test_the_lock_is_freed_by_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="mine"), writer_lock(tmp_path):
+        raise KeyError("mine")
+    with writer_lock(tmp_path):
+        pass
+
+
+def test_the_lock_file_is_never_a_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("content")
+    (tmp_path / "LOCK").symlink_to(tmp_path / "precious")
+    with (
+        pytest.raises(StoreError, match="LOCK cannot be opened for writing"),
+        writer_lock(tmp_path),
+    ):
+        pass
+    assert (tmp_path / "precious").read_text() == "content"
+
+
+def test_the_lock_of_a_missing_store_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StoreError, match="LOCK cannot be opened for writing: no such file"),
+        writer_lock(tmp_path / "missing"),
+    ):
+        pass
