@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 from unittest import mock
 
-SHIMMED = ("files", "leftovers", "manifest", "store")  # all that touch the disk
+SHIMMED = ("base.files", "store.garbage", "store.manifest", "store.store")  # all that touch a store
 WRITES = ("write", "pwrite")
 
 
