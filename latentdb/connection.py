@@ -124,15 +124,16 @@ class Connection:
         model, encoder, decoder
             As in `LatentDB.create`; None of them gives None.
         options
-            Fields of `latentdb.model.calibration.ModelOptions`; the store says what is not given.
+            Fields of `latentdb.model.config.ModelOptions`; the store says what is not given.
         """
-        from latentdb.model.calibration import ModelOptions, import_model, is_file
+        from latentdb.model.calibration import import_model, is_file
+        from latentdb.model.config import ModelOptions
         from latentdb.stored_model import config_of, load_model
 
         known = ModelOptions(**options)
         config = config_of(self._snapshot())
         if (encoder is not None or is_file(model)) and config is not None:
-            known = known.like(config.preprocessing)
+            known = known.with_defaults(config.preprocessing)
         if encoder is not None:
             return import_model(encoder, decoder, options=known)
         return None if model is None else load_model(model, options=known)

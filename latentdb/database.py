@@ -22,7 +22,8 @@ from latentdb.base.validate import as_latents, check_ids
 from latentdb.exchange.importing import ImportReport, import_rows, opened, undo_creation
 from latentdb.images.discover import check_sources
 from latentdb.ingest.ingest import IndexReport, add_rows, index_images
-from latentdb.model.calibration import ModelOptions, import_model
+from latentdb.model.calibration import import_model
+from latentdb.model.config import ModelOptions
 from latentdb.onnx.runtime import FLOAT32
 from latentdb.reader import Reader
 from latentdb.search import selection as query
@@ -80,7 +81,7 @@ class LatentDB(Reader):
             Instead of that, the files of a model made elsewhere.  They are read
             as data: see `latentdb.model.calibration.import_model`.
         z_mean, z_log_var, image_size, channels, pixel_range, resize, trust_model
-            What such files do not say: see `Codec.from_files`.
+            What such files do not say: see `latentdb.model.config.ModelOptions`.
         images
             Folders and files to find the pixel range of such files with.
         dim

@@ -16,9 +16,9 @@ from latentdb.base.errors import (
     NotFoundError,
     StoreError,
 )
-from latentdb.model.calibration import ModelOptions, import_model, is_file
+from latentdb.model.calibration import import_model, is_file
 from latentdb.model.codec import CONFIG_FILE, DECODER_FILE, ENCODER_FILE, Codec
-from latentdb.model.config import ModelConfig
+from latentdb.model.config import ModelConfig, ModelOptions
 from latentdb.onnx.compiled import ENCODER_ONNX, NAMES, compiled_name
 from latentdb.search.results import Info
 from latentdb.store.snapshot import Snapshot

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,45 +21,13 @@ from latentdb.images.decode import Preprocessing, read_image
 from latentdb.images.discover import BadFile, discover
 from latentdb.images.pixel_range import RANGES
 from latentdb.model.codec import Codec
+from latentdb.model.config import ModelOptions
 
 PathLike = str | os.PathLike[str]
 SAMPLE = 32  # images that are tried
 CLEAR = 1.25  # how many times worse the second range must be
 _MOST_SIZE = 20.0  # root mean square of z_mean
 SUFFIXES = (".keras", ".h5", ".hdf5")
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """What is known of a model that its files do not say: see `Codec.from_files`.
-
-    Attributes
-    ----------
-    z_mean, z_log_var
-        Names of layers.
-    image_size, channels
-        Of the encoder's images.
-    pixel_range, resize
-        As it was trained; None to find the range out, and to stretch.
-    trust_model
-        Run the code of files that cannot be used as data.
-    """
-
-    z_mean: str | None = None
-    z_log_var: str | None = None
-    image_size: tuple[int, int] | None = None
-    channels: int | None = None
-    pixel_range: str | None = None
-    resize: str | None = None
-    trust_model: bool = False
-
-    def like(self, spec: Preprocessing) -> ModelOptions:
-        """The same, with what a store says of its images where nothing was said."""
-        return replace(
-            self,
-            pixel_range=self.pixel_range or spec.pixel_range,
-            resize=self.resize or spec.resize,
-        )
 
 
 def is_file(model: object) -> bool:
@@ -102,19 +70,8 @@ def import_model(
     UntrustedModelError
         If they can only be used by running their code.
     """
-    known = options or ModelOptions()
-    codec = Codec.from_files(
-        encoder,
-        decoder,
-        z_mean=known.z_mean,
-        z_log_var=known.z_log_var,
-        image_size=known.image_size,
-        channels=known.channels,
-        pixel_range=known.pixel_range,
-        resize=known.resize or "stretch",
-        trust_model=known.trust_model,
-    )
-    if known.pixel_range is not None:
+    codec = Codec.from_files(encoder, decoder, options=options)
+    if options is not None and options.pixel_range is not None:
         return codec
     spec = codec.config.preprocessing
     sample = _sample(images or (), spec) if codec.has_decoder else ()

@@ -27,10 +27,10 @@ from latentdb.base.errors import InvalidInputError, ModelError, NotFoundError
 from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import PixelRange
 from latentdb.images.pixel_range import parse as parse_range
-from latentdb.kerasfile import convert as foreign
 from latentdb.kerasfile.container import parse, read_file
+from latentdb.kerasfile.convert import convert, load_model
 from latentdb.kerasfile.runtime import load_keras, quiet_stderr
-from latentdb.model.config import ModelConfig
+from latentdb.model.config import ModelConfig, ModelOptions
 from latentdb.onnx import export as exporter
 from latentdb.onnx import runtime as engine
 from latentdb.onnx.compiled import NAMES, CompiledModel, compile_model, in_chunks
@@ -152,17 +152,11 @@ class Codec:
         encoder: str | os.PathLike[str],
         decoder: str | os.PathLike[str] | None = None,
         *,
-        z_mean: str | None = None,
-        z_log_var: str | None = None,
-        image_size: tuple[int, int] | None = None,
-        channels: int | None = None,
-        pixel_range: str | None = None,
-        resize: str = "stretch",
-        trust_model: bool = False,
+        options: ModelOptions | None = None,
     ) -> Codec:
-        """Take in Keras files made elsewhere, as data: none of their code is run.
+        """A codec of Keras files made elsewhere, which are read as data: none of their code is run.
 
-        Imports tensorflow.  What is kept is built anew of what they hold, up to
+        Imports tensorflow.  The codec holds a model rebuilt from the files, up to
         z_mean and z_log_var: see `latentdb.kerasfile.convert`.
 
         Parameters
@@ -172,36 +166,29 @@ class Codec:
         decoder
             Takes ``[n, d]``, gives images; by default the one in the first
             file, where there is one.
-        z_mean, z_log_var
-            Names of layers, where there is a doubt.
-        image_size, channels
-            Height and width, and 1 or 3; by default those of the encoder's input.
-        pixel_range, resize
-            As the encoder was trained: see `Preprocessing`.  The range is
-            ``0..255`` by default where the encoder itself divides by 255, and
-            else ``0..1``.
-        trust_model
-            Run the code of files that cannot be used as data.
+        options
+            What the files do not say.
 
         Raises
         ------
         ModelError
-            If a file is no such model, or the two do not fit.
+            If a file is no such model, or encoder and decoder do not fit together.
         UntrustedModelError
             If it can only be used by running its code.
         """
-        taken = foreign.convert(
-            encoder, decoder, z_mean=z_mean, z_log_var=z_log_var, image_size=image_size,
-            channels=channels, trust_model=trust_model,
+        known = options or ModelOptions()
+        taken = convert(
+            encoder, decoder, z_mean=known.z_mean, z_log_var=known.z_log_var,
+            image_size=known.image_size, channels=known.channels, trust_model=known.trust_model,
         )  # fmt: skip
         default = "0..255:0..1" if taken.divides else "0..1"
-        spec = Preprocessing(*taken.image, pixel_range or default, resize)
+        spec = Preprocessing(*taken.image, known.pixel_range or default, known.resize or "stretch")
         encoder_print, decoder_print = fingerprints(taken.encoder, taken.decoder, spec, "the model")
         config = ModelConfig(
             spec, taken.latent_dim, encoder_print, decoder_print, taken.has_z_log_var
         )
         codec = cls(
-            config, taken.encoder, taken.decoder, trust_model=trust_model, notes=taken.notes
+            config, taken.encoder, taken.decoder, trust_model=known.trust_model, notes=taken.notes
         )
         return codec._examined(os.fspath(encoder))
 
@@ -345,7 +332,7 @@ class Codec:
         return self._decoder_bytes is not None
 
     def _model(self, data: bytes, name: str) -> Any:
-        return foreign.load_model(data, name, trust_model=self._trust_model)
+        return load_model(data, name, trust_model=self._trust_model)
 
     @cached_property
     def _encoder(self) -> Any:

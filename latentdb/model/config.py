@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from latentdb.base.errors import ModelError
@@ -66,3 +66,39 @@ class ModelConfig:
             return config
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{name} is not a latentdb model config: {error}") from error
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What the user knows about a model file that the file itself does not say.
+
+    Attributes
+    ----------
+    z_mean, z_log_var
+        Layer names; found by name or position where None.
+    image_size, channels
+        Height and width, and 1 or 3; by default those of the encoder's input.
+    pixel_range
+        As in `Preprocessing`; by default ``"0..255:0..1"`` for an encoder that
+        divides by 255 itself, else ``"0..1"``, or what calibration finds.
+    resize
+        As in `Preprocessing`; ``"stretch"`` by default.
+    trust_model
+        Run the code of files that cannot be used as data.
+    """
+
+    z_mean: str | None = None
+    z_log_var: str | None = None
+    image_size: tuple[int, int] | None = None
+    channels: int | None = None
+    pixel_range: str | None = None
+    resize: str | None = None
+    trust_model: bool = False
+
+    def with_defaults(self, spec: Preprocessing) -> ModelOptions:
+        """The same options, with pixel range and resize rule of `spec` where they are None."""
+        return replace(
+            self,
+            pixel_range=self.pixel_range or spec.pixel_range,
+            resize=self.resize or spec.resize,
+        )

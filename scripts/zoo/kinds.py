@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from latentdb.base.errors import LatentDBError
 from latentdb.kerasfile.convert import load_model
 from latentdb.model.codec import Codec
+from latentdb.model.config import ModelOptions
 
 Floats = NDArray[np.float32]
 
@@ -85,7 +86,7 @@ def attempt(kind: Kind, folder: Path) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     made = kind.make(folder)
     try:
-        codec = Codec.from_files(made.encoder, made.decoder, **made.options)
+        codec = Codec.from_files(made.encoder, made.decoder, options=ModelOptions(**made.options))
     except LatentDBError as error:
         told = str(error).replace(str(folder) + "/", "")
         good = bool(kind.refused) and kind.refused in told and "\n" not in told

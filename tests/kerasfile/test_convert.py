@@ -12,6 +12,7 @@ from latentdb.base.errors import ModelError, UntrustedModelError
 from latentdb.kerasfile.convert import convert, image_shape, load_model
 from latentdb.kerasfile.runtime import load_keras
 from latentdb.model.codec import Codec
+from latentdb.model.config import ModelOptions
 
 SHAPE = (8, 8, 1)
 
@@ -141,7 +142,7 @@ def test_code_runs_only_with_trust(tmp_path: Path) -> None:
     ):
         Codec.from_files(path)
     assert not marker.exists()
-    codec = Codec.from_files(path, trust_model=True)
+    codec = Codec.from_files(path, options=ModelOptions(trust_model=True))
     assert marker.exists()
     assert "the code in" in codec.notes[-1]
     given = pixels()
@@ -172,6 +173,8 @@ def test_a_decoder_file_is_data_too(tmp_path: Path) -> None:
     keras.Model(latent, keras.layers.Reshape((4, 4, 1))(coded)).save(tmp_path / "d.keras")
     with pytest.raises(UntrustedModelError, match="Lambda 'sneak' is code in the file"):
         Codec.from_files(tmp_path / "e.keras", tmp_path / "d.keras")
-    codec = Codec.from_files(tmp_path / "e.keras", tmp_path / "d.keras", trust_model=True)
+    codec = Codec.from_files(
+        tmp_path / "e.keras", tmp_path / "d.keras", options=ModelOptions(trust_model=True)
+    )
     given = pixels((4, 4, 1))
     assert np.array_equal(codec.decode(codec.encode(given)[0]), given)

@@ -15,7 +15,8 @@ from latentdb.cli.main import main
 from latentdb.database import LatentDB
 from latentdb.images.decode import Preprocessing, read_image
 from latentdb.kerasfile.runtime import load_keras
-from latentdb.model.calibration import ModelOptions, import_model
+from latentdb.model.calibration import import_model
+from latentdb.model.config import ModelOptions
 from tests.kerasfile.test_convert import with_lambda
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ from latentdb.base.errors import InvalidInputError, MissingExtraError, ModelErro
 from latentdb.images.decode import Preprocessing, read_image
 from latentdb.kerasfile.runtime import load_keras
 from latentdb.model.codec import Codec
-from latentdb.model.config import ModelConfig
+from latentdb.model.config import ModelConfig, ModelOptions
 from latentdb.onnx.compiled import NAMES
 
 SHAPE = (8, 8, 1)
@@ -126,7 +126,7 @@ def test_halves_that_do_not_fit_are_refused(tmp_path: Path, model: Path) -> None
     with pytest.raises(ModelError, match="the decoder does not take latents of shape"):
         Codec.from_files(tmp_path / "e.keras", model / "decoder.keras")
     with pytest.raises(ModelError, match="the encoder does not take images of shape"):
-        Codec.from_files(tmp_path / "e.keras", image_size=(9, 9), channels=1)
+        Codec.from_files(tmp_path / "e.keras", options=ModelOptions(image_size=(9, 9), channels=1))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,9 @@ def test_pixel_ranges(tmp_path: Path, kind: str, low: float, high: float) -> Non
     keras.Model(inputs, flat).save(tmp_path / "e.keras")
     latent = keras.Input((2,))
     keras.Model(latent, keras.layers.Reshape((1, 2, 1))(latent)).save(tmp_path / "d.keras")
-    codec = Codec.from_files(tmp_path / "e.keras", tmp_path / "d.keras", pixel_range=kind)
+    codec = Codec.from_files(
+        tmp_path / "e.keras", tmp_path / "d.keras", options=ModelOptions(pixel_range=kind)
+    )
     pixels = np.array([[[[0], [255]]], [[[17], [128]]]], np.uint8)
     z_mean, _ = codec.encode(pixels)
     assert z_mean[0].tolist() == [low, high]
@@ -152,7 +154,7 @@ def test_the_fingerprint_is_of_weights_and_preprocessing(tmp_path: Path) -> None
     encoder.save(tmp_path / "again.keras")
     again = Codec.from_files(tmp_path / "again.keras").config
     assert again.encoder_fingerprint == first.encoder_fingerprint
-    other = Codec.from_files(tmp_path / "e.keras", pixel_range="-1..1").config
+    other = Codec.from_files(tmp_path / "e.keras", options=ModelOptions(pixel_range="-1..1")).config
     assert other.encoder_fingerprint != first.encoder_fingerprint
     weights = encoder.get_weights()
     weights[0][0, 0] += 1e-3
