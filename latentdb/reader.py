@@ -15,7 +15,7 @@ from latentdb.base.errors import (
     InvalidInputError,
     NotFoundError,
 )
-from latentdb.base.validate import as_latents, check_ids, check_several
+from latentdb.base.validate import as_latents, check_ids, check_target_list
 from latentdb.connection import Connection
 from latentdb.search import selection as query
 from latentdb.search.filters import Filter
@@ -91,8 +91,8 @@ class Reader(Connection):
         FilterError, InvalidInputError
             If the expression, k, metric or radius cannot be used.
         """
-        check_several(like, "like")
-        check_several(unlike, "unlike")
+        check_target_list(like, "like")
+        check_target_list(unlike, "unlike")
         liked = [*([] if target is None else [target]), *like]
         if not liked:
             raise InvalidInputError("nothing to look for: give a target, or examples with like")
@@ -129,7 +129,7 @@ class Reader(Connection):
         tuple of Matches
             One for each target, in their order.
         """
-        check_several(targets, "targets")
+        check_target_list(targets, "targets")
         snapshot = self._snapshot()
         found = self._resolve(snapshot, list(targets))
         searcher = self._keeper.searcher(snapshot, check_metric(metric))

@@ -1,1 +1,8 @@
-"""What every other package stands on: errors, durable files, argument checks, progress, cores."""
+"""What every other package builds on.
+
+errors      every exception latentdb raises
+files       durable writes, verified reads
+validate    checks of vectors and ids that come from a caller
+progress    what a long run reports
+cores       how many cores this process may use
+"""

@@ -1,4 +1,4 @@
-"""How many cores this process may use: the one answer for every pool of threads."""
+"""The number of cores that every thread pool uses."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Each has two parents: `LatentDBError`, so that one ``except`` catches all of
 them, and the standard exception a caller would expect of the same mistake
 (an unknown id is a `KeyError`, bad input a `ValueError`).  A message is one
-line: what was received, what was expected, what to do next.
+line: what was received, what is accepted, what to do next.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ class LatentDBError(Exception):
 
 
 class InvalidInputError(LatentDBError, ValueError):
-    """An argument has a value, shape or type that cannot be used."""
+    """An argument has a value, shape or type that is not accepted."""
 
 
 class NotFoundError(LatentDBError, KeyError):
-    """An id, a store, a model or a file that was named does not exist."""
+    """An id, a store, a model or a file does not exist."""
 
 
 class AlreadyExistsError(LatentDBError, FileExistsError):
-    """Something would be overwritten that was not asked to be."""
+    """A file, a store or an id exists and may not be overwritten."""
 
 
 class ImageError(LatentDBError, ValueError):
@@ -35,7 +35,7 @@ class ImageError(LatentDBError, ValueError):
     Parameters
     ----------
     path
-        The file as it was named.
+        The file, as the caller gave it.
     reason
         Why it cannot be read, in a few words.
     """
@@ -46,12 +46,12 @@ class ImageError(LatentDBError, ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        shown = self.path if self.path.isprintable() else repr(self.path)
-        return f"{shown}: {self.reason}"
+        path = self.path if self.path.isprintable() else repr(self.path)
+        return f"{path}: {self.reason}"
 
 
 class FilterError(LatentDBError, ValueError):
-    """A metadata expression cannot be understood or does not fit the columns."""
+    """A filter expression cannot be parsed or does not fit the metadata columns."""
 
 
 class ModelError(LatentDBError, ValueError):
@@ -59,19 +59,19 @@ class ModelError(LatentDBError, ValueError):
 
 
 class UntrustedModelError(ModelError):
-    """A model can only be used by running code that came with it."""
+    """A model needs code of its own to be run, which was not allowed."""
 
 
 class ModelMismatchError(ModelError):
-    """A model differs from the one that made the latents of a store."""
+    """A model differs from the one that encoded the rows of a store."""
 
 
 class StoreError(LatentDBError, OSError):
-    """A store cannot be read or written; what was committed is as it was."""
+    """A store cannot be read or written; committed rows are unaffected."""
 
 
 class CorruptStoreError(StoreError):
-    """A file of a store is not what was written to it."""
+    """A file of a store does not hold what was written to it."""
 
 
 class LockedError(StoreError):
@@ -83,14 +83,14 @@ class ClosedError(LatentDBError, RuntimeError):
 
 
 class MissingExtraError(LatentDBError, ImportError):
-    """An optional dependency is needed and not installed.
+    """An optional dependency is not installed.
 
     Parameters
     ----------
     need
-        What was asked for, as a clause ("drawing a model").
+        What needs it, as a clause ("drawing a model").
     extra
-        The extra of latentdb that brings it.
+        The extra of latentdb that installs it.
     """
 
     def __init__(self, need: str, extra: str) -> None:

@@ -1,7 +1,7 @@
-"""Durable files: written whole and synced, or absent; checked before they are read.
+"""Durable files: written whole and synced, or not at all; verified before they are read.
 
-Every write of a store goes through this module, so that its promises about
-crashes and full disks rest on these few calls.
+Every write of a store goes through this module, so its behaviour in a crash or
+on a full disk is decided here.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from latentdb.base.errors import (
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """A path that the system can be asked for.
+    """A path without a null character.
 
     Raises
     ------
     InvalidInputError
-        If it has a null character.
+        If it has one.
     """
     if "\0" in os.fspath(path):
         raise InvalidInputError(f"path {os.fspath(path)!r} has a null character")
@@ -42,10 +42,13 @@ def as_path(path: str | os.PathLike[str]) -> Path:
 def checksum(data: bytes | memoryview | mmap.mmap) -> str:
     """The 128-bit xxh3 of some bytes, in hex.
 
-    It guards against damage, not against forgery: who can change a segment
-    can change its manifest too.
+    It detects damage, not tampering: whoever can change a segment can change
+    the checksum in the manifest too.
     """
     return xxhash.xxh3_128_hexdigest(data)
+
+
+# --- writing a store -------------------------------------------------------------------
 
 
 def sync_folder(folder: Path) -> None:
@@ -67,7 +70,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that may be there.
+    """Make a folder, unless it exists.
 
     Raises
     ------
@@ -86,7 +89,7 @@ def write_new(path: Path, data: bytes | memoryview) -> None:
     Raises
     ------
     StoreError
-        If it cannot be written whole; nothing is left of it then.
+        If it exists, or cannot be written whole; no part of it is left then.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -94,83 +97,87 @@ def write_new(path: Path, data: bytes | memoryview) -> None:
         raise _unwritable(path, error) from error
     try:
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+            _write_all(descriptor, data)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
-        remove(path)
+        try_remove(path)
         raise _unwritable(path, error) from error
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Put a file in the place of another at once: readers see the one or the other.
+def replace_atomically(path: Path, data: bytes) -> None:
+    """Write a file and sync it; readers see the old content or the new, never a mixture.
 
     Raises
     ------
     StoreError
-        If it cannot be done; the old file is as it was then, unless the last
-        sync failed, where either may be found after a power cut.
+        If it cannot be written.  The old file is unchanged then, unless only the
+        sync of the folder failed: after a power cut either may be found.
     """
     temporary = _temporary(path)
-    remove(temporary)
+    try_remove(temporary)
     write_new(temporary, data)
     try:
         os.rename(temporary, path)
     except OSError as error:
-        remove(temporary)
+        try_remove(temporary)
         raise _unwritable(path, error) from error
     sync_folder(path.parent)
 
 
+def try_remove(path: Path) -> None:
+    """Delete a file; one that is missing or cannot be deleted is no error."""
+    try:
+        os.unlink(path)
+    except OSError:
+        return
+
+
+# --- writing what a user asked for -----------------------------------------------------
+
+
 def write_output(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file a user asked for, whole or not at all, making its folder.
+    """Write a file as `replace_atomically` does, and make its folder.
 
     Raises
     ------
     StoreError
         If it cannot be written.
     """
-    replace(_output(path), data)
+    replace_atomically(_output_path(path), data)
 
 
 @contextmanager
 def open_output(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Write a file a user asked for piece by piece: `write_output` for what is too large for it.
+    """Write a file piece by piece; leaving the context replaces an old one atomically.
 
     Raises
     ------
     StoreError
-        If it cannot be written; an old file is as it was then.
+        If it cannot be written; an old file is unchanged then.
     """
-    target = _output(path)
+    target = _output_path(path)
     temporary = _temporary(target)
-    remove(temporary)
+    try_remove(temporary)
     try:
         with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.rename(temporary, target)
-    except LatentDBError:
-        remove(temporary)
-        raise
-    except OSError as error:
-        remove(temporary)
-        raise _unwritable(target, error) from error
-    except BaseException:
-        remove(temporary)
+    except BaseException as error:
+        try_remove(temporary)
+        if isinstance(error, OSError) and not isinstance(error, LatentDBError):
+            raise _unwritable(target, error) from error
         raise
     sync_folder(target.parent)
 
 
 def write_unsynced(path: str, data: bytes) -> None:
-    """Write one file of very many into a folder that is there.
+    """Write one of many files into an existing folder: atomically, but not synced.
 
-    Whoever looks sees it whole or not at all, but it is not synced: a sync
-    takes longer than to make the file again.
+    A sync takes longer than decoding the image again.
 
     Raises
     ------
@@ -183,36 +190,34 @@ def write_unsynced(path: str, data: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o644)
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+            _write_all(descriptor, data)
         finally:
             os.close(descriptor)
         os.rename(temporary, path)
     except OSError as error:
-        remove(Path(temporary))
+        try_remove(Path(temporary))
         raise _unwritable(Path(path), error) from error
 
 
 def make_output_folder(path: str | os.PathLike[str]) -> None:
-    """Make a folder a user asked for, with those above it; it may be there.
+    """Make a folder and its parents, unless they exist.
 
     Raises
     ------
     StoreError
         If the system cannot.
     """
-    _make_for(Path(path).absolute(), Path(path).absolute())
+    _make_parents(Path(path).absolute(), Path(path).absolute())
 
 
-def _output(path: str | os.PathLike[str]) -> Path:
-    """Where a file a user asked for goes, after its folder was made."""
+def _output_path(path: str | os.PathLike[str]) -> Path:
+    """The absolute path of an output file, whose folder is made."""
     target = Path(path).absolute()
-    _make_for(target, target.parent)
+    _make_parents(target, target.parent)
     return target
 
 
-def _make_for(target: Path, folder: Path) -> None:
+def _make_parents(target: Path, folder: Path) -> None:
     if "\0" in str(target):
         raise StoreError(f"{str(target)!r} cannot be written: it has a null character")
     try:
@@ -225,23 +230,24 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def remove(path: Path) -> None:
-    """Delete a file that may be there; a file that cannot be deleted stays."""
-    try:
-        os.unlink(path)
-    except OSError:
-        return
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    rest = memoryview(data)
+    while rest:  # a write may be short
+        rest = rest[os.write(descriptor, rest) :]
 
 
-def read_whole(path: Path, limit: int) -> bytes:
-    """Read a regular file of at most `limit` bytes, following no link.
+# --- reading ---------------------------------------------------------------------------
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes; links are not followed.
 
     Raises
     ------
     NotFoundError
-        If it is not there.
+        If it does not exist.
     CorruptStoreError
-        If it is a link, no regular file, or larger.
+        If it is a link, not a regular file, or larger.
     StoreError
         If the system cannot read it.
     """
@@ -257,39 +263,39 @@ def read_whole(path: Path, limit: int) -> bytes:
 
 
 def map_sized(path: Path, size: int) -> mmap.mmap:
-    """Map a file of a certain size, whose parts are checked when they are used.
+    """Map a file whose size is known, without a checksum: its blocks are checked when used.
 
     Raises
     ------
     NotFoundError
-        If it is not there.
+        If it does not exist.
     CorruptStoreError
-        If its size is not the one stated.
+        If it has another size.
     StoreError
         If the system cannot read it.
     """
     descriptor = _open(path)
     try:
-        found = os.fstat(descriptor).st_size
-        view = mmap.mmap(descriptor, found, access=mmap.ACCESS_READ) if found == size else None
+        actual = os.fstat(descriptor).st_size
+        view = mmap.mmap(descriptor, actual, access=mmap.ACCESS_READ) if actual == size else None
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     finally:
         os.close(descriptor)
     if view is None:
-        raise CorruptStoreError(f"{path} is damaged: it has {found} bytes, expected {size}")
+        raise CorruptStoreError(f"{path} is damaged: it has {actual} bytes, expected {size}")
     return view
 
 
 def map_checked(path: Path, size: int, expected: str) -> mmap.mmap:
-    """Map a file after its size and checksum held.
+    """Map a file after its size and its checksum were verified.
 
     Raises
     ------
     NotFoundError, StoreError
         As `map_sized`.
     CorruptStoreError
-        If its size or checksum is not the one stated.
+        If it has another size or checksum.
     """
     view = map_sized(path, size)
     actual = checksum(view)
@@ -301,11 +307,12 @@ def map_checked(path: Path, size: int, expected: str) -> mmap.mmap:
 
 
 def os_reason(error: OSError) -> str:
-    """What the system said, in a few words."""
+    """The reason the system gave, in lower case."""
     return (error.strerror or str(error) or type(error).__name__).lower()
 
 
 def _open(path: Path) -> int:
+    # O_NONBLOCK: opening a pipe must not wait for a writer.
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:

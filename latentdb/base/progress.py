@@ -1,4 +1,4 @@
-"""Where a long run stands: shown to people, never needed for the result."""
+"""Progress of a long run."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """What a long run tells from time to time.
+    """How far a long run has come.
 
     Attributes
     ----------
     stage
         What is being done, in a word or two.
     done
-        Items so far.
+        Items processed so far.
     total
-        Of how many; None while not known.
+        Items altogether; None while unknown.
     bad
         Items skipped as unreadable.
     """

@@ -1,4 +1,4 @@
-"""Checks of what comes from outside, before any of it is used."""
+"""Checks of arguments that come from a caller, before any is used."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ _FLOAT32 = np.dtype(np.float32)
 
 
 def as_latents(values: Any, dim: int, name: str) -> Floats:
-    """Check vectors that come from outside: float32 ``[n, dim]``, all finite.
+    """Vectors as contiguous float32 ``[n, dim]``, all finite.
+
+    Parameters
+    ----------
+    name
+        What to call the argument in an error, in the plural.
 
     Raises
     ------
     InvalidInputError
-        If they are not.
+        If they have another shape, or are no finite numbers.
     """
-    plain = type(values) is np.ndarray and values.dtype is _FLOAT32 and values.flags.c_contiguous
+    ready = type(values) is np.ndarray and values.dtype is _FLOAT32 and values.flags.c_contiguous
     try:
-        array = values if plain else _as_floats(values)
+        array = values if ready else _as_floats(values)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{name} are not numbers ({error}): expected [n, {dim}]") from error
     if array.ndim != 2 or array.shape[1] != dim:
@@ -41,7 +46,7 @@ def as_latents(values: Any, dim: int, name: str) -> Floats:
 
 def _as_floats(values: Any) -> Floats:
     if isinstance(values, np.ma.MaskedArray):
-        raise TypeError("some are masked")
+        raise TypeError("some values are masked")
     array = np.asarray(values)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"type {array.dtype}")
@@ -49,41 +54,43 @@ def _as_floats(values: Any) -> Floats:
         return np.ascontiguousarray(array, np.float32)
 
 
-def check_several(values: Any, name: str) -> None:
-    """Refuse a single text or path where several targets are wanted.
+def check_target_list(values: Any, name: str) -> None:
+    """Refuse a single text or path where a list of targets is expected.
 
     Raises
     ------
     InvalidInputError
-        A text would be taken for its letters.
+        If it is one: iterating over a text gives its letters.
     """
     if isinstance(values, str | bytes | os.PathLike):
         raise InvalidInputError(f"{name} is the single target {values!r}: give a list of targets")
 
 
 def check_ids(ids: Sequence[str], *, unique: bool = True) -> list[str]:
-    """Check ids: texts that are not empty, valid Unicode, each given once.
+    """Ids as a list of texts: not empty, valid Unicode, each given once.
 
     Raises
     ------
     InvalidInputError
-        Names the first that is not.
+        If one is not; the message names the first.
     """
     if isinstance(ids, str):
         raise InvalidInputError(f"ids is the single text {ids!r}: give a list of ids")
     try:
-        names = list(ids)
+        checked = list(ids)
     except TypeError as error:
-        raise InvalidInputError(f"ids {ids!r} are no list: give a list of ids") from error
+        raise InvalidInputError(f"ids {ids!r} is not a list: give a list of ids") from error
     seen: set[str] = set()
-    for name in names:
-        if not isinstance(name, str) or not name or "\0" in name:
-            raise InvalidInputError(f"id {name!r} cannot be used: give text that is not empty")
+    for id_ in checked:
+        if not isinstance(id_, str) or not id_ or "\0" in id_:
+            raise InvalidInputError(
+                f"id {id_!r} cannot be used: give text that is not empty, without null characters"
+            )
         try:
-            name.encode()
+            id_.encode()
         except UnicodeEncodeError as error:
-            raise InvalidInputError(f"id {name!r} is not valid Unicode") from error
-        if unique and name in seen:
-            raise InvalidInputError(f"id {name!r} is given twice: give each once")
-        seen.add(name)
-    return names
+            raise InvalidInputError(f"id {id_!r} is not valid Unicode") from error
+        if unique and id_ in seen:
+            raise InvalidInputError(f"id {id_!r} is given twice: give each once")
+        seen.add(id_)
+    return checked

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from latentdb.base.errors import InvalidInputError, MissingExtraError, StoreError
-from latentdb.base.files import as_path, os_reason, remove, sync_folder
+from latentdb.base.files import as_path, os_reason, sync_folder, try_remove
 from latentdb.exchange.row_reader import VECTOR_COLUMN
 from latentdb.store.columns import Value
 from latentdb.store.segment import Floats, Ints, Segment
@@ -96,7 +96,7 @@ def export(snapshot: Snapshot, rows: Ints, out: str | os.PathLike[str]) -> int:
         reason = os_reason(error) if isinstance(error, OSError) else str(error)
         raise StoreError(f"{target} cannot be written: {reason}") from error
     finally:
-        remove(temporary)
+        try_remove(temporary)
 
 
 def _check_room(snapshot: Snapshot, rows: Ints, target: Path) -> None:

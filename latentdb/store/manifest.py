@@ -22,7 +22,7 @@ from typing import Any
 from latentdb.ann.metrics import COSINE, METRICS
 from latentdb.ann.plan import PREFERENCES
 from latentdb.base.errors import CorruptStoreError, LockedError, NotFoundError, StoreError
-from latentdb.base.files import os_reason, read_whole, replace
+from latentdb.base.files import os_reason, read_limited, replace_atomically
 from latentdb.store.columns import KINDS, check_key
 
 FORMAT_VERSION = 2  # 1 had segments without a layout
@@ -423,7 +423,7 @@ def read_bytes(folder: Path) -> bytes:
         If the file cannot be read.
     """
     try:
-        return read_whole(folder / MANIFEST, _MAX_BYTES)
+        return read_limited(folder / MANIFEST, _MAX_BYTES)
     except NotFoundError as error:
         raise NotFoundError(
             f"{folder} is not a latentdb store (it has no {MANIFEST}): "
@@ -461,7 +461,7 @@ def commit(folder: Path, manifest: Manifest) -> tuple[Manifest, bytes]:
     except (ValueError, KeyError, TypeError) as error:
         reason = f"no reader could read the new version ({error})"
         raise StoreError(f"{folder / MANIFEST} was not replaced: {reason}") from error
-    replace(folder / MANIFEST, data)
+    replace_atomically(folder / MANIFEST, data)
     return read, data
 
 

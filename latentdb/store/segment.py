@@ -18,7 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from latentdb.base.errors import CorruptStoreError, InvalidInputError
-from latentdb.base.files import read_whole
+from latentdb.base.files import read_limited
 from latentdb.store.blocks import (
     BLOCKS,
     CHECKSUMS,
@@ -186,7 +186,7 @@ def rebuild_segment(path: Path, entry: SegmentEntry) -> SegmentBytes:
     CorruptStoreError
         If anything else is damaged.
     """
-    data = read_whole(path, entry.file.bytes)
+    data = read_limited(path, entry.file.bytes)
     arrays = {
         name: np.frombuffer(data, dtype, int(np.prod(shape)), offset).reshape(shape)
         for name, (offset, dtype, shape) in hdf5_layout(path, len(data)).items()

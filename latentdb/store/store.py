@@ -25,8 +25,8 @@ from latentdb.base.files import (
     checksum,
     make_folder,
     os_reason,
-    remove,
     sync_folder,
+    try_remove,
     write_new,
 )
 from latentdb.store import garbage as leftovers
@@ -218,7 +218,7 @@ class Writer:
             named = manifests.read(self._store.path).file_names()
             for file in written:
                 if file.name not in named:
-                    remove(self._store.path / file.name)
+                    try_remove(self._store.path / file.name)
             # A next commit by this writer goes on from what is on disk now.
             self.snapshot = self._store.snapshot()
             raise
@@ -358,7 +358,7 @@ class Store:
             if model is not None:
                 files = []
                 for name, data in model[2].items():
-                    remove(folder / "model" / name)
+                    try_remove(folder / "model" / name)
                     write_new(folder / "model" / name, data)
                     files.append(FileEntry(f"model/{name}", len(data), checksum(data)))
                 entry = ModelEntry(model[0], model[1], tuple(files))

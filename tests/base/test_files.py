@@ -1,4 +1,4 @@
-"""The few calls every write and read of a store goes through."""
+"""The calls that every write and read of a store goes through."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from latentdb.base.files import (
     checksum,
     map_checked,
     os_reason,
-    read_whole,
-    remove,
-    replace,
+    read_limited,
+    replace_atomically,
     sync_folder,
+    try_remove,
     write_new,
     write_output,
 )
@@ -30,12 +30,12 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from latentdb.base.errors import StoreError
-from latentdb.base.files import replace, write_new
+from latentdb.base.files import replace_atomically, write_new
 
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
 try:
-    {"new": write_new, "replace": replace}[sys.argv[1]](Path(sys.argv[2]), bytes(5000))
+    {"new": write_new, "replace": replace_atomically}[sys.argv[1]](Path(sys.argv[2]), bytes(5000))
 except StoreError as error:
     print(error)
 """
@@ -86,7 +86,9 @@ def test_write_new_leaves_nothing_of_a_file_that_does_not_fit(tmp_path: Path) ->
     assert os.listdir(tmp_path) == []
 
 
-def test_replace_keeps_the_old_file_when_the_new_one_does_not_fit(tmp_path: Path) -> None:
+def test_replace_keeps_the_old_file_when_the_new_one_does_not_fit(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old")
     assert "cannot be written: file too large" in run_limited("replace", path)
@@ -95,15 +97,17 @@ def test_replace_keeps_the_old_file_when_the_new_one_does_not_fit(tmp_path: Path
 
 
 def test_replace_leaves_no_temporary_file(tmp_path: Path) -> None:
-    replace(tmp_path / "a", b"one")
-    replace(tmp_path / "a", b"two")
+    replace_atomically(tmp_path / "a", b"one")
+    replace_atomically(tmp_path / "a", b"two")
     assert (tmp_path / "a").read_bytes() == b"two"
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_replace_overcomes_the_temporary_file_of_a_killed_process(tmp_path: Path) -> None:
+def test_replace_overcomes_the_temporary_file_of_a_killed_process(
+    tmp_path: Path,
+) -> None:
     (tmp_path / f".a.{os.getpid()}.tmp").write_bytes(b"half")
-    replace(tmp_path / "a", b"whole")
+    replace_atomically(tmp_path / "a", b"whole")
     assert (tmp_path / "a").read_bytes() == b"whole"
     assert os.listdir(tmp_path) == ["a"]
 
@@ -111,37 +115,37 @@ def test_replace_overcomes_the_temporary_file_of_a_killed_process(tmp_path: Path
 def test_replace_cleans_up_when_it_cannot_rename(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(StoreError, match="a cannot be written: is a directory"):
-        replace(tmp_path / "a", b"x")
+        replace_atomically(tmp_path / "a", b"x")
     assert os.listdir(tmp_path) == ["a"]
 
 
 def test_a_reader_sees_the_old_or_the_new_file_and_never_a_mixture(tmp_path: Path) -> None:
     path = tmp_path / "a"
     contents = [bytes([number]) * 50_000 for number in range(2)]
-    replace(path, contents[0])
+    replace_atomically(path, contents[0])
     stop = threading.Event()
 
     def write() -> None:
         for turn in range(100):
-            replace(path, contents[turn % 2])
+            replace_atomically(path, contents[turn % 2])
         stop.set()
 
     writer = threading.Thread(target=write)
     writer.start()
-    seen = {read_whole(path, 100_000)}
+    seen = {read_limited(path, 100_000)}
     while not stop.is_set():
-        seen.add(read_whole(path, 100_000))
+        seen.add(read_limited(path, 100_000))
     writer.join()
     assert seen <= set(contents)
 
 
-def test_remove_ignores_what_is_not_there_and_what_is_a_folder(tmp_path: Path) -> None:
-    remove(tmp_path / "missing")
+def test_try_remove_ignores_what_is_not_there_and_what_is_a_folder(tmp_path: Path) -> None:
+    try_remove(tmp_path / "missing")
     (tmp_path / "folder").mkdir()
-    remove(tmp_path / "folder")
+    try_remove(tmp_path / "folder")
     assert (tmp_path / "folder").is_dir()
     (tmp_path / "file").write_bytes(b"x")
-    remove(tmp_path / "file")
+    try_remove(tmp_path / "file")
     assert not (tmp_path / "file").exists()
 
 
@@ -151,27 +155,27 @@ def test_sync_folder_says_which_folder_is_missing(tmp_path: Path) -> None:
         sync_folder(tmp_path / "gone")
 
 
-def test_read_whole_accepts_the_limit_and_refuses_one_byte_more(tmp_path: Path) -> None:
+def test_read_limited_accepts_the_limit_and_refuses_one_byte_more(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 10)
-    assert read_whole(tmp_path / "a", 10) == b"x" * 10
+    assert read_limited(tmp_path / "a", 10) == b"x" * 10
     with pytest.raises(CorruptStoreError, match="a has over 9 bytes"):
-        read_whole(tmp_path / "a", 9)
+        read_limited(tmp_path / "a", 9)
 
 
-def test_read_whole_tells_a_missing_file(tmp_path: Path) -> None:
+def test_read_limited_reports_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="a is missing"):
-        read_whole(tmp_path / "a", 10)
+        read_limited(tmp_path / "a", 10)
 
 
-def test_read_whole_does_not_wait_on_a_pipe(tmp_path: Path) -> None:
+def test_read_limited_does_not_wait_on_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CorruptStoreError, match="pipe is not a regular file"):
-        read_whole(tmp_path / "pipe", 10)
+        read_limited(tmp_path / "pipe", 10)
 
 
-def test_read_whole_refuses_a_folder(tmp_path: Path) -> None:
+def test_read_limited_refuses_a_folder(tmp_path: Path) -> None:
     with pytest.raises(CorruptStoreError, match="is not a regular file"):
-        read_whole(tmp_path, 10)
+        read_limited(tmp_path, 10)
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -180,16 +184,16 @@ def test_a_link_is_never_followed(tmp_path: Path, there: bool) -> None:
         (tmp_path / "secret").write_bytes(b"secret")
     (tmp_path / "link").symlink_to(tmp_path / "secret")
     with pytest.raises(StoreError, match="link cannot be read"):
-        read_whole(tmp_path / "link", 10)
+        read_limited(tmp_path / "link", 10)
     with pytest.raises(StoreError, match="link cannot be read"):
         map_checked(tmp_path / "link", 6, checksum(b"secret"))
 
 
-def test_a_link_is_told_as_damage(tmp_path: Path) -> None:
+def test_a_link_counts_as_damage(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     (tmp_path / "link").symlink_to(tmp_path / "secret")
     with pytest.raises(CorruptStoreError, match="link"):
-        read_whole(tmp_path / "link", 10)
+        read_limited(tmp_path / "link", 10)
 
 
 def test_map_checked_gives_the_content(tmp_path: Path) -> None:
@@ -204,7 +208,7 @@ def test_map_checked_refuses_another_size(tmp_path: Path, content: bytes) -> Non
         map_checked(tmp_path / "a", 7, checksum(content))
 
 
-def test_map_checked_tells_a_missing_file(tmp_path: Path) -> None:
+def test_map_checked_reports_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="a is missing"):
         map_checked(tmp_path / "a", 7, checksum(b""))
 
@@ -224,7 +228,7 @@ def test_map_checked_notices_every_changed_byte(
         map_checked(path, len(content), checksum(content))
 
 
-def test_told_says_something_for_every_error() -> None:
+def test_os_reason_is_never_empty() -> None:
     assert (
         os_reason(FileNotFoundError(2, "No such file or directory")) == "no such file or directory"
     )
