@@ -22,7 +22,7 @@ from latentdb.model.config import ModelConfig, ModelOptions
 from latentdb.onnx.compiled import ENCODER_ONNX, NAMES, compiled_name
 from latentdb.search.results import Info
 from latentdb.store.snapshot import Snapshot
-from latentdb.store.store import Writer
+from latentdb.store.writer import Writer
 
 PathLike = str | os.PathLike[str]
 ModelLike = str | os.PathLike[str] | Codec

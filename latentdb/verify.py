@@ -6,7 +6,6 @@ checks what the files say: row numbers, ids, hashes, vectors, the index.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -315,7 +314,7 @@ class _Check:
             made = rebuild_segment(self.folder / entry.file.name, entry)
         except LatentDBError:
             return None
-        name = f"segments/{os.urandom(16).hex()}.h5"
+        name = f"segments/{manifests.unique_name()}.h5"
         data = made.data
         write_new(self.folder / name, data)
         sync_folder(self.folder / "segments")

@@ -36,7 +36,8 @@ from latentdb.ingest.ingest import CONFLICTS
 from latentdb.store import manifest as manifests
 from latentdb.store.segment import Ints, Rows, hash_ids
 from latentdb.store.snapshot import Snapshot
-from latentdb.store.store import Store, Writer
+from latentdb.store.store import Store
+from latentdb.store.writer import Writer
 
 FORMATS = (".h5", ".npy", ".parquet", ".csv")
 PathLike = str | os.PathLike[str]

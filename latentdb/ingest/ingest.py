@@ -27,7 +27,7 @@ from latentdb.store.columns import Table, make_columns
 from latentdb.store.compaction import compact, is_due
 from latentdb.store.segment import FileFacts, Floats, Ints, Rows, hash_ids
 from latentdb.store.snapshot import Snapshot
-from latentdb.store.store import Writer
+from latentdb.store.writer import Writer
 
 COMMIT_ROWS = 16_384
 COMMIT_SECONDS = 5.0

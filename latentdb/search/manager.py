@@ -17,7 +17,7 @@ from latentdb.base.progress import Progress, Report
 from latentdb.search.searcher import Searcher
 from latentdb.store.manifest import FileEntry, IndexEntry, Settings
 from latentdb.store.snapshot import Snapshot
-from latentdb.store.store import Writer
+from latentdb.store.writer import Writer
 
 # Whoever only searches does without what builds.
 if TYPE_CHECKING:

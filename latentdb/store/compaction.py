@@ -17,7 +17,7 @@ from latentdb.base.errors import StoreError
 from latentdb.store.columns import join
 from latentdb.store.segment import FileFacts, Ints, Rows, Segment
 from latentdb.store.snapshot import Snapshot
-from latentdb.store.store import SEGMENT_BYTES, Writer
+from latentdb.store.writer import SEGMENT_BYTES, Writer
 
 MOST_SEGMENTS = 100  # small ones; merged when there are more
 MOST_DELETED = 0.3  # share of the rows on disk

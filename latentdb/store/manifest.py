@@ -219,6 +219,11 @@ class Manifest:
         return names
 
 
+def unique_name() -> str:
+    """32 random hex digits: the name of a file that no version has named yet."""
+    return os.urandom(16).hex()
+
+
 def dump(manifest: Manifest) -> bytes:
     """The manifest as the bytes of its file, with a checksum over its content."""
     body = _canonical(manifest)

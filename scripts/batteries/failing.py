@@ -220,7 +220,7 @@ class _Filled:
     def __init__(self, folder: Path, disk: Path, before: list[Op], op: Op) -> None:
         self.disk, self.base = disk, folder / f"base {op.kind} {len(op.ids)}"
         with small(index_above=1 << 60 if op.kind == "optimize" else 100):
-            patch = mock.patch("latentdb.store.store.SEGMENT_BYTES", 64 << 20)
+            patch = mock.patch("latentdb.store.writer.SEGMENT_BYTES", 64 << 20)
             with patch if op.kind == "optimize" else nullcontext():
                 self.state = make(self.base, before)
         self.after, self.words = op.after(self.state), [op.kind]

@@ -405,7 +405,7 @@ def _fuzz(count: int, seed: int) -> Summary:
 
 def _make(path: Path) -> None:
     ops = [Op("add", names("a", ROWS), 1), Op("delete", names("a", 5)), Op("add", names("b", 4), 2)]
-    with mock.patch("latentdb.store.store.SEGMENT_BYTES", 1 << 20):
+    with mock.patch("latentdb.store.writer.SEGMENT_BYTES", 1 << 20):
         make(path, ops)
 
 

@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import IO, Any
 from unittest import mock
 
-SHIMMED = ("base.files", "store.garbage", "store.manifest", "store.store")  # all that touch a store
+SHIMMED = (
+    "base.files",
+    "store.garbage",
+    "store.manifest",
+    "store.writer",
+)  # all that touch a store
 WRITES = ("write", "pwrite")
 
 

@@ -320,7 +320,7 @@ def main(what: str, path: str, amount: str, seed: str, others: str) -> None:
     """In a child: do one part, and print what was done."""
     with (
         mock.patch("latentdb.ann.plan.EXACT_ROWS", _INDEX_ABOVE),
-        mock.patch("latentdb.store.store.GRACE_SECONDS", 0.5),
+        mock.patch("latentdb.store.writer.GRACE_SECONDS", 0.5),
         mock.patch("latentdb.store.compaction.MOST_SEGMENTS", 20),
     ):
         if what == "contend":

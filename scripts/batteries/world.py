@@ -193,7 +193,7 @@ def small(*, grace: float = -1, index_above: int = 100) -> Iterator[None]:
     changes: dict[str, dict[str, Any]] = {
         "latentdb.ann.plan": {"EXACT_ROWS": index_above},
         "latentdb.ann.tuning": {"QUERIES": 20},
-        "latentdb.store.store": {"GRACE_SECONDS": grace, "SEGMENT_BYTES": 1024},
+        "latentdb.store.writer": {"GRACE_SECONDS": grace, "SEGMENT_BYTES": 1024},
         "latentdb.store.compaction": {
             "MOST_SEGMENTS": 8,
             "_LEAST_ROWS": 50,

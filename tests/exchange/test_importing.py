@@ -37,7 +37,7 @@ from latentdb.exchange import importing
 from latentdb.exchange import parquet as parquets
 from latentdb.exchange import row_reader as source
 from latentdb.exchange.importing import FORMATS
-from latentdb.store import store as stores
+from latentdb.store import writer as writers
 from latentdb.store.columns import Column, make_column
 from latentdb.store.segment import Rows
 from latentdb.store.snapshot import Snapshot
@@ -411,7 +411,7 @@ def test_a_write_that_fails_leaves_the_store_as_before(
     make(tmp_path / "s.ldb", ["x"]).close()
     before = listing(tmp_path / "s.ldb")
     (tmp_path / "empty.ldb").mkdir()
-    real, count = stores.write_new, 0
+    real, count = writers.write_new, 0
 
     def failing(path: Path, data: Any) -> None:
         nonlocal count
@@ -420,7 +420,7 @@ def test_a_write_that_fails_leaves_the_store_as_before(
             raise StoreError(f"{path} cannot be written: no space left on device")
         real(path, data)
 
-    monkeypatch.setattr(stores, "write_new", failing)
+    monkeypatch.setattr(writers, "write_new", failing)
     for place in ("s.ldb", "new.ldb", "empty.ldb"):
         count = 0
         with small_batches(2), pytest.raises(StoreError, match="no space left"):
@@ -436,10 +436,10 @@ def test_a_write_that_fails_leaves_the_store_as_before(
 KILLED = """
 import os, signal, sys
 from latentdb.exchange import row_reader as source
-from latentdb.store import store
+from latentdb.store import writer
 from latentdb.database import LatentDB
 
-source.BATCH_ROWS, count, real = 2, 0, store.write_new
+source.BATCH_ROWS, count, real = 2, 0, writer.write_new
 
 def write(path, data):
     global count
@@ -448,7 +448,7 @@ def write(path, data):
         os.kill(os.getpid(), signal.SIGKILL)
     real(path, data)
 
-store.write_new = write
+writer.write_new = write
 LatentDB.import_into(sys.argv[1], sys.argv[2])
 """
 

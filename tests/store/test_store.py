@@ -27,11 +27,13 @@ from latentdb.base.errors import (
     StoreError,
 )
 from latentdb.store import manifest as manifests
-from latentdb.store import store as stores
+from latentdb.store import writer as writers
 from latentdb.store.columns import make_columns
 from latentdb.store.manifest import Settings
 from latentdb.store.segment import Rows, hash_ids
-from latentdb.store.store import GRACE_SECONDS, Snapshot, Store, Writer
+from latentdb.store.snapshot import Snapshot
+from latentdb.store.store import Store
+from latentdb.store.writer import GRACE_SECONDS, Writer
 
 DIM = 8
 
@@ -223,7 +225,7 @@ def test_row_numbers_are_stable_and_never_given_again(store: Store) -> None:
 def test_one_append_may_become_several_segments(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stores, "SEGMENT_BYTES", 4 * DIM * 10)
+    monkeypatch.setattr(writers, "SEGMENT_BYTES", 4 * DIM * 10)
     rows = some([f"r{n}" for n in range(25)], label=["x", None, "y", "z", None] * 5)
     assert append(store, rows) == list(range(25))
     snapshot = Store.open(store.path).snapshot()
@@ -653,7 +655,8 @@ def test_a_writer_that_commits_nothing_makes_what_it_found_durable(
     """The manifest may be of a writer that was killed before it synced the folder."""
     store = Store.create(tmp_path / "a", dim=2)
     synced: list[Path] = []
-    monkeypatch.setattr("latentdb.store.store.sync_folder", synced.append)
+    for module in ("store", "writer"):
+        monkeypatch.setattr(f"latentdb.store.{module}.sync_folder", synced.append)
     with store.writer():
         pass
     assert synced == [store.path]

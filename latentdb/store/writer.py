@@ -1,0 +1,276 @@
+"""The one writer of a store: each method is one commit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latentdb.base.errors import InvalidInputError
+from latentdb.base.files import checksum, make_folder, sync_folder, try_remove, write_new
+from latentdb.store import garbage
+from latentdb.store import manifest as manifests
+from latentdb.store.manifest import (
+    DeletionsEntry,
+    FileEntry,
+    IndexEntry,
+    Manifest,
+    SegmentEntry,
+    Settings,
+    unique_name,
+)
+from latentdb.store.segment import MAX_COLUMNS, Ints, Rows, dump
+
+if TYPE_CHECKING:
+    from latentdb.store.store import Store
+
+SEGMENT_BYTES = 64 << 20  # of vectors: what one append holds in memory at a time
+GRACE_SECONDS = 600  # how long a file that no version names is kept for readers
+
+
+class Writer:
+    """The one writer of a store, while its lock is held.
+
+    Every method is one commit: it returns when the new version is durable.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.snapshot = store.snapshot()
+        self.committed = False
+
+    def append(self, rows: Rows | Iterable[Rows], replaced: Ints | None = None) -> Ints:
+        """Add rows, and delete those they replace, in one commit.
+
+        Parameters
+        ----------
+        rows
+            With ids that no remaining row has; several parts are written one
+            after the other and committed together.
+        replaced
+            Row numbers to delete.
+
+        Returns
+        -------
+        ndarray
+            int64 ``[n]``: the new row numbers.
+
+        Raises
+        ------
+        InvalidInputError
+            If a column does not fit the store's.
+        StoreError
+            If it cannot be written; the store is as before.
+        """
+        old = self.snapshot.manifest
+        kinds = dict(old.columns)
+        first = old.next_row
+        with self._written() as written:
+            entries: list[SegmentEntry] = []
+            next_row = first
+            for part in [rows] if isinstance(rows, Rows) else rows:
+                columns = {}
+                for key, column in part.columns.items():
+                    kind = kinds.setdefault(key, column.kind)
+                    if (kind, column.kind) == ("int", "float"):
+                        kind = kinds[key] = "float"  # older segments are read as numbers now
+                    columns[key] = column.cast(kind, key)
+                if len(kinds) > MAX_COLUMNS:
+                    raise InvalidInputError(
+                        f"{len(kinds)} metadata keys are too many: "
+                        f"a store has at most {MAX_COLUMNS}"
+                    )
+                part = replace(part, columns=columns)
+                numbers = np.arange(next_row, next_row + len(part), dtype=np.int64)
+                entries += self._segments(part, numbers, written)
+                next_row += len(part)
+            deletions = old.deletions
+            if replaced is not None and len(replaced):
+                deletions = self._deletions(replaced, written)
+            self._commit(
+                replace(
+                    old,
+                    next_row=next_row,
+                    segments=(*old.segments, *entries),
+                    deletions=deletions,
+                    columns=kinds,
+                )
+            )
+        return np.arange(first, next_row, dtype=np.int64)
+
+    def delete(self, rows: Ints) -> None:
+        """Delete rows by number, in one commit; their place on disk is freed by compaction."""
+        with self._written() as written:
+            deletions = self._deletions(rows, written)
+            self._commit(replace(self.snapshot.manifest, deletions=deletions))
+
+    def replace_segments(self, old: Sequence[SegmentEntry], rows: Rows, numbers: Ints) -> None:
+        """Put live rows, as one segment, in the place of the neighbouring segments they are from.
+
+        Parameters
+        ----------
+        old
+            Neighbours, in order.
+        rows, numbers
+            Every live row of them, with its number, ascending; may be none.
+        """
+        manifest = self.snapshot.manifest
+        gone = {entry.file.name for entry in old}
+        with self._written() as written:
+            entries = self._segments(rows, numbers, written, whole=True) if len(rows) else []
+            segments: list[SegmentEntry] = []
+            for entry in manifest.segments:
+                if entry.file.name not in gone:
+                    segments.append(entry)
+                elif entry.file.name == old[0].file.name:
+                    segments += entries
+            dropped = sum(entry.rows for entry in old) - len(rows)
+            deletions = manifest.deletions
+            if deletions is not None and dropped:
+                kept = deletions.in_segments - dropped
+                covered = 0 if manifest.index is None else manifest.index.rows_below
+                still = [
+                    self.snapshot.deleted[self.snapshot.deleted < covered],
+                    *(
+                        segment.rows[~alive]
+                        for segment in self.snapshot.segments
+                        if segment.entry.file.name not in gone
+                        and (alive := self.snapshot.live(segment)) is not None
+                    ),
+                ]
+                deletions = self._deletions_file(np.unique(np.concatenate(still)), kept, written)
+            self._commit(replace(manifest, segments=tuple(segments), deletions=deletions))
+
+    def set_index(
+        self,
+        data: bytes | memoryview,
+        entry: IndexEntry,
+        settings: Settings,
+        *,
+        extended: bool = False,
+    ) -> None:
+        """Make a search index the current one; `entry.file` is filled in here.
+
+        One that was `extended` holds the deleted rows that the old one held.
+        """
+        manifest = self.snapshot.manifest
+        with self._written() as written:
+            file = self._write("index", ".faiss", data, written)
+            self._commit(
+                replace(
+                    manifest,
+                    index=replace(entry, file=file),
+                    settings=settings,
+                    deletions=manifest.deletions if extended else self._without_compacted(written),
+                )
+            )
+
+    def drop_index(self, settings: Settings) -> None:
+        """Go without an index; keep `settings` for the next."""
+        with self._written() as written:
+            deletions = self._without_compacted(written)
+            manifest = self.snapshot.manifest
+            self._commit(replace(manifest, index=None, settings=settings, deletions=deletions))
+
+    def set_compiled(self, files: Mapping[str, bytes]) -> None:
+        """Keep compiled forms of the model, by name, in the place of those there were."""
+        model = self.snapshot.manifest.model
+        if model is not None:
+            with self._written() as written:
+                kept = [file for file in model.files if not file.name.endswith(tuple(files))]
+                kept += [self._write("model", f".{key}", files[key], written) for key in files]
+                new = replace(model, files=tuple(kept))
+                self._commit(replace(self.snapshot.manifest, model=new))
+
+    @contextmanager
+    def _written(self) -> Iterator[list[FileEntry]]:
+        """Collect the files of a commit, and withdraw them if it fails."""
+        written: list[FileEntry] = []
+        try:
+            yield written
+        except BaseException:
+            # The manifest may have been replaced before the failure.
+            named = manifests.read(self._store.path).file_names()
+            for file in written:
+                if file.name not in named:
+                    try_remove(self._store.path / file.name)
+            # A next commit by this writer goes on from what is on disk now.
+            self.snapshot = self._store.snapshot()
+            raise
+
+    def _write(
+        self, folder: str, suffix: str, data: bytes | memoryview, written: list[FileEntry]
+    ) -> FileEntry:
+        name = f"{folder}/{unique_name()}{suffix}"
+        path = self._store.path / name
+        file = FileEntry(name, len(data), checksum(data))
+        written.append(file)
+        make_folder(path.parent)  # that of the index may be lost
+        write_new(path, data)
+        sync_folder(path.parent)
+        return file
+
+    def _segments(
+        self, rows: Rows, numbers: Ints, written: list[FileEntry], *, whole: bool = False
+    ) -> list[SegmentEntry]:
+        """Write rows as segments of a size that fits in memory, or as one."""
+        each = 4 * self.snapshot.dim * (1 if rows.z_log_var is None else 2)
+        step = len(rows) if whole else max(1, SEGMENT_BYTES // each)
+        entries = []
+        for start in range(0, len(rows), step):
+            part, own = rows.slice(start, start + step), numbers[start : start + step]
+            made = dump(part, own)
+            file = self._write("segments", ".h5", made.data, written)
+            entries.append(SegmentEntry(file, len(part), int(own[0]), int(own[-1]), made.layout))
+        return entries
+
+    def _deletions(self, rows: Ints, written: list[FileEntry]) -> DeletionsEntry | None:
+        """The deletions of now and some more, none of which is deleted yet."""
+        deleted = self.snapshot.deleted
+        union = np.union1d(deleted, rows)
+        new = len(union) - len(deleted)
+        return self._deletions_file(union, self.snapshot.manifest.deleted_rows + new, written)
+
+    def _deletions_file(
+        self, rows: Ints, in_segments: int, written: list[FileEntry]
+    ) -> DeletionsEntry | None:
+        if not len(rows):
+            return None
+        data = rows.astype("<i8").tobytes()
+        file = self._write("segments", ".deleted", data, written)
+        return DeletionsEntry(file, len(rows), in_segments)
+
+    def _without_compacted(self, written: list[FileEntry]) -> DeletionsEntry | None:
+        """The deletions of now, less those that only the old index had."""
+        entry = self.snapshot.manifest.deletions
+        if entry is None or entry.rows == entry.in_segments:
+            return entry
+        still = [
+            segment.rows[~alive]
+            for segment in self.snapshot.segments
+            if (alive := self.snapshot.live(segment)) is not None
+        ]
+        rows = np.concatenate([np.empty(0, np.int64), *still])
+        return self._deletions_file(rows, len(rows), written)
+
+    def _commit(self, manifest: Manifest) -> None:
+        written = manifests.commit(
+            self._store.path, replace(manifest, version=manifest.version + 1)
+        )
+        self.committed = True
+        old = self.snapshot.manifest.file_names()
+        self.snapshot = self._store.switch_to(*written)
+        for name in old - self.snapshot.manifest.file_names():
+            try:
+                os.utime(self._store.path / name)  # the grace of readers starts now
+            except OSError:
+                continue
+
+    def collect_garbage(self) -> int:
+        """Delete files no version names: left by a killed writer, or replaced and past grace."""
+        named = self.snapshot.manifest.file_names()
+        return garbage.collect_garbage(self._store.path, named, GRACE_SECONDS)
