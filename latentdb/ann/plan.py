@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-EXACT_ROWS = 50_000  # of 64 dimensions or fewer: up to here every row is compared, see exact_rows
-IVF4 = "ivf-sq4"
-IVF = "ivf-sq8"
-HNSW = "hnsw-sq8"
+EXACT_ROWS = 50_000  # rows of up to 64 dimensions that need no index: see `exact_rows`
+_FULL_DIM = 64  # dimensions up to which EXACT_ROWS applies in full
+# The types of index, by their names in the manifest.
+IVF4 = "ivf-sq4"  # inverted file, 4-bit PQ fast-scan codes
+IVF = "ivf-sq8"  # inverted file, 8-bit scalar codes
+HNSW = "hnsw-sq8"  # graph, 8-bit scalar codes
 PREFERENCES = ("build", "latency")
-DEGREE = 32  # of the graph: links of a row, twice as many on the ground floor
-# Measured on 1,000,000 rows of 64 dimensions: 41 bytes a row (4 bits), 74 (8 bits), 343 (graph).
-_ROW_NUMBER = 8
-BITS = 4  # of a code of `IVF4` for a dimension
-BLOCK = 32  # rows whose codes of 4 bits lie together: a list is filled up to a multiple of it
-_FULL_DIM = 64  # dimensions up to which EXACT_ROWS is the limit as it stands
-_ASSIGNED = 10_000_000  # rows from which assigning each to its list outweighs a probe
-_LISTS = 1.5  # times the root of the rows
+BITS = 4  # of an `IVF4` code for a dimension
+BLOCK = 32  # rows whose 4-bit codes are interleaved: an inverted list is padded to a multiple
+DEGREE = 32  # HNSW's M: links of a row, twice as many on level 0
+_ROW_NUMBER_BYTES = 8
+# Of nlist = 1.5 sqrt(n): with 4-bit codes, probing a list costs as much as comparing 500 of its
+# rows, so lists are longer than for 8-bit codes (4,000 for 1M rows took twice as long).
+_NLIST_FACTOR = 1.5
+_SQRT_ROWS = 10_000_000  # rows above which assigning rows to lists costs more than probing them
 
 
 @dataclass(frozen=True)
@@ -27,57 +29,49 @@ class Plan:
     Attributes
     ----------
     kinds
-        To be tried: `IVF4`, then `IVF` where 4 bits do not tell neighbours
-        apart, and `HNSW` against them, of which the faster is kept; none of
-        them for an exact scan.
-    lists
-        Of the inverted file.
+        Types of index to try: `IVF4`, then `IVF` where 4-bit codes are too
+        coarse, and `HNSW` against them, of which the faster is used; none for
+        an exact scan.
+    nlist
+        Inverted lists.
     bytes
-        The largest of them in memory.
+        Memory of the largest of them.
     why
-        In a few words, where the choice was not free.
+        The reason, where a type was ruled out.
     """
 
     kinds: tuple[str, ...]
-    lists: int
+    nlist: int
     bytes: int
     why: str
 
 
-def lists_for(rows: int) -> int:
-    """How many lists divide so many rows.
+def nlist_for(rows: int) -> int:
+    """Inverted lists for a number of rows: ``1.5 sqrt(n)``.
 
-    ``1.5 sqrt(n)``: with 4-bit codes to visit a list costs as much as 500 of its rows,
-    so lists are longer than for 8 bits (on a million rows 4,000 took twice as long).
-    Past ten million the time of a build goes by ``n * lists``, so they grow
-    with the fourth root.
+    Above ten million rows the build time grows with ``n * nlist``, so nlist
+    grows with the fourth root only.
     """
-    few = min(rows, _ASSIGNED)
-    return max(1, round(_LISTS * math.sqrt(few) * math.sqrt(math.sqrt(max(rows, 1) / max(few, 1)))))
+    few = min(rows, _SQRT_ROWS)
+    growth = math.sqrt(math.sqrt(max(rows, 1) / max(few, 1)))
+    return max(1, round(_NLIST_FACTOR * math.sqrt(few) * growth))
 
 
 def exact_rows(dim: int, *, prefer: str = "build") -> int:
-    """Up to how many rows a store has no index, because comparing every row is quick enough.
+    """Rows up to which a store has no index, because a scan is fast enough.
 
     An index of 50,000 rows of 64 dimensions takes 3 to 5 s to build and tune,
-    nearly as long as reading and encoding as many small images, and saves half a
-    millisecond a query: it pays for itself after ten thousand queries, and a
-    scan is exact.  The time of a scan goes by rows times dimensions, so the limit falls
-    as the dimensions grow.  It stays at two fifths: 20,000 rows of 512
-    dimensions are scanned in 1.5 ms, which is still little.
+    and saves half a millisecond a query: it pays off after ten thousand
+    queries, and a scan is exact. A scan takes time in proportion to rows times
+    dimensions, so the limit falls with the dimensions, down to two fifths
+    (20,000 rows of 512 dimensions are scanned in 1.5 ms).
 
     Parameters
     ----------
     dim
-        Of the space in which rows are compared: see `latentdb.ann.metrics.Space.dim`.
+        Dimensions in which rows are compared: see `latentdb.ann.metrics.Space.dim`.
     prefer
-        As in `plan`: whoever asks for latency has an index from two fifths on.
-
-    Returns
-    -------
-    int
-        `EXACT_ROWS` up to 64 dimensions, fewer in proportion above, never less
-        than two fifths of it.
+        As in `plan`; ``"latency"`` gives two fifths for any dimensions.
     """
     least = 2 * EXACT_ROWS // 5
     if prefer == "latency":
@@ -86,39 +80,43 @@ def exact_rows(dim: int, *, prefer: str = "build") -> int:
 
 
 def index_bytes(kind: str, rows: int, dim: int) -> int:
-    """Bytes that an index takes in memory, rounded up a little."""
+    """Memory of an index, rounded up a little.
+
+    Measured on 1,000,000 rows of 64 dimensions: 41 bytes a row for `IVF4`, 74
+    for `IVF`, 343 for `HNSW`.
+    """
     if kind == HNSW:
-        return rows * (dim + _ROW_NUMBER + 4 * 2 * DEGREE + 4 * DEGREE // 16 + 12)
+        return rows * (dim + _ROW_NUMBER_BYTES + 4 * 2 * DEGREE + 4 * DEGREE // 16 + 12)
     code = (dim * BITS + 7) // 8 if kind == IVF4 else dim
-    filling = BLOCK * code if kind == IVF4 else 0
-    return rows * (code + _ROW_NUMBER) + lists_for(rows) * (4 * dim + 32 + filling)
+    padding = BLOCK * code if kind == IVF4 else 0
+    return rows * (code + _ROW_NUMBER_BYTES) + nlist_for(rows) * (4 * dim + 32 + padding)
 
 
 def plan(rows: int, dim: int, memory: int | None = None, *, prefer: str = "build") -> Plan:
-    """Choose the kinds of index for a store.
+    """The types of index to try for a store.
 
     Parameters
     ----------
     rows, dim
         Of the store, in the space of its metric.
     memory
-        Bytes the index may take; None for as many as it needs.
+        Bytes the index may take; None for no limit.
     prefer
-        ``"build"``: an inverted file, built in seconds.  ``"latency"``: a graph
-        too, where memory allows; it takes up to forty times as long to build.
+        ``"build"``: an inverted file, built in seconds.  ``"latency"``: also an
+        HNSW graph, where memory allows; it takes up to forty times as long to build.
     """
-    lists = lists_for(rows)
+    nlist = nlist_for(rows)
     if rows <= exact_rows(dim, prefer=prefer):
-        return Plan((), lists, 0, f"{rows} rows of {dim} dimensions are few: all are compared")
+        return Plan((), nlist, 0, f"{rows} rows of {dim} dimensions are few: all are compared")
     wanted = (IVF4, IVF, HNSW) if prefer == "latency" else (IVF4, IVF)
     fitting = tuple(
         kind for kind in wanted if memory is None or index_bytes(kind, rows, dim) <= memory
     )
-    # That the larger lists do not fit matters to nobody whose smaller ones do.
+    # 8-bit lists are the fallback of 4-bit ones: that they do not fit is no reason to report.
     missing = [kind for kind in wanted if kind not in fitting and kind != IVF]
     why = ""
     if missing:
         need = index_bytes(missing[0], rows, dim)
         why = f"{missing[0]} would take {need} bytes of the {memory} allowed"
     most = max((index_bytes(kind, rows, dim) for kind in fitting), default=0)
-    return Plan(fitting, lists, most, why)
+    return Plan(fitting, nlist, most, why)

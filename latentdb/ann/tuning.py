@@ -5,27 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.ann.index import (
-    CHUNK,
-    MAX_RERANK_FACTOR,
+from latentdb.ann.exact import (
     Block,
     Fetch,
     Floats,
     Ints,
-    VectorIndex,
-    is_measurable,
-    least_rerank_depth,
+    fits_float32,
     rank,
     scan,
     set_threads,
 )
-from latentdb.ann.plan import BITS, DEGREE, HNSW, IVF, IVF4, Plan, lists_for
+from latentdb.ann.index import MAX_RERANK_FACTOR, VectorIndex, least_rerank_depth
+from latentdb.ann.plan import BITS, DEGREE, HNSW, IVF, IVF4, Plan, nlist_for
 
 Blocks = Callable[[], Iterator[Block]]
 Report = Callable[[str, int, int], None]
@@ -133,7 +130,7 @@ def build(
         # Codes of 8 bits are for vectors that 4 do not tell apart: else they take twice as long.
         if best is not None and (kind == IVF or not task.promising(best[1])):
             continue
-        made = task.build(kind, plan.lists)
+        made = task.build(kind, plan.nlist)
         if made is not None and (best is None or made[1].milliseconds < best[1].milliseconds):
             best = made
     return best
@@ -201,7 +198,7 @@ class _Task:
         self.blocks, self.dim, self.fetch = blocks, dim, fetch
         self.recall, self.report, self.deleted = recall, report, deleted
         self.random = np.random.default_rng(seed)
-        parts = [block.rows if block.keep is None else block.rows[block.keep] for block in blocks()]
+        parts = [block.selected_rows() for block in blocks()]
         self.rows: Ints = np.concatenate([_NONE, *parts])
         new = self.rows if not len(present) else self.rows[~np.isin(self.rows, present)]
         # To extend is to confirm what was tuned before, and the scan for it is most of the time.
@@ -240,7 +237,7 @@ class _Task:
         if most not in self._samples:
             chosen = self.random.choice(self.rows, min(len(self.rows), most), replace=False)
             vectors = self.fetch(np.sort(chosen))
-            usable = is_measurable(vectors)
+            usable = fits_float32(vectors)
             self._samples[most] = (vectors, _basis(vectors)) if usable else None
         return self._samples[most]
 
@@ -290,7 +287,7 @@ class _Task:
         self.report("trying codes of 4 bits", 0, len(self.rows))
         queries, truth = self.truth(TUNED_K[-2])
         queries, truth = queries[:_CODED], truth[:_CODED]
-        if not is_measurable(queries) or truth.shape[1] < TUNED_K[-2] or (truth < 0).any():
+        if not fits_float32(queries) or truth.shape[1] < TUNED_K[-2] or (truth < 0).any():
             return True  # few rows: nothing is saved by knowing it early
         vectors = self.fetch(truth.reshape(-1))
         coded = index.quantized(vectors).reshape(*truth.shape, -1)
@@ -305,23 +302,20 @@ class _Task:
         done = 0
         set_threads(QUERIES)
         for block in self._others():
-            keep = block.keep
             if wanted is not None:
-                chosen = wanted(block.rows)
-                keep = chosen if keep is None else chosen & keep
-            for vectors, rows in _pieces(block, keep):
-                if not is_measurable(vectors):
+                block = block.restrict(wanted(block.rows))
+            for vectors, rows in block.chunks():
+                if not fits_float32(vectors):
                     return False
                 index.add(vectors, rows)
                 done += len(rows)
                 self.report("building the search index", done, len(self.rows))
-        return is_measurable(self.queries)
+        return fits_float32(self.queries)
 
     def _others(self) -> Iterator[Block]:
         """All rows but those held out."""
         for block in self.blocks():
-            keep = ~np.isin(block.rows, self.held)
-            yield replace(block, keep=keep if block.keep is None else keep & block.keep)
+            yield block.restrict(~np.isin(block.rows, self.held))
 
     def promising(self, rival: Tuning) -> bool:
         """Whether a graph of all rows, which takes minutes to build, may win.
@@ -343,7 +337,7 @@ class _Task:
         graph = trial.build(HNSW, 0)
         if graph is None or _SLOWED * graph[1].milliseconds >= rival.milliseconds:
             return False
-        lists = trial.build(rival.kind, lists_for(_TRIAL))
+        lists = trial.build(rival.kind, nlist_for(_TRIAL))
         return lists is None or graph[1].milliseconds < _BEHIND * lists[1].milliseconds
 
     def tuned(
@@ -370,7 +364,7 @@ class _Task:
             if index.kind == IVF4:
                 parameters[f"width_{k}"] = width
             measured = share if k == TUNED_K[0] else measured
-        index.tune(parameters)
+        index.set_parameters(parameters)
         taken = self.milliseconds(index)
         index.add(self.queries, self.asked)
         seconds = time.perf_counter() - self.start
@@ -501,17 +495,6 @@ class _Task:
 def _surely(shares: NDArray[np.float64]) -> float:
     """The mean less some standard errors: tuned to a bare mean, other queries fall below it."""
     return float(shares.mean()) - _ERRORS * float(shares.std()) / math.sqrt(len(shares))
-
-
-def _pieces(block: Block, keep: NDArray[np.bool_] | None) -> Iterator[tuple[Floats, Ints]]:
-    """The vectors and row numbers of a block, some at a time."""
-    for place in range(0, len(block.rows), CHUNK):
-        part = slice(place, place + CHUNK)
-        vectors, rows = block.vectors[part], block.rows[part]
-        if keep is not None:
-            vectors, rows = vectors[keep[part]], rows[keep[part]]
-        if len(rows):
-            yield np.ascontiguousarray(vectors), rows
 
 
 def _basis(sample: Floats) -> Floats | None:

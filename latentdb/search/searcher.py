@@ -13,15 +13,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.ann.index import (
-    DELETED,
-    Block,
-    Candidates,
-    VectorIndex,
-    is_measurable,
-    rank,
-    scan,
-)
+from latentdb.ann.exact import Block, Candidates, fits_float32, rank, scan
+from latentdb.ann.index import DELETED, VectorIndex
 from latentdb.ann.metrics import COSINE, KL, L2, Space, symmetric_kl
 from latentdb.ann.plan import IVF4, exact_rows
 from latentdb.base.errors import InvalidInputError
@@ -205,7 +198,7 @@ class Searcher:
             few = kept.count <= self._few(queries)
             if few or index is None or not index.nlist or k > index.max_k:
                 return self._exact(queries, k, kept)
-            if not is_measurable(queries):
+            if not fits_float32(queries):
                 return self._exact(queries, k, kept)  # no list is near to them
             parts = [
                 self._filtered(queries[start : start + _TOGETHER], k, kept, index)
@@ -566,11 +559,11 @@ def _stacked(parts: list[Hits]) -> Hits:
 
 def _joined(blocks: list[Block]) -> Block | None:
     """Several blocks as one without rows that are not kept; None of nothing."""
-    rows = [block.rows if block.keep is None else block.rows[block.keep] for block in blocks]
+    rows = [block.selected_rows() for block in blocks]
     if not sum(map(len, rows)):
         return None
     vectors = [
-        block.vectors if block.keep is None else block.vectors[block.keep] for block in blocks
+        block.vectors if block.mask is None else block.vectors[block.mask] for block in blocks
     ]
     return Block(np.concatenate(rows), np.concatenate(vectors))
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from latentdb.ann import tuning
-from latentdb.ann.index import Block, VectorIndex, rank, scan
-from latentdb.ann.plan import HNSW, IVF, IVF4, Plan, lists_for
+from latentdb.ann.exact import Block, rank, scan
+from latentdb.ann.index import VectorIndex
+from latentdb.ann.plan import HNSW, IVF, IVF4, Plan, nlist_for
 from latentdb.ann.tuning import TUNED_K, Tuning
 from latentdb.base.errors import CorruptStoreError
 
@@ -35,7 +36,7 @@ def brute(vectors: Array, queries: Array, k: int) -> tuple[Array, Array]:
 def build(
     blocks: list[Block], dim: int, fetch: Any, *, recall: float, kind: str = IVF
 ) -> tuple[VectorIndex, Tuning] | None:
-    chosen = Plan((kind,), lists_for(sum(len(block.rows) for block in blocks)), 0, "")
+    chosen = Plan((kind,), nlist_for(sum(len(block.rows) for block in blocks)), 0, "")
     return tuning.build(lambda: iter(blocks), dim, fetch, chosen, recall=recall)
 
 
@@ -428,7 +429,7 @@ def test_an_index_of_another_kind_is_told(spec: str, metric: int) -> None:
 def forged(index: VectorIndex, name: str) -> bytes:
     """A graph with one thing wrong, as bytes."""
     made = index.copy()
-    outer: Any = made._whole
+    outer: Any = made._outer
     graph: Any = faiss.downcast_index(outer.index)
     hnsw = graph.hnsw
     links = faiss.rev_swig_ptr(hnsw.neighbors.data(), hnsw.neighbors.size())

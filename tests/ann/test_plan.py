@@ -16,7 +16,7 @@ from latentdb.ann.plan import (
     PREFERENCES,
     exact_rows,
     index_bytes,
-    lists_for,
+    nlist_for,
     plan,
 )
 
@@ -99,14 +99,14 @@ def test_more_memory_never_gives_less(count: int, dim: int, memory: int, prefer:
 
 @given(rows, st.integers(0, 10**6))
 def test_more_rows_have_as_many_lists_or_more(count: int, more: int) -> None:
-    assert 1 <= lists_for(count) <= lists_for(count + more)
+    assert 1 <= nlist_for(count) <= nlist_for(count + more)
 
 
 def test_lists_past_ten_million_grow_with_the_fourth_root() -> None:
-    assert lists_for(10**6) == 1500
-    assert lists_for(10**7) == 4743
-    assert lists_for(16 * 10**7) == 9487
-    assert lists_for(0) == 1
+    assert nlist_for(10**6) == 1500
+    assert nlist_for(10**7) == 4743
+    assert nlist_for(16 * 10**7) == 9487
+    assert nlist_for(0) == 1
 
 
 @pytest.mark.parametrize("dim", [16, 64])
@@ -114,7 +114,7 @@ def test_the_bytes_of_an_index_are_foreseen(dim: int) -> None:
     """Of a real one: not less than it takes, and not a quarter more."""
     count = 5_000
     vectors = np.random.default_rng(0).random((count, dim)).astype(np.float32)
-    lists = lists_for(count)
+    lists = nlist_for(count)
     inverted = faiss.IndexIVFScalarQuantizer(
         faiss.IndexFlatL2(dim), dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
     )

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from latentdb.ann import tuning
-from latentdb.ann.index import Block, VectorIndex, is_measurable, rank
-from latentdb.ann.plan import HNSW, IVF, IVF4, Plan, lists_for
+from latentdb.ann.exact import Block, fits_float32, rank
+from latentdb.ann.index import VectorIndex
+from latentdb.ann.plan import HNSW, IVF, IVF4, Plan, nlist_for
 from latentdb.ann.tuning import QUERIES, TUNED_K, build, extend
 
 DIM = 12
@@ -59,7 +60,7 @@ class Rows:
 
 
 def planned(rows: Rows, *kinds: str) -> Plan:
-    return Plan(kinds or (IVF,), lists_for(int(rows.keep.sum())), 0, "")
+    return Plan(kinds or (IVF,), nlist_for(int(rows.keep.sum())), 0, "")
 
 
 def made(rows: Rows, *kinds: str, recall: float = 0.95) -> tuple[VectorIndex, tuning.Tuning]:
@@ -183,9 +184,9 @@ def test_vectors_whose_squares_leave_float32_have_no_index(kind: str, count: int
 
 
 @given(st.integers(1, 300), st.floats(0, 3e38), st.integers(0, 2**31))
-def test_what_is_measurable_has_finite_squares(dim: int, scale: float, seed: int) -> None:
+def test_what_fits_float32_has_finite_squares(dim: int, scale: float, seed: int) -> None:
     vectors = (np.random.default_rng(seed).uniform(-1, 1, size=(4, dim)) * scale).astype(np.float32)
-    if is_measurable(vectors):
+    if fits_float32(vectors):
         with np.errstate(over="raise"):
             assert np.isfinite(((vectors[:1] - vectors) ** 2).sum(axis=1)).all()
             assert np.isfinite(((vectors[:1] + vectors) ** 2).sum(axis=1)).all()
@@ -279,8 +280,8 @@ def test_dead_dimensions_leave_the_codes() -> None:
     rows = Rows(vectors)
     index, told = made(rows)
     assert told.parameters["dims"] == 16
-    assert index._index.code_size == 16
-    assert index._whole.d == 64
+    assert index._inner.code_size == 16
+    assert index._outer.d == 64
     assert rows.recall(index, rows.vectors[::9] + np.float32(0.01), 10) >= 0.93
     data = bytes(index.dump())
     loaded = VectorIndex.load(data, index.parameters, rows=3_000, dim=64)

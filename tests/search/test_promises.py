@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from latentdb.ann import index as indexes
-from latentdb.ann import plan
+from latentdb.ann import exact, plan
 from latentdb.ann.index import VectorIndex
 from latentdb.database import LatentDB
 from latentdb.search import selection as query
@@ -194,7 +193,7 @@ def test_many_queries_are_answered_in_parts(
     snapshot = snapshot_of(small)
     queries = vectors_of(50, 9)
     whole = Searcher(snapshot).search(queries, k=10)
-    monkeypatch.setattr(indexes, "_RANK_BYTES", 7 * 8 * DIM * 26)
+    monkeypatch.setattr(exact, "_RANK_BYTES", 7 * 8 * DIM * 26)
     parts = Searcher(snapshot).search(queries, k=10)
     np.testing.assert_array_equal(parts.rows, whole.rows)
     assert parts.scanned == whole.scanned
@@ -206,7 +205,7 @@ def test_blocks_begin_at_a_row_number(small: LatentDB) -> None:
     for since in (0, 1, 99, 100, 260, 300, 349, 350):
         rows = []
         for block in Searcher(snapshot).blocks(since=since):
-            kept = block.rows if block.keep is None else block.rows[block.keep]
+            kept = block.selected_rows()
             np.testing.assert_array_equal(snapshot.vectors(block.rows), block.vectors)
             rows += kept.tolist()
         assert rows == live[live >= since].tolist()

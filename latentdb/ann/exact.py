@@ -1,0 +1,204 @@
+"""Exact search: compare queries with every vector, and rank candidates by their true distance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentdb.base.cores import core_count
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+Fetch = Callable[[Ints], Floats]  # the vectors of row numbers
+
+_CHUNK_ROWS = 65_536  # rows compared, or added to an index, in one call
+_MARGIN = 16  # candidates beyond k, so that float32 rounding cannot drop a neighbour
+_MIN_SQUARE = 1e-30  # float32 cannot order squared distances below this
+_MAX_SQUARE = 1e38  # squared distances above this are about to overflow float32
+_MIN_BATCH = 8  # queries from which threads, and ranking in batches, are faster
+_RANK_BYTES = 1 << 20  # of candidate vectors in memory at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Vectors with their row numbers.
+
+    Attributes
+    ----------
+    rows
+        int64 ``[n]``: row numbers.
+    vectors
+        float32 ``[n, d]``, mapped or in memory.
+    mask
+        bool ``[n]``: the rows to use; None for all.
+    """
+
+    rows: Ints
+    vectors: Floats
+    mask: Mask | None = None
+
+    def restrict(self, mask: Mask) -> Block:
+        """The same block with only those of its rows that another mask selects too."""
+        return replace(self, mask=mask if self.mask is None else mask & self.mask)
+
+    def selected_rows(self) -> Ints:
+        """Row numbers that the mask selects."""
+        return self.rows if self.mask is None else self.rows[self.mask]
+
+    def chunks(self) -> Iterator[tuple[Floats, Ints]]:
+        """Selected vectors and their row numbers, a limited number at a time."""
+        for start in range(0, len(self.rows), _CHUNK_ROWS):
+            chunk = slice(start, start + _CHUNK_ROWS)
+            vectors, rows = self.vectors[chunk], self.rows[chunk]
+            if self.mask is not None:
+                vectors, rows = vectors[self.mask[chunk]], rows[self.mask[chunk]]
+            if len(rows):
+                yield vectors, rows
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Row numbers that may be neighbours.
+
+    Attributes
+    ----------
+    rows
+        int64 ``[q, c]``; -1 where there are no more, `latentdb.ann.index.DELETED`
+        in place of a deleted row.
+    scanned
+        Vectors that were compared, over all queries.
+    """
+
+    rows: Ints
+    scanned: int
+
+
+def set_threads(queries: int) -> None:
+    """Let FAISS use one thread for a few queries: a second one is slower on a busy machine."""
+    import faiss
+
+    faiss.omp_set_num_threads(1 if queries < _MIN_BATCH else core_count())
+
+
+def fits_float32(vectors: Floats) -> bool:
+    """Whether squared distances between these vectors fit float32, in which FAISS computes.
+
+    If they overflow, FAISS ends the process in k-means, or leaves rows out of an inverted file.
+    """
+    if not vectors.size:
+        return True
+    largest = max(abs(float(vectors.max())), abs(float(vectors.min())))
+    return bool(4 * vectors.shape[-1] * largest * largest < _MAX_SQUARE)
+
+
+def is_overflow(squares: Floats) -> Mask:
+    """Which squared distances overflowed, or are NaN."""
+    return ~(squares < _MAX_SQUARE)
+
+
+def scan(blocks: Iterable[Block], queries: Floats, k: int) -> Candidates:
+    """The true nearest rows of each query, and a few more, unranked.
+
+    Parameters
+    ----------
+    blocks
+        The vectors.
+    queries
+        float32 ``[q, d]``.
+    k
+        Neighbours wanted.
+    """
+    set_threads(len(queries))
+    wanted = k + _MARGIN
+    best = np.empty((len(queries), 0), np.float64)
+    rows = np.empty((len(queries), 0), np.int64)
+    scanned = 0
+    for block in blocks:
+        for vectors, numbers in block.chunks():
+            scanned += len(numbers) * len(queries)
+            squares, positions = _nearest(queries, vectors, min(wanted, len(numbers)))
+            best = np.concatenate([best, squares], axis=1)
+            rows = np.concatenate([rows, numbers[positions]], axis=1)
+            if best.shape[1] > wanted:
+                order = np.argsort(best, axis=1, kind="stable")[:, :wanted]
+                best = np.take_along_axis(best, order, axis=1)
+                rows = np.take_along_axis(rows, order, axis=1)
+    return Candidates(rows, scanned)
+
+
+def _nearest(queries: Floats, vectors: Floats, k: int) -> tuple[NDArray[np.float64], Ints]:
+    """Squared distances and positions of the k nearest vectors."""
+    import faiss
+
+    found, positions = faiss.knn(queries, vectors, k)
+    squares = found.astype(np.float64)
+    # FAISS gives no position where a square overflows, and cannot order tiny ones.
+    inexact = (positions < 0).any(axis=1) | (found[:, -1] < _MIN_SQUARE)
+    for number in np.flatnonzero(inexact):
+        every = ((vectors - queries[number].astype(np.float64)) ** 2).sum(axis=1)
+        positions[number] = np.argsort(every, kind="stable")[:k]
+        squares[number] = every[positions[number]]
+    return squares, positions
+
+
+def rank(queries: Floats, candidates: Ints, fetch: Fetch, k: int) -> tuple[Floats, Ints]:
+    """The k nearest candidates of each query by true L2 distance, computed in float64.
+
+    Parameters
+    ----------
+    queries
+        float32 ``[q, d]``.
+    candidates
+        int64 ``[q, c]`` row numbers, negative for none.
+    fetch
+        Gives the vectors of row numbers.
+    k
+        Neighbours wanted.
+
+    Returns
+    -------
+    distances, rows
+        float32 ``[q, k]`` and int64 ``[q, k]``, nearest first, ties by row
+        number; infinity and -1 where there are fewer.
+    """
+    if len(queries) == 1:
+        return _rank_one(queries, candidates[0], fetch, k)
+    distances = np.full((len(queries), k), np.inf, np.float32)
+    rows = np.full((len(queries), k), -1, np.int64)
+    if len(queries) < _MIN_BATCH or not candidates.shape[1] or (candidates < 0).any():
+        for number in range(len(queries)):
+            one = slice(number, number + 1)
+            distances[one], rows[one] = _rank_one(queries[one], candidates[number], fetch, k)
+        return distances, rows
+    step = max(1, _RANK_BYTES // (8 * queries.shape[1] * max(candidates.shape[1], 1)))
+    for start in range(0, len(queries), step):
+        batch = slice(start, start + step)
+        ascending = np.sort(candidates[batch], axis=1)
+        vectors = fetch(ascending.reshape(-1)).reshape(*ascending.shape, -1)
+        differences = np.subtract(vectors, queries[batch, None, :], dtype=np.float64)
+        squares = np.einsum("qcd,qcd->qc", differences, differences)
+        order = squares.argsort(axis=1, kind="stable")[:, :k]
+        found = order.shape[1]
+        distances[batch, :found] = np.sqrt(np.take_along_axis(squares, order, axis=1))
+        rows[batch, :found] = np.take_along_axis(ascending, order, axis=1)
+    return distances, rows
+
+
+def _rank_one(query: Floats, candidates: Ints, fetch: Fetch, k: int) -> tuple[Floats, Ints]:
+    """`rank` for one query, where every call of numpy counts."""
+    ascending = np.sort(candidates)
+    if len(ascending) and ascending.item(0) < 0:
+        ascending = ascending[ascending.searchsorted(0) :]
+    differences = np.subtract(fetch(ascending), query, dtype=np.float64)
+    squares = np.einsum("cd,cd->c", differences, differences)
+    order = squares.argsort(kind="stable")[:k]
+    distances, rows = np.sqrt(squares[order]).astype(np.float32), ascending[order]
+    if len(order) < k:
+        missing = k - len(order)
+        distances = np.concatenate([distances, np.full(missing, np.inf, np.float32)])
+        rows = np.concatenate([rows, np.full(missing, -1, np.int64)])
+    return distances[None], rows[None]
