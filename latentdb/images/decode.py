@@ -1,8 +1,8 @@
-"""Pixels in: image files of many kinds, read as one size.
+"""Image files of six formats, decoded to uint8 pixels of one size.
 
-One reader serves training, indexing and querying, so that an image always
-becomes the same pixels, whichever libraries are installed.  A file that cannot
-be read raises `ImageError` with its reason; nothing is ever put in its place.
+Training, indexing and querying all use this reader, so an image always gives
+the same pixels, whichever libraries are installed.  A file that cannot be read
+raises `ImageError` with the reason; no placeholder is ever returned.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from numpy.typing import NDArray
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.files import os_reason
 from latentdb.images import jpeg
-from latentdb.images.pixel_range import parse as parse_range
+from latentdb.images.pixel_range import parse_pixel_range
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 RESIZE_RULES = ("stretch", "crop", "pad")
-MAX_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
+MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb warning
 MAX_FILE_BYTES = 1 << 30
 Box = tuple[float, float, float, float]
 Pixels = NDArray[np.uint8]
-# Without waiting: a pipe would wait for ever.
-_READ = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
-_ORIENTATION_TAG = 0x0112
+# O_NONBLOCK: opening a pipe must not wait for a writer.
+_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
+_ORIENTATION_TAG = 0x0112  # of EXIF
+_BITS_TAG, _PHOTOMETRIC_TAG = 258, 262  # of TIFF
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Preprocessing:
         1 (grey) or 3 (RGB).
     pixel_range
         What the model was trained on: ``"0..1"``, ``"-1..1"``, ``"0..255"`` or
-        means and deviations, as `latentdb.images.pixel_range` says.
+        means and standard deviations, see `latentdb.images.pixel_range`.
     resize
-        ``"stretch"`` to the size, ``"crop"`` the centre to its aspect ratio
-        first, or ``"pad"`` with black to its aspect ratio.
+        ``"stretch"`` the image to the size, ``"crop"`` its centre to the aspect
+        ratio first, or ``"pad"`` it with black to the aspect ratio.
     """
 
     height: int
@@ -71,7 +72,7 @@ class Preprocessing:
             )
         if self.channels not in (1, 3):
             raise InvalidInputError(f"{self.channels} channels cannot be read: use 1 or 3")
-        parse_range(self.pixel_range, self.channels)
+        parse_pixel_range(self.pixel_range, self.channels)
         if self.resize not in RESIZE_RULES:
             raise InvalidInputError(
                 f"resize rule {self.resize!r} is unknown: use one of {RESIZE_RULES}"
@@ -88,33 +89,33 @@ def read_bytes(path: str) -> bytes:
     Raises
     ------
     ImageError
-        If it vanished, cannot be read, is empty, no file, or over 1 GiB.
+        If it is missing, unreadable, empty, not a regular file, or over 1 GiB.
     """
     return read_file(path)[0]
 
 
 def read_file(path: str) -> tuple[bytes, os.stat_result]:
-    """The content of an image file, and its size and times; as `read_bytes`."""
+    """The content of an image file and its `os.stat`; raises as `read_bytes`."""
     try:
-        descriptor = os.open(path, _READ)
+        descriptor = os.open(path, _READ_FLAGS)
         try:
             status = os.fstat(descriptor)
             size = status.st_size
             if not stat.S_ISREG(status.st_mode):
-                folder = stat.S_ISDIR(status.st_mode)
-                raise ImageError(path, "is a directory" if folder else "not a regular file")
+                is_folder = stat.S_ISDIR(status.st_mode)
+                raise ImageError(path, "is a directory" if is_folder else "not a regular file")
             if size > MAX_FILE_BYTES:
-                raise ImageError(path, f"{size} bytes, over the limit of 1 GiB")
+                raise ImageError(path, f"{size:,} bytes, over the limit of 1 GiB")
             data = os.read(descriptor, size)
             while len(data) < size and (more := os.read(descriptor, size - len(data))):
-                data += more  # network file systems may give less at a time
+                data += more  # a read from a network file system may be short
         finally:
             os.close(descriptor)
     except OSError as error:
         raise ImageError(path, os_reason(error)) from error
     except ImageError:
         raise
-    except ValueError as error:  # a null, or half of a surrogate pair
+    except ValueError as error:  # a null character or a lone surrogate
         raise ImageError(path, str(error)) from error
     if not data:
         raise ImageError(path, "empty file")
@@ -124,24 +125,25 @@ def read_file(path: str) -> tuple[bytes, os.stat_result]:
 def decode_pixels(
     data: bytes, spec: Preprocessing, *, name: str, out: Pixels | None = None
 ) -> Pixels:
-    """Decode the bytes of an image file to the size of an encoder.
+    """Pixels of an image file, at the size of an encoder.
 
-    EXIF orientation is applied, transparency is laid over white, 16-bit grey
-    is scaled to 8 bits.  JPEG is decoded at the smallest DCT scale that is at
-    least twice the target, by simplejpeg where that is installed and the file
-    is plain, else by Pillow; the rest is done by an antialiased (area-weighted
-    triangle) resize.
+    EXIF orientation is applied, transparency is composited over white, 16-bit
+    grey is scaled to 8 bits.  JPEG is decoded at the smallest DCT scale that is
+    at least twice the target, by simplejpeg where that is installed and the
+    file is plain, else by Pillow.  The rest is one antialiased resize (area
+    weighted, triangle filter).
 
     Parameters
     ----------
     data
-        JPEG, PNG, WebP, GIF or TIFF (the first frame), or BMP.
+        Content of a JPEG, PNG, WebP, GIF, BMP or TIFF file; of several frames or
+        pages the first is decoded.
     spec
         Size, channels and resize rule.
     name
         What to call the image in an error.
     out
-        Where to put the pixels: uint8 ``[height, width, channels]``.
+        Array to write the pixels to: uint8 ``[height, width, channels]``.
 
     Returns
     -------
@@ -151,46 +153,56 @@ def decode_pixels(
     Raises
     ------
     ImageError
-        If it is no such image, damaged, or too large to unpack.
+        If it has another format, is damaged, or too large to decode.
     """
-    pixels = _plain_jpeg(data, spec, name, out) if data.startswith(jpeg.START) else None
-    if pixels is None:
-        pixels = np.asarray(_fit(*_open(data, name, spec), spec)).reshape(spec.shape)
+    decoded = _decode_jpeg(data, spec, name, out) if data.startswith(jpeg.START) else None
+    if decoded is None:
+        decoded = _decode_with_pillow(data, spec, name)
+    if isinstance(decoded, np.ndarray):
+        pixels = decoded
+    else:
+        pixels = np.asarray(_resize(*decoded, spec)).reshape(spec.shape)
     if out is None or pixels is out:
         return pixels
     out[...] = pixels
     return out
 
 
-def _plain_jpeg(data: bytes, spec: Preprocessing, name: str, out: Pixels | None) -> Pixels | None:
-    """A JPEG by the fast decoder; None where Pillow has to do it.
+def to_pil(pixels: Pixels) -> PILImage.Image:
+    """uint8 ``[height, width, 1 or 3]`` as a Pillow image."""
+    from PIL import Image
+
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _decode_jpeg(
+    data: bytes, spec: Preprocessing, name: str, out: Pixels | None
+) -> Pixels | tuple[PILImage.Image, Box] | None:
+    """A JPEG by simplejpeg: pixels if they need no resize, else an image and the box to resize.
+
+    None where Pillow has to decode it.
 
     Raises
     ------
     ImageError
-        If a part of it was lost: Pillow would not notice.
+        If some of its pixels were lost, which Pillow would not report.
     """
-    place = jpeg.hole(data)
-    if place is not None:
-        raise ImageError(name, f"damaged: its pixels are lost (zero bytes) from byte {place} on")
-    found = jpeg.frame(data)
-    if found is None or found.height * found.width > MAX_PIXELS:
+    offset = jpeg.find_zero_run(data)
+    if offset is not None:
+        raise ImageError(name, f"damaged: its pixels are lost (zero bytes) from byte {offset} on")
+    frame = jpeg.read_frame(data)
+    if frame is None or frame.height * frame.width > MAX_PIXELS:
         return None
-    size = found.width, found.height
-    least = _draft_size(size, 2 * max(spec.height, spec.width), spec.resize)
-    decoded = jpeg.decode(data, found, least, out)
+    min_size = _min_draft_size((frame.width, frame.height), spec)
+    decoded = jpeg.decode(data, frame, min_size, out)
     if decoded is None:
         return None
-    pixels, scale = decoded
-    orientation = _orientation(_header(data, name)) if found.tagged else 1
-    if pixels.shape == spec.shape and orientation == 1 and scale == 1:
+    pixels, denominator = decoded
+    orientation = _orientation(_open(data, name)) if frame.has_metadata else 1
+    if pixels.shape == spec.shape and orientation == 1 and denominator == 1:
         return pixels
-    from PIL import Image
-
-    image = Image.fromarray(pixels[..., 0] if found.components == 1 else pixels)
-    part = found.width / scale, found.height / scale
-    box = _upright(image.size, part, orientation)
-    return np.asarray(_fit(_turned(image, spec, orientation), box, spec)).reshape(spec.shape)
+    content = frame.width / denominator, frame.height / denominator
+    return _orient(to_pil(pixels), content, orientation, spec.channels)
 
 
 def read_image(path: str | os.PathLike[str], spec: Preprocessing) -> Pixels:
@@ -200,7 +212,7 @@ def read_image(path: str | os.PathLike[str], spec: Preprocessing) -> Pixels:
 
 @dataclass(frozen=True)
 class ImageShape:
-    """What an image file is before any resize: upright height and width, and its channels."""
+    """Height, width and channels of an image before any resize, EXIF orientation applied."""
 
     height: int
     width: int
@@ -208,7 +220,7 @@ class ImageShape:
 
 
 def probe(path: str) -> ImageShape:
-    """Look at the header of an image file only.
+    """The shape of an image file, read from its header alone.
 
     Raises
     ------
@@ -216,18 +228,18 @@ def probe(path: str) -> ImageShape:
         If it has no readable header.
     """
     data = read_bytes(path)
-    image = _header(data, path)
+    image = _open(data, path)
     width, height = image.size
-    if image.format != "TIFF" and _orientation(image) >= 5:  # of TIFF Pillow has turned it
+    if image.format != "TIFF" and _orientation(image) >= 5:  # Pillow applies it to TIFF itself
         width, height = height, width
     grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
     return ImageShape(height, width, 1 if grey else 3)
 
 
-def _header(data: bytes, name: str) -> PILImage.Image:
+def _open(data: bytes, name: str) -> PILImage.Image:
     from PIL import Image, UnidentifiedImageError
 
-    _silence()
+    _ignore_bomb_warnings()
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -235,83 +247,89 @@ def _header(data: bytes, name: str) -> PILImage.Image:
             error
         )
     except Image.DecompressionBombError as error:
-        raise ImageError(name, f"decompression bomb: over {MAX_PIXELS} pixels") from error
+        raise ImageError(name, f"decompression bomb: over {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # a damaged header makes Pillow raise almost anything
-        raise ImageError(name, f"damaged header: {_told(error)}") from error
+        raise ImageError(name, f"damaged header: {_one_line(error)}") from error
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
             name,
-            f"decompression bomb: {image.width}x{image.height} is over {MAX_PIXELS} pixels",
+            f"decompression bomb: {image.width}x{image.height} is over {MAX_PIXELS:,} pixels",
         )
     return image
 
 
-def _silence() -> None:
-    # A bomb is refused by our own limit.  Not catch_warnings: it is not safe in threads.
+def _ignore_bomb_warnings() -> None:
+    # MAX_PIXELS refuses a bomb.  warnings.catch_warnings is not thread-safe.
     from PIL import Image
 
     if not any(entry[2] is Image.DecompressionBombWarning for entry in warnings.filters):
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _orientation(image: PILImage.Image) -> int:
     try:
         value = int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # damaged EXIF says nothing about the pixels
+    except Exception:  # the pixels of a file with damaged EXIF may be intact
         return 1
     return value if 1 <= value <= 8 else 1
 
 
-def _open(data: bytes, name: str, spec: Preprocessing) -> tuple[PILImage.Image, Box]:
-    """Upright, over white, in mode L or RGB, at least the size needed where it was.
-
-    And the part of it that is image: at a DCT scale the sides are rounded up.
-    """
+def _decode_with_pillow(data: bytes, spec: Preprocessing, name: str) -> tuple[PILImage.Image, Box]:
+    """An image in mode L or RGB, oriented, over white; and the box of it to resize."""
     from PIL import Image
 
-    image = _header(data, name)
+    image = _open(data, name)
     try:
         if image.format == "PNG":
             image.verify()  # the checksums of the pixels, which load() skips
-            image = _header(data, name)
-        part = None
-        if image.format in ("JPEG", "MPO"):  # many phones' JPEG is MPO
-            longest = 2 * max(spec.height, spec.width)
-            drafted = image.draft(None, _draft_size(image.size, longest, spec.resize))
-            part = None if drafted is None else drafted[1][2:]
+            image = _open(data, name)
+        content: tuple[float, float] | None = None
+        if image.format in ("JPEG", "MPO"):  # many phones write MPO
+            drafted = image.draft(None, _min_draft_size(image.size, spec))
+            content = None if drafted is None else drafted[1][2:]
         image.load()
-        if image.format == "PNG" and data[25] == 0 and data[24] in (2, 4):  # packed grey
-            clear = image.info.get("transparency")
-            if isinstance(clear, int):
-                image.info["transparency"] = clear * 255 // (2 ** data[24] - 1)
+        if image.format == "PNG" and data[25] == 0 and data[24] in (2, 4):
+            # Pillow scales 2- and 4-bit grey to 8 bits, but not the transparent value.
+            transparent = image.info.get("transparency")
+            if isinstance(transparent, int):
+                image.info["transparency"] = transparent * 255 // (2 ** data[24] - 1)
         orientation = _orientation(image)
-        box = _upright(image.size, part or image.size, orientation)
-        image = _eight_bits(image, name)
+        content = content or image.size
+        image = _to_eight_bits(image, name)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-        return _turned(image, spec, orientation), box
+        return _orient(image, content, orientation, spec.channels)
     except ImageError:
         raise
     except MemoryError as error:
         raise ImageError(name, "too large for the memory at hand") from error
     except Exception as error:  # damaged pixels make Pillow raise almost anything
-        raise ImageError(name, f"damaged or truncated: {_told(error)}") from error
+        raise ImageError(name, f"damaged or truncated: {_one_line(error)}") from error
 
 
-def _turned(image: PILImage.Image, spec: Preprocessing, orientation: int) -> PILImage.Image:
-    """Upright, and in mode L or RGB."""
+def _orient(
+    image: PILImage.Image, content: tuple[float, float], orientation: int, channels: int
+) -> tuple[PILImage.Image, Box]:
+    """An image with its EXIF orientation applied, in mode L or RGB, and the box of its content.
+
+    Parameters
+    ----------
+    content
+        Width and height of the upper left part that holds the image: decoding at
+        a DCT scale rounds both sides up.
+    """
     from PIL import Image
 
-    mode = "L" if spec.channels == 1 else "RGB"
+    mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
-    turn = {
+    method = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
         4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -320,52 +338,49 @@ def _turned(image: PILImage.Image, spec: Preprocessing, orientation: int) -> PIL
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
     }.get(orientation)
-    return image if turn is None else image.transpose(turn)
+    if method is not None:
+        image = image.transpose(method)
+    right, bottom = content if orientation < 5 else content[::-1]
+    left = image.width - right if orientation in (2, 3, 6, 7) else 0.0
+    top = image.height - bottom if orientation in (3, 4, 7, 8) else 0.0
+    return image, (left, top, left + right, top + bottom)
 
 
-def _upright(size: tuple[int, int], part: tuple[float, float], orientation: int) -> Box:
-    """Where the upper left `part` of an image lies after it was turned upright."""
-    (width, height), (right, bottom) = size, part
-    if orientation >= 5:
-        width, height, right, bottom = height, width, bottom, right
-    left = width - right if orientation in (2, 3, 6, 7) else 0.0
-    top = height - bottom if orientation in (3, 4, 7, 8) else 0.0
-    return left, top, left + right, top + bottom
+def _min_draft_size(size: tuple[int, int], spec: Preprocessing) -> tuple[int, int]:
+    """The smallest width and height to decode a JPEG to, whatever its orientation.
 
-
-def _draft_size(size: tuple[int, int], longest: int, rule: str) -> tuple[int, int]:
-    """The least size a DCT-scaled JPEG may have, whichever way up it is.
-
-    ``draft`` scales both sides alike and keeps both at least as asked.  A
-    padded image needs only its long side; the others need both.
+    ``draft`` scales both sides alike and keeps both at least as large.  An image
+    that will be padded needs only its long side; the others need both.
     """
-    if rule != "pad":
+    longest = 2 * max(spec.height, spec.width)
+    if spec.resize != "pad":
         return longest, longest
     ratio = longest / max(size)
     return max(1, math.ceil(size[0] * ratio)), max(1, math.ceil(size[1] * ratio))
 
 
-def _eight_bits(image: PILImage.Image, name: str) -> PILImage.Image:
+def _to_eight_bits(image: PILImage.Image, name: str) -> PILImage.Image:
     from PIL import Image
 
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         # convert("L") would clip 16 bits to white.
-        wide = np.asarray(image).astype(np.uint32)
+        values = np.asarray(image).astype(np.uint32)
         tags = getattr(image, "tag_v2", {})
-        top = 2 ** int(tags.get(258, (16,))[0]) - 1  # 12 bits in 16, of some TIFFs
-        grey = (wide * 255 + top // 2) // top
-        if tags.get(262) == 0:
-            grey = 255 - grey  # white is zero: Pillow turns only 8 bits round
-        clear = image.info.get("transparency")
-        if isinstance(clear, int):
-            grey[wide == clear] = 255
+        white = 2 ** int(tags.get(_BITS_TAG, (16,))[0]) - 1  # some TIFFs store 12 bits in 16
+        grey = (values * 255 + white // 2) // white
+        if tags.get(_PHOTOMETRIC_TAG) == 0:  # white is zero: Pillow inverts only 8 bits
+            grey = 255 - grey
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            grey[values == transparent] = 255
         return Image.fromarray(grey.astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ImageError(name, "32-bit pixels have no fixed range: save it with 8 or 16 bits")
     return image
 
 
-def _fit(image: PILImage.Image, box: Box, spec: Preprocessing) -> PILImage.Image:
+def _resize(image: PILImage.Image, box: Box, spec: Preprocessing) -> PILImage.Image:
+    """The part of an image inside a box, resized by the rule of `spec`."""
     from PIL import Image
 
     size = (spec.width, spec.height)
@@ -376,17 +391,18 @@ def _fit(image: PILImage.Image, box: Box, spec: Preprocessing) -> PILImage.Image
     width, height = right - left, bottom - top
     scales = spec.width / width, spec.height / height
     if spec.resize == "crop":
-        # By rounding one side may come out longer than it is.
-        wanted = min(spec.width / max(scales), width), min(spec.height / max(scales), height)
-        left += (width - wanted[0]) / 2
-        top += (height - wanted[1]) / 2
-        inside = (left, top, min(right, left + wanted[0]), min(bottom, top + wanted[1]))
-        return image.resize(size, method, inside)
+        # min(): rounding may make a side longer than the image.
+        crop_width = min(spec.width / max(scales), width)
+        crop_height = min(spec.height / max(scales), height)
+        left += (width - crop_width) / 2
+        top += (height - crop_height) / 2
+        crop = (left, top, min(right, left + crop_width), min(bottom, top + crop_height))
+        return image.resize(size, method, crop)
     if spec.resize == "pad":
-        scale = min(scales)  # no side vanishes
+        scale = min(scales)
         inner = max(1, round(width * scale)), max(1, round(height * scale))
         canvas = Image.new(image.mode, size)
-        place = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-        canvas.paste(image.resize(inner, method, box), place)
+        corner = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+        canvas.paste(image.resize(inner, method, box), corner)
         return canvas
     return image.resize(size, method, box)

@@ -1,9 +1,10 @@
-"""Pixel ranges: what numbers a model takes for pixels, and what it gives back.
+"""Pixel ranges: the numbers a model takes for uint8 pixels, and those it returns.
 
-Written ``0..1``, ``-1..1``, ``0..255``, or ``MEAN/STD`` of pixels in 0..1, one
-number or one a channel (``0.485,0.456,0.406/0.229,0.224,0.225``).  A decoder
-that gives another range than the encoder takes has its own after a colon:
-``0..255:0..1`` is an encoder that divides by 255 itself.
+A range is written ``0..1``, ``-1..1``, ``0..255``, or ``MEAN/STD`` of pixels in
+0..1, with one number each or one per channel
+(``0.485,0.456,0.406/0.229,0.224,0.225``).  If the decoder returns another range
+than the encoder takes, its range follows after a colon: ``0..255:0..1`` is an
+encoder that divides by 255 itself, and a decoder that ends in a sigmoid.
 """
 
 from __future__ import annotations
@@ -16,25 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError
+from latentdb.base.wording import counted
 
 RANGES = ("0..1", "-1..1", "0..255")
-_MOST_TEXT = 500
-_HOW = "use one of 0..1, -1..1, 0..255, or MEAN/STD, and after a colon the decoder's if it differs"
+_MAX_TEXT = 500
+_SYNTAX = (
+    "use one of 0..1, -1..1, 0..255, or MEAN/STD, and after a colon the decoder's if it differs"
+)
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Scale:
-    """One range: how uint8 pixels become numbers, and the other way.
+class Normalization:
+    """How uint8 pixels become numbers of one range, and back.
 
     Attributes
     ----------
     text
-        As it was written.
+        The range as it was written.
     mean, std
-        ``(pixel / 255 - mean) / std``, one of each for all channels or one a
-        channel; empty for the ranges with a name.
+        Of ``(pixel / 255 - mean) / std``, one number for all channels or one per
+        channel; empty for the three named ranges.
     """
 
     text: str
@@ -44,8 +48,8 @@ class Scale:
     def _moments(self) -> tuple[Floats, Floats]:
         return np.array(self.mean, np.float32), np.array(self.std, np.float32)
 
-    def numbers(self, pixels: Pixels) -> Floats:
-        """uint8 ``[..., channels]`` as float32 of this range."""
+    def normalize(self, pixels: Pixels) -> Floats:
+        """uint8 ``[..., channels]`` to float32 of this range."""
         values = pixels.astype(np.float32)
         if self.text == "0..1":
             values /= np.float32(255)
@@ -56,8 +60,8 @@ class Scale:
             values = (values / np.float32(255) - mean) / std
         return values
 
-    def pixels(self, values: Floats) -> Pixels:
-        """Numbers of this range as uint8, rounded and clipped."""
+    def denormalize(self, values: Floats) -> Pixels:
+        """Numbers of this range to uint8, rounded and clipped."""
         values = np.asarray(values, np.float32)
         if self.text == "0..1":
             values = values * 255
@@ -71,37 +75,37 @@ class Scale:
 
 @dataclass(frozen=True)
 class PixelRange:
-    """What an encoder takes, and what its decoder gives."""
+    """The range an encoder takes, and the range its decoder returns."""
 
-    encoder: Scale
-    decoder: Scale
+    encoder: Normalization
+    decoder: Normalization
 
 
-def parse(text: Any, channels: int) -> PixelRange:
-    """Read a pixel range.
+def parse_pixel_range(text: Any, channels: int) -> PixelRange:
+    """A pixel range from its text.
 
     Parameters
     ----------
     text
-        As the head of this module says.
+        In the syntax given at the head of this module.
     channels
-        Of the images: as many means are given, or one.
+        Of the images; ``MEAN`` and ``STD`` have as many numbers, or one.
 
     Raises
     ------
     InvalidInputError
-        If it is none.
+        If it is not a pixel range.
     """
-    if not isinstance(text, str) or len(text) > _MOST_TEXT:
-        raise InvalidInputError(f"pixel range {str(text)[:40]!r} is unknown: {_HOW}")
+    if not isinstance(text, str) or len(text) > _MAX_TEXT:
+        raise InvalidInputError(f"pixel range {str(text)[:40]!r} is unknown: {_SYNTAX}")
     first, colon, second = text.partition(":")
-    encoder = _scale(first, text, channels)
-    return PixelRange(encoder, _scale(second, text, channels) if colon else encoder)
+    encoder = _parse_one(first, text, channels)
+    return PixelRange(encoder, _parse_one(second, text, channels) if colon else encoder)
 
 
-def _scale(part: str, text: str, channels: int) -> Scale:
+def _parse_one(part: str, text: str, channels: int) -> Normalization:
     if part in RANGES:
-        return Scale(part)
+        return Normalization(part)
     mean, slash, std = part.partition("/")
     try:
         means = tuple(float(value) for value in mean.split(","))
@@ -109,12 +113,12 @@ def _scale(part: str, text: str, channels: int) -> Scale:
     except ValueError:
         slash, means, stds = "", (), ()
     if not slash or not all(math.isfinite(value) for value in means + stds):
-        raise InvalidInputError(f"pixel range {text!r} is unknown: {_HOW}")
+        raise InvalidInputError(f"pixel range {text!r} is unknown: {_SYNTAX}")
     if not all(1e-6 <= value <= 1e6 for value in stds):
         raise InvalidInputError(f"pixel range {text!r} has a deviation that is not positive")
     if len(means) not in (1, channels) or len(stds) not in (1, channels):
         raise InvalidInputError(
-            f"pixel range {text!r} has {len(means)} means and {len(stds)} deviations: "
-            f"give one of each, or {channels}"
+            f"pixel range {text!r} has {counted(len(means), 'mean')} and "
+            f"{counted(len(stds), 'deviation')}: give one of each, or {channels}"
         )
-    return Scale(part, means, stds)
+    return Normalization(part, means, stds)

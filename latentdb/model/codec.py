@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError, ModelError, NotFoundError
 from latentdb.images.decode import Preprocessing
-from latentdb.images.pixel_range import PixelRange
-from latentdb.images.pixel_range import parse as parse_range
+from latentdb.images.pixel_range import PixelRange, parse_pixel_range
 from latentdb.kerasfile.container import parse, read_file
 from latentdb.kerasfile.convert import convert, load_model
 from latentdb.kerasfile.runtime import load_keras, quiet_stderr
@@ -246,10 +245,10 @@ class Codec:
             where a number is not finite, and the root mean square of z_mean.
         """
         channels = self.config.preprocessing.channels
-        parsed = {text: parse_range(text, channels) for text in ranges}
+        parsed = {text: parse_pixel_range(text, channels) for text in ranges}
         decoded, sizes = {}, {}
         for scale in {one.encoder for one in parsed.values()}:
-            z_mean = self._encoder_outputs(scale.numbers(images))[0]
+            z_mean = self._encoder_outputs(scale.normalize(images))[0]
             sizes[scale] = float(np.sqrt(np.mean(z_mean**2, dtype=np.float64)))
             decoded[scale] = np.asarray(self._decoder(z_mean)[0]).reshape(images.shape)
         wanted = images.astype(np.float32)
@@ -257,7 +256,7 @@ class Codec:
         for text, one in parsed.items():
             values, error = decoded[one.encoder], math.inf
             if np.isfinite(values).all():
-                made = one.decoder.pixels(values).astype(np.float32)
+                made = one.decoder.denormalize(values).astype(np.float32)
                 error = float(np.mean((made - wanted) ** 2, dtype=np.float64))
             found[text] = (error, sizes[one.encoder])
         return found
@@ -348,10 +347,10 @@ class Codec:
     @cached_property
     def _range(self) -> PixelRange:
         spec = self.config.preprocessing
-        return parse_range(spec.pixel_range, spec.channels)
+        return parse_pixel_range(spec.pixel_range, spec.channels)
 
     def _prepare(self, images: Pixels) -> Floats:
-        return self._range.encoder.numbers(images)
+        return self._range.encoder.normalize(images)
 
     def _encoder_outputs(self, values: Floats) -> list[Floats]:
         run = self._compiled.encoder or self._encoder
@@ -449,7 +448,7 @@ class Codec:
                 f"the decoder gives images of shape {values.shape[1:]}: expected {spec.shape}"
             )
         values = values.reshape(len(batch), *spec.shape)
-        return self._range.decoder.pixels(values)
+        return self._range.decoder.denormalize(values)
 
     def summaries(self) -> str:
         """Keras's summaries of the encoder and the decoder."""

@@ -201,8 +201,8 @@ def test_one_bit_is_black_and_white(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_transparency_is_laid_over_white(kind: str) -> None:
     image = Image.new("RGBA", (4, 1))
-    for place, alpha in enumerate((255, 128, 1, 0)):
-        image.putpixel((place, 0), (200, 0, 0, alpha))
+    for position, alpha in enumerate((255, 128, 1, 0)):
+        image.putpixel((position, 0), (200, 0, 0, alpha))
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
     pixels = decoded(encoded(image, kind, **options), 1, 4)[0]
     expected = [[200, 0, 0], [227, 127, 127], [255, 254, 254], [255, 255, 255]]
@@ -211,8 +211,8 @@ def test_transparency_is_laid_over_white(kind: str) -> None:
 
 def test_grey_with_alpha_is_laid_over_white() -> None:
     image = Image.new("LA", (3, 1))
-    for place, alpha in enumerate((255, 128, 0)):
-        image.putpixel((place, 0), (100, alpha))
+    for position, alpha in enumerate((255, 128, 0)):
+        image.putpixel((position, 0), (100, alpha))
     for channels in (1, 3):
         pixels = decoded(encoded(image, "PNG"), 1, 3, channels)[0, :, 0]
         assert gap(pixels, [100, 177, 255]).max() <= 1
@@ -611,12 +611,12 @@ def test_a_changed_byte_of_png_pixels_is_found() -> None:
     data = WHOLE["PNG"]
     whole = decoded(data, 24, 24)
     wrong = []
-    for place in range(8, len(data) - 12, 3):
+    for position in range(8, len(data) - 12, 3):
         damaged = bytearray(data)
-        damaged[place] ^= 0x80
+        damaged[position] ^= 0x80
         try:
             if not np.array_equal(decoded(bytes(damaged), 24, 24), whole):
-                wrong.append(place)
+                wrong.append(position)
         except ImageError:
             pass
     assert wrong == []
@@ -657,7 +657,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(
     assert size[0] * size[1] > MAX_PIXELS
     file = tmp_path / "bomb.png"
     file.write_bytes(bomb(*size))
-    with pytest.raises(ImageError, match=f"decompression bomb: .*over {MAX_PIXELS} pixels"):
+    with pytest.raises(ImageError, match=f"decompression bomb: .*over {MAX_PIXELS:,} pixels"):
         read_image(file, Preprocessing(8, 8, 3))
     with pytest.raises(ImageError, match="decompression bomb"):
         probe(str(file))
