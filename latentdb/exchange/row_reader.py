@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError, LatentDBError
 from latentdb.base.files import os_reason
-from latentdb.store.columns import NUMBER, WHOLE, Column, absent, check_key, join, make_column
+from latentdb.store.columns import NUMBER, WHOLE, Column, absent, check_key, make_column
 from latentdb.store.manifest import MAX_DIM
 from latentdb.store.segment import Floats, Rows
 
@@ -123,13 +123,13 @@ class RowReader(ABC):
         count = 0
         for piece in self.pieces():
             if held and count + len(piece) > self._step:
-                yield _joined(held)
+                yield Rows.concat(held)
                 held, count = [], 0
             if len(piece):
                 held.append(piece)
                 count += len(piece)
         if held:
-            yield _joined(held)
+            yield Rows.concat(held)
 
     def refuse(self, why: str) -> InvalidInputError:
         """The error for something in the file that cannot be used."""
@@ -189,25 +189,6 @@ def number_column(
     if missing is not None and not missing.any():
         missing = None
     return Column(kind, values.astype({"int": "<i8", "float": "<f8", "bool": "u1"}[kind]), missing)
-
-
-def _joined(pieces: Sequence[Rows]) -> Rows:
-    if len(pieces) == 1:
-        return pieces[0]
-    log_vars = [piece.z_log_var for piece in pieces if piece.z_log_var is not None]
-    paths = None
-    if any(piece.paths is not None for piece in pieces):
-        paths = [path for piece in pieces for path in piece.paths or [""] * len(piece)]
-    return Rows(
-        [name for piece in pieces for name in piece.ids],
-        np.concatenate([piece.z_mean for piece in pieces]),
-        np.concatenate(log_vars) if log_vars else None,
-        paths,
-        columns={
-            key: join(column.kind, [piece.columns[key] for piece in pieces])
-            for key, column in pieces[0].columns.items()
-        },
-    )
 
 
 # --- .npy -----------------------------------------------------------------------

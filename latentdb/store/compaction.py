@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latentdb.base.errors import StoreError
-from latentdb.store.columns import join
-from latentdb.store.segment import FileFacts, Ints, Rows, Segment
+from latentdb.store.segment import Rows
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import SEGMENT_BYTES, Writer
 
@@ -64,7 +63,10 @@ def compact(writer: Writer, *, everything: bool = True) -> CompactReport:
     for names in _groups(writer.snapshot, everything=everything):
         snapshot = writer.snapshot
         group = [segment for segment in snapshot.segments if segment.entry.file.name in names]
-        kept, rows, numbers = _merge(snapshot, group)
+        live = [snapshot.live_positions(segment) for segment in group]
+        pairs = list(zip(group, live, strict=True))
+        rows = Rows.concat([segment.read(positions) for segment, positions in pairs])
+        numbers = np.concatenate([segment.rows[positions] for segment, positions in pairs])
         try:
             writer.replace_segments([segment.entry for segment in group], rows, numbers)
         except StoreError as error:
@@ -77,9 +79,9 @@ def compact(writer: Writer, *, everything: bool = True) -> CompactReport:
                 stacklevel=3,
             )
             break
-        dropped += sum(len(segment) for segment in group) - kept
+        dropped += sum(map(len, group)) - len(rows)
         merged += len(group)
-        written += bool(kept)
+        written += len(rows) > 0
     return CompactReport(merged, written, dropped, len(writer.snapshot.segments))
 
 
@@ -131,50 +133,3 @@ def _tail(sizes: Sequence[tuple[str, float, float]]) -> int:
         start -= 1
         after += sizes[start][1]
     return start
-
-
-def _merge(snapshot: Snapshot, group: Sequence[Segment]) -> tuple[int, Rows, Ints]:
-    """The live rows of some segments as one: how many, the rows, their numbers."""
-    places: list[Ints] = []
-    for segment in group:
-        alive = snapshot.live(segment)
-        places.append(np.arange(len(segment)) if alive is None else np.flatnonzero(alive))
-    pairs = list(zip(group, places, strict=True))
-    with_facts = [segment.facts for segment in group]
-    facts = None
-    if any(part is not None for part in with_facts):
-        blank = [part or _no_facts(len(segment)) for part, segment in zip(
-            with_facts, group, strict=True)]  # fmt: skip
-        facts = FileFacts(
-            np.concatenate([part.sizes[at] for part, at in zip(blank, places, strict=True)]),
-            np.concatenate([part.mtimes_ns[at] for part, at in zip(blank, places, strict=True)]),
-            np.concatenate([part.digests[at] for part, at in zip(blank, places, strict=True)]),
-        )
-    log_vars = [segment.z_log_var for segment in group]
-    rows = Rows(
-        ids=[segment.ids[int(place)] for segment, at in pairs for place in at],
-        z_mean=np.concatenate([segment.z_mean[at] for segment, at in pairs]),
-        z_log_var=np.concatenate(
-            [part[at] for part, at in zip(log_vars, places, strict=True) if part is not None]
-        )
-        if all(part is not None for part in log_vars)
-        else None,
-        paths=[
-            "" if segment.paths is None else segment.paths[int(place)]
-            for segment, at in pairs
-            for place in at
-        ]
-        if any(segment.paths is not None for segment in group)
-        else None,
-        facts=facts,
-        columns={
-            key: join(kind, [segment.column(key).take(at) for segment, at in pairs])
-            for key, kind in snapshot.manifest.columns.items()
-        },
-    )
-    return len(rows), rows, np.concatenate([segment.rows[at] for segment, at in pairs])
-
-
-def _no_facts(count: int) -> FileFacts:
-    zeros = np.zeros(count, np.int64)
-    return FileFacts(zeros, zeros, zeros.astype(np.uint64))

@@ -30,7 +30,7 @@ from latentdb.store.blocks import (
     hdf5_layout,
 )
 from latentdb.store.blocks import dump as dump_parts
-from latentdb.store.columns import DTYPES, Column, Value, absent
+from latentdb.store.columns import DTYPES, Column, Value, absent, join
 from latentdb.store.manifest import SegmentEntry
 
 Floats = NDArray[np.float32]
@@ -55,6 +55,25 @@ class FileFacts:
     sizes: Ints
     mtimes_ns: Ints
     digests: NDArray[np.uint64]
+
+    @staticmethod
+    def blank(count: int) -> FileFacts:
+        """Zeros, for rows that came from no image."""
+        zeros = np.zeros(count, np.int64)
+        return FileFacts(zeros, zeros, zeros.astype(np.uint64))
+
+    @staticmethod
+    def concat(blocks: Sequence[FileFacts]) -> FileFacts:
+        """Those of several blocks, one after the other."""
+        return FileFacts(
+            np.concatenate([block.sizes for block in blocks]),
+            np.concatenate([block.mtimes_ns for block in blocks]),
+            np.concatenate([block.digests for block in blocks]),
+        )
+
+    def take(self, positions: Ints | slice) -> FileFacts:
+        """Those of some of the rows."""
+        return FileFacts(self.sizes[positions], self.mtimes_ns[positions], self.digests[positions])
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,38 +107,62 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def slice(self, start: int, stop: int) -> Rows:
-        """Some of the rows, in order."""
-        part = slice(start, stop)
-        facts = self.facts
-        if facts is not None:
-            facts = FileFacts(facts.sizes[part], facts.mtimes_ns[part], facts.digests[part])
+    def take(self, positions: Ints | slice) -> Rows:
+        """Some of the rows: at positions, in their order, or a slice."""
         return Rows(
-            self.ids[part],
-            self.z_mean[part],
-            None if self.z_log_var is None else self.z_log_var[part],
-            None if self.paths is None else self.paths[part],
-            facts,
-            {key: column.take(part) for key, column in self.columns.items()},
-            None if self.hashes is None else self.hashes[part],
-        )
-
-    def take(self, positions: Ints) -> Rows:
-        """Some of the rows, by position."""
-        facts = self.facts
-        if facts is not None:
-            facts = FileFacts(
-                facts.sizes[positions], facts.mtimes_ns[positions], facts.digests[positions]
-            )
-        return Rows(
-            [self.ids[place] for place in positions],
+            _take_texts(self.ids, positions),
             self.z_mean[positions],
             None if self.z_log_var is None else self.z_log_var[positions],
-            None if self.paths is None else [self.paths[place] for place in positions],
-            facts,
+            None if self.paths is None else _take_texts(self.paths, positions),
+            None if self.facts is None else self.facts.take(positions),
             {key: column.take(positions) for key, column in self.columns.items()},
             None if self.hashes is None else self.hashes[positions],
         )
+
+    @staticmethod
+    def concat(blocks: Sequence[Rows]) -> Rows:
+        """The rows of several blocks, one after the other.
+
+        Parameters
+        ----------
+        blocks
+            At least one; all with the metadata keys and dtypes of the first.
+            Paths and file facts that only some have are blank for the others;
+            z_log_var and hashes are kept where all have them.
+        """
+        first = blocks[0]
+        if len(blocks) == 1:
+            return first
+        paths, facts = None, None
+        if any(block.paths is not None for block in blocks):
+            paths = [path for block in blocks for path in block.paths or [""] * len(block)]
+        if any(block.facts is not None for block in blocks):
+            facts = FileFacts.concat(
+                [block.facts or FileFacts.blank(len(block)) for block in blocks]
+            )
+        return Rows(
+            [name for block in blocks for name in block.ids],
+            np.concatenate([block.z_mean for block in blocks]),
+            _concat_present([block.z_log_var for block in blocks]),
+            paths,
+            facts,
+            {
+                key: join(column.kind, [block.columns[key] for block in blocks])
+                for key, column in first.columns.items()
+            },
+            _concat_present([block.hashes for block in blocks]),
+        )
+
+
+def _take_texts(texts: Sequence[str], positions: Ints | slice) -> Sequence[str]:
+    if isinstance(positions, slice):
+        return texts[positions]
+    return [texts[position] for position in positions.tolist()]
+
+
+def _concat_present(arrays: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
+    present = [array for array in arrays if array is not None]
+    return np.concatenate(present) if len(present) == len(arrays) else None
 
 
 def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
@@ -241,6 +284,10 @@ class Texts:
             yield self._decoded(blob[start:stop])
             start = stop
 
+    def take(self, positions: Ints) -> list[str]:
+        """The texts at some positions."""
+        return [self[position] for position in positions.tolist()]
+
     def _decoded(self, text: bytes) -> str:
         try:
             return text.decode()
@@ -332,6 +379,17 @@ class Segment:
     def z_log_vars(self, positions: Ints) -> Floats | None:
         """As `z_means`, of z_log_var."""
         return None if self._z_log_var is None else self._z_log_var.take(positions)
+
+    def read(self, positions: Ints) -> Rows:
+        """Copies of the rows at some positions, with all their metadata."""
+        return Rows(
+            self.ids.take(positions),
+            self.z_mean[positions],
+            None if self.z_log_var is None else self.z_log_var[positions],
+            None if self.paths is None else self.paths.take(positions),
+            None if self.facts is None else self.facts.take(positions),
+            {key: self.column(key).take(positions) for key in self.columns},
+        )
 
     def is_intact(self) -> bool:
         """Whether the file still has the size it was mapped with.

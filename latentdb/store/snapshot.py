@@ -90,6 +90,11 @@ class Snapshot:
         keep[segment.positions(gone)] = False
         return keep
 
+    def live_positions(self, segment: Segment) -> Ints:
+        """Positions of the rows of a segment that are not deleted, ascending."""
+        alive = self.live(segment)
+        return np.arange(len(segment)) if alive is None else np.flatnonzero(alive)
+
     def is_deleted(self, rows: Ints) -> NDArray[np.bool_]:
         """Which row numbers are deleted."""
         if not len(self.deleted):

@@ -222,7 +222,7 @@ class Writer:
         step = len(rows) if whole else max(1, SEGMENT_BYTES // each)
         entries = []
         for start in range(0, len(rows), step):
-            part, own = rows.slice(start, start + step), numbers[start : start + step]
+            part, own = rows.take(slice(start, start + step)), numbers[start : start + step]
             made = dump(part, own)
             file = self._write("segments", ".h5", made.data, written)
             entries.append(SegmentEntry(file, len(part), int(own[0]), int(own[-1]), made.layout))

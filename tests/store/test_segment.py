@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,10 +224,39 @@ def test_slices_and_picks_keep_every_part_together(tmp_path: Path) -> None:
     assert [segment.column("s").item(place) for place in range(2)] == ["a", None]
     assert segment.facts is not None
     assert segment.facts.digests.tolist() == [2**63 + 4, 2**63 + 1]
-    part = rows.slice(2, 4)
+    part = rows.take(slice(2, 4))
     assert (part.ids, part.paths) == (["ä/2.png", "ä/3.png"], ["/data/2", "/data/3"])
     assert part.columns["i"].item(0) is None
     assert len(part) == 2
+
+
+def assert_same(rows: Rows, expected: Rows) -> None:
+    """Rows are equal where both are written into the same bytes."""
+    numbers = np.arange(len(rows))
+    assert dump(rows, numbers).data == dump(expected, numbers).data
+
+
+def test_blocks_that_are_concatenated_are_the_rows_they_were_taken_from(tmp_path: Path) -> None:
+    rows = replace(sample(), hashes=hash_ids(sample().ids))
+    blocks = [rows.take(slice(0, 2)), rows.take(np.arange(2, 3)), rows.take(slice(3, 6))]
+    merged = Rows.concat(blocks)
+    assert merged.hashes is not None
+    assert_same(merged, rows)
+    assert Rows.concat(blocks[:1]) is blocks[0]
+    assert Rows.concat([replace(blocks[0], hashes=None), *blocks[1:]]).hashes is None
+    # What a segment gives back is what was written.
+    assert_same(opened(tmp_path, dump(rows, NUMBERS)).read(np.arange(6)), rows)
+
+
+def test_rows_without_images_are_concatenated_with_rows_that_have_them() -> None:
+    rows = sample()
+    bare = replace(rows, paths=None, facts=None, z_log_var=None)
+    merged = Rows.concat([rows.take(slice(0, 1)), bare.take(slice(1, 3))])
+    assert (merged.paths, merged.z_log_var) == (["/data/0", "", ""], None)
+    assert merged.facts is not None
+    assert merged.facts.digests.tolist()[1:] == [0, 0]
+    without = Rows.concat([bare.take(slice(0, 1)), bare.take(slice(1, 3))])
+    assert (without.paths, without.facts) == (None, None)
 
 
 # --- columns --------------------------------------------------------------------
