@@ -1,8 +1,7 @@
-"""Image files in folders: found one after the other, however many there are.
+"""Find image files in folders, in sorted order and in little memory.
 
-Folders are searched in sorted order.  Of a folder with very many files the
-names alone are kept, packed, while it is searched: ten million of them take
-the bytes they are long, not ten million Python objects.
+While a large folder is walked, its names are held as packed text: ten million
+names take as many bytes as they have characters, not ten million objects.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from latentdb.base.files import os_reason
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 )
-_RUN = 100_000  # names of one folder that are sorted at a time
-_FOLDER = "\0"  # after the name of a folder; sorts before all that a name may have
+_RUN_LENGTH = 100_000  # names of one folder that are sorted, then packed, at a time
+_FOLDER_MARK = "\0"  # appended to the name of a folder; sorts before any character of a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +30,12 @@ class ImageFile:
     Attributes
     ----------
     id
-        Path relative to the folder given, with ``/``; the name of a file given
-        by itself.
+        Path relative to the source folder, with ``/``; of a source that is a
+        file, its name.
     path
         Absolute path.
     size, mtime_ns
-        Bytes and time of the last change when it was found.
+        Size in bytes and modification time when it was found.
     """
 
     id: str
@@ -47,22 +46,22 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True)
 class BadFile:
-    """A file that was skipped, and why."""
+    """A file that was skipped, and the reason."""
 
     path: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
-    """A file that a search met and nobody has looked at yet.
+class Candidate:
+    """A file that is an image by its name, before `os.stat`.
 
     Attributes
     ----------
     id, path
-        As of an `ImageFile`.
+        As in `ImageFile`.
     source
-        Number of the source it is from.
+        Number of the source it is in.
     """
 
     id: str
@@ -73,8 +72,8 @@ class Name:
 def discover(sources: Sequence[str | os.PathLike[str]]) -> Iterator[ImageFile | BadFile]:
     """Find image files: folders recursively in sorted order, files as given.
 
-    In folders only names with an image suffix count, and hidden names do not.
-    Links are followed, except back to a folder that is being searched.
+    In a folder, only files with an image suffix count; hidden files and folders
+    do not.  Links are followed, except back to a folder that contains them.
 
     Parameters
     ----------
@@ -84,48 +83,49 @@ def discover(sources: Sequence[str | os.PathLike[str]]) -> Iterator[ImageFile | 
     Yields
     ------
     ImageFile or BadFile
-        A `BadFile` where a folder or a file cannot be looked at.
+        A `BadFile` for a folder that cannot be listed, and for a file that is
+        missing or not a regular file.
 
     Raises
     ------
     NotFoundError
         If a source does not exist; before anything is yielded.
     """
-    found = search(sources)
-    return (item if isinstance(item, BadFile) else look(item.id, item.path) for item in found)
+    found = find_candidates(sources)
+    return (item if isinstance(item, BadFile) else stat_image(item.id, item.path) for item in found)
 
 
-def search(sources: Sequence[str | os.PathLike[str]]) -> Iterator[Name | BadFile]:
-    """Find the names that `discover` would look at, in the same order.
+def find_candidates(sources: Sequence[str | os.PathLike[str]]) -> Iterator[Candidate | BadFile]:
+    """Find the files of `discover`, in the same order, without `os.stat`.
 
     Yields
     ------
-    Name or BadFile
-        A `BadFile` where a folder cannot be read or a name is no text.
+    Candidate or BadFile
+        A `BadFile` for a folder that cannot be listed and a name that is not UTF-8.
 
     Raises
     ------
     NotFoundError
         If a source does not exist; before anything is yielded.
     """
-    return _search(check_sources(sources))
+    return _find(check_sources(sources))
 
 
 def check_sources(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Absolute paths of sources, all of which must be there.
+    """Absolute paths of sources, all of which exist.
 
     Raises
     ------
     NotFoundError
         If one does not exist.
     InvalidInputError
-        If there is none, or one is the empty text.
+        If there are none, or one is the empty text.
     """
     if not all(os.fspath(source) for source in sources):
-        raise InvalidInputError("a source is the empty text: give a folder or image files")
+        raise InvalidInputError("a source is an empty text: give a folder or image files")
     paths = [os.path.abspath(source) for source in sources]
     if not paths:
-        raise InvalidInputError("no images were named: give a folder or image files")
+        raise InvalidInputError("no images were given: give a folder or image files")
     for path in paths:
         if not os.path.exists(path):
             raise NotFoundError(f"{path} does not exist: give a folder or image files")
@@ -133,74 +133,84 @@ def check_sources(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def require_images(sources: Sequence[str | os.PathLike[str]]) -> None:
-    """Make sure that there is something to read, before anything is made for it.
+    """Check that there is at least one image file, before anything is made for it.
 
     Raises
     ------
     NotFoundError
         If a source does not exist.
     InvalidInputError
-        If there is no image file in any.
+        If there is no image file in any of them.
     """
     for path in check_sources(sources):
-        # In no order, so that a large folder is not read to its end for its first file.
-        if not os.path.isdir(path) or any(True for _ in _tally(path)):
+        # Unordered: sorting would list a large folder to its end for one file.
+        if not os.path.isdir(path) or any(True for _ in _walk_unordered(path)):
             return
-    named = ", ".join(os.fspath(source) for source in sources)
+    folders = ", ".join(os.fspath(source) for source in sources)
     endings = ", ".join(sorted(SUFFIXES))
-    raise InvalidInputError(f"no images in {named}: expected files ending in {endings}")
+    raise InvalidInputError(f"no images in {folders}: expected files ending in {endings}")
 
 
-def count(
+def count_candidates(
     sources: Sequence[str | os.PathLike[str]], stopped: Callable[[], bool] = lambda: False
 ) -> int:
-    """How many items `search` yields; cheaper, and given up when `stopped` says so."""
+    """The number of items that `find_candidates` yields, without sorting.
+
+    Parameters
+    ----------
+    stopped
+        Called after each item; True ends the count.
+    """
     total = 0
     for path in check_sources(sources):
         if not os.path.isdir(path):
             total += 1
             continue
-        for _ in _tally(path):
+        for _ in _walk_unordered(path):
             total += 1
             if stopped():
                 return total
     return total
 
 
-def look(name: str, path: str) -> ImageFile | BadFile:
-    """The size and time of a file that was found.
-
-    Parameters
-    ----------
-    name
-        Its id.
-    """
+def stat_image(id: str, path: str) -> ImageFile | BadFile:
+    """A candidate with its size and modification time."""
     try:
         status = os.stat(path)
     except OSError as error:
         return BadFile(path, os_reason(error))
     if not stat.S_ISREG(status.st_mode):
         return BadFile(path, "not a regular file")
-    return ImageFile(name, path, status.st_size, status.st_mtime_ns)
+    return ImageFile(id, path, status.st_size, status.st_mtime_ns)
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name counts in a folder."""
-    # What has no dot, or ends in one, is left with a text that is no suffix.
+    """Whether a file of this name counts as an image in a folder."""
+    # Without a dot rfind gives -1: the last character, which is not a suffix.
     return not name.startswith(".") and name[name.rfind(".") :].lower() in SUFFIXES
 
 
-def _search(paths: Sequence[str]) -> Iterator[Name | BadFile]:
+def _find(paths: Sequence[str]) -> Iterator[Candidate | BadFile]:
     for number, path in enumerate(paths):
         if os.path.isdir(path):
             yield from _walk(path, number)
         else:
-            yield _named(Path(path).name, path, number)
+            yield _candidate(Path(path).name, path, number)
 
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """A folder that is being searched: what its paths and ids begin with, and those above it."""
+    """A folder that is being walked.
+
+    Attributes
+    ----------
+    path, id
+        What the paths and ids in it begin with.
+    parents
+        Real paths of the folders above it.
+    names
+        Those still to come.
+    """
 
     path: str
     id: str
@@ -208,35 +218,35 @@ class _Folder:
     names: Iterator[str]
 
 
-def _walk(top: str, source: int) -> Iterator[Name | BadFile]:
-    # A stack of its own: folders may lie deeper than Python's goes.
-    todo = [_Folder(top, "", (), iter((_FOLDER,)))]
+def _walk(top: str, source: int) -> Iterator[Candidate | BadFile]:
+    # An explicit stack: folders may be nested deeper than Python's recursion limit.
+    todo = [_Folder(top, "", (), iter((_FOLDER_MARK,)))]
     while todo:
         folder = todo[-1]
-        marked = next(folder.names, None)
-        if marked is None:
+        entry = next(folder.names, None)
+        if entry is None:
             todo.pop()
             continue
-        name = marked.rstrip(_FOLDER)
+        name = entry.rstrip(_FOLDER_MARK)
         path = folder.path + name
-        if name == marked:
-            yield _named(folder.id + name, path, source)
+        if name == entry:
+            yield _candidate(folder.id + name, path, source)
             continue
         real = os.path.realpath(path)
         if real in folder.parents:
             continue
         try:
             with os.scandir(path) as scan:
-                names = _sorted(scan)
+                names = _sorted_entries(scan)
         except OSError as error:
-            yield BadFile(_readable(path), os_reason(error))
+            yield BadFile(_printable(path), os_reason(error))
             continue
         inner = f"{folder.id}{name}/" if name else ""
         todo.append(_Folder(os.path.join(path, ""), inner, (*folder.parents, real), names))
 
 
-def _tally(top: str) -> Iterator[None]:
-    """Yield once for every item below a folder, in no order: nothing is kept or sorted."""
+def _walk_unordered(top: str) -> Iterator[None]:
+    """Yield once for every item of `_walk`: nothing is held or sorted."""
     todo: list[tuple[str, tuple[str, ...]]] = [(top, ())]
     while todo:
         path, parents = todo.pop()
@@ -246,35 +256,35 @@ def _tally(top: str) -> Iterator[None]:
         try:
             with os.scandir(path) as scan:
                 for name in _entries(scan):
-                    if name.endswith(_FOLDER):
-                        inner = os.path.join(path, name.rstrip(_FOLDER))
+                    if name.endswith(_FOLDER_MARK):
+                        inner = os.path.join(path, name.rstrip(_FOLDER_MARK))
                         todo.append((inner, (*parents, real)))
                     else:
                         yield None
         except OSError:
-            yield None  # `search` names it
+            yield None  # `_walk` yields a BadFile
 
 
 def _entries(scan: Iterable[os.DirEntry[str]]) -> Iterator[str]:
-    """What counts in a folder: images, and folders with their mark."""
+    """The names in a folder that count: images, and folders with a mark appended."""
     for entry in scan:
         name = entry.name
         if name.startswith("."):
             continue
         if _is_folder(entry):
-            yield name + _FOLDER
+            yield name + _FOLDER_MARK
         elif is_image_name(name):
             yield name
 
 
-def _sorted(scan: Iterable[os.DirEntry[str]]) -> Iterator[str]:
-    """The whole of a folder in order: small ones as they are, large ones as packed runs."""
+def _sorted_entries(scan: Iterable[os.DirEntry[str]]) -> Iterator[str]:
+    """The names in a folder in sorted order; those of a large folder are held as packed runs."""
     runs: list[str] = []
     names: list[str] = []
     for name in _entries(scan):
         names.append(name)
-        if len(names) == _RUN:
-            runs.append("/".join(sorted(names)))  # the one sign, besides null, no name has
+        if len(names) == _RUN_LENGTH:
+            runs.append("/".join(sorted(names)))  # no name contains a slash
             names = []
     names.sort()
     return heapq.merge(*map(_unpacked, runs), names) if runs else iter(names)
@@ -292,16 +302,16 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        return False  # said of it as of a file
+        return False  # `stat_image` gives the reason
 
 
-def _named(name: str, path: str, source: int) -> Name | BadFile:
+def _candidate(name: str, path: str, source: int) -> Candidate | BadFile:
     try:
         path.encode()
     except UnicodeEncodeError:
-        return BadFile(_readable(path), "name is not valid UTF-8")
-    return Name(name, path, source)
+        return BadFile(_printable(path), "name is not valid UTF-8")
+    return Candidate(name, path, source)
 
 
-def _readable(path: str) -> str:
+def _printable(path: str) -> str:
     return os.fsencode(path).decode(errors="replace")

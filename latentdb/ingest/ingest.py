@@ -20,7 +20,7 @@ import numpy as np
 
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.progress import Progress, Report
-from latentdb.images.discover import BadFile, count, require_images
+from latentdb.images.discover import BadFile, count_candidates, require_images
 from latentdb.ingest.reading import LABEL, Batch, Entry, ImagePlanner, read_ahead
 from latentdb.model.codec import Codec
 from latentdb.store.columns import Table, make_columns
@@ -321,6 +321,6 @@ class _Total:
         self._stop.set()
 
     def _run(self) -> None:
-        total = count(self._sources, self._stop.is_set)
+        total = count_candidates(self._sources, self._stop.is_set)
         if not self._stop.is_set():
             self.count = total

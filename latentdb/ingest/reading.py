@@ -25,12 +25,12 @@ from latentdb.base.errors import ImageError
 from latentdb.images.decode import Preprocessing, decode_pixels, read_file
 from latentdb.images.discover import (
     BadFile,
+    Candidate,
     ImageFile,
-    Name,
     check_sources,
+    find_candidates,
     is_image_name,
-    look,
-    search,
+    stat_image,
 )
 from latentdb.model.codec import BATCH
 from latentdb.store.columns import Table, Value
@@ -146,12 +146,14 @@ class ImagePlanner:
         self._labels = labels_from_folders
         self._earlier = _Earlier(check_sources(sources))
 
-    def known(self, found: Sequence[Name | BadFile]) -> list[_Known | None]:
+    def known(self, found: Sequence[Candidate | BadFile]) -> list[_Known | None]:
         """What the store has of each name, in order; None where it has nothing."""
         known: list[_Known | None] = [None] * len(found)
         if not len(self.snapshot):
             return known
-        names = [(place, item.id) for place, item in enumerate(found) if isinstance(item, Name)]
+        names = [
+            (place, item.id) for place, item in enumerate(found) if isinstance(item, Candidate)
+        ]
         rows = self.snapshot.locate([name for _, name in names])
         for (place, _), one in zip(names, self._rows(rows), strict=True):
             known[place] = one
@@ -180,7 +182,7 @@ class ImagePlanner:
 
     def read(
         self,
-        found: Sequence[Name | BadFile],
+        found: Sequence[Candidate | BadFile],
         known: Sequence[_Known | None],
         stopped: threading.Event,
     ) -> Batch:
@@ -199,7 +201,7 @@ class ImagePlanner:
         batch.pixels = batch.pixels[: len(batch.entries)]
         return batch
 
-    def _one(self, name: Name, known: _Known | None, batch: Batch) -> None:
+    def _one(self, name: Candidate, known: _Known | None, batch: Batch) -> None:
         other = self._earlier.path(name)
         if other == name.path:
             batch.unchanged += 1  # it was met before in this run
@@ -209,7 +211,7 @@ class ImagePlanner:
         values = self._metadata(name, batch)
         if known is not None:
             values = {**known.metadata, **values}
-            file = look(name.id, name.path)
+            file = stat_image(name.id, name.path)
             if isinstance(file, BadFile):
                 batch.bad.append(file)
                 return
@@ -237,7 +239,7 @@ class ImagePlanner:
         else:
             batch.kept.append(Entry(file, known.digest, known.row, values))
 
-    def _metadata(self, file: Name, batch: Batch) -> dict[str, Value]:
+    def _metadata(self, file: Candidate, batch: Batch) -> dict[str, Value]:
         values: dict[str, Value] = {}
         if self._labels and "/" in file.id:
             values[LABEL] = file.id.split("/", 1)[0]
@@ -270,7 +272,7 @@ class _Earlier:
                 self._files.setdefault(os.path.basename(path), (number, path))
         self._several = len(paths) > 1
 
-    def path(self, name: Name) -> str | None:
+    def path(self, name: Candidate) -> str | None:
         """The first such file, which may be this very one under its own path; None for none."""
         if not self._several or name.source == 0:
             return None
@@ -292,7 +294,7 @@ class _Ahead:
 
     def __init__(self, source: ImagePlanner, sources: Sequence[str | os.PathLike[str]]) -> None:
         self._source = source
-        self._found = search(sources)
+        self._found = find_candidates(sources)
         image = int(np.prod(source.spec.shape))
         self._batch = max(1, min(BATCH, _BATCH_BYTES // image))
         self._task = min(_TASK, self._batch)

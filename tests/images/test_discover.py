@@ -1,4 +1,4 @@
-"""Image files in folders: what is found, in which order, and what is named."""
+"""Image files in folders: what is found, in which order, and what is reported."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from latentdb.base.errors import InvalidInputError, NotFoundError
-from latentdb.images import discover as folders
+from latentdb.images import discover as discover_module
 from latentdb.images.discover import (
     SUFFIXES,
     BadFile,
+    Candidate,
     ImageFile,
-    Name,
-    count,
+    count_candidates,
     discover,
+    find_candidates,
     is_image_name,
     require_images,
-    search,
 )
 
 
@@ -63,16 +63,16 @@ def test_sources_are_folders_and_files_in_the_order_given(
     assert all(os.path.isabs(file.path) for file in found)
 
 
-def test_a_source_that_is_not_there_is_told_before_anything_is_found(tmp_path: Path) -> None:
+def test_a_missing_source_is_reported_before_anything_is_found(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for gone in ("gone", "gone\0", "loop"):
         with pytest.raises(NotFoundError, match="does not exist: give a folder or image files"):
             discover([tmp_path, tmp_path / gone])
-    with pytest.raises(InvalidInputError, match="no images were named"):
+    with pytest.raises(InvalidInputError, match="no images were given"):
         discover([])
 
 
-def test_a_source_whose_name_is_too_long_is_told(tmp_path: Path) -> None:
+def test_a_source_whose_name_is_too_long_is_refused(tmp_path: Path) -> None:
     with pytest.raises((NotFoundError, InvalidInputError)):
         discover([tmp_path / ("a" * 300)])
 
@@ -83,7 +83,7 @@ def test_an_empty_source_is_not_the_working_directory() -> None:
         discover([""])
 
 
-def test_what_is_found_but_no_file_is_named_with_the_reason(tmp_path: Path) -> None:
+def test_what_is_not_a_regular_file_is_reported_with_the_reason(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "broken.png").symlink_to("gone")
     (tmp_path / "loop.png").symlink_to("loop.png")
@@ -105,7 +105,7 @@ def test_what_is_found_but_no_file_is_named_with_the_reason(tmp_path: Path) -> N
     ]
 
 
-def test_a_name_that_is_not_utf8_is_named_readably(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_reported_readably(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path)
     os.mkdir(folder + b"/\xff")
     for name in (b"/\xfe.png", b"/\xff/x.png", b"/fine.png"):
@@ -135,7 +135,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert found == ["a/x.png", "b/to_a/x.png", "b/y.png", "one.png", "out/z.png"]
 
 
-def test_a_folder_that_vanishes_while_it_is_searched_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_vanishes_while_it_is_walked_is_reported(tmp_path: Path) -> None:
     for name in ("a/x.png", "b/y.png"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
@@ -147,7 +147,7 @@ def test_a_folder_that_vanishes_while_it_is_searched_is_named(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_may_not_be_read_is_reported(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)
     assert list(discover([tmp_path])) == [BadFile(str(closed), "permission denied")]
@@ -187,11 +187,11 @@ def test_a_large_folder_is_in_order_too(tmp_path: Path, monkeypatch: pytest.Monk
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    whole = list(search([tmp_path]))
-    monkeypatch.setattr(folders, "_RUN", 10)
-    assert list(search([tmp_path])) == whole
-    found = [item.id for item in whole if isinstance(item, Name)]
-    # A folder has the place of its name.
+    whole = list(find_candidates([tmp_path]))
+    monkeypatch.setattr(discover_module, "_RUN_LENGTH", 10)
+    assert list(find_candidates([tmp_path])) == whole
+    found = [item.id for item in whole if isinstance(item, Candidate)]
+    # A folder sorts by its name.
     assert found == sorted(names, key=lambda name: name.split("/"))
 
 
@@ -205,12 +205,12 @@ def test_names_of_a_large_folder_take_little_memory() -> None:
 
     tracemalloc.start()
     try:
-        names = folders._sorted(Entry(number) for number in range(300_000))  # type: ignore[misc]
+        names = discover_module._sorted_entries(Entry(number) for number in range(300_000))  # type: ignore[misc]
         size, peak = tracemalloc.get_traced_memory()
         assert (next(names), next(names)) == ("00000000.jpg", "00000001.jpg")
     finally:
         tracemalloc.stop()
-    # 13 bytes a name; 61 and a pointer as objects, of which one run is held while it is sorted.
+    # 13 bytes a name packed; 61 and a pointer as objects, of which one run is held.
     assert size < 300_000 * 20
     assert peak < 300_000 * 13 + 100_000 * 120
 
@@ -222,8 +222,8 @@ def test_counting_counts_what_searching_finds(tmp_path: Path) -> None:
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "broken.png").symlink_to("gone")
     sources = [tmp_path, tmp_path / "z.png"]
-    assert count(sources) == len(list(discover(sources))) == 5
-    assert count(sources, lambda: True) < 5
+    assert count_candidates(sources) == len(list(discover(sources))) == 5
+    assert count_candidates(sources, lambda: True) < 5
 
 
 def test_a_look_for_images_does_not_read_a_folder_to_its_end(
@@ -232,8 +232,8 @@ def test_a_look_for_images_does_not_read_a_folder_to_its_end(
     for number in range(50):
         (tmp_path / f"{number}.png").touch()
     looked: list[str] = []
-    real = folders.is_image_name
-    monkeypatch.setattr(folders, "is_image_name", lambda n: (looked.append(n), real(n))[1])
+    real = discover_module.is_image_name
+    monkeypatch.setattr(discover_module, "is_image_name", lambda n: (looked.append(n), real(n))[1])
     require_images([tmp_path])
     assert len(looked) == 1
 

@@ -172,7 +172,7 @@ def test_what_is_not_there_is_said(tmp_path: Path, model: Path) -> None:
             db.index_images(tmp_path / "empty")
         with pytest.raises(NotFoundError, match="nowhere does not exist"):
             db.index_images(tmp_path / "nowhere")
-        with pytest.raises(InvalidInputError, match="no images were named"):
+        with pytest.raises(InvalidInputError, match="no images were given"):
             db.index_images([])
 
 

@@ -14,7 +14,7 @@ from latentdb.base.cores import core_count
 from latentdb.base.errors import NotFoundError
 from latentdb.database import LatentDB
 from latentdb.images.decode import Preprocessing, read_image
-from latentdb.images.discover import BadFile, Name
+from latentdb.images.discover import BadFile, Candidate
 from latentdb.ingest import reading
 from latentdb.ingest.reading import Batch, ImagePlanner, read_ahead
 from tests.conftest import make_images
@@ -105,7 +105,7 @@ def test_the_first_source_has_an_id(empty: LatentDB, tmp_path: Path) -> None:
     source = source_of(empty, one, two, one / "disc" / "000.png", two / "disc" / "000.png")
 
     def first(name: str, number: int) -> str | None:
-        return source._earlier.path(Name(name, "", number))
+        return source._earlier.path(Candidate(name, "", number))
 
     assert first("disc/000.png", 0) is None
     assert first("disc/000.png", 1) == str(one / "disc/000.png")
@@ -135,12 +135,12 @@ def test_bad_files_lie_beside_good_ones(empty: LatentDB, tmp_path: Path) -> None
     (folder / "disc" / "001.png").write_bytes(b"no image")
     os.mkfifo(folder / "pipe.png")
     source = source_of(empty, folder)
-    found: list[Name | BadFile] = [
-        Name("disc/000.png", str(folder / "disc/000.png"), 0),
-        Name("disc/001.png", str(folder / "disc/001.png"), 0),
+    found: list[Candidate | BadFile] = [
+        Candidate("disc/000.png", str(folder / "disc/000.png"), 0),
+        Candidate("disc/001.png", str(folder / "disc/001.png"), 0),
         BadFile("gone", "permission denied"),
-        Name("pipe.png", str(folder / "pipe.png"), 0),
-        Name("square/000.png", str(folder / "square/000.png"), 0),
+        Candidate("pipe.png", str(folder / "pipe.png"), 0),
+        Candidate("square/000.png", str(folder / "square/000.png"), 0),
     ]
     batch = source.read(found, source.known(found), threading.Event())
     assert ids(batch) == ["disc/000.png", "square/000.png"]
