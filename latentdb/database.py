@@ -26,8 +26,8 @@ from latentdb.model.calibration import import_model
 from latentdb.model.config import ModelOptions
 from latentdb.onnx.runtime import FLOAT32
 from latentdb.reader import Reader
-from latentdb.search import selection as query
 from latentdb.search.results import Info
+from latentdb.search.selection import select_rows
 from latentdb.store.columns import Value, make_columns, read_table
 from latentdb.store.compaction import CompactReport, compact
 from latentdb.store.garbage import check_absent
@@ -327,7 +327,7 @@ class LatentDB(Reader):
             writer.collect_garbage()
             snapshot = writer.snapshot
             if ids is None:
-                rows = query.select(snapshot, self._filter(snapshot, where))
+                rows = select_rows(snapshot, self._filter(snapshot, where))
             else:
                 rows = np.unique(snapshot.find(check_ids(ids, unique=False)))
             if len(rows):

@@ -17,10 +17,10 @@ from latentdb.base.errors import (
 )
 from latentdb.base.validate import as_latents, check_ids, check_target_list
 from latentdb.connection import Connection
-from latentdb.search import selection as query
 from latentdb.search.filters import Filter
-from latentdb.search.results import Average, Match, Matches
-from latentdb.search.searcher import Hits, Searcher, cut
+from latentdb.search.results import Average, Hits, Match, Matches
+from latentdb.search.searcher import Searcher
+from latentdb.search.selection import select_rows, sum_rows
 from latentdb.search.targets import Target, TargetLike, combined, own_rows, read_targets, resolve
 from latentdb.store.segment import Floats, Ints
 from latentdb.store.snapshot import Snapshot
@@ -265,7 +265,7 @@ class Reader(Connection):
             raise InvalidInputError(f"k {k!r} cannot be used: give a whole number, 1 to {MAX_K}")
         most = min(wanted + more, max(len(searcher.snapshot), 1))
         hits = searcher.search(places, k=most, where=compiled, exact=exact)
-        return hits if radius is None else cut(hits, radius)
+        return hits if radius is None else hits.within(radius)
 
     @staticmethod
     def _filter(snapshot: Snapshot, where: str | None) -> Filter | None:
@@ -292,7 +292,7 @@ class Reader(Connection):
         """
         snapshot = self._snapshot()
         if rows is None:
-            return snapshot.ids(query.select(snapshot, self._filter(snapshot, where)))
+            return snapshot.ids(select_rows(snapshot, self._filter(snapshot, where)))
         if where is not None:
             raise InvalidInputError("give row numbers or an expression, not both")
         numbers = np.asarray(rows, np.int64).reshape(-1)
@@ -380,7 +380,7 @@ class Reader(Connection):
             If it keeps none.
         """
         snapshot = self._snapshot()
-        total, count = query.total(snapshot, self._filter(snapshot, where))
+        total, count = sum_rows(snapshot, self._filter(snapshot, where))
         if not count:
             raise NotFoundError(
                 "the store is empty"
@@ -485,7 +485,7 @@ class Reader(Connection):
         snapshot, codec = self._snapshot(), self.codec
         config = codec.config
         if targets is None:
-            rows = query.select(snapshot, self._filter(snapshot, where))
+            rows = select_rows(snapshot, self._filter(snapshot, where))
             total, given = len(rows), decoding.of_rows(snapshot, rows, decoding.batch_size(config))
         else:
             found = self._resolve(snapshot, targets)
@@ -530,7 +530,7 @@ class Reader(Connection):
         from latentdb.exchange.exporting import export
 
         snapshot = self._snapshot()
-        rows = query.select(snapshot, self._filter(snapshot, where))
+        rows = select_rows(snapshot, self._filter(snapshot, where))
         export(snapshot, rows, out)
         return len(rows)
 

@@ -1,4 +1,4 @@
-"""When to build the search index, the one that is open, and what searches with it."""
+"""When the search index is built or extended, and the searchers that use the open one."""
 
 from __future__ import annotations
 
@@ -14,59 +14,60 @@ from latentdb.ann.metrics import KL, Space
 from latentdb.ann.plan import HNSW
 from latentdb.base.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreError
 from latentdb.base.progress import Progress, Report
+from latentdb.search.embedded_rows import EmbeddedRows
 from latentdb.search.searcher import Searcher
 from latentdb.store.manifest import FileEntry, IndexEntry, Settings
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import Writer
 
-# Whoever only searches does without what builds.
+# A process that only searches does not import what builds.
 if TYPE_CHECKING:
     from latentdb.ann.tuning import Tuning
 
-MOST_DELETED = 0.1  # of the rows in the index: they cost probes and find nothing
-# The rows newer than the index may be so many, or one in fifty of it.  Fewer than a store without
-# index may have: each query pays for them on top of the index.
-_TAIL_ROWS, _TAIL = 20_000, 50
-_GROWN = 2  # times the rows it was built for: its lists are too long, it is built anew
+MAX_DELETED = 0.1  # share of the indexed rows; deleted ones cost probes and match nothing
+# Limits on the rows that are not in the index, which every query scans on top of it: so many, or
+# one for so many indexed rows, whichever is more.
+_MAX_UNINDEXED, _INDEXED_PER_UNINDEXED = 20_000, 50
+_MAX_GROWTH = 2  # factor on the rows the index was trained on; beyond, its lists are too long
 
 
-def _alive_below(snapshot: Snapshot, entry: IndexEntry) -> int:
-    """Rows that the index covers and that are alive.
+def _count_indexed_live(snapshot: Snapshot, entry: IndexEntry) -> int:
+    """Number of live rows that the index covers.
 
-    What it holds beyond them was deleted after it was built.  Not all deleted
-    rows below its coverage are: those deleted before are not in it, and
-    counting them would have every commit build it again.
+    The other rows in it were deleted after it was built.  Counting all deleted
+    rows below its limit instead would rebuild it at every commit: those deleted
+    before it was built are not in it.
     """
-    alive = 0
+    count = 0
     for segment in snapshot.segments:
         below = int(np.searchsorted(segment.rows, entry.rows_below))
-        keep = snapshot.live(segment)
-        alive += below if keep is None else int(keep[:below].sum())
-    return alive
+        live = snapshot.live(segment)
+        count += below if live is None else int(live[:below].sum())
+    return count
 
 
-def _is_cut(index: VectorIndex | None) -> bool:
+def _is_truncated(index: VectorIndex | None) -> bool:
     return index is not None and not index.is_intact()
 
 
 class IndexManager:
-    """Opens the index of a store, and builds it where it is due."""
+    """Opens the index of a store, hands out searchers, and builds the index when it is due."""
 
     def __init__(self) -> None:
         self._opened: tuple[str, VectorIndex | None] | None = None
         self._searchers: dict[str, Searcher] = {}
 
     def open(self, snapshot: Snapshot) -> VectorIndex | None:
-        """The index of a version; None where there is none, or it is damaged."""
+        """The index of a snapshot; None if there is none, or with a warning if it is damaged."""
         entry = snapshot.manifest.index
         if entry is None:
             return None
         opened = self._opened
-        if opened is None or opened[0] != entry.file.name or _is_cut(opened[1]):
+        if opened is None or opened[0] != entry.file.name or _is_truncated(opened[1]):
             index: VectorIndex | None = None
             try:
                 data = snapshot.file(entry.file)
-                dim = Searcher(snapshot, metric=entry.metric).space.dim(snapshot.dim)
+                dim = Space(entry.metric).dim(snapshot.dim)
                 index = VectorIndex.load(data, entry.parameters, rows=entry.rows, dim=dim)
             except (CorruptStoreError, NotFoundError) as error:
                 warnings.warn(
@@ -78,32 +79,32 @@ class IndexManager:
         return opened[1]
 
     def searcher(self, snapshot: Snapshot, metric: str) -> Searcher:
-        """What searches a version under a metric; the same object while nothing changed."""
+        """A searcher of a snapshot under a metric; the same object while nothing changed."""
         found = self._searchers.get(metric)
-        if found is None or found.snapshot is not snapshot or _is_cut(found.index):
+        if found is None or found.snapshot is not snapshot or _is_truncated(found.index):
             entry = snapshot.manifest.index
-            serves = entry is not None and entry.metric == metric
-            index = self.open(snapshot) if serves else None
+            usable = entry is not None and entry.metric == metric
+            index = self.open(snapshot) if usable else None
             found = self._searchers[metric] = Searcher(snapshot, index, metric=metric)
         return found
 
     def maintain(self, writer: Writer, report: Report | None) -> None:
-        """Merge segments and build the index where reading has become slow without."""
+        """Merge segments, and build or extend the index, where that is due after a commit."""
         from latentdb.store.compaction import compact, is_due
 
         if is_due(writer.snapshot):
             compact(writer, everything=False)
         try:
-            self._maintain(writer, report)
+            self._update_index(writer, report)
         except (StoreError, InvalidInputError) as error:
-            # The rows are committed: what was asked for is done.
+            # The rows are committed: the call succeeded.
             warnings.warn(
                 f"the search index was not built ({error}); latentdb optimize builds it",
                 RuntimeWarning,
                 stacklevel=3,
             )
 
-    def _maintain(self, writer: Writer, report: Report | None) -> None:
+    def _update_index(self, writer: Writer, report: Report | None) -> None:
         manifest = writer.snapshot.manifest
         entry = manifest.index
         if entry is None:
@@ -113,54 +114,67 @@ class IndexManager:
             if manifest.rows > max(limit, settings.exact_rows):
                 self.build(writer, manifest.settings, report)
             return
-        alive = _alive_below(writer.snapshot, entry)
-        # Alive, too: a row that is replaced over and over is only one to scan.
-        tail, gone = manifest.rows - alive, entry.rows - alive
+        indexed_live = _count_indexed_live(writer.snapshot, entry)
+        # Live rows only: a row that is replaced repeatedly is scanned once.
+        unindexed, deleted = manifest.rows - indexed_live, entry.rows - indexed_live
+        too_many = unindexed > max(
+            min(_MAX_UNINDEXED, plans.EXACT_ROWS), entry.rows // _INDEXED_PER_UNINDEXED
+        )
+        outgrown = manifest.rows > _MAX_GROWTH * max(entry.trained_rows, 1)
         index = self.open(writer.snapshot)
-        long = tail > max(min(_TAIL_ROWS, plans.EXACT_ROWS), entry.rows // _TAIL)
-        due = index is None or gone > MOST_DELETED * entry.rows
-        due = due or (long and manifest.rows > _GROWN * max(entry.trained_rows, 1))
-        if index is not None and long and not due:
-            due = not self._extend(writer, index, entry, report)
-        if due:
+        rebuild = index is None or deleted > MAX_DELETED * entry.rows or (too_many and outgrown)
+        if index is not None and too_many and not rebuild:
+            rebuild = not self._extend(writer, index, entry, report)
+        if rebuild:
             self.build(writer, manifest.settings, report)
 
     def _extend(
         self, writer: Writer, index: VectorIndex, entry: IndexEntry, report: Report | None
     ) -> bool:
-        """Add the rows newer than the index to it, which takes a tenth of building it."""
+        """Add the unindexed rows to a copy of the index, in a tenth of the time of a build.
+
+        Returns
+        -------
+        bool
+            Whether the copy reaches the recall, and was committed.
+        """
         from latentdb.ann.tuning import extend
 
         snapshot = writer.snapshot
-        _tell(report, f"adding {len(snapshot) - entry.rows} rows to the search index", 0, None)
-        searcher = Searcher(snapshot, index, metric=entry.metric)
-        made = extend(
+        _report(report, f"adding {len(snapshot) - entry.rows} rows to the search index")
+        rows = EmbeddedRows(snapshot, entry.metric, np.array(entry.centre, np.float64))
+        settings = snapshot.manifest.settings
+        extended = extend(
             index.copy(),
-            searcher.blocks,
-            searcher.space.dim(snapshot.dim),
-            searcher.fetch,
-            recall=snapshot.manifest.settings.recall,
+            rows.blocks,
+            rows.dim,
+            rows.fetch,
+            recall=settings.recall,
             deleted=snapshot.deleted,
         )
-        if made is None:
+        if extended is None:
             return False
-        settings = snapshot.manifest.settings
-        _commit(writer, searcher, *made, settings, entry.trained_rows, extended=True)
+        _commit(writer, rows, *extended, settings, entry.trained_rows, extended=True)
         return True
 
     def build(self, writer: Writer, settings: Settings, report: Report | None) -> str:
-        """Build the index anew; say why there is none, where there is none.
+        """Build the index, or drop it where an exact scan is better.
+
+        Returns
+        -------
+        str
+            Why there is no index, or not the one preferred; empty otherwise.
 
         Raises
         ------
         InvalidInputError
-            If the metric can have no index.
+            If the metric has no index, or needs a z_log_var that the store lacks.
         """
         from latentdb.ann.tuning import build as build_index
 
         snapshot = writer.snapshot
         if settings.metric == KL:
-            raise InvalidInputError("metric 'kl' can have no index: use wasserstein, or no index")
+            raise InvalidInputError("metric 'kl' has no index: use l2, cosine or wasserstein")
         if Space(settings.metric).posterior and not all(
             segment.has_log_var for segment in snapshot.segments
         ):
@@ -168,37 +182,38 @@ class IndexManager:
                 f"metric {settings.metric!r} compares posteriors, and this store has no z_log_var: "
                 "use l2 or cosine"
             )
-        searcher = Searcher(snapshot, metric=settings.metric, anew=True)
-        dim = searcher.space.dim(snapshot.dim)
-        chosen = plans.plan(len(snapshot), dim, settings.memory or None, prefer=settings.prefer)
+        rows = EmbeddedRows(snapshot, settings.metric)
+        chosen = plans.plan(
+            len(snapshot), rows.dim, settings.memory or None, prefer=settings.prefer
+        )
         if not chosen.kinds:
-            kept = replace(settings, exact_rows=0)
+            unindexed = replace(settings, exact_rows=0)
             manifest = snapshot.manifest
-            if manifest.index is not None or manifest.settings != kept:
-                writer.drop_index(kept)
+            if manifest.index is not None or manifest.settings != unindexed:
+                writer.drop_index(unindexed)
             return chosen.why
-        _tell(report, f"building the search index over {len(snapshot)} rows", 0, None)
-        made = build_index(
-            searcher.blocks,
-            dim,
-            searcher.fetch,
+        _report(report, f"building the search index over {len(snapshot)} rows")
+        built = build_index(
+            rows.blocks,
+            rows.dim,
+            rows.fetch,
             chosen,
             recall=settings.recall,
-            report=lambda stage, done, total: _tell(report, stage, done, total),
+            report=lambda stage, done, total: _report(report, stage, done, total),
         )
-        if made is None:
-            # Tried again when the store has doubled.
+        if built is None:
+            # Try again when the store has doubled.
             writer.drop_index(replace(settings, exact_rows=2 * len(snapshot)))
             return f"no index reaches recall {settings.recall} with less work than a scan"
-        _commit(writer, searcher, *made, settings, len(snapshot))
-        if not chosen.why and HNSW in chosen.kinds and made[1].kind != HNSW:
-            return f"{made[1].kind} was measured to be as fast as {HNSW}"
+        _commit(writer, rows, *built, settings, len(snapshot))
+        if not chosen.why and HNSW in chosen.kinds and built[1].kind != HNSW:
+            return f"{built[1].kind} was measured to be as fast as {HNSW}"
         return chosen.why
 
 
 def _commit(
     writer: Writer,
-    searcher: Searcher,
+    rows: EmbeddedRows,
     index: VectorIndex,
     tuning: Tuning,
     settings: Settings,
@@ -206,7 +221,7 @@ def _commit(
     *,
     extended: bool = False,
 ) -> None:
-    centre = searcher.space.centre
+    centre = rows.space.centre
     writer.set_index(
         index.dump(),
         IndexEntry(
@@ -220,7 +235,7 @@ def _commit(
             recall_k=tuning.k,
             queries=tuning.queries,
             build_seconds=round(tuning.seconds, 3),
-            metric=searcher.metric,
+            metric=rows.metric,
             centre=() if centre is None else tuple(centre.tolist()),
             trained_rows=trained_rows,
             milliseconds=round(tuning.milliseconds, 4),
@@ -230,6 +245,6 @@ def _commit(
     )
 
 
-def _tell(report: Report | None, stage: str, done: int, total: int | None) -> None:
+def _report(report: Report | None, stage: str, done: int = 0, total: int | None = None) -> None:
     if report is not None:
         report(Progress(stage, done, total))

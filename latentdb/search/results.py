@@ -1,22 +1,65 @@
-"""What a database answers: small, frozen, and the same in Python and in JSON."""
+"""Results of a search, as arrays of row numbers and as matches; what `info` returns.
+
+Field names are the keys of ``--json``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from latentdb.store.columns import Value
-from latentdb.store.segment import Floats
+from latentdb.store.segment import Floats, Ints
 
 if TYPE_CHECKING:
     from latentdb.model.config import ModelConfig
     from latentdb.store.manifest import IndexEntry
 
 
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """The nearest rows of a batch of queries, as arrays.
+
+    Attributes
+    ----------
+    distances
+        float32 ``[q, k]``, ascending; infinity where there are fewer than k.
+    rows
+        int64 ``[q, k]`` row numbers; -1 where there are fewer.
+    exact
+        Whether every row that could match was compared.
+    scanned
+        Vectors that were compared, over all queries.
+    """
+
+    distances: Floats
+    rows: Ints
+    exact: bool
+    scanned: int
+
+    def within(self, radius: float) -> Hits:
+        """Only the rows within a distance."""
+        far = self.distances > radius
+        distances = np.where(far, np.float32(np.inf), self.distances)
+        return Hits(distances, np.where(far, -1, self.rows), self.exact, self.scanned)
+
+    @classmethod
+    def concat(cls, parts: Sequence[Hits]) -> Hits:
+        """The hits of several batches, of the same k, as one."""
+        return cls(
+            np.concatenate([part.distances for part in parts]),
+            np.concatenate([part.rows for part in parts]),
+            all(part.exact for part in parts),
+            sum(part.scanned for part in parts),
+        )
+
+
 @dataclass(frozen=True)
 class Match:
-    """One neighbour: rank from 1, true distance, and what the store has of it."""
+    """One neighbour: rank from 1, distance, and what the store has of the row."""
 
     rank: int
     id: str
@@ -27,19 +70,19 @@ class Match:
 
 @dataclass(frozen=True)
 class Matches:
-    """The answer to a query.
+    """The result of one query: a sequence of `Match`.
 
     Attributes
     ----------
     metric
-        ``"l2"``: Euclidean distance of z_mean; or another of `latentdb.ann.metrics`.
+        One of `latentdb.ann.metrics.METRICS`.
     exact
-        Whether every row that could match was compared; otherwise the recall
-        is the one `LatentDB.info` tells.
+        Whether every row that could match was compared; if not, the recall is
+        the one that `LatentDB.info` shows.
     scanned
         Vectors that were compared.
     matches
-        Nearest first; fewer than asked for only if there are no more.
+        Nearest first; fewer than k only if no more rows can match.
     """
 
     metric: str
@@ -53,13 +96,13 @@ class Matches:
     def __iter__(self) -> Iterator[Match]:
         return iter(self.matches)
 
-    def __getitem__(self, place: int) -> Match:
-        return self.matches[place]
+    def __getitem__(self, position: int) -> Match:
+        return self.matches[position]
 
 
 @dataclass(frozen=True)
 class Average:
-    """A mean latent, float32 ``[d]``, and of how many rows."""
+    """A mean latent, float32 ``[d]``, and the number of rows it is the mean of."""
 
     vector: Floats
     rows: int
@@ -67,14 +110,14 @@ class Average:
 
 @dataclass(frozen=True)
 class Info:
-    """What a store is: see `LatentDB.info`.
+    """The state of a store: see `LatentDB.info`.
 
     Attributes
     ----------
     rows, deleted_rows
-        Alive, and deleted but still on disk.
+        Live rows, and rows that are deleted but still on disk.
     bytes
-        On disk, of this version.
+        Size on disk of this version.
     compiled
         Whether the model has a compiled form, for which tensorflow is not needed.
     covered_rows

@@ -1,4 +1,4 @@
-"""Which rows of a version an expression keeps, and sums over them."""
+"""Which rows of a snapshot an expression selects, and sums over them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from latentdb.store.segment import Ints, Segment, Texts
 from latentdb.store.snapshot import Snapshot
 
 
-def column_of(segment: Segment, name: str) -> Column:
+def column(segment: Segment, name: str) -> Column:
     """A metadata column of a segment, or its ids or paths as one."""
     if name == "id":
         return _text_column(segment.ids)
@@ -26,44 +26,46 @@ def _text_column(texts: Texts) -> Column:
     return Column("str", np.arange(len(texts), dtype="<i4"), None, tuple(texts))
 
 
-def kept(snapshot: Snapshot, segment: Segment, where: Filter | None) -> NDArray[np.bool_] | None:
-    """Which rows of a segment are alive and pass the filter; None for all."""
-    alive = snapshot.live(segment)
+def live_mask(
+    snapshot: Snapshot, segment: Segment, where: Filter | None
+) -> NDArray[np.bool_] | None:
+    """Which rows of a segment are live and selected, bool ``[n]``; None for all."""
+    live = snapshot.live(segment)
     if where is None:
-        return alive
-    mask = where.mask(lambda name: column_of(segment, name))
-    return mask if alive is None else mask & alive
+        return live
+    mask = where.mask(lambda name: column(segment, name))
+    return mask if live is None else mask & live
 
 
-def select(snapshot: Snapshot, where: Filter | None) -> Ints:
-    """Row numbers that are alive and pass the filter, ascending."""
-    parts = [np.empty(0, np.int64)]
+def select_rows(snapshot: Snapshot, where: Filter | None) -> Ints:
+    """Numbers of the rows that are live and selected, ascending."""
+    selected = [np.empty(0, np.int64)]
     for segment in snapshot.segments:
-        keep = kept(snapshot, segment, where)
-        parts.append(segment.rows if keep is None else segment.rows[keep])
-    return np.concatenate(parts)
+        mask = live_mask(snapshot, segment, where)
+        selected.append(segment.rows if mask is None else segment.rows[mask])
+    return np.concatenate(selected)
 
 
-def marked(snapshot: Snapshot, where: Filter | None) -> NDArray[np.bool_]:
-    """As `select`, bool by row number: quicker to make, and to look up."""
-    marks = np.zeros(snapshot.manifest.next_row, bool)
+def row_mask(snapshot: Snapshot, where: Filter | None) -> NDArray[np.bool_]:
+    """`select_rows` as bool by row number: quicker to make, and to look up."""
+    selected = np.zeros(snapshot.manifest.next_row, bool)
     for segment in snapshot.segments:
-        keep = kept(snapshot, segment, where)
+        mask = live_mask(snapshot, segment, where)
         if segment.gapless:
-            own = slice(segment.entry.first_row, segment.entry.last_row + 1)
-            marks[own] = True if keep is None else keep
+            rows = slice(segment.entry.first_row, segment.entry.last_row + 1)
+            selected[rows] = True if mask is None else mask
         else:
-            marks[segment.rows if keep is None else segment.rows[keep]] = True
-    return marks
+            selected[segment.rows if mask is None else segment.rows[mask]] = True
+    return selected
 
 
-def total(snapshot: Snapshot, where: Filter | None) -> tuple[NDArray[np.float64], int]:
-    """Sum of the latents that pass the filter, float64 ``[d]``, and how many they are."""
-    summed = np.zeros(snapshot.dim, np.float64)
+def sum_rows(snapshot: Snapshot, where: Filter | None) -> tuple[NDArray[np.float64], int]:
+    """Sum of z_mean over the selected rows, float64 ``[d]``, and their number."""
+    total = np.zeros(snapshot.dim, np.float64)
     count = 0
     for segment in snapshot.segments:
-        keep = kept(snapshot, segment, where)
-        vectors = segment.z_mean if keep is None else segment.z_mean[keep]
-        summed += vectors.sum(axis=0, dtype=np.float64)
+        mask = live_mask(snapshot, segment, where)
+        vectors = segment.z_mean if mask is None else segment.z_mean[mask]
+        total += vectors.sum(axis=0, dtype=np.float64)
         count += len(vectors)
-    return summed, count
+    return total, count

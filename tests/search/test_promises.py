@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from latentdb.ann import exact, plan
 from latentdb.ann.index import VectorIndex
 from latentdb.database import LatentDB
-from latentdb.search import selection as query
+from latentdb.search.embedded_rows import EmbeddedRows
 from latentdb.search.filters import Filter
-from latentdb.search.searcher import Hits, Searcher
+from latentdb.search.results import Hits
+from latentdb.search.searcher import Searcher
+from latentdb.search.selection import select_rows, sum_rows
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.store import Store
 
@@ -126,7 +128,7 @@ def test_a_filter_is_exact_and_gives_k_matches_wherever_k_exist(
     snapshot = snapshot_of(small)
     where = Filter(expression, snapshot.manifest.columns)
     rows = matching(snapshot, expression)
-    assert query.select(snapshot, where).tolist() == rows.tolist()
+    assert select_rows(snapshot, where).tolist() == rows.tolist()
     queries = vectors_of(5, 9)
     hits = Searcher(snapshot).search(queries, k=12, where=where)
     assert hits.exact
@@ -184,7 +186,7 @@ def test_an_empty_store_has_no_matches(tmp_path: Path) -> None:
     assert len(db.query(np.zeros(DIM))) == 0
     hits = Searcher(snapshot_of(db)).search(vectors_of(2), k=3)
     assert hits.rows.tolist() == [[-1] * 3] * 2
-    assert query.select(snapshot_of(db), None).tolist() == []
+    assert select_rows(snapshot_of(db), None).tolist() == []
 
 
 def test_many_queries_are_answered_in_parts(
@@ -204,7 +206,7 @@ def test_blocks_begin_at_a_row_number(small: LatentDB) -> None:
     live = snapshot.live_rows()
     for since in (0, 1, 99, 100, 260, 300, 349, 350):
         rows = []
-        for block in Searcher(snapshot).blocks(since=since):
+        for block in EmbeddedRows(snapshot).blocks(since=since):
             kept = block.selected_rows()
             np.testing.assert_array_equal(snapshot.vectors(block.rows), block.vectors)
             rows += kept.tolist()
@@ -283,7 +285,7 @@ def test_a_replaced_row_is_not_found_where_it_was(indexed: LatentDB) -> None:
 def test_a_filter_beside_an_index_is_exact(indexed: LatentDB) -> None:
     snapshot = snapshot_of(indexed)
     where = Filter("n < 40 or n is None", snapshot.manifest.columns)
-    rows = query.select(snapshot, where)
+    rows = select_rows(snapshot, where)
     assert rows.tolist() == [*range(40), *range(4000, 4400)]
     queries = vectors_of(5, 9)
     hits = Searcher(snapshot, index_of(snapshot)).search(queries, k=30, where=where)
@@ -325,6 +327,6 @@ def test_the_total_is_the_sum_of_what_is_kept(small: LatentDB, expression: str |
     snapshot = snapshot_of(small)
     rows = snapshot.live_rows() if expression is None else matching(snapshot, expression)
     where = None if expression is None else Filter(expression, snapshot.manifest.columns)
-    summed, count = query.total(snapshot, where)
+    summed, count = sum_rows(snapshot, where)
     assert count == len(rows)
     np.testing.assert_allclose(summed, snapshot.vectors(rows).sum(axis=0, dtype=np.float64))

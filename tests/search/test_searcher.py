@@ -17,7 +17,7 @@ from latentdb.ann import plan
 from latentdb.ann.index import VectorIndex
 from latentdb.base.errors import InvalidInputError, LatentDBError, NotFoundError
 from latentdb.database import LatentDB
-from latentdb.search import searcher as search
+from latentdb.search import filtered, searcher
 from latentdb.store.store import Store
 
 DIM = 6
@@ -38,7 +38,7 @@ def latents(count: int, seed: int, dim: int = DIM) -> Array:
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "EXACT_ROWS", 1_200)
-    monkeypatch.setattr(search, "_FEW", 0)  # so that every filter goes through the index
+    monkeypatch.setattr(filtered, "_SCAN_FACTOR", 0)  # so that every filter goes through the index
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_deleted_rows_pass_no_filter(
 def test_a_filter_that_keeps_nothing_finds_nothing(
     db: LatentDB, count: int, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "_FEW", few)
+    monkeypatch.setattr(filtered, "_SCAN_FACTOR", few)
     distances, rows = db.search(latents(count, 8), k=5, where="share < 0")
     assert (rows == -1).all()
     assert rows.shape == distances.shape == (count, 5)
@@ -245,7 +245,7 @@ def test_filtered_batches_are_answered_in_parts(
     queries = latents(20, 8)
     whole = db.search(queries, k=10, where="share < 0.2")
     scanned = db.query_many(queries, k=10, where="share < 0.2")[0].scanned
-    monkeypatch.setattr(search, "_TOGETHER", 7)
+    monkeypatch.setattr(filtered, "_BATCH", 7)
     parts = db.search(queries, k=10, where="share < 0.2")
     np.testing.assert_array_equal(whole[0], parts[0])
     np.testing.assert_array_equal(whole[1], parts[1])
@@ -372,8 +372,8 @@ def test_any_number_of_rows_may_lie_within_a_radius(db: LatentDB) -> None:
 def test_too_many_rows_within_a_radius_are_told(
     db: LatentDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "MOST_WITHIN", 1_000)
-    with pytest.raises(InvalidInputError, match=r"over 1000 rows lie within 99: give a smaller"):
+    monkeypatch.setattr(searcher, "MAX_WITHIN", 1_000)
+    with pytest.raises(InvalidInputError, match=r"over 1,000 rows lie within 99: give a smaller"):
         db.query("r11", radius=99)
 
 
@@ -671,7 +671,9 @@ def test_queries_far_from_all_rows_look_at_more_candidates(
     _, many = db.search(queries, k=10)
     single = [db.search(query[None], k=10)[1][0] for query in queries]
     assert recall(single, many) >= 0.99  # of equal codes either may be the last candidate
-    monkeypatch.setattr(search.Searcher, "_wider", lambda self, q, k, index, hits, *rest: hits)
+    monkeypatch.setattr(
+        searcher.Searcher, "_search_deeper", lambda self, q, k, index, hits, *rest: hits
+    )
     _, narrow = db.search(queries, k=10)
     assert recall(many, exact) >= recall(narrow, exact) + 0.01
 

@@ -1,0 +1,139 @@
+"""The rows of a snapshot in the space of a metric: fetched, scanned, and ranked exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentdb.ann.exact import Block, rank
+from latentdb.ann.metrics import COSINE, L2, Space
+from latentdb.search.results import Hits
+from latentdb.search.selection import live_mask, sum_rows
+from latentdb.store.segment import Floats, Ints, Segment
+from latentdb.store.snapshot import Snapshot
+
+CHUNK_ROWS = 65_536  # rows that are embedded at once
+DEPTH_GROWTH = 4  # factor on the re-rank depth where 4-bit codes cannot separate neighbours
+_PYTHON_SORTED = 300  # up to so many rows, Python checks their order sooner than numpy
+
+
+class EmbeddedRows:
+    """The live rows of a snapshot, as vectors of the space in which a metric is L2.
+
+    Parameters
+    ----------
+    snapshot
+        The version of the store.
+    metric
+        One of `latentdb.ann.metrics.METRICS`.
+    centre
+        float64 ``[d]``: what cosine is measured around, if the index has fixed
+        it; None for the mean of all live rows.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, metric: str = L2, centre: NDArray[np.float64] | None = None
+    ) -> None:
+        self.snapshot = snapshot
+        self.metric = metric
+        self._centre = centre
+
+    @cached_property
+    def space(self) -> Space:
+        """The space; for cosine without a given centre, the first access reads every row."""
+        if self.metric != COSINE:
+            return Space(self.metric)
+        if self._centre is not None:
+            return Space(COSINE, self._centre)
+        total, count = sum_rows(self.snapshot, None)
+        return Space(COSINE, total / max(count, 1))
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the space."""
+        return self.space.dim(self.snapshot.dim)
+
+    def fetch(self, rows: Ints) -> Floats:
+        """Vectors of row numbers, float32 ``[n, dim]``."""
+        # The candidates of a single query ascend, those of a batch do not.
+        numbers = rows.tolist() if len(rows) <= _PYTHON_SORTED else []
+        if numbers and numbers == sorted(numbers):
+            means = self.snapshot.vectors_ascending(rows, numbers)
+        else:
+            means = self.snapshot.vectors(rows)
+        if self.metric == L2:
+            return means
+        return self.space.embed(
+            means, self.snapshot.log_vars(rows) if self.space.posterior else None
+        )
+
+    def blocks(self, *, since: int = 0) -> Iterator[Block]:
+        """The live rows to scan, from row number `since` on."""
+        for segment in self.snapshot.segments:
+            if segment.entry.last_row < since:
+                continue
+            live = live_mask(self.snapshot, segment, None)
+            first = int(np.searchsorted(segment.rows, since)) if since else 0
+            for start in range(first, len(segment), CHUNK_ROWS):
+                part = slice(start, start + CHUNK_ROWS)
+                yield Block(
+                    segment.rows[part],
+                    self._embed(segment, part),
+                    None if live is None else live[part],
+                )
+
+    def blocks_of(self, rows: Ints) -> Iterator[Block]:
+        """The given rows to scan, fetched a chunk at a time."""
+        for start in range(0, len(rows), CHUNK_ROWS):
+            part = rows[start : start + CHUNK_ROWS]
+            yield Block(part, self.fetch(part))
+
+    def _embed(self, segment: Segment, part: slice) -> Floats:
+        log_vars = segment.z_log_var if self.space.posterior else None
+        return self.space.embed(segment.z_mean[part], None if log_vars is None else log_vars[part])
+
+    def rank(self, queries: Floats, candidates: Ints, k: int, *, exact: bool, scanned: int) -> Hits:
+        """The k nearest candidates of each query, by the metric's own distance.
+
+        Parameters
+        ----------
+        queries
+            float32 ``[q, dim]``.
+        candidates
+            int64 ``[q, c]`` row numbers; negative for none.
+        k
+            Neighbours wanted.
+        exact, scanned
+            As in `Hits`.
+        """
+        distances, rows = rank(queries, candidates, self.fetch, k)
+        return Hits(self.space.distances(distances), rows, exact, scanned)
+
+
+def uncertain_queries(candidates: Ints, neighbours: Ints) -> Ints:
+    """Numbers of the queries with a neighbour in the second half of their candidates.
+
+    Codes rank candidates, vectors rank neighbours.  Where both rank about alike,
+    neighbours are among the first candidates; where one is deep, others are
+    likely beyond the last, and more candidates are needed.
+
+    Parameters
+    ----------
+    candidates
+        int64 ``[q, c]``: row numbers, nearest first by their codes.
+    neighbours
+        int64 ``[q, k]``: the nearest of them by their vectors; negative for none.
+    """
+    half = candidates.shape[1] // 2
+    pairs = enumerate(zip(candidates[:, half:].tolist(), neighbours.tolist(), strict=True))
+    return np.array(
+        [
+            number
+            for number, (deep, nearest) in pairs
+            if not {row for row in nearest if row >= 0}.isdisjoint(deep)
+        ],
+        np.int64,
+    )
