@@ -1,8 +1,9 @@
-"""The layers that are built of a stranger's file: a list, and nothing that is not on it.
+"""Build a keras model from allow-listed layers of a file, none of whose code is run.
 
-A layer is made by its class's name on this list with the settings on this list;
-initializers, regularizers and constraints are left out.  Its weights must have
-the shapes that its settings ask for before anything is allocated.
+A layer is looked up by its class's name in a table of layers, and gets only the
+settings in that table; initializers, regularizers and constraints are dropped.
+The file's arrays must have the shapes that the settings ask for before anything
+is allocated.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from latentdb.base.errors import ModelError, UntrustedModelError
 from latentdb.kerasfile.container import ModelFile
 from latentdb.kerasfile.graph import IDENTITIES, Call, Layer, Ref, Step, Tensor, is_keras, upstream
 
+TRUST_HINT = "or, if you trust whoever made it, --trust-model runs its code"
 MAX_ACTIVATION = 1 << 28  # numbers in one image's tensor: 1 GiB of float32
-_MOST_VALUES = 100_000
+_MAX_VALUES = 100_000  # in one setting
+_NUMBERS = frozenset((int, float))
+_OPERANDS = ("x1", "x2", "x", "y")  # keyword arguments of operations
 _CONV = "kernel_size strides padding data_format dilation_rate activation use_bias "
 _POOL = "pool_size strides padding data_format"
 _NORM = "axis epsilon center scale"
@@ -31,8 +35,8 @@ def _settings(names: str, text: str) -> dict[str, frozenset[str]]:
     return {name: frozenset(text.split()) for name in names.split()}
 
 
-# Class names, and the settings that say what each computes.
-LISTED: Mapping[str, frozenset[str]] = {
+# The layers that are built, and the settings of each that determine what it computes.
+ALLOWED_LAYERS: Mapping[str, frozenset[str]] = {
     **_settings("Dense", "units activation use_bias"),
     **_settings("Conv1D Conv2D Conv3D", _CONV + "filters groups"),
     **_settings(
@@ -80,7 +84,7 @@ ACTIVATIONS = frozenset(
      "gelu", "silu", "swish", "mish", "exponential", "leaky_relu", "log_softmax", "log_sigmoid")
 )  # fmt: skip
 _ACTIVATION_LAYERS = frozenset(("ReLU", "LeakyReLU", "ELU", "Softmax", "Activation"))
-# Functions of tensors: in Keras 3's notation, in tf-keras's, and the keras.ops that does it.
+# The keras.ops function of each operation, and its class or function names in configurations.
 _OPERATIONS = {
     "add": "Add math.add __operators__.add",
     "subtract": "Subtract math.subtract",
@@ -94,38 +98,44 @@ _OPERATIONS = {
     "softplus": "Softplus math.softplus nn.softplus",
 }
 OPERATIONS = {name: op for op, names in _OPERATIONS.items() for name in names.split()}
-# Settings that change nothing of what a trained layer computes.
-_SILENT = re.compile(
+# Settings that do not change what a trained layer computes.
+_IGNORED_SETTINGS = re.compile(
     r"name|trainable|dtype|seed|implementation|(renorm_)?momentum|autocast|synchronized|(batch_)?input_shape"
     r"|batch_size|input_dtype|input_dim|activity_regularizer|\w+_(initializer|regularizer|constraint)"
 )
-# Settings that change it unless they are as given here.
-_HARMLESS: Mapping[str, Any] = {"groups": 1, "ragged": False, "sparse": False, "rms_scaling": False,
-                                "pad_to_aspect_ratio": False, "antialias": False}  # fmt: skip
+# Settings that do not change it if they have these values.
+_ALLOWED_VALUES: Mapping[str, Any] = {
+    "groups": 1,
+    "ragged": False,
+    "sparse": False,
+    "rms_scaling": False,
+    "pad_to_aspect_ratio": False,
+    "antialias": False,
+}
 _RENAMED = {"alpha": "negative_slope"}  # of Keras 2's LeakyReLU
 
 
-def refusal(layer: Layer) -> str | None:
-    """Why a layer is not built; None if it is."""
-    shown = f"{layer.kind} {layer.name!r}"
+def unsupported(layer: Layer) -> str | None:
+    """The reason why a layer is not built; None if it is."""
+    label = f"{layer.kind} {layer.name!r}"
     if layer.is_input or layer.graph is not None:
         return None
     if is_keras(layer):
         if _operation(layer) is not None or layer.kind in IDENTITIES:
             return None
         if layer.module.startswith(("keras.src.ops", "keras.ops")):
-            return f"{shown} is an operation that latentdb does not know"
-        if layer.kind in LISTED:
+            return f"{label} is an operation that latentdb does not support"
+        if layer.kind in ALLOWED_LAYERS:
             return None
     if layer.kind in ("Lambda", "TFOpLambda", "SlicingOpLambda"):
         function = layer.config.get("function")
-        told = f" ({function})" if isinstance(function, str) and len(function) < 60 else ""
-        return f"{shown}{told} is code in the file"
-    return f"{shown} is no layer that latentdb knows"
+        detail = f" ({function})" if isinstance(function, str) and len(function) < 60 else ""
+        return f"{label}{detail} is code in the file"
+    return f"{label} is not a layer that latentdb supports"
 
 
 def _operation(layer: Layer) -> str | None:
-    """The keras.ops function a layer of the graph stands for."""
+    """The keras.ops function of an operation in the graph; None for a layer."""
     if layer.kind == "TFOpLambda":
         return OPERATIONS.get(str(layer.config.get("function")))
     if layer.module.startswith(("keras.src.ops", "keras.ops")):
@@ -135,14 +145,14 @@ def _operation(layer: Layer) -> str | None:
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A model that was built of listed layers.
+    """A model built by `Builder`.
 
     Attributes
     ----------
     model
         The ``keras.Model``.
     shapes
-        Of its outputs, without the batch axis.
+        Shapes of its outputs, without the batch axis.
     """
 
     model: Any
@@ -150,23 +160,25 @@ class Built:
 
 
 class Builder:
-    """Builds parts of one model file with keras.
+    """Builds keras models from the layers of one file.
 
     Parameters
     ----------
     file
         The file, for its weights and its name.
     keras
-        The module: importing it takes seconds, so whoever needs it does.
-    own
-        latentdb's own layers by their class names, without settings or
-        weights, where they are wanted.
+        The keras module, imported by the caller because it takes seconds.
+    latentdb_layers
+        latentdb's layer classes by name that may be built too; they have no
+        weights.
     """
 
-    def __init__(self, file: ModelFile, keras: Any, own: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, file: ModelFile, keras: Any, latentdb_layers: Mapping[str, Any] | None = None
+    ) -> None:
         self._file = file
         self._keras = keras
-        self._own = dict(own or {})
+        self._latentdb_layers = dict(latentdb_layers or {})
         self._names: set[str] = set()
 
     def build(
@@ -177,55 +189,54 @@ class Builder:
         cut: Collection[Tensor] = (),
         name: str,
     ) -> Built:
-        """Build the way from inputs to outputs, with weights.
+        """Build the layers between inputs and outputs, with their weights.
 
         Parameters
         ----------
         outputs
-            What the model is to give, in order.
+            The model's outputs, in order.
         inputs
-            Shape of each input reached, without the batch axis.
+            Shape of each input upstream of them, without the batch axis.
         cut
             Tensors that count as inputs.
         name
-            Of the model.
+            Name of the model.
 
         Raises
         ------
         ModelError
-            If something on the way is not on the list, or does not fit its
-            weights.
+            If a layer is not supported, or does not fit its weights.
         """
         steps = upstream(outputs, cut)
-        check(steps, self._file.name, self._own)
+        check(steps, self._file.name, self._latentdb_layers)
         self._names = set()
-        made: dict[Tensor, Any] = {}
+        tensors: dict[Tensor, Any] = {}
         layers: dict[Layer, Any] = {}
-        given = []
+        model_inputs = []
         for step in steps:
             if step.action == "input":
                 if step.tensor not in inputs:
                     raise ModelError(
-                        f"{self._file.name} is refused: it depends on the input "
-                        f"{step.tensor.shown!r}, too; expected one image and nothing else"
+                        f"{self._file.name} is refused: it also depends on the input "
+                        f"{step.tensor.label!r}; expected one image as its only input"
                     )
                 shape = inputs[step.tensor]
-                _check_size(shape, step.tensor.shown, self._file.name)
-                given.append(self._keras.Input(shape, name=self._name(step.tensor.layer)))
-                made[step.tensor] = given[-1]
+                _check_size(shape, step.tensor.label, self._file.name)
+                model_inputs.append(self._keras.Input(shape, name=self._name(step.tensor.layer)))
+                tensors[step.tensor] = model_inputs[-1]
             elif step.action == "same":
-                made[step.tensor] = made[step.needs[0]]
+                tensors[step.tensor] = tensors[step.needs[0]]
             else:
-                made[step.tensor] = self._called(step, made, layers)
-        if not given:
+                tensors[step.tensor] = self._apply(step, tensors, layers)
+        if not model_inputs:
             raise ModelError(f"{self._file.name} is refused: its z_mean depends on no image")
-        results = [made[tensor] for tensor in outputs]
+        results = [tensors[tensor] for tensor in outputs]
         try:
-            taken = given[0] if len(given) == 1 else given
-            model = self._keras.Model(taken, results, name=name)
+            single = model_inputs[0] if len(model_inputs) == 1 else model_inputs
+            model = self._keras.Model(single, results, name=name)
         except RecursionError as error:
             raise ModelError(
-                f"{self._file.name} is refused: {len(steps)} layers follow each other"
+                f"{self._file.name} is refused: it is {len(steps)} layers deep"
             ) from error
         return Built(model, [tuple(result.shape[1:]) for result in results])
 
@@ -238,90 +249,97 @@ class Builder:
         self._names.add(name)
         return name
 
-    def _called(self, step: Step, made: Mapping[Tensor, Any], layers: dict[Layer, Any]) -> Any:
-        layer, call, frame = step.tensor.layer, step.call, step.tensor.frame
+    def _apply(self, step: Step, tensors: Mapping[Tensor, Any], layers: dict[Layer, Any]) -> Any:
+        """The result of one call of a layer or an operation."""
+        layer, call, submodel = step.tensor.layer, step.call, step.tensor.submodel
         if step.tensor.ref.tensor:
-            raise self._refuse(layer, "has one output, and the configuration speaks of another")
+            raise self._error(layer, "has one output, and the configuration uses another")
 
-        def tensors(value: Any) -> Any:
+        def argument(value: Any) -> Any:
             if isinstance(value, Ref):
-                return made[Tensor(frame, value)]
+                return tensors[Tensor(submodel, value)]
             if isinstance(value, list):
-                return [tensors(item) for item in value]
+                return [argument(item) for item in value]
             return value
 
         try:
             operation = _operation(layer)
             if operation is not None:
-                result = getattr(self._keras.ops, operation)(*self._operands(layer, call, tensors))
+                operands = [argument(value) for value in self._operands(layer, call)]
+                result = getattr(self._keras.ops, operation)(*operands)
             else:
                 unknown = [key for key, value in call.kwargs.items() if value is not False]
                 if unknown or len(call.args) != 1 or not _is_input(call.args[0]):
-                    raise self._refuse(layer, "is called in a way that is not known")
-                fresh = layer not in layers
-                if fresh:
-                    layers[layer] = self._make(layer)
-                result = self._guarded(layer, layers[layer], tensors(call.args[0]), fresh)
+                    raise self._error(layer, "is called with arguments that are not supported")
+                is_new = layer not in layers
+                if is_new:
+                    layers[layer] = self._create(layer)
+                inputs = argument(call.args[0])
+                if is_new and not is_latentdb_layer(layer, self._latentdb_layers):
+                    result = self._call_with_weights(layer, layers[layer], inputs)
+                else:
+                    result = layers[layer](inputs)
         except ModelError:
             raise
         except Exception as error:  # keras passes on whatever a layer raised
-            told = " ".join(str(error).split())[:200]
-            raise self._refuse(layer, f"cannot be built: {told}") from error
-        _check_size(tuple(result.shape[1:]), step.tensor.shown, self._file.name)
+            message = " ".join(str(error).split())[:200]
+            raise self._error(layer, f"cannot be built: {message}") from error
+        _check_size(tuple(result.shape[1:]), step.tensor.label, self._file.name)
         return result
 
-    def _refuse(self, layer: Layer, why: str) -> ModelError:
-        return ModelError(f"{self._file.name} is refused: {layer.kind} {layer.name!r} {why}")
+    def _error(self, layer: Layer, problem: str) -> ModelError:
+        return ModelError(f"{self._file.name} is refused: {layer.kind} {layer.name!r} {problem}")
 
-    def _operands(self, layer: Layer, call: Call, tensors: Any) -> list[Any]:
-        given = [*call.args, *(call.kwargs[key] for key in ("x1", "x2", "x", "y")
-                               if key in call.kwargs)]  # fmt: skip
-        known = {"x1", "x2", "x", "y"}
-        extra = {key for key in {*call.kwargs} - known if call.kwargs[key] is not False}
-        if extra or not 1 <= len(given) <= 2:
-            raise self._refuse(layer, "is called in a way that is not known")
-        for value in given:
-            if not isinstance(value, Ref) and type(value) not in (int, float):
-                raise self._refuse(layer, "is called with something else than tensors and numbers")
-        return [tensors(value) for value in given]
+    def _operands(self, layer: Layer, call: Call) -> list[Any]:
+        operands = [*call.args, *(call.kwargs[key] for key in _OPERANDS if key in call.kwargs)]
+        others = set(call.kwargs).difference(_OPERANDS)
+        if any(call.kwargs[key] is not False for key in others) or not 1 <= len(operands) <= 2:
+            raise self._error(layer, "is called with arguments that are not supported")
+        if not all(isinstance(value, Ref) or type(value) in _NUMBERS for value in operands):
+            raise self._error(layer, "is called with other arguments than tensors and numbers")
+        return operands
 
-    def _make(self, layer: Layer) -> Any:
+    def _create(self, layer: Layer) -> Any:
         """The keras layer, without weights."""
-        if is_own(layer, self._own):
-            return self._own[layer.kind](name=self._name(layer))
-        settings = self._kept(layer)
+        if is_latentdb_layer(layer, self._latentdb_layers):
+            return self._latentdb_layers[layer.kind](name=self._name(layer))
+        settings = self._settings_of(layer)
         if "activation" in settings:
             settings["activation"] = self._activation(layer, settings["activation"])
-        made = getattr(self._keras.layers, layer.kind)
-        return made(**settings, name=self._name(layer), dtype="float32")
+        layer_class = getattr(self._keras.layers, layer.kind)
+        return layer_class(**settings, name=self._name(layer), dtype="float32")
 
-    def _kept(self, layer: Layer) -> dict[str, Any]:
-        allowed = LISTED[layer.kind]
-        kept: dict[str, Any] = {}
+    def _settings_of(self, layer: Layer) -> dict[str, Any]:
+        """The settings in the table of layers, checked."""
+        allowed = ALLOWED_LAYERS[layer.kind]
+        settings: dict[str, Any] = {}
         for key, value in layer.config.items():
             new = _RENAMED.get(key, key) if layer.kind == "LeakyReLU" else key
             if new in allowed:
-                kept[new] = value if new == "activation" else self._plain(layer, new, value)
+                if new != "activation":
+                    self._check_setting(layer, new, value)
+                settings[new] = value
             elif not (
-                _SILENT.fullmatch(key)
+                _IGNORED_SETTINGS.fullmatch(key)
                 or value is None
                 or value is False
-                or (key in _HARMLESS and value == _HARMLESS[key])
+                or (key in _ALLOWED_VALUES and value == _ALLOWED_VALUES[key])
                 or (layer.kind == "Resizing" and key in ("fill_mode", "fill_value"))
             ):
-                raise self._refuse(layer, f"has a setting {key!r} that is not known")
+                raise self._error(layer, f"has a setting {key!r} that is not supported")
         policy = layer.config.get("dtype")
-        told = policy.get("config", {}).get("name") if isinstance(policy, dict) else policy
-        if isinstance(told, str) and "int8" in told:
-            raise self._refuse(layer, f"is quantised ({told[:40]}): save it unquantised")
-        if kept.get("data_format", "channels_last") not in ("channels_last", None):
-            raise self._refuse(layer, "takes channels first: expected channels last")
-        axis = kept.get("axis")
+        dtype = policy.get("config", {}).get("name") if isinstance(policy, dict) else policy
+        if isinstance(dtype, str) and "int8" in dtype:
+            raise self._error(layer, f"is quantised ({dtype[:40]}): save it unquantised")
+        if settings.get("data_format", "channels_last") not in ("channels_last", None):
+            raise self._error(layer, "takes channels first: expected channels last")
+        axis = settings.get("axis")
         if layer.kind == "BatchNormalization" and isinstance(axis, list) and len(axis) == 1:
-            kept["axis"] = axis[0]  # as tf-keras writes it
-        return kept
+            settings["axis"] = axis[0]  # tf-keras writes a list
+        return settings
 
-    def _plain(self, layer: Layer, key: str, value: Any) -> Any:
+    def _check_setting(self, layer: Layer, key: str, value: Any) -> None:
+        """Refuse a value that is not JSON of plain numbers, short texts and lists."""
         count = 0
 
         def check_one(item: Any, depth: int) -> None:
@@ -336,118 +354,111 @@ class Builder:
                 or (type(item) is int and abs(item) < 1 << 31)
                 or (type(item) is str and len(item) < 40)
             ):
-                raise self._refuse(layer, f"has {key} {str(item)[:60]!r}: expected plain numbers")
+                raise self._error(layer, f"has {key} {str(item)[:60]!r}: expected plain numbers")
 
         check_one(value, 0)
-        if count > _MOST_VALUES:
-            raise self._refuse(layer, f"has {count} values of {key}")
-        return value
+        if count > _MAX_VALUES:
+            raise self._error(layer, f"has {count} values of {key}: expected at most {_MAX_VALUES}")
 
     def _activation(self, layer: Layer, value: Any) -> Any:
         if isinstance(value, dict):
             kind, config = value.get("class_name"), value.get("config")
-            module, package = (
-                str(value.get("module") or ""),
-                str(value.get("registered_name") or ""),
-            )
+            module = str(value.get("module") or "")
+            package = str(value.get("registered_name") or "")
             if kind in _ACTIVATION_LAYERS and isinstance(config, dict) and ">" not in package:
                 name = f"{layer.name}_activation"
                 inner = Layer(name, str(kind), module, config, [], None, ("", None), "")
                 if is_keras(inner):
-                    return self._make(inner)
+                    return self._create(inner)
             if kind == "function":
                 value = config
         if value is None:
             return None
         if not isinstance(value, str) or value not in ACTIVATIONS:
-            shown = value.get("class_name") if isinstance(value, dict) else value
-            raise self._refuse(layer, f"has the activation {str(shown)[:40]!r}, which is not known")
+            label = str(value.get("class_name") if isinstance(value, dict) else value)[:40]
+            raise self._error(layer, f"has the activation {label!r}, which is not supported")
         return value
 
-    def _guarded(self, layer: Layer, made: Any, inputs: Any, fresh: bool) -> Any:
-        """Call a layer; when that builds it, its weights come from the file.
+    def _call_with_weights(self, layer: Layer, keras_layer: Any, inputs: Any) -> Any:
+        """Call a layer for the first time, which builds it, with the file's arrays as weights.
 
-        A weight of another shape than the file's is refused before it is
-        allocated.
+        Shapes are compared before a weight is allocated.
         """
-        if not fresh or is_own(layer, self._own):
-            return made(inputs)
-        original = made.add_weight
-        taken: list[str] = []
+        original = keras_layer.add_weight
+        added = 0
 
         def add_weight(*args: Any, **kwargs: Any) -> Any:
+            nonlocal added
             shape = args[0] if args else kwargs.get("shape", ())
-            values = self._stored(layer, str(kwargs.get("name")), len(taken))
+            name = str(kwargs.get("name"))
+            values = self._stored_array(layer, name, added)
             wanted = tuple(int(side) for side in shape or ())
             if values.shape != wanted:
-                raise self._refuse(
+                raise self._error(
                     layer,
-                    f"wants {kwargs.get('name')} of shape {list(wanted)}, "
-                    f"the file holds {list(values.shape)}",
+                    f"needs {name} of shape {list(wanted)}, the file holds {list(values.shape)}",
                 )
-            taken.append(str(kwargs.get("name")))
+            added += 1
             weight = original(*args, **{**kwargs, "initializer": "zeros"})
             weight.assign(values)
             return weight
 
-        object.__setattr__(made, "add_weight", add_weight)
+        object.__setattr__(keras_layer, "add_weight", add_weight)
         try:
-            result = made(inputs)
+            result = keras_layer(inputs)
         finally:
-            object.__delattr__(made, "add_weight")
-        if layer.kind == "Normalization" and taken:
-            made.finalize_state()
-            result = made(inputs)
+            object.__delattr__(keras_layer, "add_weight")
+        if layer.kind == "Normalization" and added:
+            keras_layer.finalize_state()
+            result = keras_layer(inputs)
         return result
 
-    def _stored(self, layer: Layer, name: str, number: int) -> NDArray[Any]:
-        weights, (prefix, own) = self._file.weights, layer.weights
-        if own is None:
+    def _stored_array(self, layer: Layer, name: str, number: int) -> NDArray[Any]:
+        """The file's array of a weight: by number in a .keras, by name in an .h5."""
+        weights, (prefix, layer_name) = self._file.weights, layer.weights
+        if layer_name is None:
             path = f"{prefix}vars/{number}"
             found = [path] if path in weights else []
         else:
-            wanted = {name}
+            names = {name}
             if layer.kind.startswith("DepthwiseConv") and name == "kernel":
-                wanted.add("depthwise_kernel")  # as tf-keras calls it
+                names.add("depthwise_kernel")  # tf-keras's name
             inside = [path for path in weights if path.startswith(f"{prefix}/")]
-            if own != prefix:
-                inside = [path for path in inside if path.split("/")[-2] == own]
-            found = [path for path in inside if path.rpartition("/")[2].split(":")[0] in wanted]
+            if layer_name != prefix:
+                inside = [path for path in inside if path.split("/")[-2] == layer_name]
+            found = [path for path in inside if path.rpartition("/")[2].split(":")[0] in names]
         if len(found) != 1:
-            held = "no" if not found else f"{len(found)} times a"
-            raise self._refuse(layer, f"wants a weight {name!r}: the file holds {held} such array")
+            raise self._error(
+                layer, f"needs one array {name!r}: the file holds {len(found) or 'none'}"
+            )
         values = weights.array(found[0])
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise self._refuse(layer, f"has weights that are not finite ({name})")
+            raise self._error(layer, f"has weights that are not finite ({name})")
         return values
 
 
-def is_own(layer: Layer, own: Collection[str]) -> bool:
-    """Whether a layer is one of latentdb's."""
-    return layer.package == "latentdb" and layer.kind in own
+def is_latentdb_layer(layer: Layer, classes: Collection[str]) -> bool:
+    """Whether a layer is one of some layer classes of latentdb."""
+    return layer.package == "latentdb" and layer.kind in classes
 
 
-def check(steps: Collection[Step], name: str, own: Collection[str] = ()) -> None:
-    """Refuse steps that are not on the list, by name.
+def check(steps: Sequence[Step], name: str, latentdb_layers: Collection[str] = ()) -> None:
+    """Refuse the first step whose layer is not supported.
 
     Raises
     ------
-    ModelError
-        Names the layer, and the way round.
+    UntrustedModelError
+        Names the layer, and how to use the file nevertheless.
     """
     for step in steps:
-        if step.action == "layer":
-            why = None if is_own(step.tensor.layer, own) else refusal(step.tensor.layer)
-            if why is not None:
-                raise UntrustedModelError(
-                    f"{name} is refused: on the way to {steps_end(steps)!r}, {why}; if you trust "
-                    "whoever made it, --trust-model runs its code"
-                )
-
-
-def steps_end(steps: Collection[Step]) -> str:
-    """What the steps lead to, for people."""
-    return list(steps)[-1].tensor.shown
+        layer = step.tensor.layer
+        if step.action != "layer" or is_latentdb_layer(layer, latentdb_layers):
+            continue
+        reason = unsupported(layer)
+        if reason is not None:
+            raise UntrustedModelError(
+                f"{name} is refused: upstream of {steps[-1].tensor.label!r}, {reason}; {TRUST_HINT}"
+            )
 
 
 def _is_input(value: Any) -> bool:

@@ -1,9 +1,9 @@
-"""A Keras model file, read as data: its configuration and its weights, nothing built.
+"""The configuration and the weights of a Keras model file, read without building a layer.
 
-Two formats: ``.keras`` (a zip of ``config.json`` and ``model.weights.h5``), and
-the ``.h5`` of tf-keras and Keras 2.  Both may come from a stranger, so sizes are
-checked before anything is unpacked, and a data set is read only if it lies in
-the file as plain numbers.
+There are two formats: ``.keras`` (a zip of ``config.json`` and
+``model.weights.h5``), and the ``.h5`` of tf-keras and Keras 2.  The file is not
+trusted: sizes are checked before anything is unpacked, and an array is read only
+if it is contiguous numbers inside the file.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from latentdb.base.errors import ModelError, NotFoundError
 MAX_CONFIG = 16 << 20  # bytes; ResNet-152 has 0.3 MB
 MAX_PARAMETERS = 500_000_000
 MAX_UNPACKED = 4 << 30
-_FREE_UNPACKED = 64 << 20  # zeros pack well: below it no ratio is asked
-_MOST_RATIO = 50
+_MAX_RATIO = 50  # unpacked to packed bytes
+_MIN_RATIO_CHECKED = 64 << 20  # bytes: the ratio of less is not checked, for zeros pack well
 _MAX_ENTRIES = 1000
 _MAX_OBJECTS = 100_000
 _MAX_DEPTH = 64
@@ -37,7 +37,7 @@ _ATTRIBUTE_REACH = 512  # bytes between an attribute's name and its value
 _REFERENCE = struct.Struct("<IQI")  # length, address of the heap, number in it
 _OBJECT = struct.Struct("<HHIQ")
 _HOW = "save it with model.save('x.keras')"
-_WHAT_IS_READ = (
+_PARSE_ERRORS = (
     ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, RecursionError,
     NotImplementedError, zipfile.BadZipFile, struct.error,
 )  # fmt: skip
@@ -45,7 +45,7 @@ _WHAT_IS_READ = (
 
 @dataclass(frozen=True)
 class _DataSet:
-    """Where an array lies in the weights."""
+    """Offset, type and shape of an array in the file."""
 
     offset: int
     dtype: np.dtype[Any]
@@ -53,14 +53,14 @@ class _DataSet:
 
 
 class Weights:
-    """Arrays by name, read from the bytes of an HDF5 file when they are asked for.
+    """Arrays by name, read from the bytes of an HDF5 file on demand.
 
     Parameters
     ----------
     data
         The file.
     sets
-        Where each array lies.
+        Offset, type and shape of each array.
     """
 
     def __init__(self, data: bytes, sets: Mapping[str, _DataSet]) -> None:
@@ -80,12 +80,12 @@ class Weights:
         return flat.reshape(entry.shape)
 
     def digest(self) -> str:
-        """SHA-256 over names, types, shapes and values: not over how the file is laid out."""
+        """SHA-256 over names, types, shapes and values, whatever the file's layout."""
         digest = sha256()
         for key in sorted(self):
             if "seed_generator" in key:
-                continue  # the state of a random generator moves whenever it is used
-            values = np.ascontiguousarray(self.array(key))  # of one number: shape (1,)
+                continue  # the state of a random generator changes with each use
+            values = np.ascontiguousarray(self.array(key))  # makes a scalar's shape (1,)
             digest.update(f"{key} {values.dtype.str} {values.shape};".encode())
             digest.update(values.tobytes())
         return digest.hexdigest()
@@ -93,18 +93,18 @@ class Weights:
 
 @dataclass(frozen=True, eq=False)
 class ModelFile:
-    """What a model file says of itself.
+    """A model file, read as data.
 
     Attributes
     ----------
     name
-        What an error calls it.
+        The file, for errors.
     config
         ``{"class_name": ..., "config": {...}}``, as keras wrote it.
     weights
         Its arrays.
     legacy
-        Whether it is an ``.h5``, whose arrays have the names of their layers.
+        Whether it is an ``.h5``, whose arrays are named after their layers.
     """
 
     name: str
@@ -113,15 +113,15 @@ class ModelFile:
     legacy: bool
 
 
-def read_file(path: str | os.PathLike[str], what: str) -> bytes:
+def read_file(path: str | os.PathLike[str], expected: str) -> bytes:
     """The bytes of a model file.
 
     Parameters
     ----------
     path
         The file.
-    what
-        What was expected, for the error.
+    expected
+        What it should be, for the error.
 
     Raises
     ------
@@ -130,22 +130,22 @@ def read_file(path: str | os.PathLike[str], what: str) -> bytes:
     ModelError
         If it is a folder, too large, or cannot be read.
     """
-    place = Path(path)
-    if place.is_dir():
-        if (place / "saved_model.pb").exists() or (place / "keras_metadata.pb").exists():
+    path = Path(path)
+    if path.is_dir():
+        if (path / "saved_model.pb").exists() or (path / "keras_metadata.pb").exists():
             raise ModelError(
-                f"{place} is a SavedModel, which is a program and not data: where it was made, "
-                "save the Keras model itself with model.save('x.keras') or 'x.h5'"
+                f"{path} is a SavedModel, which is a program and not data: in the program that "
+                "made it, save the Keras model itself with model.save('x.keras') or 'x.h5'"
             )
-        raise ModelError(f"{place} is a folder: expected {what}")
-    if not place.is_file():
-        raise NotFoundError(f"{place} does not exist: expected {what}")
+        raise ModelError(f"{path} is a folder: expected {expected}")
+    if not path.is_file():
+        raise NotFoundError(f"{path} does not exist: expected {expected}")
     try:
-        if place.stat().st_size > MAX_UNPACKED:
-            raise ModelError(f"{place} is over {MAX_UNPACKED >> 30} GiB: expected {what}")
-        return place.read_bytes()
+        if path.stat().st_size > MAX_UNPACKED:
+            raise ModelError(f"{path} is over {MAX_UNPACKED >> 30} GiB: expected {expected}")
+        return path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{place} cannot be read: {error.strerror}") from error
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def parse(data: bytes, name: str) -> ModelFile:
@@ -156,31 +156,32 @@ def parse(data: bytes, name: str) -> ModelFile:
     data
         Its bytes.
     name
-        What an error calls it.
+        The file, for errors.
 
     Raises
     ------
     ModelError
-        If it is neither format, damaged, or declares more than the limits of
-        this module.
+        If it has neither format, is damaged, or exceeds a limit of this module.
     """
     try:
         if data[:8] == b"\x89HDF\r\n\x1a\n":
             return _parse_h5(data, name)
         return _parse_zip(data, name)
-    except _WHAT_IS_READ as error:
+    except _PARSE_ERRORS as error:
         if isinstance(error, ModelError):
             raise
-        told = " ".join(str(error).split())[:200] or type(error).__name__
+        message = " ".join(str(error).split())[:200] or type(error).__name__
         kind = "an .h5" if data[:4] == b"\x89HDF" else "a .keras"
-        raise ModelError(f"{name} is not {kind} model file: {told}; {_HOW}") from error
+        raise ModelError(f"{name} is not {kind} model file: {message}; {_HOW}") from error
 
 
 def _parse_zip(data: bytes, name: str) -> ModelFile:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
         if len(entries) > _MAX_ENTRIES or len({entry.filename for entry in entries}) < len(entries):
-            raise ModelError(f"{name} is refused: it holds too many files, or one twice")
+            raise ModelError(
+                f"{name} is refused: it holds over {_MAX_ENTRIES:,} files, or two of one name"
+            )
         config = _unpack(archive, "config.json", MAX_CONFIG, name)
         if "model.weights.h5" not in archive.namelist():
             raise ModelError(f"{name} is refused: it holds no model.weights.h5; {_HOW}")
@@ -188,20 +189,20 @@ def _parse_zip(data: bytes, name: str) -> ModelFile:
     return ModelFile(name, _json(config, name), _weights(weights, name), False)
 
 
-def _unpack(archive: zipfile.ZipFile, member: str, most: int, name: str) -> bytes:
-    """A file of the archive, unpacked only after its size was found to be sound."""
+def _unpack(archive: zipfile.ZipFile, member: str, limit: int, name: str) -> bytes:
+    """A file of the archive, whose size is checked before it is unpacked."""
     entry = archive.getinfo(member)
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ModelError(f"{name} is refused: {member} is packed by another method than deflate")
-    if entry.file_size > most:
+        raise ModelError(f"{name} is refused: {member} is packed with another method than deflate")
+    if entry.file_size > limit:
         raise ModelError(
-            f"{name} is refused: {member} unpacks to {entry.file_size} bytes, "
-            f"at most {most} are read"
+            f"{name} is refused: {member} unpacks to {entry.file_size:,} bytes, "
+            f"expected at most {limit:,}"
         )
-    if entry.file_size > max(_FREE_UNPACKED, _MOST_RATIO * entry.compress_size):
+    if entry.file_size > max(_MIN_RATIO_CHECKED, _MAX_RATIO * entry.compress_size):
         raise ModelError(
-            f"{name} is refused: {entry.compress_size} bytes of {member} unpack to "
-            f"{entry.file_size}, more than {_MOST_RATIO} times as many"
+            f"{name} is refused: {member} unpacks from {entry.compress_size:,} bytes to "
+            f"{entry.file_size:,}, expected at most {_MAX_RATIO} times as many"
         )
     with archive.open(entry) as stream:
         return stream.read(entry.file_size + 1)
@@ -210,8 +211,8 @@ def _unpack(archive: zipfile.ZipFile, member: str, most: int, name: str) -> byte
 def _json(text: bytes, name: str) -> dict[str, Any]:
     if len(text) > MAX_CONFIG:
         raise ModelError(
-            f"{name} is refused: its configuration has {len(text)} bytes, "
-            f"at most {MAX_CONFIG} are read"
+            f"{name} is refused: its configuration has {len(text):,} bytes, "
+            f"expected at most {MAX_CONFIG:,}"
         )
     config = json.loads(text)
     if not isinstance(config, dict) or not isinstance(config.get("config"), dict | list):
@@ -319,7 +320,7 @@ def _weights(data: bytes, name: str, under: str = "") -> Weights:
     count = sum(math.prod(entry.shape) for entry in found.values())
     if count > MAX_PARAMETERS:
         raise ModelError(
-            f"{name} is refused: it has {count} parameters, at most {MAX_PARAMETERS} are read"
+            f"{name} is refused: it has {count:,} parameters, expected at most {MAX_PARAMETERS:,}"
         )
     return Weights(data, found)
 

@@ -1,8 +1,8 @@
-"""The architecture of a model as data: graphs of layers, walked without building any.
+"""The graph of layers of a model file, read from its configuration without building a layer.
 
 A configuration is what keras writes: nested dictionaries of functional and
-sequential models, in Keras 3's notation or Keras 2's.  Nothing here imports
-keras, and nothing is looked up by a name the file gives.
+sequential models, in the notation of Keras 3 or of Keras 2.  Nothing here
+imports keras, and no name in the file is imported or looked up.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from latentdb.base.errors import ModelError
 from latentdb.kerasfile.container import ModelFile
 
 INPUT = "InputLayer"
-_MAX_FRAMES = 500
+_MAX_SUBMODELS = 500
 _MAX_DEPTH = 16
 _MAX_STEPS = 10_000  # EfficientNetB7 has 800 layers
-# Layers that give at inference what they take.
+_CYCLE = f"has a cycle, or more than {_MAX_STEPS:,} steps"
+# Layers whose output at inference is their input.
 IDENTITIES = frozenset(
     ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise",
      "GaussianDropout", "AlphaDropout", "ActivityRegularization", "Identity", "RandomFlip",
@@ -30,7 +31,7 @@ IDENTITIES = frozenset(
 
 @dataclass(frozen=True)
 class Ref:
-    """An output of a layer's call, as configurations name it."""
+    """An output of one call of a layer (keras's ``keras_history``)."""
 
     layer: str
     node: int
@@ -39,7 +40,7 @@ class Ref:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What a layer was called with: lists and numbers with a `Ref` where a tensor was."""
+    """The arguments of one call of a layer, with a `Ref` in place of each tensor."""
 
     args: list[Any]
     kwargs: dict[str, Any]
@@ -51,21 +52,21 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A layer as it was written.
+    """A layer of a configuration.
 
     Attributes
     ----------
     name, kind, module
-        Its name, its class, and the module of the class ("" where unsaid).
+        The layer's name, its class, and the module of the class ("" if unknown).
     config
         Its settings.
     calls
-        Where it was called.
+        Its calls, in the order of their node numbers.
     graph
-        Of a nested model.
+        The graph of a nested model; None for other layers.
     weights
-        Where its arrays are: a prefix in the weights and, in an ``.h5``, the
-        layer's own name.
+        Where its arrays are: a prefix of their names and, in an ``.h5``, the
+        layer's name, else None.
     package
         The package that the class is registered under; "" for keras's own.
     """
@@ -91,11 +92,11 @@ class Graph:
     Attributes
     ----------
     name
-        Of the model.
+        The model's name.
     layers
-        By name.
+        Its layers by name.
     inputs, outputs
-        Flat, in order.
+        Its inputs and outputs as flat lists, in order.
     """
 
     name: str
@@ -105,55 +106,61 @@ class Graph:
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """A graph at the place where it is used: alone, or called inside another.
+class Submodel:
+    """One use of a graph: the outermost model, or a call of a nested one.
 
     Attributes
     ----------
     graph
-        The model.
+        The graph.
     path
-        Names of the models from the outermost in, for people.
-    source
-        The file, for errors.
+        Names of the models from the outermost in, for messages.
+    file_name
+        The file, for messages.
     parent, call
-        Where its inputs come from; None where they are its own.
+        The model that calls this one, and the arguments of that call; None for
+        a model by itself.
+    children
+        The calls inside it, by layer and node (filled by `child`).
     """
 
     graph: Graph
     path: tuple[str, ...]
-    source: str
-    parent: Frame | None = None
+    file_name: str
+    parent: Submodel | None = None
     call: Call | None = None
-    children: dict[tuple[str, int], Frame] = field(default_factory=dict)
+    children: dict[tuple[str, int], Submodel] = field(default_factory=dict)
 
 
-def refuse(frame: Frame, why: str) -> ModelError:
-    """What is wrong with a configuration, as an error."""
-    return ModelError(f"{frame.source} is refused: its configuration {why}")
+def invalid_config(submodel: Submodel, problem: str) -> ModelError:
+    """The error for a configuration that keras would not write."""
+    return ModelError(f"{submodel.file_name} is refused: its configuration {problem}")
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A `Ref` in its frame."""
+    """A `Ref` and the model it belongs to."""
 
-    frame: Frame
+    submodel: Submodel
     ref: Ref
 
     @property
     def layer(self) -> Layer:
-        layer = self.frame.graph.layers.get(self.ref.layer)
+        layer = self.submodel.graph.layers.get(self.ref.layer)
         if layer is None:
-            raise refuse(self.frame, f"names a layer {self.ref.layer!r} it does not hold")
+            raise invalid_config(
+                self.submodel, f"has no layer {self.ref.layer!r}, but refers to it"
+            )
         return layer
 
     @property
-    def shown(self) -> str:
-        return "/".join((*self.frame.path[1:], self.ref.layer))
+    def label(self) -> str:
+        """``model/layer``, without the outermost model."""
+        return "/".join((*self.submodel.path[1:], self.ref.layer))
 
 
 class Architecture:
-    """All graphs of a model file.
+    """The graphs of all models in a file.
 
     Parameters
     ----------
@@ -162,77 +169,78 @@ class Architecture:
 
     Attributes
     ----------
-    frames
-        Every model in it where it is used, the outermost first.
+    submodels
+        Every use of a model, the outermost first.
     top
-        The outermost model; None where that is a class of its own, whose code
-        only knows how its parts are joined.
+        The outermost model; None for a subclass of ``keras.Model``, which
+        connects its models in code.
     kind
         Class of the outermost model.
 
     Raises
     ------
     ModelError
-        If the configuration is not one of models that keras writes.
+        If the configuration is not one that keras writes.
     """
 
     def __init__(self, file: ModelFile) -> None:
         self.file = file
-        self.frames: list[Frame] = []
+        self.submodels: list[Submodel] = []
         config = file.config
         self.kind = str(config.get("class_name"))
-        self.top: Frame | None = None
+        self.top: Submodel | None = None
         try:
             graph = _graph(config, ("", None), file.legacy, 0)
             if graph is not None:
-                self.top = Frame(graph, (graph.name,), file.name)
+                self.top = Submodel(graph, (graph.name,), file.name)
                 self._add(self.top)
                 return
-            for path, part, prefix in _parts(file):
-                graph = _graph(part, (prefix, None), file.legacy, 0)
+            for attribute, model, prefix in _attribute_models(file):
+                graph = _graph(model, (prefix, None), file.legacy, 0)
                 if graph is not None:
-                    self._add(Frame(graph, (self.kind, path), file.name))
+                    self._add(Submodel(graph, (self.kind, attribute), file.name))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             if isinstance(error, ModelError):
                 raise
             raise ModelError(
-                f"{file.name} has a configuration that is not Keras's: "
+                f"{file.name} has a configuration that keras does not write: "
                 f"{type(error).__name__} {' '.join(str(error).split())[:100]}"
             ) from error
 
-    def _add(self, frame: Frame) -> None:
-        self.frames.append(frame)
-        if len(self.frames) > _MAX_FRAMES or len(frame.path) > _MAX_DEPTH:
-            raise ModelError(f"{self.file.name} is refused: too many models inside each other")
-        for layer in frame.graph.layers.values():
+    def _add(self, submodel: Submodel) -> None:
+        self.submodels.append(submodel)
+        if len(self.submodels) > _MAX_SUBMODELS or len(submodel.path) > _MAX_DEPTH:
+            raise ModelError(f"{self.file.name} is refused: it nests too many models")
+        for layer in submodel.graph.layers.values():
             if layer.graph is not None and layer.calls:
-                self._add(child(frame, layer, 0))
+                self._add(child(submodel, layer, 0))
 
 
-def child(frame: Frame, layer: Layer, node: int) -> Frame:
-    """The frame of a nested model at one of its calls."""
+def child(submodel: Submodel, layer: Layer, node: int) -> Submodel:
+    """One call of a nested model."""
     key = (layer.name, node)
-    if key not in frame.children:
+    if key not in submodel.children:
         if layer.graph is None or not 0 <= node < len(layer.calls):
-            raise refuse(frame, f"has no call {node} of {layer.name!r}")
-        frame.children[key] = Frame(
-            layer.graph, (*frame.path, layer.name), frame.source, frame, layer.calls[node]
+            raise invalid_config(submodel, f"has no call {node} of {layer.name!r}")
+        path = (*submodel.path, layer.name)
+        submodel.children[key] = Submodel(
+            layer.graph, path, submodel.file_name, submodel, layer.calls[node]
         )
-    return frame.children[key]
+    return submodel.children[key]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do on the way from the inputs to an output.
+    """How one tensor is computed from others.
 
     Attributes
     ----------
     tensor
-        What it gives.
+        The result.
     needs
-        What it takes, in the order of the call.
+        The tensors it is computed from, in the order of the call.
     action
-        ``"input"``, ``"same"`` (it gives what it takes) or ``"layer"``.
+        ``"input"``, ``"same"`` (the result is the one tensor needed) or ``"layer"``.
     """
 
     tensor: Tensor
@@ -245,48 +253,48 @@ class Step:
 
 
 def step_to(tensor: Tensor) -> Step:
-    """What gives a tensor, and what that needs."""
-    frame, layer = tensor.frame, tensor.layer
+    """The step that computes a tensor."""
+    submodel, layer = tensor.submodel, tensor.layer
     if layer.is_input:
-        places = [ref.layer for ref in frame.graph.inputs]
-        if frame.parent is None or frame.call is None or layer.name not in places:
+        inputs = [ref.layer for ref in submodel.graph.inputs]
+        if submodel.parent is None or submodel.call is None or layer.name not in inputs:
             return Step(tensor, (), "input")
-        given = frame.call.refs
-        place = places.index(layer.name)
-        if place >= len(given):
-            raise refuse(frame, f"calls {frame.graph.name!r} with too few inputs")
-        return Step(tensor, (Tensor(frame.parent, given[place]),), "same")
+        arguments = submodel.call.refs
+        position = inputs.index(layer.name)
+        if position >= len(arguments):
+            raise invalid_config(submodel, f"calls {submodel.graph.name!r} with too few inputs")
+        return Step(tensor, (Tensor(submodel.parent, arguments[position]),), "same")
     if not 0 <= tensor.ref.node < len(layer.calls):
-        raise refuse(frame, f"has no call {tensor.ref.node} of {layer.name!r}")
+        raise invalid_config(submodel, f"has no call {tensor.ref.node} of {layer.name!r}")
     call = layer.calls[tensor.ref.node]
     if layer.graph is not None:
-        inner = child(frame, layer, tensor.ref.node)
+        inner = child(submodel, layer, tensor.ref.node)
         if not 0 <= tensor.ref.tensor < len(inner.graph.outputs):
-            raise refuse(frame, f"has no output {tensor.ref.tensor} of {layer.name!r}")
+            raise invalid_config(submodel, f"has no output {tensor.ref.tensor} of {layer.name!r}")
         return Step(tensor, (Tensor(inner, inner.graph.outputs[tensor.ref.tensor]),), "same")
-    needs = tuple(Tensor(frame, ref) for ref in call.refs)
+    needs = tuple(Tensor(submodel, ref) for ref in call.refs)
     if layer.kind in IDENTITIES and is_keras(layer) and len(needs) == 1:
         return Step(tensor, needs, "same")
     return Step(tensor, needs, "layer")
 
 
 def upstream(targets: Collection[Tensor], cut: Collection[Tensor] = ()) -> list[Step]:
-    """All steps to some tensors, each after what it needs.
+    """The steps that compute some tensors, in topological order.
 
     Parameters
     ----------
     targets
-        Where the walk back begins.
+        The tensors to compute.
     cut
-        Where it ends before an input: these count as inputs.
+        Tensors that count as inputs: nothing upstream of them is a step.
 
     Raises
     ------
     ModelError
-        If the graph has a circle, or is larger than any real one.
+        If the graph has a cycle, or is larger than any real one.
     """
     done: dict[Tensor, Step] = {}
-    open_now: set[Tensor] = set()
+    pending: set[Tensor] = set()
     stack = list(reversed(list(targets)))
     pushed = len(stack)
     while stack:
@@ -298,29 +306,29 @@ def upstream(targets: Collection[Tensor], cut: Collection[Tensor] = ()) -> list[
         missing = [need for need in step.needs if need not in done]
         if not missing:
             done[tensor] = step
-            open_now.discard(tensor)
+            pending.discard(tensor)
             stack.pop()
             continue
         pushed += len(missing)
-        if tensor in open_now or pushed > _MAX_STEPS:
-            raise refuse(tensor.frame, "goes round in a circle, or has no end")
-        open_now.add(tensor)
+        if tensor in pending or pushed > _MAX_STEPS:
+            raise invalid_config(tensor.submodel, _CYCLE)
+        pending.add(tensor)
         stack.extend(reversed(missing))
     return list(done.values())
 
 
 def origin(tensor: Tensor) -> Tensor:
-    """The tensor that one stands for: through nested models, and layers that do nothing."""
+    """The tensor itself, behind nested models and layers that are identities at inference."""
     for _ in range(_MAX_STEPS):
         step = step_to(tensor)
         if step.action != "same":
             return tensor
         tensor = step.needs[0]
-    raise refuse(tensor.frame, "goes round in a circle, or has no end")
+    raise invalid_config(tensor.submodel, _CYCLE)
 
 
 def is_keras(layer: Layer) -> bool:
-    """Whether a layer's class says it is keras's own."""
+    """Whether the configuration names a class of keras itself."""
     root = layer.module.split(".")[0]
     return not layer.package and root in ("", "keras", "tf_keras")
 
@@ -331,10 +339,10 @@ def is_keras(layer: Layer) -> bool:
 def _graph(
     entry: Mapping[str, Any], weights: tuple[str, str | None], legacy: bool, depth: int
 ) -> Graph | None:
-    """The model of a configuration; None if it is none that is written out."""
+    """The graph of a model's configuration; None for a layer, or a model that is in code."""
     config = entry.get("config")
     if depth > _MAX_DEPTH:
-        raise ModelError("the configuration has too many models inside each other")
+        raise ModelError("the configuration nests too many models")
     if entry.get("class_name") == "Sequential" and isinstance(config, list):
         config = {"name": "sequential", "layers": config}  # Keras 2.2 and before
     if not isinstance(config, dict) or not isinstance(config.get("layers"), list):
@@ -372,24 +380,23 @@ def _layers(
         config = entry.get("config")
         kind, module = str(entry["class_name"]), str(entry.get("module") or "")
         name = str(entry.get("name") or (config.get("name") if isinstance(config, dict) else kind))
-        place: tuple[str, str | None] = (prefix, None)
+        location: tuple[str, str | None] = (prefix, None)
         if legacy:
-            place = (top or name, name)
-        else:
-            if not module.startswith("keras.src.ops"):  # an operation is no layer
-                place = (f"{prefix}layers/{_unique(_snake(kind), used)}/", None)
-        inner = (place[0], place[0]) if legacy else (place[0], None)
+            location = (top or name, name)
+        elif not module.startswith("keras.src.ops"):  # an operation has no weights
+            location = (f"{prefix}layers/{_unique(_snake(kind), used)}/", None)
+        inner = (location[0], location[0] if legacy else None)
         graph = _graph(entry, inner, legacy, depth + 1)
         package, mark, _ = str(entry.get("registered_name") or "").partition(">")
         if not mark or package.lower() == "keras":
             package = ""
         settings = config if isinstance(config, dict) else {}
-        layers.append(Layer(name, kind, module, settings, [], graph, place, package))
+        layers.append(Layer(name, kind, module, settings, [], graph, location, package))
     return layers
 
 
 def _snake(name: str) -> str:
-    """A class name as keras writes it in the names of weights."""
+    """A class name in snake case, as in the names of a .keras file's arrays."""
     name = re.sub(r"\W+", "", name)
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
@@ -423,17 +430,17 @@ def _batch_shape(config: Mapping[str, Any]) -> Any:
 
 
 def input_shape(layer: Layer) -> tuple[int | None, ...]:
-    """Shape that an input layer takes, without the batch axis.
+    """Shape of an input layer, without the batch axis.
 
     Raises
     ------
     ModelError
-        If it has none.
+        If the configuration does not give it.
     """
     shape = _batch_shape(layer.config)
     sides = shape[1:] if isinstance(shape, list) else []
     if not sides or not all(side is None or type(side) is int for side in sides):
-        raise ModelError(f"input {layer.name!r} says no shape")
+        raise ModelError(f"input {layer.name!r} has no shape")
     return tuple(sides)
 
 
@@ -441,7 +448,7 @@ def _ref(layers: Mapping[str, Layer], name: Any, node: Any, tensor: Any, *, old:
     number = int(node)
     layer = layers.get(str(name))
     if old and layer is not None and layer.graph is not None and number > 0:
-        number -= 1  # Keras 2 counts the making of a model as its first call
+        number -= 1  # in Keras 2, node 0 of a model is its construction
     return Ref(str(name), number, int(tensor))
 
 
@@ -456,7 +463,7 @@ def _is_old_ref(value: Any) -> bool:
 
 
 def _structure(value: Any, layers: Mapping[str, Layer], old: bool) -> Any:
-    """Inputs and outputs of a model: lists and dictionaries of ``[layer, node, tensor]``."""
+    """Inputs or outputs of a model: ``[layer, node, tensor]`` in lists and dictionaries."""
     if _is_old_ref(value):
         return _ref(layers, *value[:3], old=old)
     if isinstance(value, list):
@@ -473,9 +480,7 @@ def _call(node: Any, layers: Mapping[str, Layer]) -> Call:
         return Call(args, {key: value for key, value in kwargs.items() if value is not None})
     if _is_old_ref(node):
         node = [node]
-        single = True
-    else:
-        single = len(node) == 1
+    single = len(node) == 1
     refs: list[Any] = []
     kwargs = {}
     for item in node:
@@ -510,17 +515,17 @@ def _leaves(value: Any) -> Iterator[Ref]:
             yield from _leaves(item)
 
 
-def _parts(file: ModelFile) -> Iterator[tuple[str, Mapping[str, Any], str]]:
-    """The models that a class of its own was written with, and where their weights are.
+def _attribute_models(file: ModelFile) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """The models in the configuration of a ``keras.Model`` subclass.
 
-    Keras 3 keeps them under the attribute's name, tf-keras as layers; which of
-    the two is seen in the weights.
+    Yields the attribute, the model's configuration and the prefix of its
+    weights.  Keras 3 names the arrays by attribute, tf-keras by layer: the
+    arrays in the file decide.
     """
     config = file.config.get("config")
     used: dict[str, int] = {}
     for key, value in config.items() if isinstance(config, dict) else ():
         if isinstance(value, dict) and "class_name" in value:
             listed = _unique(_snake(str(value["class_name"])), used)
-            own = f"{key}/layers/"
-            here = any(name.startswith(own) for name in file.weights)
-            yield str(key), value, f"{key}/" if here else f"layers/{listed}/"
+            by_attribute = any(name.startswith(f"{key}/layers/") for name in file.weights)
+            yield str(key), value, f"{key}/" if by_attribute else f"layers/{listed}/"

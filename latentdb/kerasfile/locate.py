@@ -1,8 +1,8 @@
-"""The two halves of a model file: where z_mean, z_log_var and the decoder are in it.
+"""Find z_mean, z_log_var and the decoder in the graph of a model file.
 
-Found by names first (``z_mean``, ``mu``, ``z_log_var``, ``encoder``,
-``decoder``), then by the order of an encoder's outputs.  What cannot be told is
-asked for, with the candidates.
+Names come first (``z_mean``, ``mu``, ``z_log_var``, ``encoder``, ``decoder``),
+then the order of an encoder's outputs.  Where both leave a choice, the error
+lists the candidates.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from latentdb.base.errors import ModelError, UntrustedModelError
-from latentdb.kerasfile.builder import refusal
+from latentdb.kerasfile.builder import TRUST_HINT, unsupported
 from latentdb.kerasfile.graph import (
     IDENTITIES,
     Architecture,
-    Frame,
     Ref,
+    Step,
+    Submodel,
     Tensor,
     is_keras,
     origin,
@@ -28,10 +29,11 @@ from latentdb.kerasfile.graph import (
 
 _MEANS = frozenset(("mean", "means", "mu", "zmean", "zmu", "loc"))
 _LOG_VARS = frozenset(("logvar", "logvariance", "lnvar", "zlogvar"))
-_SPREADS = frozenset(
+_SCALES = frozenset(
     ("sigma", "std", "stddev", "dev", "var", "variance", "scale", "logsigma", "logstd")
 )
-_FILLERS = frozenset(
+# Words beside z_mean's or z_log_var's in a layer's name that do not change what it is.
+_NEUTRAL_WORDS = frozenset(
     ("z", "q", "x", "h", "latent", "latents", "code", "codes", "coding", "codings", "vector", "fc",
      "dense", "linear", "layer", "encoder", "enc", "out", "output", "bottleneck", "embedding",
      "space", "vae", "head", "conv")
@@ -43,25 +45,24 @@ _HEADS = frozenset(
 _RESHAPES = frozenset(("Flatten", "Reshape", "BatchNormalization"))
 _ENCODERS = frozenset(("encoder", "enc", "encode", "inference", "recognition"))
 _DECODERS = frozenset(("decoder", "dec", "decode", "generator", "generative"))
-_SHOWN = 12
-_MOST_CUTS = 300
+_MAX_CANDIDATES = 12  # in a message
+_MAX_DECODER_INPUTS = 300  # tensors tried as the decoder's input: each is a walk of the graph
 
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """What was found in a model file.
+    """The tensors of a model file that latentdb uses.
 
     Attributes
     ----------
     z_mean
-        Where it is.
+        The posterior's mean.
     z_log_var
-        Where it is, if it is there.
+        The posterior's log variance; None if the file has none.
     decoder, latent
-        The image that is decoded, and the latent it is decoded from; None
-        where there is no decoder.
+        The decoder's output and its input; None if the file has no decoder.
     notes
-        What people should know of the choice, a sentence each.
+        One sentence for each choice that a person may want to override.
     """
 
     z_mean: Tensor
@@ -72,36 +73,36 @@ class ModelOutputs:
 
 
 def words(name: str) -> list[str]:
-    """A layer's name as lower-case words, without numbers: ``encoderMu_2`` is encoder, mu."""
+    """A layer's name as lower-case words without numbers: ``encoderMu_2`` gives encoder, mu."""
     spaced = re.sub("([a-z0-9])([A-Z])", r"\1_\2", name)
     return [word for word in re.split(r"[^a-z]+", spaced.lower()) if word]
 
 
 def _is(name: str, wanted: Collection[str]) -> bool:
-    """Whether a name says one of some words, and nothing else of importance."""
-    parts = words(name)
-    for first, second in pairwise(parts):  # log_var is one word
+    """Whether a name has one of the words wanted, and otherwise neutral ones."""
+    found = words(name)
+    for first, second in pairwise(found):  # log_var is one word
         if first in ("log", "ln") and second in ("var", "variance", "sigma", "std", "stddev"):
             joined = "logvar" if second in ("var", "variance") else "logsigma"
-            parts = [part for part in parts if part not in (first, second)] + [joined]
+            found = [word for word in found if word not in (first, second)] + [joined]
             break
-    rest = [part for part in parts if part not in wanted]
-    return len(rest) < len(parts) and all(part in _FILLERS for part in rest)
+    rest = [word for word in found if word not in wanted]
+    return len(rest) < len(found) and all(word in _NEUTRAL_WORDS for word in rest)
 
 
 def is_mean(name: str) -> bool:
-    """Whether a layer's name says that it gives z_mean."""
+    """Whether a layer's name is one of z_mean's."""
     return _is(name, _MEANS)
 
 
 def is_log_var(name: str) -> bool:
-    """Whether a layer's name says that it gives z_log_var."""
+    """Whether a layer's name is one of z_log_var's."""
     return _is(name, _LOG_VARS)
 
 
-def is_spread(name: str) -> bool:
-    """Whether a layer's name says that it gives a spread that is not z_log_var."""
-    return _is(name, _SPREADS)
+def is_scale(name: str) -> bool:
+    """Whether a layer's name is that of a scale parameter other than the log variance."""
+    return _is(name, _SCALES)
 
 
 def find(
@@ -111,130 +112,138 @@ def find(
     z_log_var: str | None = None,
     trust_model: bool = False,
 ) -> ModelOutputs:
-    """Find the two halves.
+    """Find the encoder's outputs and the decoder.
 
     Parameters
     ----------
     model
         The architecture of an encoder, or of a whole VAE.
     z_mean, z_log_var
-        Layers that were named, where there was a doubt.
+        Names of their layers; found if not given.
     trust_model
-        Whether z_mean may be made by code in the file.
+        Whether z_mean may depend on code in the file.
 
     Raises
     ------
     ModelError
-        If z_mean cannot be told; lists the candidates.
+        If z_mean is ambiguous, or a layer of a name given does not exist; lists
+        the candidates.
     UntrustedModelError
-        If it could with `trust_model`.
+        If z_mean can be found only with `trust_model`.
     """
-    if not model.frames:
+    if not model.submodels:
         raise UntrustedModelError(
             f"{model.file.name} holds only the name of the class {model.kind!r}, its layers are in "
-            "code: where it was made, save model.encoder and model.decoder each as .keras; or, if "
-            "you trust whoever made it, --trust-model runs its code"
+            "code: in the program that made it, save model.encoder and model.decoder each as "
+            f".keras; {TRUST_HINT}"
         )
-    mean = _mean(model, trust_model) if z_mean is None else _named(model, z_mean)
+    mean = _find_mean(model, trust_model) if z_mean is None else _layer_named(model, z_mean)
     notes: list[str] = []
     if z_log_var is not None:
-        spread: Tensor | None = _named(model, z_log_var)
+        log_var: Tensor | None = _layer_named(model, z_log_var)
     else:
-        spread, notes = _log_var(model, mean)
-    decoder = _decoder(model, mean, spread)
-    image, latent = decoder or (None, None)
-    return ModelOutputs(mean, spread, image, latent, tuple(notes))
+        log_var, notes = _find_log_var(model, mean)
+    image, latent = _find_decoder(model, mean, log_var) or (None, None)
+    return ModelOutputs(mean, log_var, image, latent, tuple(notes))
 
 
 def decoder_of(model: Architecture) -> tuple[Tensor, Tensor]:
-    """Image and latent of a file that is a decoder, or holds one.
+    """Output and input of the decoder in a file: a model named so, or the outermost one.
 
     Raises
     ------
     ModelError
-        If it has no such model, or it takes more than one input.
+        If there is no such model, or it does not have exactly one input.
     """
-    frame = _frame_named(model, _DECODERS) or model.top
-    if frame is None:
+    submodel = _submodel_named(model, _DECODERS) or model.top
+    if submodel is None:
         raise ModelError(
-            f"{model.file.name} holds no decoder that is written out as layers: where it was "
-            "made, save the decoder itself as .keras"
+            f"{model.file.name} holds no decoder as layers: in the program that made it, save "
+            "the decoder itself as .keras"
         )
-    frame = Frame(frame.graph, frame.path, frame.source)  # by itself, wherever it is used
-    image = Tensor(frame, frame.graph.outputs[0])
+    # By itself, whatever calls it in the whole model.
+    submodel = Submodel(submodel.graph, submodel.path, submodel.file_name)
+    image = Tensor(submodel, submodel.graph.outputs[0])
     inputs = [step.tensor for step in upstream([image]) if step.action == "input"]
     if len(inputs) != 1:
         raise ModelError(
-            f"{model.file.name} takes {len(inputs)} inputs: expected a decoder of one latent"
+            f"{model.file.name} has {len(inputs)} inputs: expected a decoder with one input"
         )
     return image, inputs[0]
 
 
 def candidates(model: Architecture) -> list[str]:
-    """Layers that may be z_mean: those that a layer of unknown code takes, or else Dense ones."""
+    """Layers that may be z_mean: inputs of layers that are code, or else Dense layers."""
     found: dict[str, None] = {}
     for tensor in _layers(model):
-        if refusal(tensor.layer) is not None:
+        if unsupported(tensor.layer) is not None:
             for need in step_to(tensor).needs:
                 source = origin(need)
-                if refusal(source.layer) is None and not source.layer.is_input:
-                    found[source.shown] = None
+                if unsupported(source.layer) is None and not source.layer.is_input:
+                    found[source.label] = None
     if not found:
         for tensor in _layers(model):
             if tensor.layer.kind == "Dense":
-                found[tensor.shown] = None
-    return list(found)[:_SHOWN]
+                found[tensor.label] = None
+    return list(found)[:_MAX_CANDIDATES]
 
 
 def _layers(model: Architecture) -> Iterator[Tensor]:
-    """The first call of every layer that is no model."""
-    for frame in model.frames:
-        for layer in frame.graph.layers.values():
+    """The output of the first call of every layer that is not a model."""
+    for submodel in model.submodels:
+        for layer in submodel.graph.layers.values():
             if layer.calls and layer.graph is None:
-                yield Tensor(frame, Ref(layer.name, 0, 0))
+                yield Tensor(submodel, Ref(layer.name, 0, 0))
 
 
-def _named(model: Architecture, name: str) -> Tensor:
-    found = [tensor for tensor in _layers(model) if name in (tensor.ref.layer, tensor.shown)]
-    exact = [tensor for tensor in found if tensor.shown == name] or found
+def _layer_named(model: Architecture, name: str) -> Tensor:
+    found = [tensor for tensor in _layers(model) if name in (tensor.ref.layer, tensor.label)]
+    exact = [tensor for tensor in found if tensor.label == name] or found
     if len(exact) == 1:
         return exact[0]
-    told = [tensor.shown for tensor in found] or candidates(model)
+    labels = [tensor.label for tensor in found] or candidates(model)
     what = "more than one layer" if found else "no layer"
-    raise ModelError(f"{model.file.name} has {what} {name!r}: name one of {', '.join(told)}")
+    raise ModelError(f"{model.file.name} has {what} {name!r}: name one of {', '.join(labels)}")
 
 
-def _frame_named(model: Architecture, wanted: Collection[str]) -> Frame | None:
-    for frame in model.frames:
-        if set(words(frame.graph.name)) & set(wanted) or set(words(frame.path[-1])) & set(wanted):
-            return frame
+def _submodel_named(model: Architecture, wanted: Collection[str]) -> Submodel | None:
+    for submodel in model.submodels:
+        if set(words(submodel.graph.name)) & set(wanted) or set(words(submodel.path[-1])) & set(
+            wanted
+        ):
+            return submodel
     return None
 
 
-def _walkable(tensor: Tensor) -> bool:
-    """Whether all on the way to a tensor is known, and nothing random."""
-    steps = upstream([tensor])
-    return all(step.action != "layer" or refusal(step.tensor.layer) is None for step in steps)
+def _first_unsupported(steps: Collection[Step]) -> str | None:
+    """Why the first layer that is not built is not; None if all are."""
+    reasons = (unsupported(step.tensor.layer) for step in steps if step.action == "layer")
+    return next((reason for reason in reasons if reason is not None), None)
 
 
-def _mean(model: Architecture, trust_model: bool) -> Tensor:
-    """z_mean by its name, or else as the first output of the encoder."""
-    encoder = _frame_named(model, _ENCODERS)
-    frame = encoder or model.top
-    outputs = [] if frame is None else [Tensor(frame, ref) for ref in frame.graph.outputs]
+def _is_supported(tensor: Tensor) -> bool:
+    """Whether all layers upstream of a tensor are supported (a sampling layer is not)."""
+    return _first_unsupported(upstream([tensor])) is None
+
+
+def _find_mean(model: Architecture, trust_model: bool) -> Tensor:
+    """z_mean by its layer's name, or else the first output of the encoder."""
+    encoder = _submodel_named(model, _ENCODERS)
+    submodel = encoder or model.top
+    outputs = [] if submodel is None else [Tensor(submodel, ref) for ref in submodel.graph.outputs]
     sources = [origin(output) for output in outputs]
-    among = [source for source in sources if is_mean(source.ref.layer)]
-    if len(among) == 1:
-        return among[0]
+    named_outputs = [source for source in sources if is_mean(source.ref.layer)]
+    if len(named_outputs) == 1:
+        return named_outputs[0]
     named = [
         tensor
         for tensor in _layers(model)
         if is_mean(tensor.ref.layer) and tensor.layer.kind in _HEADS
     ]
     if encoder is not None and len(named) > 1:
-        named = [tensor for tensor in named if tensor.frame is encoder] or named
+        named = [tensor for tensor in named if tensor.submodel is encoder] or named
     first = sources[0] if sources else None
-    if first is not None and (is_log_var(first.ref.layer) or is_spread(first.ref.layer)):
+    if first is not None and (is_log_var(first.ref.layer) or is_scale(first.ref.layer)):
         first = None
     if len(named) == 1:
         if first is not None and _only_reshapes(named[0], first):
@@ -242,29 +251,22 @@ def _mean(model: Architecture, trust_model: bool) -> Tensor:
         return named[0]
     if first is not None and first.layer.is_input:
         first = None
-    if not named and first is not None and (trust_model or _walkable(first)):
+    if not named and first is not None and (trust_model or _is_supported(first)):
         return first
-    told = ", ".join([tensor.shown for tensor in named] or candidates(model)) or "its layers"
-    give = f"give --z-mean LAYER, one of {told}"
+    labels = [tensor.label for tensor in named] or candidates(model)
+    give = f"give --z-mean LAYER, one of {', '.join(labels) or 'its layers'}"
     if named:
         raise ModelError(f"{model.file.name}: several layers may be z_mean; {give}")
     if first is None:
         raise ModelError(f"{model.file.name}: no layer is named z_mean or mu; {give}")
     raise UntrustedModelError(
-        f"{model.file.name}: no layer is named z_mean or mu, and its first output is no plain "
-        f"function of the image: {_obstacle(first)}; {give}; or, if you trust whoever made it, "
-        "--trust-model runs its code"
+        f"{model.file.name}: no layer is named z_mean or mu, and its first output depends on a "
+        f"layer that is not built: {_first_unsupported(upstream([first]))}; {give}; {TRUST_HINT}"
     )
 
 
-def _obstacle(tensor: Tensor) -> str:
-    """The first thing on the way to a tensor that is not built."""
-    found = (refusal(step.tensor.layer) for step in upstream([tensor]) if step.action == "layer")
-    return next((why for why in found if why is not None), "it depends on no input")
-
-
 def _only_reshapes(start: Tensor, end: Tensor) -> bool:
-    """Whether an output is a named layer in another shape, or normalised."""
+    """Whether between two tensors are only layers that reshape or normalise."""
     tensor = end
     for _ in range(10):
         if tensor == start:
@@ -280,41 +282,41 @@ def _only_reshapes(start: Tensor, end: Tensor) -> bool:
     return False
 
 
-def _log_var(model: Architecture, mean: Tensor) -> tuple[Tensor | None, list[str]]:
-    """z_log_var beside z_mean, by its name or as the output after it."""
-    frame = mean.frame
-    beside = [tensor for tensor in _layers(model) if tensor.frame is frame and tensor != mean]
+def _find_log_var(model: Architecture, mean: Tensor) -> tuple[Tensor | None, list[str]]:
+    """z_log_var in z_mean's model, by its layer's name or as the output after z_mean, and notes."""
+    submodel = mean.submodel
+    beside = [tensor for tensor in _layers(model) if tensor.submodel is submodel and tensor != mean]
     named = [tensor for tensor in beside if is_log_var(tensor.ref.layer)]
-    named = [tensor for tensor in named if tensor.layer.kind in _HEADS and _walkable(tensor)]
-    outputs = [origin(Tensor(frame, ref)) for ref in frame.graph.outputs]
+    named = [tensor for tensor in named if tensor.layer.kind in _HEADS and _is_supported(tensor)]
+    outputs = [origin(Tensor(submodel, ref)) for ref in submodel.graph.outputs]
     if len(named) > 1:
         named = [tensor for tensor in named if tensor in outputs] or named
     if len(named) == 1:
         return named[0], []
     after = outputs[outputs.index(mean) + 1 :] if mean in outputs else []
-    if not after or after[0] == mean or after[0].layer.is_input or not _walkable(after[0]):
-        doubtful = [tensor.shown for tensor in beside if is_spread(tensor.ref.layer)]
-        return None, [_doubt(doubtful[0])] if doubtful else []
-    if is_spread(after[0].ref.layer):
-        return None, [_doubt(after[0].shown)]
+    if not after or after[0] == mean or after[0].layer.is_input or not _is_supported(after[0]):
+        scales = [tensor.label for tensor in beside if is_scale(tensor.ref.layer)]
+        return None, [_ambiguous_scale(scales[0])] if scales else []
+    if is_scale(after[0].ref.layer):
+        return None, [_ambiguous_scale(after[0].label)]
     if is_mean(after[0].ref.layer):
         return None, []
-    return after[0], [f"z_log_var is taken to be {after[0].shown!r}, the output after z_mean"]
+    return after[0], [f"z_log_var is assumed to be {after[0].label!r}, the output after z_mean"]
 
 
-def _doubt(name: str) -> str:
+def _ambiguous_scale(label: str) -> str:
     return (
-        f"{name!r} may be the deviation or its logarithm, and is left out: "
+        f"{label!r} may be the standard deviation or its logarithm, and is not used: "
         "if it is the logarithm of the variance, give --z-log-var"
     )
 
 
-def _decoder(
-    model: Architecture, mean: Tensor, spread: Tensor | None
+def _find_decoder(
+    model: Architecture, mean: Tensor, log_var: Tensor | None
 ) -> tuple[Tensor, Tensor] | None:
-    """Image and latent of the decoder that a file holds beside the encoder."""
-    named = _frame_named(model, _DECODERS)
-    if named is not None and named is not mean.frame and named.graph.inputs:
+    """Output and input of the decoder in a whole VAE."""
+    named = _submodel_named(model, _DECODERS)
+    if named is not None and named is not mean.submodel and named.graph.inputs:
         try:
             return decoder_of(model)
         except ModelError:
@@ -322,33 +324,30 @@ def _decoder(
     if model.top is None:
         return None
     for ref in model.top.graph.outputs:
-        found = _cut(Tensor(model.top, ref), mean, spread)
-        if found is not None:
-            return found
+        image = Tensor(model.top, ref)
+        latent = _decoder_input(image, mean, log_var)
+        if latent is not None:
+            return image, latent
     return None
 
 
-def _cut(image: Tensor, mean: Tensor, spread: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """The first tensor after z_mean through which all goes that an output is made of."""
-    steps = upstream([image])
+def _decoder_input(image: Tensor, mean: Tensor, log_var: Tensor | None) -> Tensor | None:
+    """The first tensor downstream of z_mean that dominates the output."""
     end = origin(image)
-    heads = {mean} | ({spread} if spread is not None else set())
-    after = set(heads)
+    heads = {mean} | ({log_var} if log_var is not None else set())
+    downstream = set(heads)
     tried = 0
-    for step in steps:
-        if step.tensor not in heads and not any(need in after for need in step.needs):
+    for step in upstream([image]):
+        if step.tensor not in heads and not any(need in downstream for need in step.needs):
             continue
-        after.add(step.tensor)
-        if step.action == "same" or step.tensor == end or step.tensor == spread:
+        downstream.add(step.tensor)
+        if step.action == "same" or step.tensor == end or step.tensor == log_var:
             continue
         tried += 1
-        if tried > _MOST_CUTS:
+        if tried > _MAX_DECODER_INPUTS:
             return None
         rest = upstream([image], [step.tensor])
-        leaves = [other.tensor for other in rest if other.action == "input"]
-        plain = all(
-            other.action != "layer" or refusal(other.tensor.layer) is None for other in rest
-        )
-        if leaves == [step.tensor] and plain:
-            return image, step.tensor
+        inputs = [other.tensor for other in rest if other.action == "input"]
+        if inputs == [step.tensor] and _first_unsupported(rest) is None:
+            return step.tensor
     return None

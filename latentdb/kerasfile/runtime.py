@@ -1,4 +1,4 @@
-"""Keras on tensorflow, imported late and without its greetings."""
+"""Import keras late and quietly; load and save models with it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Keep what tensorflow writes to stderr while it loads, and show it if loading fails.
+    """Hold back what is written to stderr, and write it only if the body raises.
 
-    It greets with several lines on file descriptor 2 that no setting turns off
-    (tensorflow 2.21).
+    tensorflow 2.21 logs several lines to file descriptor 2 when it is imported,
+    and no setting turns them off.
     """
-    with tempfile.TemporaryFile() as kept:
+    with tempfile.TemporaryFile() as buffer:
         saved = os.dup(2)
-        os.dup2(kept.fileno(), 2)
+        os.dup2(buffer.fileno(), 2)
         try:
             yield
         except BaseException:
-            kept.seek(0)
-            os.write(saved, kept.read())
+            buffer.seek(0)
+            os.write(saved, buffer.read())
             raise
         finally:
             os.dup2(saved, 2)
@@ -32,7 +32,7 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def load_keras() -> Any:
-    """Import keras, and with it latentdb's own layers, without tensorflow's greetings."""
+    """The keras module, imported with latentdb's layers and without tensorflow's log lines."""
     with quiet_stderr():
         import latentdb.kerasfile.sampling  # noqa: F401  registers Sampling
     import keras
@@ -40,8 +40,8 @@ def load_keras() -> Any:
     return keras
 
 
-def own_layers() -> dict[str, Any]:
-    """latentdb's own layers by their class names."""
+def latentdb_layers() -> dict[str, Any]:
+    """latentdb's layer classes by name."""
     load_keras()
     from latentdb.kerasfile.sampling import Sampling
 
@@ -49,7 +49,7 @@ def own_layers() -> dict[str, Any]:
 
 
 def save(model: Any) -> bytes:
-    """A keras model as the bytes of a .keras file."""
+    """The bytes of a .keras file of a model."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path)
@@ -57,7 +57,7 @@ def save(model: Any) -> bytes:
 
 
 def run_and_load(data: bytes, *, legacy: bool) -> Any:
-    """Load a model file with keras, running whatever code it holds.
+    """Load a model file with keras, which runs the code in it.
 
     Raises
     ------

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # tensorflow greets on stderr
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # tensorflow logs to stderr when imported
 
 import keras
 
@@ -17,12 +17,12 @@ class Sampling(keras.layers.Layer):  # type: ignore[misc]
 
     The reparameterisation of Kingma & Welling, *Auto-Encoding Variational
     Bayes* (2013), section 2.4.  A registered layer and not a ``Lambda``: a
-    saved Lambda is code that runs when the file is loaded.
+    saved ``Lambda`` is code that runs when the file is loaded.
 
     Parameters
     ----------
     seed
-        Seed of epsilon's generator, kept in the saved model.
+        Seed of the generator of epsilon, saved with the model.
     """
 
     def __init__(self, seed: int = 0, **kwargs: Any) -> None:

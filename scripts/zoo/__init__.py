@@ -1,1 +1,1 @@
-"""Model files of many makes, honest and hostile, and what latentdb makes of each."""
+"""Model files of many kinds, honest and hostile, which latentdb converts exactly or refuses."""

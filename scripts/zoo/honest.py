@@ -1,4 +1,4 @@
-"""VAEs as people make them: by the current keras, and by tf-keras in the old formats."""
+"""VAEs as people write them, saved by the current keras and by tf-keras in the old formats."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from latentdb.kerasfile.runtime import load_keras
-from zoo.kinds import Kind, Made
+from zoo.case import Case, ModelFiles
 
 GREY, RGB = (28, 28, 1), (32, 32, 3)
 
 
 def keras_of(which: str) -> Any:
-    """The module a model is made with: ``"keras"``, or ``"tf_keras"`` for the old formats."""
+    """The module to make a model with: ``"keras"``, or ``"tf_keras"`` for the old formats."""
     keras = load_keras()
     if which == "tf_keras":
         import tf_keras as keras
@@ -30,7 +30,7 @@ def tf_keras_version() -> str | None:
 
 
 def sampling_class(keras: Any) -> Any:
-    """The layer of the classic example, which no other program has."""
+    """The custom layer of the classic example."""
     import tensorflow as tf
 
     class Sampling(keras.layers.Layer):  # type: ignore[misc]
@@ -47,8 +47,8 @@ def sample(pair: Any) -> Any:
     return pair[0] + tf.exp(0.5 * pair[1]) * tf.random.normal(tf.shape(pair[0]))
 
 
-def lived_in(model: Any) -> Any:
-    """The same model with weights that are not those of a fresh one, statistics included."""
+def with_random_weights(model: Any) -> Any:
+    """The model with random weights and statistics in place of the initial ones."""
     import numpy as np
 
     random = np.random.default_rng(11)
@@ -61,8 +61,8 @@ def lived_in(model: Any) -> Any:
     return model
 
 
-class Parts:
-    """Encoder and decoder of one VAE, before they are saved."""
+class Pair:
+    """Encoder and decoder of one VAE, not yet saved."""
 
     def __init__(
         self,
@@ -94,31 +94,33 @@ class Parts:
         self.encoder = keras.Model(
             self.inputs, listed if len(listed) > 1 else listed[0], name="encoder"
         )
-        lived_in(self.encoder)
+        with_random_weights(self.encoder)
         latent = keras.Input((4,))
-        self.decoder = lived_in(
+        self.decoder = with_random_weights(
             keras.Model(latent, _upwards(keras, latent, shape, last), name="decoder")
         )
         self.shape = shape
 
-    def made(self, path: Path, **more: Any) -> Made:
-        """What was saved at a path, with keras's own answers."""
+    def files(self, path: Path, **more: Any) -> ModelFiles:
+        """Files of a case, with keras's results."""
         reference = self.keras.Model(self.inputs, self.mean)
-        return Made(path, lambda values: reference(values, training=False), self.shape, **more)
+        return ModelFiles(
+            path, lambda values: reference(values, training=False), self.shape, **more
+        )
 
-    def saved(self, folder: Path, suffix: str = ".keras", **more: Any) -> Made:
-        """Encoder and decoder in files of their own."""
+    def saved(self, folder: Path, suffix: str = ".keras", **more: Any) -> ModelFiles:
+        """Encoder and decoder in two files."""
         self.encoder.save(folder / f"encoder{suffix}")
         self.decoder.save(folder / f"decoder{suffix}")
-        return self.made(
+        return self.files(
             folder / f"encoder{suffix}",
             decoder=folder / f"decoder{suffix}",
             decoded=lambda z: self.decoder(z, training=False),
             **more,
         )
 
-    def whole(self, folder: Path, suffix: str = ".keras", *, flat: bool = False) -> Made:
-        """One file: the decoder called on the encoder's z, or both in one graph."""
+    def whole(self, folder: Path, suffix: str = ".keras", *, flat: bool = False) -> ModelFiles:
+        """One file: nested models, or all layers in one graph."""
         if flat:
             outputs: Any = self.z
             for layer in self.decoder.layers[1:]:
@@ -126,7 +128,9 @@ class Parts:
         else:
             outputs = self.decoder(self.encoder(self.inputs)[2])
         self.keras.Model(self.inputs, outputs, name="vae").save(folder / f"vae{suffix}")
-        return self.made(folder / f"vae{suffix}", decoded=lambda z: self.decoder(z, training=False))
+        return self.files(
+            folder / f"vae{suffix}", decoded=lambda z: self.decoder(z, training=False)
+        )
 
 
 def _conv(keras: Any, x: Any) -> Any:
@@ -158,19 +162,19 @@ def _upwards(keras: Any, z: Any, shape: tuple[int, ...], last: str) -> Any:
 # --- unusual encoders ------------------------------------------------------------------
 
 
-def _sequential(folder: Path, which: str, suffix: str) -> Made:
+def _sequential(folder: Path, which: str, suffix: str) -> ModelFiles:
     keras = keras_of(which)
     layers = keras.layers
     model = keras.Sequential(
         [keras.Input(GREY), layers.Conv2D(8, 3, strides=2, activation="relu"), layers.Flatten(),
          layers.Dense(4)]
     )  # fmt: skip
-    lived_in(model).save(folder / f"encoder{suffix}")
-    return Made(folder / f"encoder{suffix}", lambda x: model(x, training=False), GREY)
+    with_random_weights(model).save(folder / f"encoder{suffix}")
+    return ModelFiles(folder / f"encoder{suffix}", lambda x: model(x, training=False), GREY)
 
 
 def _backbone(keras: Any, x: Any) -> Any:
-    """A nested model behind augmentation, with skips, as people reuse them."""
+    """A nested model with skip connections, behind augmentation layers."""
     layers = keras.layers
     x = layers.RandomRotation(0.1)(layers.RandomFlip("horizontal")(x))
     inner = keras.Input((32, 32, 3))
@@ -205,22 +209,22 @@ def _divided(keras: Any, x: Any) -> Any:
     return _dense(keras, keras.activations.relu(x / 255.0 - 0.5))
 
 
-def _any_size(folder: Path) -> Made:
-    parts = Parts("keras", RGB)
-    keras, layers = parts.keras, parts.keras.layers
+def _any_size(folder: Path) -> ModelFiles:
+    vae = Pair("keras", RGB)
+    keras, layers = vae.keras, vae.keras.layers
     inputs = keras.Input((None, None, 3))
     x = layers.Conv2D(8, 3, activation="swish")(inputs)
     mu = layers.Dense(4, name="mu")(layers.GlobalMaxPooling2D()(x))
-    model = lived_in(keras.Model(inputs, mu))
+    model = with_random_weights(keras.Model(inputs, mu))
     model.save(folder / "encoder.keras")
     options = {"image_size": (32, 32)}
-    return Made(folder / "encoder.keras", lambda v: model(v), RGB, options=options)
+    return ModelFiles(folder / "encoder.keras", lambda v: model(v), RGB, options=options)
 
 
-def _official(folder: Path, which: str = "keras") -> Made:
-    """The official example: a class with train_step around both, saved with get_config."""
-    parts = Parts(which)
-    keras = parts.keras
+def _official(folder: Path, which: str = "keras") -> ModelFiles:
+    """The official Keras example: a ``keras.Model`` subclass with both, saved with get_config."""
+    vae = Pair(which)
+    keras = vae.keras
 
     class VAE(keras.Model):  # type: ignore[misc]
         def __init__(self, encoder: Any, decoder: Any, **more: Any) -> None:
@@ -237,93 +241,93 @@ def _official(folder: Path, which: str = "keras") -> Made:
 
     import numpy as np
 
-    vae = VAE(parts.encoder, parts.decoder)
-    vae(np.zeros((1, *GREY), np.float32))
-    vae.save(folder / "vae.keras")
-    return parts.made(folder / "vae.keras", decoded=lambda z: parts.decoder(z, training=False))
+    model = VAE(vae.encoder, vae.decoder)
+    model(np.zeros((1, *GREY), np.float32))
+    model.save(folder / "vae.keras")
+    return vae.files(folder / "vae.keras", decoded=lambda z: vae.decoder(z, training=False))
 
 
-def _named(folder: Path) -> Made:
-    parts = Parts(names=(None, None), sampler="lambda", outputs="z")
-    layer = parts.mean._keras_history[0].name
-    return parts.saved(folder, options={"z_mean": layer})
+def _with_z_mean_named(folder: Path) -> ModelFiles:
+    vae = Pair(names=(None, None), sampler="lambda", outputs="z")
+    layer = vae.mean._keras_history[0].name
+    return vae.saved(folder, options={"z_mean": layer})
 
 
-def _unnamed(folder: Path) -> Made:
-    parts = Parts(names=(None, None), sampler="lambda", outputs="z")
-    parts.encoder.save(folder / "encoder.keras")
-    return Made(folder / "encoder.keras")
+def _unnamed(folder: Path) -> ModelFiles:
+    vae = Pair(names=(None, None), sampler="lambda", outputs="z")
+    vae.encoder.save(folder / "encoder.keras")
+    return ModelFiles(folder / "encoder.keras")
 
 
-def _class_alone(folder: Path) -> Made:
-    parts = Parts()
-    keras = parts.keras
+def _class_alone(folder: Path) -> ModelFiles:
+    vae = Pair()
+    keras = vae.keras
 
     class VAE(keras.Model):  # type: ignore[misc]
         def __init__(self, encoder: Any, decoder: Any) -> None:
             super().__init__(encoder.inputs, decoder(encoder(encoder.inputs)[2]), name="vae")
             self.encoder, self.decoder = encoder, decoder
 
-    VAE(parts.encoder, parts.decoder).save(folder / "vae.keras")
-    return Made(folder / "vae.keras")
+    VAE(vae.encoder, vae.decoder).save(folder / "vae.keras")
+    return ModelFiles(folder / "vae.keras")
 
 
 NEW = (
-    Kind("classic three outputs, Sampling class", lambda f: Parts().saved(f)),
-    Kind(
+    Case("classic three outputs, Sampling class", lambda f: Pair().saved(f)),
+    Case(
         "three outputs, Lambda(sampling)",
-        lambda f: Parts(sampler="lambda").saved(f),
+        lambda f: Pair(sampler="lambda").saved(f),
     ),
-    Kind(
+    Case(
         "two outputs, mu and log_var",
-        lambda f: Parts(names=("mu", "log_var"), outputs="mean log_var").saved(f),
+        lambda f: Pair(names=("mu", "log_var"), outputs="mean log_var").saved(f),
     ),
-    Kind("one output, no name", lambda f: Parts(names=(None, None), outputs="mean").saved(f)),
-    Kind(
+    Case("one output, no name", lambda f: Pair(names=(None, None), outputs="mean").saved(f)),
+    Case(
         "one output, a sampled z; z_mu before it",
-        lambda f: Parts(names=("z_mu", "z_logvar"), outputs="z").saved(f),
+        lambda f: Pair(names=("z_mu", "z_logvar"), outputs="z").saved(f),
     ),
-    Kind("one output, a sampled z; no names", _unnamed, "give --z-mean LAYER, one of dense"),
-    Kind("the same with --z-mean dense_1", _named),
-    Kind("outputs in another order: z, mean, log var",
-         lambda f: Parts(names=("enc_mean", "enc_logvar"), outputs="z mean log_var").saved(f)),
-    Kind("whole VAE, encoder and decoder nested", lambda f: Parts().whole(f)),
-    Kind("whole VAE, flat", lambda f: Parts(sampler="lambda").whole(f, flat=True)),
-    Kind("whole VAE, class with train_step and get_config", _official),
-    Kind("whole VAE, class without get_config", _class_alone, "its layers are in code"),
-    Kind("flattened 784", lambda f: Parts(shape=(784,)).saved(f)),
-    Kind("flattened 3072, whole, flat",
-         lambda f: Parts(shape=(3072,)).whole(f, flat=True), quick=False),
-    Kind("RGB, -1..1, tanh", lambda f: Parts(shape=RGB, last="tanh").saved(f), quick=False),
-    Kind("Sequential encoder", lambda f: _sequential(f, "keras", ".keras")),
-    Kind("nested backbone, augmentation, skips, nine kinds of layers",
-         lambda f: Parts(shape=RGB, hidden=_backbone).saved(f)),
-    Kind("x / 255 - 0.5 and relu as operations",
-         lambda f: Parts(shape=(784,), hidden=_divided).saved(f)),
-    Kind("any size, with --image-size 32", _any_size),
-    Kind("MobileNetV2 and Rescaling inside",
-         lambda f: Parts(shape=RGB, hidden=_mobile).saved(f), quick=False),
-    Kind("EfficientNetB0 inside",
-         lambda f: Parts(shape=RGB, hidden=_efficient).saved(f), quick=False),
-    Kind("Keras 3's .h5, three outputs", lambda f: Parts().saved(f, ".h5")),
-    Kind("Keras 3's .h5, whole VAE", lambda f: Parts().whole(f, ".h5"), quick=False),
+    Case("one output, a sampled z; no names", _unnamed, "give --z-mean LAYER, one of dense"),
+    Case("the same with --z-mean dense_1", _with_z_mean_named),
+    Case("outputs in another order: z, mean, log var",
+         lambda f: Pair(names=("enc_mean", "enc_logvar"), outputs="z mean log_var").saved(f)),
+    Case("whole VAE, encoder and decoder nested", lambda f: Pair().whole(f)),
+    Case("whole VAE, flat", lambda f: Pair(sampler="lambda").whole(f, flat=True)),
+    Case("whole VAE, class with train_step and get_config", _official),
+    Case("whole VAE, class without get_config", _class_alone, "its layers are in code"),
+    Case("flattened 784", lambda f: Pair(shape=(784,)).saved(f)),
+    Case("flattened 3072, whole, flat",
+         lambda f: Pair(shape=(3072,)).whole(f, flat=True), quick=False),
+    Case("RGB, -1..1, tanh", lambda f: Pair(shape=RGB, last="tanh").saved(f), quick=False),
+    Case("Sequential encoder", lambda f: _sequential(f, "keras", ".keras")),
+    Case("nested backbone, augmentation, skips, nine types of layers",
+         lambda f: Pair(shape=RGB, hidden=_backbone).saved(f)),
+    Case("x / 255 - 0.5 and relu as operations",
+         lambda f: Pair(shape=(784,), hidden=_divided).saved(f)),
+    Case("any size, with --image-size 32", _any_size),
+    Case("MobileNetV2 and Rescaling inside",
+         lambda f: Pair(shape=RGB, hidden=_mobile).saved(f), quick=False),
+    Case("EfficientNetB0 inside",
+         lambda f: Pair(shape=RGB, hidden=_efficient).saved(f), quick=False),
+    Case("Keras 3's .h5, three outputs", lambda f: Pair().saved(f, ".h5")),
+    Case("Keras 3's .h5, whole VAE", lambda f: Pair().whole(f, ".h5"), quick=False),
 )  # fmt: skip
 
 OLD = (
-    Kind("tf-keras .h5, three outputs, Sampling class",
-         lambda f: Parts("tf_keras").saved(f, ".h5")),
-    Kind("tf-keras .h5, Lambda(sampling), mu",
-         lambda f: Parts("tf_keras", names=("mu", "log_var"), sampler="lambda").saved(f, ".h5")),
-    Kind("tf-keras .h5, whole VAE, nested", lambda f: Parts("tf_keras").whole(f, ".h5")),
-    Kind("tf-keras .h5, whole VAE, flat, Lambda",
-         lambda f: Parts("tf_keras", sampler="lambda").whole(f, ".h5", flat=True)),
-    Kind("tf-keras .h5, Sequential", lambda f: _sequential(f, "tf_keras", ".h5")),
-    Kind("tf-keras .h5, nested backbone",
-         lambda f: Parts("tf_keras", RGB, hidden=_backbone).saved(f, ".h5")),
-    Kind("tf-keras .h5, x / 255 - 0.5 as operations",
-         lambda f: Parts("tf_keras", (784,), hidden=_divided).saved(f, ".h5")),
-    Kind("tf-keras .keras, three outputs", lambda f: Parts("tf_keras").saved(f)),
-    Kind("tf-keras .keras, whole VAE, class with get_config", lambda f: _official(f, "tf_keras")),
-    Kind("tf-keras .h5, MobileNetV2 inside",
-         lambda f: Parts("tf_keras", RGB, hidden=_mobile).saved(f, ".h5")),
+    Case("tf-keras .h5, three outputs, Sampling class",
+         lambda f: Pair("tf_keras").saved(f, ".h5")),
+    Case("tf-keras .h5, Lambda(sampling), mu",
+         lambda f: Pair("tf_keras", names=("mu", "log_var"), sampler="lambda").saved(f, ".h5")),
+    Case("tf-keras .h5, whole VAE, nested", lambda f: Pair("tf_keras").whole(f, ".h5")),
+    Case("tf-keras .h5, whole VAE, flat, Lambda",
+         lambda f: Pair("tf_keras", sampler="lambda").whole(f, ".h5", flat=True)),
+    Case("tf-keras .h5, Sequential", lambda f: _sequential(f, "tf_keras", ".h5")),
+    Case("tf-keras .h5, nested backbone",
+         lambda f: Pair("tf_keras", RGB, hidden=_backbone).saved(f, ".h5")),
+    Case("tf-keras .h5, x / 255 - 0.5 as operations",
+         lambda f: Pair("tf_keras", (784,), hidden=_divided).saved(f, ".h5")),
+    Case("tf-keras .keras, three outputs", lambda f: Pair("tf_keras").saved(f)),
+    Case("tf-keras .keras, whole VAE, class with get_config", lambda f: _official(f, "tf_keras")),
+    Case("tf-keras .h5, MobileNetV2 inside",
+         lambda f: Pair("tf_keras", RGB, hidden=_mobile).saved(f, ".h5")),
 )  # fmt: skip

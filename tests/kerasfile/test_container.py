@@ -1,4 +1,4 @@
-"""Model files read as data: what is in them, and what is refused before it is unpacked."""
+"""Model files read as data: their contents, and what is refused before it is unpacked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentdb.base.errors import ModelError, NotFoundError
-from latentdb.kerasfile import container as modelfile
+from latentdb.kerasfile import container
 from latentdb.kerasfile.container import parse, read_file
 from latentdb.kerasfile.runtime import load_keras
 
@@ -25,8 +25,8 @@ CONFIG = {"class_name": "Sequential", "config": {"name": "s", "layers": []}}
 
 
 @lru_cache
-def old_file() -> bytes:
-    """A model in the old format, as keras still writes it."""
+def legacy_file() -> bytes:
+    """A model as an .h5, which keras 3 still writes."""
     keras = load_keras()
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def test_the_digest_is_of_names_and_values() -> None:
 
 
 def test_the_digest_is_that_of_the_first_version() -> None:
-    """It is in the manifests of stores: one number counts as an array of one."""
+    """Stores have it in their manifests: a scalar counts as an array of one number."""
     expected = sha256(b"a <f8 (2,);" + np.array([1.0, 2.0]).tobytes())
     expected.update(b"b <i8 (1,);" + np.array([7]).tobytes())
     file = parse(keras_file(weights=weights_of(b=7, a=[1.0, 2.0], seed_generator=3)), "a")
@@ -98,7 +98,7 @@ def test_the_digest_is_that_of_the_first_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "is not a .keras model file"),
         (b"PK\x03\x04", "is not a .keras model file"),
@@ -107,39 +107,39 @@ def test_the_digest_is_that_of_the_first_version() -> None:
         (keras_file("9" * 5000), "is not a .keras model file"),
         (keras_file([1]), "has no model configuration"),
         (keras_file({"class_name": "x"}), "has no model configuration"),
-        (keras_file(method=zipfile.ZIP_LZMA), "packed by another method"),
-        (keras_file(method=zipfile.ZIP_BZIP2), "packed by another method"),
+        (keras_file(method=zipfile.ZIP_LZMA), "packed with another method"),
+        (keras_file(method=zipfile.ZIP_BZIP2), "packed with another method"),
         (keras_file(weights=b"no"), "is not a .keras model file"),
         (keras_file(weights=weights_of(a=["text"])), "is refused: 'a'"),
         (h5_file([1]), "its configuration is damaged"),
     ],
 )
-def test_damaged_files_are_told_in_one_line(data: bytes, told: str) -> None:
-    with pytest.raises(ModelError, match=told) as error:
+def test_damaged_files_are_refused_in_one_line(data: bytes, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as error:
         parse(data, "it")
     assert "\n" not in str(error.value)
     assert str(error.value).startswith("it ")
 
 
-def test_a_file_that_is_twice_in_it_is_refused() -> None:
+def test_two_files_of_one_name_are_refused() -> None:
     buffer = io.BytesIO(keras_file())
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(buffer, "a") as archive:
         archive.writestr("config.json", "{}")
-    with pytest.raises(ModelError, match="or one twice"):
+    with pytest.raises(ModelError, match="or two of one name"):
         parse(buffer.getvalue(), "it")
 
 
 def test_limits_hold_before_anything_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modelfile, "MAX_CONFIG", 100)
-    with pytest.raises(ModelError, match="at most 100 are read"):
+    monkeypatch.setattr(container, "MAX_CONFIG", 100)
+    with pytest.raises(ModelError, match="expected at most 100"):
         parse(keras_file({**CONFIG, "pad": " " * 200}, method=zipfile.ZIP_DEFLATED), "it")
     with pytest.raises(ModelError, match="over 100 bytes"):
         parse(h5_file({**CONFIG, "pad": " " * 200}, fixed=True), "it")
-    monkeypatch.setattr(modelfile, "MAX_PARAMETERS", 5)
-    with pytest.raises(ModelError, match="has 6 parameters, at most 5"):
+    monkeypatch.setattr(container, "MAX_PARAMETERS", 5)
+    with pytest.raises(ModelError, match="has 6 parameters, expected at most 5"):
         parse(keras_file(weights=weights_of(a=np.zeros(6))), "it")
-    monkeypatch.setattr(modelfile, "MAX_UNPACKED", 1000)
-    with pytest.raises(ModelError, match="at most 1000 are read"):
+    monkeypatch.setattr(container, "MAX_UNPACKED", 1000)
+    with pytest.raises(ModelError, match="expected at most 1,000"):
         parse(keras_file(), "it")
 
 
@@ -165,7 +165,7 @@ def test_soft_links_and_packed_arrays_are_refused() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_damaged_h5_is_read_or_refused(data: st.DataObject) -> None:
-    content = bytearray(old_file())
+    content = bytearray(legacy_file())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(8, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
@@ -176,9 +176,9 @@ def test_a_damaged_h5_is_read_or_refused(data: st.DataObject) -> None:
         file.weights.array(name)
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match=r"gone\.keras does not exist: expected an encoder"):
-        read_file(tmp_path / "gone.keras", "an encoder")
+def test_paths_that_are_not_model_files(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"missing\.keras does not exist: expected an encoder"):
+        read_file(tmp_path / "missing.keras", "an encoder")
     with pytest.raises(ModelError, match="is a folder: expected an encoder"):
         read_file(tmp_path, "an encoder")
     (tmp_path / "saved_model.pb").touch()

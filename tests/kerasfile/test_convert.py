@@ -1,4 +1,4 @@
-"""Models made elsewhere: what is built of them, and what is not run."""
+"""Files of other people are converted without running their code."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def test_the_size_of_images_follows_from_the_input(
 @pytest.mark.parametrize(
     ("shape", "size"), [((None, None, 3), None), ((7,), None), ((2, 3, 4, 5), None), ((7,), (2, 2))]
 )
-def test_or_is_asked_for(shape: Any, size: Any) -> None:
+def test_an_ambiguous_size_is_refused(shape: Any, size: Any) -> None:
     with pytest.raises(ModelError, match="give --image-size and --channels"):
         image_shape(shape, (size, None), "it")
 
 
-def test_what_is_kept_has_no_sampling_and_loads_again(tmp_path: Path) -> None:
+def test_the_converted_encoder_has_no_sampling_and_loads_again(tmp_path: Path) -> None:
     keras = load_keras()
     layers = keras.layers
     inputs = keras.Input(SHAPE)
@@ -56,10 +56,10 @@ def test_what_is_kept_has_no_sampling_and_loads_again(tmp_path: Path) -> None:
     mu = layers.Dense(3, name="mu")(hidden)
     noisy = layers.Lambda(lambda x: x * 2, name="noise")(mu)
     keras.Model(inputs, [mu, noisy]).save(tmp_path / "e.keras")
-    taken = convert(tmp_path / "e.keras")
-    assert b"noise" not in taken.encoder
-    assert b"Lambda" not in taken.encoder
-    names = [layer.name for layer in load_model(taken.encoder, "it").layers]
+    converted = convert(tmp_path / "e.keras")
+    assert b"noise" not in converted.encoder
+    assert b"Lambda" not in converted.encoder
+    names = [layer.name for layer in load_model(converted.encoder, "it").layers]
     assert "mu" in names
     assert "noise" not in names
 
@@ -125,8 +125,8 @@ def with_lambda(folder: Path, marker: Path) -> Path:
     keras = load_keras()
 
     # Keras saves the code of a lambda, and only the name of a function that has one.
-    place = str(marker)
-    half = lambda x: (open(place, "w").close(), x * 0.5)[1]  # noqa: E731
+    marker_path = str(marker)
+    half = lambda x: (open(marker_path, "w").close(), x * 0.5)[1]  # noqa: E731
     inputs = keras.Input(SHAPE)
     x = keras.layers.Lambda(half, name="half", output_shape=SHAPE)(inputs)
     keras.Model(inputs, keras.layers.Flatten(name="z_mean")(x)).save(folder / "e.keras")
@@ -158,7 +158,7 @@ def test_code_runs_only_with_trust(tmp_path: Path) -> None:
     assert np.array_equal(trusted.encode(given)[0], codec.encode(given)[0])
 
 
-def test_trust_of_a_plain_file_runs_nothing_more(tmp_path: Path) -> None:
+def test_trust_in_a_file_without_code_changes_nothing(tmp_path: Path) -> None:
     keras = load_keras()
     inputs = keras.Input(SHAPE)
     keras.Model(inputs, keras.layers.Flatten(name="z_mean")(inputs)).save(tmp_path / "e.keras")

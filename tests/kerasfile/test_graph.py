@@ -1,4 +1,4 @@
-"""Architectures as data: Keras 3's notation and Keras 2's, walked back from an output."""
+"""Graphs of layers in the notation of Keras 3 and of Keras 2, walked back from an output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from latentdb.kerasfile.graph import (
 
 
 def layer(kind: str, name: str, *before: str | tuple[str, int, int], **settings: Any) -> Any:
-    """A layer of Keras 3 that was called once, with what is before it."""
+    """A layer of Keras 3 that was called once, on the outputs of others."""
     refs = [one if isinstance(one, tuple) else (one, 0, 0) for one in before]
     tensors = [
         {"class_name": "__keras_tensor__", "config": {"keras_history": list(ref)}} for ref in refs
@@ -54,7 +54,7 @@ def read(config: dict[str, Any], *, legacy: bool = False) -> Architecture:
 
 
 def names(steps: Any) -> list[str]:
-    return [f"{step.action} {step.tensor.shown}" for step in steps]
+    return [f"{step.action} {step.tensor.label}" for step in steps]
 
 
 def encoder() -> dict[str, Any]:
@@ -76,36 +76,34 @@ def whole() -> dict[str, Any]:
     return model("vae", top, ["decoder"], "image")
 
 
-def test_the_walk_back_leaves_out_what_is_downstream_or_does_nothing() -> None:
+def test_the_walk_back_omits_what_is_downstream_and_identities() -> None:
     top = read(encoder()).top
     assert top is not None
-    told = names(upstream([Tensor(top, top.graph.outputs[0])]))
-    assert told == ["input x", "layer flat", "same drop", "layer z_mean"]
+    steps = names(upstream([Tensor(top, top.graph.outputs[0])]))
+    assert steps == ["input x", "layer flat", "same drop", "layer z_mean"]
 
 
 def test_the_walk_back_goes_through_nested_models() -> None:
     top = read(whole()).top
     assert top is not None
     image = Tensor(top, top.graph.outputs[0])
-    assert origin(image).shown == "decoder/pixels"
-    told = names(upstream([image]))
-    assert told[0] == "input image"
-    assert told[-2:] == ["layer decoder/pixels", "same decoder"]
-    assert "layer encoder/z" in told
+    assert origin(image).label == "decoder/pixels"
+    steps = names(upstream([image]))
+    assert steps[0] == "input image"
+    assert steps[-2:] == ["layer decoder/pixels", "same decoder"]
+    assert "layer encoder/z" in steps
 
 
 def test_a_cut_is_where_the_walk_ends() -> None:
     top = read(whole()).top
     assert top is not None
-    encoder_frame = top.children[("encoder", 0)]
-    told = names(
-        upstream([Tensor(top, top.graph.outputs[0])], [Tensor(encoder_frame, Ref("z", 0, 0))])
-    )
-    assert told[0] == "input encoder/z"
-    assert "input image" not in told
+    encoder = top.children[("encoder", 0)]
+    steps = names(upstream([Tensor(top, top.graph.outputs[0])], [Tensor(encoder, Ref("z", 0, 0))]))
+    assert steps[0] == "input encoder/z"
+    assert "input image" not in steps
 
 
-def test_keras_2_counts_the_making_of_a_model() -> None:
+def test_keras_2_counts_the_construction_of_a_model() -> None:
     """Its first call in a graph is node 1; notation ``[[[layer, node, tensor, {}]]]``."""
 
     def old(kind: str, name: str, *before: list[Any], **settings: Any) -> Any:
@@ -123,13 +121,13 @@ def test_keras_2_counts_the_making_of_a_model() -> None:
               "input_layers": [["x", 0, 0]], "output_layers": [["sum", 0, 0]]}  # fmt: skip
     top = read({"class_name": "Model", "config": config}, legacy=True).top
     assert top is not None
-    told = names(upstream([Tensor(top, top.graph.outputs[0])]))
-    assert told == ["input x", "same part/a", "layer part/d", "same part", "layer sum"]
+    steps = names(upstream([Tensor(top, top.graph.outputs[0])]))
+    assert steps == ["input x", "same part/a", "layer part/d", "same part", "layer sum"]
     step = upstream([Tensor(top, top.graph.outputs[0])])[-1]
     assert [need.ref.layer for need in step.needs] == ["part", "x"]
 
 
-def test_numbers_in_a_call_are_kept() -> None:
+def test_numbers_in_a_call_are_arguments() -> None:
     node = ["x", 0, 0, {"y": 255.0, "name": None}]
     layers = [
         {"class_name": "InputLayer", "config": {"name": "x", "batch_input_shape": [None, 4]},
@@ -159,23 +157,23 @@ def test_weights_are_named_by_class_in_order() -> None:
     operation["module"] = "keras.src.ops.numpy"
     top = read(model("m", [*layers, operation, layer("Add", "e", "plus", "d")], ["e"])).top
     assert top is not None
-    places = {one.name: one.weights[0] for one in top.graph.layers.values()}
-    assert places["a"] == "layers/conv2d/"
-    assert places["b"] == "layers/p_re_lu/"
-    assert places["c"] == "layers/conv2d_1/"
-    assert places["d"] == "layers/conv2d_transpose/"
-    assert places["e"] == "layers/add/"
+    prefixes = {one.name: one.weights[0] for one in top.graph.layers.values()}
+    assert prefixes["a"] == "layers/conv2d/"
+    assert prefixes["b"] == "layers/p_re_lu/"
+    assert prefixes["c"] == "layers/conv2d_1/"
+    assert prefixes["d"] == "layers/conv2d_transpose/"
+    assert prefixes["e"] == "layers/add/"
 
 
-def test_the_models_of_a_class_are_found_in_its_settings() -> None:
+def test_models_in_the_settings_of_a_subclass_are_found() -> None:
     held = {"class_name": "VAE", "config": {"encoder": encoder(), "beta": 1}}
     found = read(held)
     assert found.top is None
-    assert [frame.path for frame in found.frames] == [("VAE", "encoder")]
-    assert read({"class_name": "VAE", "config": {"name": "vae"}}).frames == []
+    assert [submodel.path for submodel in found.submodels] == [("VAE", "encoder")]
+    assert read({"class_name": "VAE", "config": {"name": "vae"}}).submodels == []
 
 
-def circle() -> dict[str, Any]:
+def cycle() -> dict[str, Any]:
     return model("m", [entry(), layer("Add", "a", "b"), layer("Add", "b", "a")], ["a"])
 
 
@@ -187,7 +185,7 @@ def deep() -> dict[str, Any]:
 
 
 def missing() -> dict[str, Any]:
-    return model("m", [entry(), layer("Dense", "a", "gone")], ["a"])
+    return model("m", [entry(), layer("Dense", "a", "absent")], ["a"])
 
 
 def twice() -> dict[str, Any]:
@@ -195,25 +193,25 @@ def twice() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
-        (circle, "goes round in a circle"),
-        (deep, "too many models inside each other"),
-        (missing, "names a layer 'gone' it does not hold"),
+        (cycle, "has a cycle"),
+        (deep, "nests too many models"),
+        (missing, "has no layer 'absent', but refers to it"),
         (twice, "two layers of one name"),
-        (lambda: model("m", [{"config": {}}], []), "not Keras's: KeyError"),
-        (lambda: model("m", ["text"], []), "not Keras's"),
+        (lambda: model("m", [{"config": {}}], []), "keras does not write: KeyError"),
+        (lambda: model("m", ["text"], []), "keras does not write"),
         (lambda: model("m", [entry(), layer("Dense", "a", ("x", 5, 0))], ["a"]), None),
     ],
 )
-def test_configurations_that_are_none_are_told(make: Any, told: str | None) -> None:
+def test_invalid_configurations_are_refused(make: Any, message: str | None) -> None:
     def walk() -> None:
         top = read(make()).top
         assert top is not None
         upstream([Tensor(top, top.graph.outputs[0])])
 
-    if told is None:
+    if message is None:
         walk()  # an input has one output, whatever its number
     else:
-        with pytest.raises(ModelError, match=told):
+        with pytest.raises(ModelError, match=message):
             walk()
