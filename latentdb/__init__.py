@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from latentdb.images.discover import BadFile
     from latentdb.ingest.ingest import IndexReport
     from latentdb.model.codec import Codec
-    from latentdb.model.config import ModelConfig
+    from latentdb.model.config import ModelConfig, ModelOptions
     from latentdb.model.training import TrainReport, train_model
     from latentdb.search.results import Average, Info, Match, Matches
     from latentdb.store.compaction import CompactReport
@@ -39,6 +39,7 @@ __all__ = [
     "Problem",
     "Codec",
     "ModelConfig",
+    "ModelOptions",
     "Preprocessing",
     "train_model",
     "TrainReport",
@@ -62,6 +63,7 @@ _HOMES = {
     "Progress": "base.progress",
     "Codec": "model.codec",
     "ModelConfig": "model.config",
+    "ModelOptions": "model.config",
     "Preprocessing": "images.decode",
     "BadFile": "images.discover",
     "train_model": "model.training",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from latentdb.base.errors import (
     ClosedError,
@@ -18,6 +18,7 @@ from latentdb.store.store import Store
 # A query by id needs no model: what reads one is imported where one is asked for.
 if TYPE_CHECKING:
     from latentdb.model.codec import Codec
+    from latentdb.model.config import ModelOptions
     from latentdb.stored_model import ModelLike
 
 PathLike = str | os.PathLike[str]
@@ -111,32 +112,32 @@ class Connection:
 
     def read_model(
         self,
-        *,
         model: ModelLike | None = None,
+        *,
         encoder: PathLike | None = None,
         decoder: PathLike | None = None,
-        **options: Any,
+        options: ModelOptions | None = None,
     ) -> Codec | None:
-        """A model that was named beside this store, read as the store's own was.
+        """A model to compare with this store's (see `check_model`), read as the store's was.
 
         Parameters
         ----------
         model, encoder, decoder
-            As in `LatentDB.create`; None of them gives None.
+            As in `LatentDB.create`; None for all of them gives None.
         options
-            Fields of `latentdb.model.config.ModelOptions`; the store says what is not given.
+            Pixel range and resize rule are the store's where the options have none.
         """
         from latentdb.model.calibration import import_model, is_file
         from latentdb.model.config import ModelOptions
         from latentdb.stored_model import config_of, load_model
 
-        known = ModelOptions(**options)
+        options = options or ModelOptions()
         config = config_of(self._snapshot())
         if (encoder is not None or is_file(model)) and config is not None:
-            known = known.with_defaults(config.preprocessing)
+            options = options.with_defaults(config.preprocessing)
         if encoder is not None:
-            return import_model(encoder, decoder, options=known)
-        return None if model is None else load_model(model, options=known)
+            return import_model(encoder, decoder, options=options)
+        return None if model is None else load_model(model, options=options)
 
     def check_model(self, model: ModelLike) -> None:
         """Refuse any model but the store's own.
@@ -146,9 +147,10 @@ class Connection:
         ModelMismatchError
             Names both fingerprints.
         """
+        from latentdb.model.config import ModelOptions
         from latentdb.stored_model import check_same_model
 
-        given = self.read_model(model=model, trust_model=self._trust_model)
+        given = self.read_model(model, options=ModelOptions(trust_model=self._trust_model))
         if given is not None:
             check_same_model(self._snapshot(), given)
 

@@ -51,23 +51,17 @@ class LatentDB(Reader):
     def create(
         cls,
         path: PathLike,
-        *,
         model: ModelLike | None = None,
+        *,
         encoder: PathLike | None = None,
         decoder: PathLike | None = None,
-        z_mean: str | None = None,
-        z_log_var: str | None = None,
-        image_size: tuple[int, int] | None = None,
-        channels: int | None = None,
-        pixel_range: str | None = None,
-        resize: str | None = None,
-        trust_model: bool = False,
+        options: ModelOptions | None = None,
         images: PathLike | Sequence[PathLike] | None = None,
         dim: int | None = None,
         recall: float = 0.99,
         precision: str = FLOAT32,
     ) -> LatentDB:
-        """Make an empty store.
+        """Make an empty store, of a model or of ready-made vectors.
 
         Parameters
         ----------
@@ -75,56 +69,53 @@ class LatentDB(Reader):
             A folder that does not exist yet.
         model
             A model folder (from ``latentdb train``), a .keras or .h5 file with a
-            whole VAE, or a `Codec`; it is kept in the store, which then decodes
-            by itself.
+            whole VAE, or a `Codec`.  The store gets a copy of it.
         encoder, decoder
-            Instead of that, the files of a model made elsewhere.  They are read
-            as data: see `latentdb.model.calibration.import_model`.
-        z_mean, z_log_var, image_size, channels, pixel_range, resize, trust_model
-            What such files do not say: see `latentdb.model.config.ModelOptions`.
+            Instead of `model`: .keras or .h5 files of a model made elsewhere, read
+            as data (see `latentdb.model.calibration.import_model`).
+        options
+            What a .keras or .h5 file does not say: ``ModelOptions(z_mean="mu")``.
         images
-            Folders and files to find the pixel range of such files with.
+            Folders and files, to find the pixel range of such a file.
         dim
-            Dimensions of z_mean, for a store of ready-made vectors without a model.
+            Instead of a model: dimensions of the vectors that `add` will get.
         recall
-            Least share of the true neighbours that a query is to find.
+            Target recall: share of the true neighbours that a query should find.
         precision
-            That images are encoded in: ``"float32"``, or ``"bf16"`` where the
-            processor and the extra of that name have it.
+            Precision of the encoder: ``"float32"``, or ``"bf16"`` where the
+            processor supports it and the extra of that name is installed.
 
         Raises
         ------
         AlreadyExistsError
-            If something is there.
+            If `path` exists.
         InvalidInputError
-            If not one of model, encoder and dim is given.
+            If not exactly one of model, encoder and dim is given.
         ModelError, MissingExtraError
-            If the model cannot be used, or the precision cannot be computed here.
+            If the model cannot be used, or the precision is not available here.
         """
         count = sum(given is not None for given in (model, encoder, dim))
         if count != 1:
             raise InvalidInputError(
-                "give either a model (a folder made by latentdb train), encoder and decoder, "
-                f"or dim, received {'none' if not count else 'more than one'}"
+                "give one of model (a folder made by latentdb train), encoder and dim, "
+                f"received {'none' if not count else 'more than one'}"
             )
         settings = Settings(recall=_recall(recall))
         if dim is not None:
             return cls(Store.create(path, dim=dim, settings=settings))
         check_absent(as_path(path))  # before tensorflow is loaded to compile the model
-        options = ModelOptions(
-            z_mean, z_log_var, image_size, channels, pixel_range, resize, trust_model=trust_model
-        )
-        listed = [images] if isinstance(images, str | os.PathLike) else images
+        options = options or ModelOptions()
+        samples = [images] if isinstance(images, str | os.PathLike) else images
         if encoder is not None:
-            codec = import_model(encoder, decoder, options=options, images=listed)
+            codec = import_model(encoder, decoder, options=options, images=samples)
         else:
-            codec = load_model(model or "", options=options, images=listed)
+            codec = load_model(model or "", options=options, images=samples)
         codec = codec.with_precision(precision).compiled()
         codec.check_precision()
         config = codec.config
         prints = (config.encoder_fingerprint, config.decoder_fingerprint, codec.files)
         store = Store.create(path, dim=config.latent_dim, model=prints, settings=settings)
-        db = cls(store, trust_model=trust_model)
+        db = cls(store, trust_model=options.trust_model)
         db._codec = codec
         return db
 

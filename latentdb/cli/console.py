@@ -1,25 +1,32 @@
-"""What the command line shows: progress and warnings, on stderr, and what a store is."""
+"""Progress and warnings on stderr; results, as text or as JSON, on stdout."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from latentdb.base.wording import counted
+
 if TYPE_CHECKING:
     from latentdb.base.progress import Progress, Report
-    from latentdb.search.results import Info
+    from latentdb.images.discover import BadFile
+    from latentdb.model.codec import Codec
+    from latentdb.search.results import Info, Matches
 
-_RATED = ("indexing", "decoding")  # stages whose items are alike
+MAX_LISTED = 100  # files that are printed; --json lists all
+_RATED = ("indexing", "decoding")  # stages whose items take about the same time each
 
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Report | None]:
-    """Give a function that shows progress, or None where nobody would see it."""
+    """A function that shows progress; None with --quiet, or if stderr is not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -49,23 +56,23 @@ def progress(quiet: bool) -> Iterator[Report | None]:
         task = bar.add_task("starting", total=None, rate="")
         stage = ""
 
-        def report(at: Progress) -> None:
+        def report(now: Progress) -> None:
             nonlocal stage, task
-            kind = at.stage.split()[0]
-            if kind != stage:
-                # Another kind of work: the time left is that of the new one.
+            first_word = now.stage.split()[0]
+            if first_word != stage:
+                # A new stage has a new task, whose remaining time starts from zero.
                 bar.remove_task(task)
-                stage, task = kind, bar.add_task(at.stage, total=at.total, rate="")
-            text = at.stage + (f"  ({at.bad} bad)" if at.bad else "")
+                stage, task = first_word, bar.add_task(now.stage, total=now.total, rate="")
+            text = now.stage + (f"  ({now.bad:,} bad)" if now.bad else "")
             elapsed = bar.tasks[0].elapsed or 0.0
-            rate = f"{at.done / elapsed:,.0f}/s" if at.stage in _RATED and elapsed > 1 else ""
-            bar.update(task, description=text, completed=at.done, total=at.total, rate=rate)
+            rate = f"{now.done / elapsed:,.0f}/s" if now.stage in _RATED and elapsed > 1 else ""
+            bar.update(task, description=text, completed=now.done, total=now.total, rate=rate)
 
         yield report
 
 
 def show_warnings_in_one_line() -> None:
-    """Print warnings as a user would want to read them."""
+    """Print a warning as one line on stderr, without its place in the code."""
 
     def show(
         message: Warning | str,
@@ -84,47 +91,104 @@ def show_warnings_in_one_line() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 
-def print_info(told: Info) -> None:
-    """Print what a store is and how it is searched."""
+def print_json(value: Any) -> None:
+    """Print one JSON document: dataclasses as objects, arrays as lists."""
+    click.echo(json.dumps(value, default=_jsonable, indent=2))
+
+
+def _jsonable(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return dict(value)
+
+
+def print_notes(codec: Codec) -> None:
+    """Print on stderr what was assumed about a model, such as its pixel range."""
+    for note in codec.notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def print_bad_files(bad: Sequence[BadFile]) -> None:
+    """Print on stderr which files were skipped, and why."""
+    if not bad:
+        return
+    click.echo(
+        f"{counted(len(bad), 'bad file')} {'was' if len(bad) == 1 else 'were'} skipped:", err=True
+    )
+    for file in bad[:MAX_LISTED]:
+        click.echo(f"  {file.path}: {file.reason}", err=True)
+    if len(bad) > MAX_LISTED:
+        click.echo(f"  and {len(bad) - MAX_LISTED:,} more; --json lists all", err=True)
+
+
+def print_paths(paths: Sequence[str]) -> None:
+    """Print the files that were written, a line each."""
+    for path in paths[:MAX_LISTED]:
+        click.echo(path)
+    if len(paths) > MAX_LISTED:
+        click.echo(f"and {len(paths) - MAX_LISTED:,} more; --json lists all")
+
+
+def print_matches(matches: Matches) -> None:
+    """Print matches, a line each: rank, distance, id, metadata."""
+    if not len(matches):
+        click.echo("no matches")
+        return
+    width = max(len(match.id) for match in matches)
+    for match in matches:
+        metadata = "  ".join(f"{key}={value}" for key, value in match.metadata.items())
+        line = f"{match.rank:4d}  {match.distance:10.4f}  {match.id:<{width}}  {metadata}"
+        click.echo(line.rstrip())
+
+
+def print_info(info: Info, as_json: bool) -> None:
+    """Print what a store holds and how it is searched."""
+    if as_json:
+        print_json(info)
+        return
+    deleted = counted(info.deleted_rows, "deleted or replaced row")
     lines = [
-        ("store", f"{told.path}, version {told.version}"),
-        ("rows", f"{told.rows} (and {told.deleted_rows} replaced or deleted ones on disk)"),
-        ("size", f"{told.bytes / 1e6:.1f} MB in {told.segments} segments"),
-        ("latents", f"{told.dim} dimensions, float32"),
-        ("metadata", ", ".join(f"{key} ({kind})" for key, kind in told.columns.items()) or "none"),
+        ("store", f"{info.path}, version {info.version}"),
+        ("rows", f"{info.rows:,}" + (f" ({deleted} still on disk)" if info.deleted_rows else "")),
+        ("size", f"{info.bytes / 1e6:.1f} MB in {counted(info.segments, 'segment')}"),
+        ("latents", f"{counted(info.dim, 'dimension')}, float32"),
+        ("metadata", ", ".join(f"{key} ({kind})" for key, kind in info.columns.items()) or "none"),
+        *_model_lines(info),
+        ("search", _search_line(info)),
     ]
-    if told.model is None:
-        lines.append(("model", "none: ready-made vectors"))
-    else:
-        spec = told.model.preprocessing
-        lines += [
-            ("encoder", f"fingerprint {told.model.encoder_fingerprint}"),
-            ("decoder", f"fingerprint {told.model.decoder_fingerprint or 'none'}"),
-            (
-                "images",
-                f"{spec.height}x{spec.width}x{spec.channels}, pixels {spec.pixel_range}, "
-                f"resized by {spec.resize}",
-            ),
-            (
-                "engine",
-                f"{told.model.precision}, "
-                + ("compiled" if told.compiled else "not compiled: tensorflow is loaded to encode"),
-            ),
-        ]
-    if told.index is None:
-        lines.append(("search", f"exact scan (recall 1; target {told.recall_target})"))
-    else:
-        entry = told.index
-        lines.append(
-            (
-                "search",
-                f"{entry.kind} of {entry.metric} over {entry.rows} rows, the rest scanned; "
-                f"recall@{entry.recall_k} {entry.recall_measured:.4f} measured on "
-                f"{entry.queries} rows, target {entry.recall_target}; "
-                f"{entry.milliseconds:.2f} ms a query",
-            )
-        )
-    if told.why:
-        lines.append(("note", told.why))
+    if info.why:
+        lines.append(("note", info.why))
     for key, value in lines:
         click.echo(f"{key:<9} {value}")
+
+
+def _model_lines(info: Info) -> list[tuple[str, str]]:
+    if info.model is None:
+        return [("model", "none: ready-made vectors")]
+    spec = info.model.preprocessing
+    engine = "compiled" if info.compiled else "not compiled, so tensorflow is loaded to encode"
+    return [
+        ("encoder", f"fingerprint {info.model.encoder_fingerprint}"),
+        ("decoder", f"fingerprint {info.model.decoder_fingerprint or 'none'}"),
+        (
+            "images",
+            f"{spec.height}x{spec.width}x{spec.channels}, pixels {spec.pixel_range}, "
+            f"resized by {spec.resize}",
+        ),
+        ("engine", f"{info.model.precision}, {engine}"),
+    ]
+
+
+def _search_line(info: Info) -> str:
+    index = info.index
+    if index is None:
+        return f"exact scan (recall 1; target {info.recall_target})"
+    return (
+        f"{index.kind} index by {index.metric} over {counted(index.rows, 'row')}, "
+        "newer rows are scanned; "
+        f"recall@{index.recall_k} {index.recall_measured:.4f} measured on "
+        f"{counted(index.queries, 'row')}, target {index.recall_target}; "
+        f"{index.milliseconds:.2f} ms per query"
+    )

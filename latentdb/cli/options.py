@@ -1,19 +1,20 @@
-"""What the command line takes as text, as values."""
+"""Options and arguments that several commands share, and the types of their values."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
 
-from latentdb.cli.shell import TRUST_HELP
-
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """64, or HEIGHTxWIDTH."""
+    """Height and width of an image: 64, or HEIGHTxWIDTH."""
 
     name = "size"
 
@@ -22,74 +23,147 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     ) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
-        parts = str(value).lower().split("x")
-        if len(parts) > 2 or not all(part.isdigit() for part in parts):
-            self.fail(f"{value!r} is no size: give 64, or HEIGHTxWIDTH", param, ctx)
-        return int(parts[0]), int(parts[-1])
+        sides = str(value).lower().split("x")
+        if len(sides) > 2 or not all(side.isdigit() for side in sides):
+            self.fail(f"{value!r} is not a size: give 64, or HEIGHTxWIDTH", param, ctx)
+        return int(sides[0]), int(sides[-1])
 
 
-def as_floats(text: str | None) -> list[float] | None:
-    """W,W,... as numbers; None for None."""
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no list of numbers: give W,W,...") from error
+class Memory(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A number of bytes: 4G, 500M, 4GiB; 0 for no limit."""
+
+    name = "memory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        from fractions import Fraction
+
+        text = str(value).strip().lower()
+        found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgt]?)(i?)b?", text)
+        if found is None or (found[3] and not found[2]):
+            self.fail(f"{value!r} is not a size: give bytes, such as 4G or 500M", param, ctx)
+        return int(Fraction(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2]])
 
 
-_FOREIGN = (
+class Weights(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Numbers with commas between them."""
+
+    name = "weights"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[float]:
+        if isinstance(value, list):
+            return value
+        try:
+            return [float(part) for part in str(value).split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers: give W,W,...", param, ctx)
+
+
+class Channels(click.Choice):  # type: ignore[type-arg,unused-ignore]
+    """1 for grey, 3 for colour, as an int."""
+
+    def __init__(self) -> None:
+        super().__init__(["1", "3"])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return int(super().convert(str(value), param, ctx))
+
+
+db_argument = click.argument("db", type=click.Path())
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+where_option = click.option("--where", metavar="EXPR", help="Only rows for which EXPR is true.")
+strict_option = click.option("--strict", is_flag=True, help="Stop at the first unreadable file.")
+trust_option = click.option(
+    "--trust-model",
+    is_flag=True,
+    help="Run the code inside the model: only if you trust its author.",
+)
+method_option = click.option(
+    "--method",
+    type=click.Choice(["linear", "slerp", "norm"]),
+    default="linear",
+    show_default=True,
+    help="linear: straight line.  slerp: great circle.  norm: straight line, with the norm "
+    "interpolated too.",
+)
+
+_MODEL_OPTIONS = (
     click.option(
         "--model",
         type=click.Path(),
-        help="To make the store with: a model folder, or a .keras or .h5 file with a whole VAE.",
+        help="Model of a new store: a model folder, or a .keras or .h5 file with a whole VAE.",
     ),
-    click.option("--encoder", type=click.Path(), help="A .keras or .h5 encoder, instead."),
-    click.option("--decoder", type=click.Path(), help="The decoder of that encoder."),
-    click.option("--z-mean", metavar="LAYER", help="Of that encoder.  [default: by its name]"),
-    click.option("--z-log-var", metavar="LAYER", help="Of that encoder.  [default: by its name]"),
-    click.option("--image-size", type=Size(), help="Of that encoder.  [default: its input's]"),
-    click.option("--channels", type=click.Choice(["1", "3"]), help="[default: its input's]"),
+    click.option(
+        "--encoder", type=click.Path(), help="Instead of --model: a .keras or .h5 encoder."
+    ),
+    click.option("--decoder", type=click.Path(), help="The decoder that belongs to --encoder."),
+    click.option(
+        "--z-mean", metavar="LAYER", help="Encoder's z_mean layer.  [default: by its name]"
+    ),
+    click.option(
+        "--z-log-var", metavar="LAYER", help="Encoder's z_log_var layer.  [default: by its name]"
+    ),
+    click.option(
+        "--image-size",
+        type=Size(),
+        help="Encoder's image size: 64, or HEIGHTxWIDTH.  [default: that of its input]",
+    ),
+    click.option(
+        "--channels",
+        type=Channels(),
+        help="1: grey.  3: colour.  [default: as the encoder's input]",
+    ),
     click.option(
         "--pixel-range",
         metavar="RANGE",
-        help="What that encoder was trained on: 0..1, -1..1, 0..255, or MEAN/STD (one number or "
-        "one a channel), and the decoder's after a colon if it differs.  [default: found out by "
-        "reconstructing images; without a decoder 0..1]",
+        help="Pixel values the encoder was trained on: 0..1, -1..1, 0..255 or MEAN/STD (one "
+        "number, or one per channel); after a colon those of the decoder, if they differ.  "
+        "[default: the range that reconstructs IMAGES best; 0..1 without a decoder]",
     ),
     click.option(
         "--resize",
         type=click.Choice(["stretch", "crop", "pad"]),
-        help="How images are made to fit that encoder.  [default: stretch]",
+        help="How images of another shape are fitted.  [default: stretch]",
     ),
-    click.option("--trust-model", is_flag=True, help=TRUST_HELP),
+    trust_option,
 )
 
 
-def foreign_model(command: Command) -> Command:
-    """Add the options that name a model, and what a file of it does not say."""
-    for option in reversed(_FOREIGN):
+def model_options(command: Command) -> Command:
+    """Add the options that say which model, and what its file does not say."""
+    for option in reversed(_MODEL_OPTIONS):
         command = option(command)
     return command
 
 
-def check_model_options(given: Mapping[str, Any]) -> None:
-    """Refuse options that do not go with each other.
+def model_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the values of `model_options` into arguments: model, encoder, decoder, options.
 
     Raises
     ------
     click.UsageError
-        Names them.
+        If options do not go together; names them.
     """
     from latentdb.model.calibration import is_file
+    from latentdb.model.config import ModelOptions
 
-    model, encoder = given["model"], given["encoder"]
-    if model is not None and (encoder is not None or given["decoder"] is not None):
+    details = dict(values)
+    model, encoder, decoder = (details.pop(name) for name in ("model", "encoder", "decoder"))
+    if model is not None and (encoder is not None or decoder is not None):
         raise click.UsageError("give --model, or --encoder and --decoder, not both")
-    told = [
-        "--" + name.replace("_", "-")
-        for name, value in given.items()
-        if value is not None and name not in ("model", "encoder", "trust_model")
-    ]
-    if told and encoder is None and not is_file(model):
-        raise click.UsageError(f"{', '.join(told)}: goes with --encoder, or a file as --model")
+    given = {"decoder": decoder, **details, "trust_model": None}
+    names = ["--" + name.replace("_", "-") for name, value in given.items() if value is not None]
+    if names and encoder is None and not is_file(model):
+        raise click.UsageError(
+            f"{', '.join(names)}: only with --encoder, or with a .keras or .h5 file as --model"
+        )
+    return {
+        "model": model,
+        "encoder": encoder,
+        "decoder": decoder,
+        "options": ModelOptions(**details),
+    }

@@ -135,11 +135,11 @@ def test_options_that_do_not_go_together(images: Path, model: Path, tmp_path: Pa
     new = tmp_path / "a.ldb"
     folder = run("index", new, images, "--model", model, "--z-mean", "mu")
     assert folder.exit_code == 2
-    assert "--z-mean: goes with --encoder" in folder.stderr
+    assert "--z-mean: only with --encoder" in folder.stderr
     both = run("index", new, images, "--model", model, "--encoder", "e.keras")
     assert both.exit_code == 2
     with pytest.raises(InvalidInputError, match="a model folder says its own"):
-        LatentDB.create(new, model=model, pixel_range="0..1")
+        LatentDB.create(new, model, options=ModelOptions(pixel_range="0..1"))
     with pytest.raises(InvalidInputError, match="received none"):
         LatentDB.create(new)
 

@@ -1,0 +1,162 @@
+"""Commands that turn latents into images: as stored, blended, averaged, interpolated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from latentdb.cli.console import print_json, print_matches, print_paths, progress
+from latentdb.cli.options import (
+    Weights,
+    db_argument,
+    json_option,
+    method_option,
+    quiet_option,
+    trust_option,
+    where_option,
+)
+
+
+@click.command()
+@db_argument
+@click.argument("targets", nargs=-1)
+@where_option
+@click.option("--all", "everything", is_flag=True, help="Every row.")
+@click.option(
+    "--out",
+    type=click.Path(),
+    help="A folder for one file per image, a .npy file of all pixels, or one picture.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(["png", "jpeg", "webp", "npy"]),
+    help="Format of the files in a folder.  [default: png]",
+)
+@click.option(
+    "--sheet",
+    type=click.Path(),
+    metavar="PNG",
+    help="Contact sheet with ids; several are numbered.",
+)
+@click.option(
+    "--model", type=click.Path(), help="Fail if the store was made with another model than this."
+)
+@trust_option
+@json_option
+@quiet_option
+def decode(
+    db: str,
+    targets: tuple[str, ...],
+    where: str | None,
+    everything: bool,
+    trust_model: bool,
+    as_json: bool,
+    quiet: bool,
+    **output: Any,
+) -> None:
+    """Decode latents into images: TARGETS, rows, or all."""
+    from latentdb.reader import Reader
+
+    if bool(targets) + (where is not None) + everything != 1:
+        raise click.UsageError("give one of TARGETS, --where EXPR, --all")
+    if output["out"] is None and output["sheet"] is None:
+        raise click.UsageError("give --out, --sheet, or both")
+    with Reader.open(db, trust_model=trust_model) as store, progress(quiet) as report:
+        written = store.decode_to(targets or None, where=where, report=report, **output)
+    if as_json:
+        print_json({"written": written})
+    else:
+        print_paths(written)
+
+
+@click.command()
+@db_argument
+@click.argument("targets", nargs=-1, required=True)
+@click.option(
+    "--weights",
+    type=Weights(),
+    metavar="W,W..",
+    help="One per target; a negative weight leads away from its target.",
+)
+@method_option
+@click.option("--out", type=click.Path(), help="A picture, or .npy for the vector.")
+@click.option("--query", "k", type=int, metavar="K", help="Find the K images nearest to the blend.")
+@trust_option
+@json_option
+def blend(
+    db: str,
+    targets: tuple[str, ...],
+    weights: list[float] | None,
+    method: str,
+    out: str | None,
+    k: int | None,
+    trust_model: bool,
+    as_json: bool,
+) -> None:
+    """Blend TARGETS into one latent.  --out decodes it, --query finds images near it."""
+    from latentdb.reader import Reader
+
+    if out is None and k is None:
+        raise click.UsageError("give --out PNG, --query K, or both")
+    with Reader.open(db, trust_model=trust_model) as store:
+        vector = store.blend(targets, weights=weights, method=method)
+        if out is not None:
+            store.write(vector, out)
+        matches = None if k is None else store.query(vector, k=k)
+    if as_json:
+        print_json({"vector": vector, "out": out, "matches": matches})
+        return
+    if out is not None:
+        click.echo(out)
+    if matches is not None:
+        print_matches(matches)
+
+
+@click.command()
+@db_argument
+@where_option
+@click.option("--out", required=True, type=click.Path(), help="A picture, or .npy for the vector.")
+@trust_option
+@json_option
+def average(db: str, where: str | None, out: str, trust_model: bool, as_json: bool) -> None:
+    """Decode the mean latent.  It is that of all rows, or of those of --where."""
+    from latentdb.base.wording import counted
+    from latentdb.reader import Reader
+
+    with Reader.open(db, trust_model=trust_model) as store:
+        mean = store.average(where=where)
+        store.write(mean.vector, out)
+    if as_json:
+        print_json({"vector": mean.vector, "rows": mean.rows, "out": out})
+    else:
+        click.echo(f"{out}: average of {counted(mean.rows, 'row')}")
+
+
+@click.command()
+@db_argument
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--steps", type=int, default=10, show_default=True, help="Number of images, A and B included."
+)
+@method_option
+@click.option(
+    "--out", required=True, type=click.Path(), help="A strip (.png), an animation (.gif), or .npy."
+)
+@trust_option
+@json_option
+def interpolate(
+    db: str, a: str, b: str, steps: int, method: str, out: str, trust_model: bool, as_json: bool
+) -> None:
+    """Decode a path through latent space from A to B.  Both are a TARGET."""
+    from latentdb.base.wording import counted
+    from latentdb.reader import Reader
+
+    with Reader.open(db, trust_model=trust_model) as store:
+        path = store.interpolate(a, b, steps=steps, method=method)
+        store.write(path, out)
+    if as_json:
+        print_json({"steps": steps, "out": out})
+    else:
+        click.echo(f"{out}: {counted(steps, 'step')}")

@@ -1,0 +1,120 @@
+"""The command that encodes images into a store, and makes the store the first time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from latentdb.cli.options import (
+    db_argument,
+    json_option,
+    model_arguments,
+    model_options,
+    quiet_option,
+    strict_option,
+)
+
+
+@click.command()
+@db_argument
+@click.argument("images", nargs=-1, required=True, type=click.Path())
+@model_options
+@click.option(
+    "--metadata",
+    type=click.Path(),
+    metavar="FILE",
+    help="A .csv or .jsonl file with a column that names the image.",
+)
+@click.option(
+    "--labels-from-folders", is_flag=True, help="Give images their topmost folder as label."
+)
+@click.option("--recall", type=float, help="Target recall of a new store.  [default: 0.99]")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bf16"]),
+    help="Precision of the encoder, for a new store.  [default: float32]",
+)
+@strict_option
+@json_option
+@quiet_option
+def index(
+    db: str,
+    images: tuple[str, ...],
+    metadata: str | None,
+    labels_from_folders: bool,
+    recall: float | None,
+    precision: str | None,
+    strict: bool,
+    as_json: bool,
+    quiet: bool,
+    **model_values: Any,
+) -> None:
+    """Encode new and changed images into DB.
+
+    IMAGES are folders and files.  The first run makes DB and needs --model or
+    --encoder.  Later runs skip the images already in it; the same command
+    resumes an interrupted run.
+    """
+    from latentdb.base.wording import counted
+    from latentdb.cli.console import print_bad_files, print_json, print_notes, progress
+    from latentdb.database import LatentDB
+    from latentdb.images.discover import require_images
+
+    require_images(images)
+    arguments = model_arguments(model_values)
+    codec = None
+    if LatentDB.exists(db):
+        if recall is not None:
+            raise click.UsageError(
+                f"--recall is for a new store: run latentdb optimize {db} --recall {recall:g}"
+            )
+        store = LatentDB.open(db, trust_model=model_values["trust_model"])
+        store.check_precision(precision)
+        codec = store.read_model(**arguments)
+    else:
+        if arguments["model"] is None and arguments["encoder"] is None:
+            raise click.UsageError(
+                f"{db} does not exist: to make it give --model MODEL (latentdb train makes one), "
+                "or --encoder and --decoder"
+            )
+        store = LatentDB.create(
+            db,
+            **arguments,
+            images=images,
+            recall=0.99 if recall is None else recall,
+            precision=precision or "float32",
+        )
+        print_notes(store.codec)
+    with store:
+        rows_before = len(store)
+        try:
+            with progress(quiet) as report:
+                done = store.index_images(
+                    images,
+                    model=codec,
+                    metadata=metadata,
+                    labels_from_folders=labels_from_folders,
+                    strict=strict,
+                    report=report,
+                )
+        except KeyboardInterrupt:
+            click.echo(
+                f"Interrupted: {counted(len(store), 'row')} committed, "
+                f"{len(store) - rows_before:,} of them new; run the same command to resume.",
+                err=True,
+            )
+            raise click.exceptions.Exit(130) from None
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(
+            f"{done.added:,} added, {done.updated:,} updated, {done.unchanged:,} unchanged "
+            f"(skipped), {len(done.bad):,} bad; {counted(done.rows, 'row')}, {done.seconds:.1f} s"
+        )
+        if done.unmatched:
+            rows = counted(done.unmatched, "row")
+            click.echo(f"{rows} of {metadata} without an image in this run", err=True)
+        print_bad_files(done.bad)
+    if done.bad and not done.rows:
+        raise click.exceptions.Exit(1)

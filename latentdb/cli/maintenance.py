@@ -1,0 +1,122 @@
+"""Commands on a store itself: info, delete, compact, verify, optimize."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from latentdb.ann.metrics import METRICS
+from latentdb.ann.plan import PREFERENCES
+from latentdb.base.wording import counted
+from latentdb.cli.console import print_info, print_json, progress
+from latentdb.cli.options import Memory, db_argument, json_option, quiet_option, where_option
+
+
+@click.command()
+@db_argument
+@json_option
+def info(db: str, as_json: bool) -> None:
+    """Print what is in DB and how it is searched."""
+    from latentdb.reader import Reader
+
+    with Reader.open(db) as store:
+        print_info(store.info(), as_json)
+
+
+@click.command()
+@db_argument
+@click.argument("ids", nargs=-1)
+@where_option
+@json_option
+def delete(db: str, ids: tuple[str, ...], where: str | None, as_json: bool) -> None:
+    """Delete rows of DB: those of IDS, or those of --where."""
+    from latentdb.database import LatentDB
+
+    if bool(ids) == (where is not None):
+        raise click.UsageError("give either IDS or --where EXPR")
+    with LatentDB.open(db) as store:
+        rows = store.delete(ids or None, where=where)
+    if as_json:
+        print_json({"deleted": rows})
+    else:
+        click.echo(f"{counted(rows, 'row')} deleted")
+
+
+@click.command()
+@db_argument
+@json_option
+def compact(db: str, as_json: bool) -> None:
+    """Merge small segments and free deleted rows.  Queries go on meanwhile."""
+    from latentdb.database import LatentDB
+
+    with LatentDB.open(db) as store:
+        done = store.compact()
+    if as_json:
+        print_json(done)
+        return
+    if done.merged:
+        click.echo(
+            f"merged {counted(done.merged, 'segment')} into {done.written:,}, "
+            f"removed {counted(done.dropped, 'deleted row')} from disk"
+        )
+    else:
+        click.echo("nothing to merge")
+    click.echo(f"{counted(done.segments, 'segment')} now")
+
+
+@click.command()
+@db_argument
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Rebuild what can be rebuilt; move other damaged files into DB/quarantine.",
+)
+@json_option
+def verify(db: str, repair: bool, as_json: bool) -> None:
+    """Check every file of DB.  Exits with 1 if there is a problem and no --repair."""
+    from latentdb.database import LatentDB
+
+    report = LatentDB.verify(db, repair=repair)
+    if as_json:
+        print_json(report)
+    else:
+        for problem in report.problems:
+            click.echo(f"{problem.file}: {problem.what} -> {problem.repair}")
+        lost = f", {counted(report.lost_rows, 'row')} lost" if report.lost_rows else ""
+        click.echo(
+            f"checked {counted(report.files, 'file')} and {counted(report.rows, 'row')}: "
+            f"{counted(len(report.problems), 'problem')}{lost}"
+        )
+    if report.problems and not repair:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@db_argument
+@click.option("--recall", type=float, help="Target recall.  [default: unchanged]")
+@click.option(
+    "--memory",
+    type=Memory(),
+    help="Most bytes for the index, such as 4G; 0: no limit.  [default: unchanged]",
+)
+@click.option(
+    "--prefer",
+    type=click.Choice(PREFERENCES),
+    help="build: an index built in seconds.  latency: the faster of two kinds of index, "
+    "which takes longer to build.  [default: unchanged]",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(METRICS[:3]),
+    help="Metric of the index; queries by another metric scan.  [default: unchanged]",
+)
+@json_option
+@quiet_option
+def optimize(db: str, as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Rebuild the search index and tune it to a target recall."""
+    from latentdb.database import LatentDB
+
+    with LatentDB.open(db) as store, progress(quiet) as report:
+        done = store.optimize(report=report, **settings)
+    print_info(done, as_json)

@@ -1,0 +1,105 @@
+"""Commands on models: train one, and print what one is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from latentdb.cli.options import Channels, Size, json_option, quiet_option, strict_option
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="The model folder to make.")
+@click.option(
+    "--arch",
+    type=click.Choice(["conv", "mlp"]),
+    default="conv",
+    show_default=True,
+    help="conv: convolutional layers.  mlp: dense layers only, for tiny images.",
+)
+@click.option(
+    "--image-size",
+    type=Size(),
+    help="Size to train at: 64, or HEIGHTxWIDTH.  [default: the size of IMAGES]",
+)
+@click.option("--channels", type=Channels(), help="1: grey.  3: colour.  [default: as in IMAGES]")
+@click.option(
+    "--resize",
+    type=click.Choice(["stretch", "crop", "pad"]),
+    default="stretch",
+    show_default=True,
+    help="How images of another shape are fitted.",
+)
+@click.option(
+    "--latent-dim", type=int, default=64, show_default=True, help="Dimensions of the latents."
+)
+@click.option("--beta", type=float, default=0.3, show_default=True, help="Weight of the KL loss.")
+@click.option("--epochs", type=int, default=100, show_default=True, help="Most epochs.")
+@click.option("--minutes", type=float, help="Most minutes.")
+@click.option(
+    "--patience",
+    type=int,
+    default=5,
+    show_default=True,
+    help="Stop after this many epochs without a better validation loss.",
+)
+@click.option(
+    "--validation",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Share of the images held out for validation.",
+)
+@click.option(
+    "--batch", type=int, help="Images per step.  [default: 128; 32 for fewer than 10,000 images]"
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
+@strict_option
+@json_option
+@quiet_option
+def train(images: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) -> None:
+    """Train a VAE on images and write a model folder.
+
+    IMAGES are folders and files.  Ctrl-C ends the training early and keeps the best weights so far.
+    """
+    from latentdb.base.wording import counted
+    from latentdb.cli.console import print_bad_files, print_json, progress
+    from latentdb.model.training import train_model
+
+    with progress(quiet) as report:
+        done = train_model(images, report=report, **settings)
+    if as_json:
+        print_json(done)
+        return
+    spec = done.config.preprocessing
+    click.echo(
+        f"trained on {done.images:,} of {counted(done.found, 'image')} at "
+        f"{spec.height}x{spec.width}x{spec.channels}, {done.validation_images:,} held out"
+    )
+    click.echo(
+        f"{counted(done.epochs, 'epoch')} in {done.seconds:.0f} s ({done.stopped}), "
+        f"best epoch {done.best_epoch}; reconstructions of held-out images: {done.psnr:.1f} dB PSNR"
+    )
+    click.echo(f"{done.path}: encoder, decoder, history.csv, reconstructions.png")
+    print_bad_files(done.bad)
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.option("--plot", type=click.Path(), metavar="PNG", help="Draw the layers into PNG.")
+@json_option
+def model(model: str, plot: str | None, as_json: bool) -> None:
+    """Print the layers of a model.  MODEL is a model folder, or a .keras or .h5 file."""
+    from latentdb.cli.console import print_json, print_notes
+    from latentdb.stored_model import load_model
+
+    codec = load_model(model)
+    print_notes(codec)
+    if plot is not None:
+        codec.plot(plot)
+    if as_json:
+        print_json({**vars(codec.config), "plot": plot})
+    else:
+        click.echo(codec.summaries())

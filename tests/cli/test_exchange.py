@@ -1,0 +1,29 @@
+"""export and import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from tests.cli.running import run, run_error, run_json
+from tests.cli.vectors import latents
+
+
+def test_export_writes_rows(store: Path, tmp_path: Path) -> None:
+    assert run_json("export", store, tmp_path / "all.h5")["rows"] == 80
+    with h5py.File(tmp_path / "all.h5") as file:
+        assert file["z_mean"].shape == (80, 4)
+        assert file["id"].asstr()[0] == "disc/000.png"
+    run("export", store, tmp_path / "some.npy", "--where", 'label == "disc"')
+    assert np.load(tmp_path / "some.npy").shape == (40, 4)
+
+
+def test_import_makes_a_store_and_takes_ids_from_a_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", latents(2))
+    (tmp_path / "ids.txt").write_text("a\nb\n")
+    import_ = ("import", tmp_path / "s.ldb", tmp_path / "v.npy", "--ids", tmp_path / "ids.txt")
+    assert run(*import_).stdout.startswith("2 added, 0 replaced, 0 skipped; 2 rows, ")
+    assert run_json(*import_, "--on-conflict", "skip")["skipped"] == 2
+    assert "'a' (2 in all) is in the store" in run_error(*import_)

@@ -1,0 +1,109 @@
+"""index: models made elsewhere, bad files, progress and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from latentdb.database import LatentDB
+from tests.cli.running import run, run_error, run_json
+from tests.conftest import make_images
+
+
+def test_index_with_keras_files(tmp_path: Path, images: Path, model: Path) -> None:
+    halves = ("--encoder", model / "encoder.keras", "--decoder", model / "decoder.keras")
+    # So short a training leaves a doubt.
+    asked = run_error("index", tmp_path / "a.ldb", images, *halves)
+    assert "the pixel range cannot be told" in asked
+    assert "give --pixel-range" in asked
+    assert not (tmp_path / "a.ldb").exists()
+    ranged = ("--pixel-range", "0..1")
+    assert run_json("index", tmp_path / "a.ldb", images, *halves, *ranged)["added"] == 80
+    assert run_json("index", tmp_path / "a.ldb", images, *halves)["unchanged"] == 80
+    info = run_json("info", tmp_path / "a.ldb")["model"]
+    assert (info["latent_dim"], info["has_z_log_var"]) == (4, True)
+    crop = ("--resize", "crop", "--pixel-range", "-1..1", "--recall", 0.9)
+    run("index", tmp_path / "b.ldb", images, *halves, *crop)
+    other = run_json("info", tmp_path / "b.ldb")
+    assert other["model"]["preprocessing"]["resize"] == "crop"
+    assert other["recall_target"] == 0.9
+    assert "has fingerprint" in run_error("index", tmp_path / "b.ldb", images, "--model", model)
+
+
+def test_bad_files_are_listed_at_the_end(store: Path, tmp_path: Path) -> None:
+    folder = make_images(tmp_path / "in", 1)
+    (folder / "bad.png").write_text("no picture")
+    result = run("index", store, folder)
+    assert "1 bad" in result.stdout
+    assert "1 bad file was skipped:" in result.stderr
+    assert "bad.png: not one of JPEG" in result.stderr
+    assert "bad.png: not one of JPEG" in run_error("index", store, folder, "--strict")
+
+
+def test_a_run_of_bad_files_only_fails(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/bad.png").touch()
+    result = run("index", tmp_path / "a.ldb", tmp_path / "in", "--model", model, code=1)
+    assert "bad.png: empty file" in result.stderr
+
+
+def test_progress_shows_on_a_terminal_and_ctrl_c_ends_a_run_cleanly(
+    tmp_path: Path, model: Path
+) -> None:
+    """A real terminal, a real process, a real Ctrl-C in the middle."""
+    folder = make_images(tmp_path / "in", 400)
+    db = tmp_path / "db.ldb"
+    code = (
+        "import sys, time\n"
+        "from latentdb.ingest import ingest, reading\n"
+        "from latentdb.cli.main import main\n"
+        "reading.BATCH = 16; ingest.COMMIT_ROWS = 64; ingest.FIRST_SECONDS = 1e9\n"
+        "one = reading.ImagePlanner._one\n"
+        "def slow(self, *a): time.sleep(0.02); return one(self, *a)\n"
+        "reading.ImagePlanner._one = slow\n"
+        "main(sys.argv[1:])"
+    )
+    ours, theirs = pty.openpty()
+    arguments = ["index", str(db), str(folder), "--model", str(model)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, stderr=theirs
+    )
+    os.close(theirs)
+    seen = b""
+    interrupted = False
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the terminal closes with the process
+            break
+        if not part:
+            break
+        seen += part
+        if not interrupted and db.exists() and len(list((db / "segments").glob("*"))) >= 2:
+            process.send_signal(signal.SIGINT)
+            interrupted = True
+    assert process.wait(timeout=60) == 130
+    os.close(ours)
+    assert b"indexing" in seen
+    assert b"rows committed" in seen
+    assert b"Traceback" not in seen
+    with LatentDB.open(db) as opened:
+        rows = len(opened)
+    assert 64 <= rows < 800
+    done = run_json("index", db, folder)
+    assert (done["unchanged"], done["added"]) == (rows, 800 - rows)
+
+
+@pytest.mark.parametrize("flag", ["--quiet", "--json"])
+def test_nothing_but_the_answer_when_asked(store: Path, images: Path, flag: str) -> None:
+    result = run("index", store, images, flag)
+    assert result.stderr == ""
+    assert len(result.stdout.splitlines()) == 1 or flag == "--json"

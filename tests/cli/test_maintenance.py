@@ -1,0 +1,115 @@
+"""info, delete, compact, verify, optimize."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from latentdb.database import LatentDB
+from tests.cli.running import run, run_error, run_json
+from tests.cli.vectors import ROWS, latents
+
+
+def test_info_says_what_a_store_holds(store: Path) -> None:
+    info = run_json("info", store)
+    assert (info["rows"], info["columns"], info["index"]) == (80, {"label": "str"}, None)
+    assert "exact scan (recall 1; target 0.99)" in run("info", store).stdout
+    assert run_json("optimize", store, "--recall", 0.9)["recall_target"] == 0.9
+
+
+def test_info_counts_deleted_rows(store: Path) -> None:
+    assert "rows      80\n" in run("info", store).stdout
+    assert run("delete", store, "disc/000.png").stdout == "1 row deleted\n"
+    assert "rows      79 (1 deleted or replaced row still on disk)\n" in run("info", store).stdout
+    assert run("delete", store, "--where", 'label == "disc"').stdout == "39 rows deleted\n"
+
+
+def test_compact_says_what_it_merged(store: Path) -> None:
+    run("delete", store, "disc/000.png")
+    assert "removed 1 deleted row from disk" in run("compact", store).stdout
+    assert run("compact", store).stdout == "nothing to merge\n1 segment now\n"
+
+
+def test_verify_counts_problems(store: Path) -> None:
+    assert "80 rows: 0 problems\n" in run("verify", store).stdout
+    next((store / "segments").iterdir()).write_bytes(b"")
+    result = run("verify", store, code=1)
+    assert "80 rows: 1 problem\n" in result.stdout
+
+
+def test_optimize_reports_what_it_built(large_store: Path) -> None:
+    found = json.loads(
+        run("optimize", large_store, "--recall", "0.8", "--metric", "cosine", "--json").stdout
+    )
+    index = found["index"]
+    assert (index["kind"], index["metric"], index["rows"]) == ("ivf-sq4", "cosine", ROWS)
+    assert index["recall_measured"] >= index["recall_target"] == found["recall_target"] == 0.8
+    assert (found["covered_rows"], found["why"]) == (ROWS, "")
+    printed = run("info", large_store).stdout
+    assert (
+        "ivf-sq4 index by cosine over 1,500 rows, newer rows are scanned; recall@10 0." in printed
+    )
+    assert "measured on 375 rows, target 0.8" in printed
+
+
+def test_an_index_that_does_not_fit_the_memory_is_not_built(large_store: Path) -> None:
+    result = run("optimize", large_store, "--memory", "10k")
+    assert result.exit_code == 0
+    assert "exact scan" in result.stdout
+    assert "note      ivf-sq4 would take " in result.stdout
+    assert "of the 10000 allowed" in result.stdout
+    with LatentDB.open(large_store) as opened:
+        version = opened.info().version
+        opened.add(["one more"], latents(1, 2))
+        assert opened.info().version == version + 1  # no try, where nothing can come of it
+    result = run("optimize", large_store, "--memory", 0, "--json")
+    assert json.loads(result.stdout)["index"]["rows"] == ROWS + 1
+
+
+def test_a_preference_is_kept_and_reported(large_store: Path) -> None:
+    found = run_json("optimize", large_store, "--prefer", "latency")
+    assert found["index"]["kind"] in ("ivf-sq4", "hnsw-sq8")
+    if found["index"]["kind"] == "ivf-sq4":
+        assert found["why"] == "ivf-sq4 was measured to be as fast as hnsw-sq8"
+    manifest = json.loads((large_store / "MANIFEST.json").read_text())["manifest"]
+    assert manifest["settings"]["prefer"] == "latency"
+    run("optimize", large_store)
+    manifest = json.loads((large_store / "MANIFEST.json").read_text())["manifest"]
+    assert manifest["settings"]["prefer"] == "latency"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(
+            ["--memory", size]
+            for size in ("", "G", "-1", "4X", "4 G G", "1e9", "4i", "٤G", "9" * 400)
+        ),
+        ["--metric", "kl"],
+        ["--metric", "l3"],
+        ["--prefer", "speed"],
+        ["--recall", "all"],
+    ],
+)
+def test_wrong_usage_of_optimize_is_two(large_store: Path, arguments: list[str]) -> None:
+    result = run("optimize", large_store, *arguments, code=2)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recall", "1.5"], "recall 1.5 cannot be used: give a share, such as 0.99"),
+        (["--recall", "nan"], "recall nan cannot be used"),
+        (["--memory", "99999999T"], "memory 99999999000000000000 cannot be used"),
+        (["--metric", "wasserstein"], "this store has no z_log_var: use l2 or cosine"),
+    ],
+)
+def test_an_error_of_optimize_is_one_line(
+    large_store: Path, arguments: list[str], message: str
+) -> None:
+    before = (large_store / "MANIFEST.json").read_bytes()
+    assert message in run_error("optimize", large_store, *arguments)
+    assert (large_store / "MANIFEST.json").read_bytes() == before
