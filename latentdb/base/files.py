@@ -152,6 +152,8 @@ def write_output(path: str | os.PathLike[str], data: bytes) -> None:
 def open_output(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Write a file piece by piece; leaving the context replaces an old one atomically.
 
+    The file may be read back while it is written.
+
     Raises
     ------
     StoreError
@@ -161,7 +163,7 @@ def open_output(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     temporary = _temporary(target)
     try_remove(temporary)
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -1,25 +1,29 @@
-"""Ready-made rows in an HDF5 file, which may be a stranger's.
+"""Rows in an HDF5 file: a data set for each of id, path, z_mean, z_log_var and metadata key.
 
-HDF5 can name other files (links, external storage, virtual data sets), unpack a
-kilobyte to terabytes (filters, unallocated chunks), and let a million texts be
-the same megabyte.  All of it is refused by name before any data is read.
+An HDF5 file can name other files (links, external storage, virtual data sets),
+unpack a kilobyte to terabytes (filters, unallocated chunks), and let a million
+texts be the same megabyte.  All of it is refused before any data is read.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb.base.errors import InvalidInputError
 from latentdb.exchange.row_reader import BATCH_BYTES, RowReader, number_column, text_column
-from latentdb.store.columns import Column
-from latentdb.store.segment import Rows
+from latentdb.exchange.row_writer import has_log_var, model_attributes, read_blocks
+from latentdb.store.columns import Column, Value
+from latentdb.store.segment import Ints, Rows
+from latentdb.store.snapshot import Snapshot
 
 _DATA = ("id", "path", "z_mean", "z_log_var")
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
@@ -88,10 +92,10 @@ class H5Reader(RowReader):
                     f"{name} has shape {list(data.shape)}, expected {list(wanted)} as of z_mean"
                 )
         self.has_log_var = "z_log_var" in self._sets
-        self._take_kinds()
+        self._read_types()
         self.fingerprint = self._attribute(b"encoder_fingerprint")
 
-    def _take_kinds(self) -> None:
+    def _read_types(self) -> None:
         wanted = {"id": ("str", "int"), "path": ("str",)}
         numbers = ("float", "int")
         for name, data in self._sets.items():
@@ -102,10 +106,10 @@ class H5Reader(RowReader):
             if name in _DATA:
                 continue
             if not key.endswith(_MISSING):
-                self.kinds[key] = kind
+                self.types[key] = kind
             elif name.removesuffix(_MISSING) not in self._sets or kind not in ("bool", "int"):
                 raise self.refuse(f"{name} says of no metadata which values are missing")
-        self.check_keys(self.kinds)
+        self.check_keys(self.types)
 
     @staticmethod
     def _children(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -258,18 +262,18 @@ class H5Reader(RowReader):
         return value.decode() if isinstance(value, bytes) else str(value)
 
     @property
-    def _step(self) -> int:
+    def batch_rows(self) -> int:
         sizes = [
             data.dtype.itemsize * math.prod(data.shape[1:])
             for data in self._sets.values()
             if data.dtype.kind != "O"
         ]
         each = sum(sizes) + self._text // max(1, self._count)
-        return max(1, min(super()._step, int(BATCH_BYTES // max(1, each))))
+        return max(1, min(super().batch_rows, int(BATCH_BYTES // max(1, each))))
 
     def _slices(self) -> Iterator[slice]:
-        for start in range(0, self._count, self._step):
-            yield slice(start, min(self._count, start + self._step))
+        for start in range(0, self._count, self.batch_rows):
+            yield slice(start, min(self._count, start + self.batch_rows))
 
     def _texts(self, name: str, part: slice) -> list[str]:
         if name in self._references:
@@ -296,7 +300,7 @@ class H5Reader(RowReader):
                     self.vectors(self._sets["z_mean"][part], "z_mean", part.start),
                     log_vars,
                     paths if paths and any(paths) else None,
-                    columns={key: self._column(key, part) for key in self.kinds},
+                    columns={key: self._column(key, part) for key in self.types},
                 )
             yield rows
 
@@ -305,10 +309,109 @@ class H5Reader(RowReader):
         missing: NDArray[np.bool_] | None = None
         if name + _MISSING in self._sets:
             missing = self._sets[name + _MISSING][part].astype(bool)
-        if self.kinds[key] != "str":
+        if self.types[key] != "str":
             where = f"{self.path}: {name}"
-            return number_column(self.kinds[key], self._sets[name][part], missing, where)
+            return number_column(self.types[key], self._sets[name][part], missing, where)
         values: list[str | None] = list(self._texts(name, part))
         if missing is not None:
-            values = [None if gone else value for value, gone in zip(values, missing, strict=True)]
+            values = [
+                None if lacking else value for value, lacking in zip(values, missing, strict=True)
+            ]
         return text_column(key, values)
+
+
+def write(snapshot: Snapshot, rows: Ints, file: IO[bytes]) -> None:
+    """Write the data sets that `H5Reader` reads, and the fingerprint of the encoder."""
+    with _DeferredErrors(file) as raw:
+        _fill(snapshot, rows, raw)
+        raw.check()
+
+
+def _fill(snapshot: Snapshot, rows: Ints, raw: _DeferredErrors) -> None:
+    import h5py
+
+    text = h5py.string_dtype("utf-8")
+    dtypes = {"str": text, "int": "<i8", "float": "<f8", "bool": "?"}
+    fill: dict[str, Value] = {"str": "", "int": 0, "float": np.nan, "bool": False}
+    shape = (len(rows), snapshot.dim)
+    columns = snapshot.manifest.columns
+    with h5py.File(raw, "w") as file:
+        file.attrs["format"] = "latentdb export"
+        file.attrs["dim"] = snapshot.dim
+        for name, value in model_attributes(snapshot).items():
+            file.attrs[name] = np.bytes_(value.encode())
+        means = file.create_dataset("z_mean", shape, "<f4")
+        ids = file.create_dataset("id", shape[:1], text)
+        paths = file.create_dataset("path", shape[:1], text)
+        log_vars = None
+        if has_log_var(snapshot):
+            log_vars = file.create_dataset("z_log_var", shape, "<f4")
+        for key, kind in columns.items():
+            file.create_dataset(f"metadata/{key}", shape[:1], dtypes[kind])
+        for block in read_blocks(snapshot, rows):
+            means[block.rows] = block.z_mean
+            if log_vars is not None:
+                log_vars[block.rows] = block.z_log_var
+            raw.check()
+            ids[block.rows] = block.ids
+            paths[block.rows] = [path or "" for path in block.paths]
+            for key, values in block.metadata.items():
+                if any(isinstance(value, str) and "\0" in value for value in values):
+                    raise InvalidInputError(
+                        f"metadata {key!r} has text with a null, which HDF5 text cannot hold: "
+                        "export to .parquet or .csv"
+                    )
+                filler = fill[columns[key]]
+                filled = [filler if value is None else value for value in values]
+                file[f"metadata/{key}"][block.rows] = filled
+                if None in values:
+                    name = f"metadata/{key}{_MISSING}"
+                    missing = file.require_dataset(name, shape[:1], bool)
+                    missing[block.rows] = [value is None for value in values]
+            raw.check()
+
+
+class _DeferredErrors(io.RawIOBase):
+    """A file that reports no failed write to HDF5, which would end the process.
+
+    The first error is raised by `check`; nothing more is written after it.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = io.FileIO(file.fileno(), "r+b", closefd=False)
+        self._error: OSError | None = None
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size, end = len(rest), self._file.tell() + len(rest)
+        try:
+            while rest and self._error is None:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._error = error
+        self._file.seek(end)
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size or 0
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer) or 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()

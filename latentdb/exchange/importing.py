@@ -1,8 +1,8 @@
-"""Ready-made rows from a file into a store, all of them in one commit or none.
+"""Import the rows of a file into a store, all of them in one commit or none.
 
-The file is read twice: its ids first, so that one that is there twice, or in
-the store already, is found before anything is written; then its rows, in
-batches that are written as they come and committed together.
+The file is read twice: its ids first, so that a duplicate, or one that is in the
+store already, is found before anything is written; then its rows, in batches
+that are written as they come and committed together.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from latentdb.base.errors import (
 from latentdb.base.files import as_path, os_reason
 from latentdb.base.progress import Progress, Report
 from latentdb.base.validate import check_ids
+from latentdb.exchange.csv import CsvReader
 from latentdb.exchange.hdf5 import H5Reader
+from latentdb.exchange.npy import NpyReader
 from latentdb.exchange.parquet import ParquetReader
-from latentdb.exchange.row_reader import CsvReader, NpyReader, RowReader
+from latentdb.exchange.row_reader import RowReader
 from latentdb.ingest.ingest import CONFLICTS
 from latentdb.store import manifest as manifests
 from latentdb.store.segment import Ints, Rows, hash_ids
@@ -39,9 +41,15 @@ from latentdb.store.snapshot import Snapshot
 from latentdb.store.store import Store
 from latentdb.store.writer import Writer
 
-FORMATS = (".h5", ".npy", ".parquet", ".csv")
 PathLike = str | os.PathLike[str]
-_FIRST_CHECK = 16_384  # rows
+_READERS: dict[str, Callable[[Path, Path | None], RowReader]] = {
+    ".h5": lambda path, _: H5Reader(path),
+    ".npy": NpyReader,
+    ".parquet": lambda path, _: ParquetReader(path),
+    ".csv": lambda path, _: CsvReader(path),
+}
+FORMATS = tuple(_READERS)
+_FIRST_CHECK = 16_384  # ids after which duplicates are looked for; then at twice as many, and so on
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,10 @@ class ImportReport:
     Attributes
     ----------
     added, replaced, skipped
-        Rows of the file that were new, took the place of one of the same id,
-        and were left out because their id was in the store.
+        Rows of the file that were new, that replaced a row of the same id, and
+        that were left out because their id was in the store.
     rows
-        In the store now.
+        Rows in the store now.
     seconds
         Wall time.
     """
@@ -68,45 +76,38 @@ class ImportReport:
 
 @contextmanager
 def opened(file: PathLike, ids: PathLike | None = None) -> Iterator[RowReader]:
-    """Open a file of ready-made rows, by its ending.
+    """Open a file of rows with the reader of its format.
 
     Parameters
     ----------
     file
-        ``.h5``, ``.parquet`` and ``.csv`` as `latentdb.exchange.exporting.export` writes them;
-        ``.npy`` holds z_mean ``[n, d]``.
+        Ends in one of `FORMATS`; `latentdb.exchange.exporting.export` says what each holds.
     ids
-        For ``.npy``: a UTF-8 text file with one id a line.  Row numbers without.
+        For ``.npy``: a UTF-8 text file with one id a line.  By default the ids are row numbers.
 
     Raises
     ------
     NotFoundError
-        If it is not there.
+        If a file does not exist.
     InvalidInputError
-        If it is not such a file.
+        If it is not of its format.
     MissingExtraError
         For ``.parquet``, without pyarrow.
     """
     path = as_path(file)
     suffix = path.suffix.lower()
-    if suffix not in FORMATS:
+    if suffix not in _READERS:
         raise InvalidInputError(
             f"{path}: cannot import {suffix!r}, expected one of {', '.join(FORMATS)}"
         )
     if ids is not None and suffix != ".npy":
-        raise InvalidInputError(f"{path} names its rows itself: give ids for .npy only")
-    names = None if ids is None else as_path(ids)
-    for each in (path, names):
-        if each is not None:
-            _require_file(each)
-    openers: dict[str, Callable[[], RowReader]] = {
-        ".h5": lambda: H5Reader(path),
-        ".npy": lambda: NpyReader(path, names),
-        ".parquet": lambda: ParquetReader(path),
-        ".csv": lambda: CsvReader(path),
-    }
-    with closing(openers[suffix]()) as source:
-        yield source
+        raise InvalidInputError(f"{path} holds its ids itself: give a file of ids for .npy only")
+    ids_path = None if ids is None else as_path(ids)
+    _require_file(path)
+    if ids_path is not None:
+        _require_file(ids_path)
+    with closing(_READERS[suffix](path, ids_path)) as reader:
+        yield reader
 
 
 def _require_file(path: Path) -> None:
@@ -121,15 +122,15 @@ def _require_file(path: Path) -> None:
 
 
 def import_rows(
-    writer: Writer, source: RowReader, *, on_conflict: str = "error", report: Report | None = None
+    writer: Writer, reader: RowReader, *, on_conflict: str = "error", report: Report | None = None
 ) -> ImportReport:
-    """Read a file into a store, in one commit.
+    """Append the rows of a file to a store, in one commit.
 
     Parameters
     ----------
     writer
-        Of the store.
-    source
+        The store's writer.
+    reader
         The open file.
     on_conflict
         For an id that is in the store: ``"error"``, ``"skip"`` or ``"replace"``.
@@ -139,29 +140,29 @@ def import_rows(
     Raises
     ------
     InvalidInputError
-        If the file, or an id in it, cannot be used; the store is as before.
+        If the file, or an id in it, cannot be used; the store is unchanged then.
     ModelMismatchError
-        If it was made by another encoder than the store's.
+        If its latents are of another encoder than the store's.
     """
     start = time.monotonic()
     if on_conflict not in CONFLICTS:
         raise InvalidInputError(f"on_conflict {on_conflict!r} is unknown: use one of {CONFLICTS}")
     snapshot = writer.snapshot
-    _check_fits(snapshot, source)
-    hashes, rows = _look_up(snapshot, source, report)
+    _check_vectors(snapshot, reader)
+    hashes, rows = _locate_ids(snapshot, reader, report)
     taken = np.flatnonzero(rows >= 0)
     if len(taken) and on_conflict == "error":
         name = snapshot.ids(rows[taken[:1]])[0]
         raise InvalidInputError(
-            f"{source.path}: id {name!r} ({len(taken)} in all) is in the store: "
-            "pass on_conflict 'skip' or 'replace'"
+            f"{reader.path}: id {name!r} ({len(taken)} in all) is in the store: "
+            "set on-conflict to skip or replace"
         )
-    source.fit(snapshot.manifest.columns)
-    _check_kinds(snapshot, source)
-    keep = rows < 0 if on_conflict == "skip" else np.ones(len(rows), bool)
-    if keep.any():
+    reader.fit(snapshot.manifest.columns)
+    _check_types(snapshot, reader)
+    wanted = rows < 0 if on_conflict == "skip" else np.ones(len(rows), bool)
+    if wanted.any():
         replaced = rows[taken] if on_conflict == "replace" else None
-        writer.append(_batches(source, hashes, keep, report), replaced)
+        writer.append(_batches(reader, hashes, wanted, report), replaced)
     added = len(rows) - len(taken)
     counts = (len(taken), 0) if on_conflict == "replace" else (0, len(taken))
     return ImportReport(added, *counts, len(writer.snapshot), time.monotonic() - start)
@@ -192,85 +193,88 @@ def undo_creation(store: Store, *, existed: bool) -> None:
         return  # the error of the import is what is to be told
 
 
-def _check_fits(snapshot: Snapshot, source: RowReader) -> None:
-    if source.dim != snapshot.dim:
+def _check_vectors(snapshot: Snapshot, reader: RowReader) -> None:
+    """Refuse vectors of another size, of another encoder, or with z_log_var unlike the store's."""
+    if reader.dim != snapshot.dim:
         raise InvalidInputError(
-            f"{source.path} has {source.dim} dimensions, this store {snapshot.dim}: "
+            f"{reader.path} has {reader.dim} dimensions, this store {snapshot.dim}: "
             "import into another store"
         )
     model = snapshot.manifest.model
-    made_by = source.fingerprint
+    made_by = reader.fingerprint
     if model is not None and made_by is not None and model.encoder_fingerprint != made_by:
         raise ModelMismatchError(
-            f"{source.path} was made by encoder {made_by}, this store's latents are of encoder "
+            f"{reader.path} was made by encoder {made_by}, this store's latents are of encoder "
             f"{model.encoder_fingerprint}: import into another store"
         )
     if snapshot.segments:
         stored = snapshot.segments[0].has_log_var
-        if stored and not source.has_log_var:
+        if stored and not reader.has_log_var:
             raise InvalidInputError(
-                f"{source.path} has no z_log_var, and this store's rows have it: "
+                f"{reader.path} has no z_log_var, and this store's rows have it: "
                 "import into another store"
             )
-        if source.has_log_var and not stored:
+        if reader.has_log_var and not stored:
             raise InvalidInputError(
-                f"{source.path} has z_log_var, and this store's rows have none: "
+                f"{reader.path} has z_log_var, and this store's rows have none: "
                 "import into another store, or leave it out of the file"
             )
 
 
-def _check_kinds(snapshot: Snapshot, source: RowReader) -> None:
-    for key, kind in source.kinds.items():
-        stored = snapshot.manifest.columns.get(key, kind)
-        if stored != kind and {stored, kind} != {"int", "float"}:
+def _check_types(snapshot: Snapshot, reader: RowReader) -> None:
+    """Refuse metadata of another type than the store's column of that key."""
+    for key, found in reader.types.items():
+        stored = snapshot.manifest.columns.get(key, found)
+        if stored != found and {stored, found} != {"int", "float"}:
             raise InvalidInputError(
-                f"{source.path}: metadata {key!r} is {kind} and in this store {stored}: "
+                f"{reader.path}: metadata {key!r} is {found} and in this store {stored}: "
                 "convert it or rename it"
             )
 
 
-def _look_up(
-    snapshot: Snapshot, source: RowReader, report: Report | None
+def _locate_ids(
+    snapshot: Snapshot, reader: RowReader, report: Report | None
 ) -> tuple[NDArray[np.uint64], Ints]:
-    """Hash of every id of a file, none of which is there twice, and its row in the store or -1."""
+    """Hash of every id of a file, and its row in the store or -1; no id may be there twice."""
     hashes = [np.empty(0, np.uint64)]
     rows = [np.empty(0, np.int64)]
     count = checked = 0
-    for names in source.ids():
+    for names in reader.ids():
         try:
             check_ids(names)
         except InvalidInputError as error:
-            raise source.refuse(str(error)) from error
+            raise reader.refuse(str(error)) from error
         hashes.append(hash_ids(names))
         rows.append(snapshot.locate(names))
         count += len(names)
         if report is not None:
-            report(Progress("checking ids", count, source.rows))
+            report(Progress("checking ids", count, reader.rows))
         if count >= max(_FIRST_CHECK, 2 * checked):
-            # Now and then, so that a small file of one id again and again ends soon.
+            # A small compressed file may repeat one id for hours: look before its end.
             hashes = [np.concatenate(hashes)]
-            _check_unique(source, hashes[0])
+            _check_unique(reader, hashes[0])
             checked = count
-    everything = np.concatenate(hashes)
-    _check_unique(source, everything)
-    return everything, np.concatenate(rows)
+    all_hashes = np.concatenate(hashes)
+    _check_unique(reader, all_hashes)
+    return all_hashes, np.concatenate(rows)
 
 
-def _check_unique(source: RowReader, hashes: NDArray[np.uint64]) -> None:
+def _check_unique(reader: RowReader, hashes: NDArray[np.uint64]) -> None:
+    """Refuse an id that the file has twice, among its first ids, whose hashes are given."""
     ordered = np.sort(hashes)
-    twice = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(twice):
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(repeated):
         return
-    # Different ids may have the same hash: the ids themselves decide.
-    seen: dict[str, int] = {}
+    # Different ids may have the same hash: compare the ids themselves.
+    rows: dict[str, int] = {}
     first = 0
-    for names in source.ids():
-        places = np.flatnonzero(np.isin(hashes[first : first + len(names)], twice))
-        for place in places.tolist():
-            row = first + place
-            if place < len(names) and seen.setdefault(names[place], row) != row:
-                raise source.refuse(
-                    f"id {names[place]!r} is in rows {seen[names[place]]} and {row}: "
+    for names in reader.ids():
+        positions = np.flatnonzero(np.isin(hashes[first : first + len(names)], repeated))
+        for position in positions.tolist():
+            row = first + position
+            if rows.setdefault(names[position], row) != row:
+                raise reader.refuse(
+                    f"id {names[position]!r} is in rows {rows[names[position]]} and {row}: "
                     "give each id once"
                 )
         first += len(names)
@@ -279,26 +283,32 @@ def _check_unique(source: RowReader, hashes: NDArray[np.uint64]) -> None:
 
 
 def _batches(
-    source: RowReader,
+    reader: RowReader,
     hashes: NDArray[np.uint64],
-    keep: NDArray[np.bool_],
+    wanted: NDArray[np.bool_],
     report: Report | None,
 ) -> Iterator[Rows]:
-    """The rows to keep, of the file that the hashes are of."""
-    changed = StoreError(f"{source.path} changed while it was read: import it again")
+    """The wanted rows of a file whose ids have these hashes.
+
+    Raises
+    ------
+    StoreError
+        If the file has other ids by now.
+    """
+    changed = StoreError(f"{reader.path} changed while it was read: import it again")
     start = 0
-    for rows in source.batches():
+    for rows in reader.batches():
         part = slice(start, start + len(rows))
         if not np.array_equal(hash_ids(rows.ids), hashes[part]):
             raise changed
         for path in rows.paths or ():
             if "\0" in path:
-                raise source.refuse(f"path {path!r} has a null character")
-        kept = keep[part]
-        if kept.all():
+                raise reader.refuse(f"path {path!r} has a null character")
+        mask = wanted[part]
+        if mask.all():
             yield rows
-        elif kept.any():
-            yield rows.take(np.flatnonzero(kept))
+        elif mask.any():
+            yield rows.take(np.flatnonzero(mask))
         start += len(rows)
         if report is not None:
             report(Progress("importing", start, len(hashes)))

@@ -1,23 +1,72 @@
-"""Ready-made rows in a Parquet file, through pyarrow."""
+"""Rows in a Parquet file, through pyarrow: a column each, vectors as lists."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from latentdb.base.errors import MissingExtraError
 from latentdb.exchange.row_reader import RowReader, number_column
+from latentdb.exchange.row_writer import has_log_var, model_attributes, read_blocks
 from latentdb.store.columns import Column, absent
-from latentdb.store.segment import Floats, Rows
+from latentdb.store.segment import Floats, Ints, Rows
+from latentdb.store.snapshot import Snapshot
 
 _DATA = ("id", "path", "z_mean", "z_log_var")
-_ROWS = 16_384  # at a time
-_BUFFER = 1 << 20  # or a column of a row group is read at once
-_MOST_TEXT = 1 << 30  # characters of the ids or paths of a batch: one may stand for many
+_BATCH_ROWS = 16_384
+_BUFFER_BYTES = 1 << 20  # without it, a whole column of a row group is read at once
+# Characters of the ids or paths of a batch: in a dictionary, one text may stand for many.
+_MAX_TEXT = 1 << 30
+
+
+def require_pyarrow() -> tuple[Any, Any]:
+    """The modules ``pyarrow`` and ``pyarrow.parquet``.
+
+    Raises
+    ------
+    MissingExtraError
+        If pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("a .parquet file", "parquet") from error
+    return pyarrow, parquet
+
+
+def write(snapshot: Snapshot, rows: Ints, file: IO[bytes]) -> None:
+    """Write the columns id, path, the metadata, z_mean and z_log_var (lists of a fixed size)."""
+    pa, parquet = require_pyarrow()
+    types = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    columns = snapshot.manifest.columns
+    vector = pa.list_(pa.field("element", pa.float32(), nullable=False), snapshot.dim)
+    fields = [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("path", pa.string()),
+        *(pa.field(key, types[kind]) for key, kind in columns.items()),
+        pa.field("z_mean", vector, nullable=False),
+    ]
+    if has_log_var(snapshot):
+        fields.append(pa.field("z_log_var", vector, nullable=False))
+    attributes = {"format": "latentdb export", **model_attributes(snapshot)}
+    schema = pa.schema(fields, metadata=attributes)
+    texts = ["id", "path", *(key for key, kind in columns.items() if kind == "str")]
+    with parquet.ParquetWriter(file, schema, use_dictionary=texts) as writer:
+        for block in read_blocks(snapshot, rows):
+            scalars = [block.ids, block.paths, *block.metadata.values()]
+            arrays = [pa.array(values, field.type)
+                      for values, field in zip(scalars, fields, strict=False)]  # fmt: skip
+            for vectors in (block.z_mean, block.z_log_var):
+                if vectors is not None:
+                    arrays.append(
+                        pa.FixedSizeListArray.from_arrays(vectors.reshape(-1), type=vector)
+                    )
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
 class ParquetReader(RowReader):
@@ -25,22 +74,18 @@ class ParquetReader(RowReader):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        try:
-            import pyarrow as pa
-            from pyarrow import parquet
-        except ImportError as error:
-            raise MissingExtraError("a .parquet file", "parquet") from error
+        pa, parquet = require_pyarrow()
         self._errors = pa.ArrowException
         with self.reading():
             self._file = pa.OSFile(os.fspath(path))
             try:
                 schema = parquet.read_schema(self._file)
                 texts = [field.name for field in schema if _is_text(field.type)]
-                # Without pre_buffer, which would keep all that was read.
+                # pre_buffer would keep in memory all that was read.
                 self._parquet = parquet.ParquetFile(
-                    self._file, read_dictionary=texts, buffer_size=_BUFFER, pre_buffer=False
+                    self._file, read_dictionary=texts, buffer_size=_BUFFER_BYTES, pre_buffer=False
                 )
-                self._take(schema)
+                self._read_schema(schema)
             except BaseException as error:
                 self._file.close()
                 if isinstance(error, self._errors):
@@ -51,7 +96,7 @@ class ParquetReader(RowReader):
         self._parquet.close()
         self._file.close()
 
-    def _take(self, schema: Any) -> None:
+    def _read_schema(self, schema: Any) -> None:
         import pyarrow as pa
 
         twice = {name for name in schema.names if schema.names.count(name) > 1}
@@ -61,40 +106,43 @@ class ParquetReader(RowReader):
             if name not in schema.names:
                 raise self.refuse(f"has no column {name!r}, expected id and z_mean")
         for field in schema:
-            kind = _kind(field.type)
+            kind = _value_type(field.type)
             if field.name in ("id", "path"):
-                good = kind == "str" or (field.name == "id" and kind == "int")
+                valid = kind == "str" or (field.name == "id" and kind == "int")
             elif field.name in _DATA:
-                good = _is_list(field.type) and _kind(field.type.value_type) in ("float", "int")
+                valid = _is_list(field.type) and _value_type(field.type.value_type) in (
+                    "float",
+                    "int",
+                )
             else:
-                good = kind is not None
-            if not good:
+                valid = kind is not None
+            if not valid:
                 wanted = {"id": "text", "path": "text"}.get(field.name, "text, numbers or booleans")
                 if field.name in ("z_mean", "z_log_var"):
                     wanted = "lists of numbers"
                 raise self.refuse(f"column {field.name!r} holds {field.type}, expected {wanted}")
             if field.name not in _DATA and kind is not None and not pa.types.is_null(field.type):
-                self.kinds[field.name] = kind
-        self.check_keys(self.kinds)
+                self.types[field.name] = kind
+        self.check_keys(self.types)
         self.rows = self._parquet.metadata.num_rows
         self.has_log_var = "z_log_var" in schema.names
         for name in ("z_mean", "z_log_var")[: 1 + self.has_log_var]:
-            self.check_dim(self._width(name, schema.field(name).type), name)
-        stated = (schema.metadata or {}).get(b"encoder_fingerprint")
-        self.fingerprint = None if stated is None else stated.decode()
+            self.check_dim(self._vector_dim(name, schema.field(name).type), name)
+        fingerprint = (schema.metadata or {}).get(b"encoder_fingerprint")
+        self.fingerprint = None if fingerprint is None else fingerprint.decode()
 
-    def _width(self, name: str, kind: Any) -> int:
+    def _vector_dim(self, name: str, arrow_type: Any) -> int:
         import pyarrow as pa
 
-        if pa.types.is_fixed_size_list(kind):
-            return int(kind.list_size)
+        if pa.types.is_fixed_size_list(arrow_type):
+            return int(arrow_type.list_size)
         for batch in self._parquet.iter_batches(batch_size=1, columns=[name]):
             if batch.num_rows:
                 return len(batch.column(0)[0].as_py() or ())
         raise self.refuse(f"column {name!r} has no rows, and is of no fixed width")
 
     def _batches(self, columns: list[str]) -> Iterator[Any]:
-        rows = min(_ROWS, self._step)
+        rows = min(_BATCH_ROWS, self.batch_rows)
         batches = self._parquet.iter_batches(batch_size=rows, columns=columns)
         while True:
             with self.reading():
@@ -119,7 +167,7 @@ class ParquetReader(RowReader):
     def pieces(self) -> Iterator[Rows]:
         names = [name for name in _DATA if name in self._parquet.schema_arrow.names]
         first = 0
-        for batch in self._batches([*names, *self.kinds]):
+        for batch in self._batches([*names, *self.types]):
             with self.reading():
                 paths = self._names(batch.column("path"), "path", first) if "path" in names else []
                 log_vars = None
@@ -130,7 +178,7 @@ class ParquetReader(RowReader):
                     self._vectors(batch.column("z_mean"), "z_mean", first),
                     log_vars,
                     paths if any(paths) else None,
-                    columns={key: self._column(key, batch.column(key)) for key in self.kinds},
+                    columns={key: self._column(key, batch.column(key)) for key in self.types},
                 )
             yield rows
             first += len(rows)
@@ -144,12 +192,13 @@ class ParquetReader(RowReader):
         if pa.types.is_integer(array.type):
             return [str(value) for value in array.to_pylist()]
         column = self._column(name, array)
-        lost = np.zeros(len(column), bool) if column.missing is None else column.missing
-        lengths = np.array([0, *map(len, column.categories)])[np.where(lost, 0, column.values + 1)]
-        if lengths.sum() > _MOST_TEXT:
-            raise self.refuse(f"column {name!r} has over {_MOST_TEXT} characters from row {first}")
+        codes = column.values + 1
+        if column.missing is not None:
+            codes[column.missing] = 0
         table = ["", *column.categories]
-        return [table[code] for code in np.where(lost, 0, column.values + 1)]
+        if np.array([len(text) for text in table])[codes].sum() > _MAX_TEXT:
+            raise self.refuse(f"column {name!r} has over {_MAX_TEXT} characters from row {first}")
+        return [table[code] for code in codes]
 
     def _vectors(self, array: Any, name: str, first: int) -> Floats:
         import pyarrow as pa
@@ -158,10 +207,10 @@ class ParquetReader(RowReader):
             raise self.refuse(f"column {name!r} has missing values from row {first} on")
         if not pa.types.is_fixed_size_list(array.type):
             lengths = np.diff(array.offsets.to_numpy())
-            other = np.flatnonzero(lengths != self.dim)
-            if len(other):
+            wrong = np.flatnonzero(lengths != self.dim)
+            if len(wrong):
                 raise self.refuse(
-                    f"{name} of row {first + other[0]} has {lengths[other[0]]} numbers, "
+                    f"{name} of row {first + wrong[0]} has {lengths[wrong[0]]} numbers, "
                     f"expected {self.dim}"
                 )
         values = array.flatten().to_numpy(zero_copy_only=False)
@@ -171,53 +220,53 @@ class ParquetReader(RowReader):
         import pyarrow as pa
 
         missing = array.is_null().to_numpy(zero_copy_only=False)
-        kind = _kind(array.type) or "str"
+        kind = _value_type(array.type) or "str"
         if kind != "str":
             values = array.fill_null(False if kind == "bool" else 0)
-            plain = values.to_numpy(zero_copy_only=False)
-            return number_column(kind, plain, missing, f"{self.path}: {key}")
+            numbers = values.to_numpy(zero_copy_only=False)
+            return number_column(kind, numbers, missing, f"{self.path}: {key}")
         if not pa.types.is_dictionary(array.type):
             array = array.dictionary_encode()
         codes = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
-        used, places = np.unique(codes[~missing], return_inverse=True)
+        used, positions = np.unique(codes[~missing], return_inverse=True)
         if not len(used):
             return absent("str", len(array))
         texts = array.dictionary.take(pa.array(used)).to_pylist()
-        # A dictionary may have a text twice, or none.
+        # A dictionary may hold a text twice, or a null.
         table = {
             text: code for code, text in enumerate(t for t in dict.fromkeys(texts) if t is not None)
         }
         mapped = np.array([table.get(text, -1) for text in texts], "<i4")
         values = np.zeros(len(array), "<i4")
-        values[~missing] = mapped[places]
+        values[~missing] = mapped[positions]
         missing = missing | (values < 0)
         values[missing] = 0
         return Column("str", values, missing if missing.any() else None, tuple(table))
 
 
-def _is_text(kind: Any) -> bool:
+def _is_text(arrow_type: Any) -> bool:
     import pyarrow as pa
 
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    return bool(pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type))
 
 
-def _is_list(kind: Any) -> bool:
+def _is_list(arrow_type: Any) -> bool:
     import pyarrow as pa
 
-    types = pa.types
-    return bool(types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind))
+    tests = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+    return any(test(arrow_type) for test in tests)
 
 
-def _kind(kind: Any) -> str | None:
-    """Of a column of metadata; text where nothing is in it; None where it cannot be one."""
+def _value_type(arrow_type: Any) -> str | None:
+    """Metadata type of an Arrow type; text for a column of nulls; None where there is none."""
     import pyarrow as pa
 
-    if _is_text(kind) or pa.types.is_null(kind):
+    if _is_text(arrow_type) or pa.types.is_null(arrow_type):
         return "str"
-    if pa.types.is_boolean(kind):
+    if pa.types.is_boolean(arrow_type):
         return "bool"
-    if pa.types.is_integer(kind):
+    if pa.types.is_integer(arrow_type):
         return "int"
-    return "float" if pa.types.is_floating(kind) else None
+    return "float" if pa.types.is_floating(arrow_type) else None

@@ -356,17 +356,48 @@ def _read_csv(file: Path) -> dict[str, list[Any]]:
     }
 
 
+class CellType:
+    """The narrowest type that all cells of a CSV column fit; an empty cell is missing.
+
+    Parameters
+    ----------
+    infinities
+        Whether ``inf`` and ``-inf`` are numbers, and not text.
+    """
+
+    def __init__(self, *, infinities: bool = False) -> None:
+        self.filled = False
+        self._infinities = ("inf", "-inf") if infinities else ()
+        self._whole = self._fits = self._number = self._truth = True
+
+    def add(self, cell: str) -> None:
+        """Look at one more cell."""
+        if not cell:
+            return
+        self.filled = True
+        if self._whole:
+            self._whole = WHOLE.match(cell) is not None
+            self._fits &= self._whole and len(cell) < 21 and -(2**63) <= int(cell) < 2**63
+        if self._number:
+            self._number = NUMBER.match(cell) is not None or cell in self._infinities
+        if self._truth:
+            self._truth = cell.lower() in ("true", "false")
+
+    @property
+    def name(self) -> str:
+        """``"str"``, ``"int"``, ``"float"`` or ``"bool"``."""
+        if self._whole:
+            # Beyond 64 bits they are names: as numbers they would lose their last digits.
+            return "int" if self._fits else "str"
+        return "float" if self._number else "bool" if self._truth else "str"
+
+
 def _parse_cells(cells: list[str]) -> list[Any]:
-    filled = [cell for cell in cells if cell]
-    parse: Any = str
-    if all(WHOLE.match(cell) for cell in filled):
-        # Beyond 64 bits they are names: as numbers they would lose their last digits.
-        if all(len(cell) < 21 and -(2**63) <= int(cell) < 2**63 for cell in filled):
-            parse = int
-    elif all(NUMBER.match(cell) for cell in filled):
-        parse = float
-    elif all(cell.lower() in ("true", "false") for cell in filled):
-        return [cell.lower() == "true" if cell else None for cell in cells]
+    guess = CellType()
+    for cell in cells:
+        guess.add(cell)
+    parsers: dict[str, Any] = {"int": int, "float": float, "bool": lambda c: c.lower() == "true"}
+    parse = parsers.get(guess.name, str)
     return [parse(cell) if cell else None for cell in cells]
 
 

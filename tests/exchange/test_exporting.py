@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from latentdb.base.errors import InvalidInputError, MissingExtraError, StoreError
 from latentdb.database import LatentDB
-from latentdb.exchange import exporting as exports
+from latentdb.exchange import exporting, row_writer
 from latentdb.exchange.exporting import export
 from latentdb.store.columns import Value
 from latentdb.store.snapshot import Snapshot
@@ -59,7 +59,7 @@ def snapshot(tmp_path: Path) -> Snapshot:
     return Store.open(tmp_path / "s.ldb").snapshot()
 
 
-ALL = pytest.mark.parametrize("suffix", exports.FORMATS)
+ALL = pytest.mark.parametrize("suffix", exporting.FORMATS)
 
 
 def texts(dataset: Any) -> list[str]:
@@ -102,7 +102,7 @@ def test_h5_holds_everything(snapshot: Snapshot, tmp_path: Path) -> None:
 def test_h5_says_what_is_missing_where_it_first_comes_late(
     snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "_ROWS", 1)
+    monkeypatch.setattr(row_writer, "BLOCK_ROWS", 1)
     export(snapshot, np.array([0, 2, 1, 3]), tmp_path / "o.h5")
     with h5py.File(tmp_path / "o.h5") as file:
         for key in ("label", "year", "size", "ok"):
@@ -147,7 +147,7 @@ def test_csv_has_the_digits_of_a_float32(tmp_path: Path, value: float) -> None:
 def test_parquet_holds_everything(
     snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "_ROWS", 4)
+    monkeypatch.setattr(row_writer, "BLOCK_ROWS", 4)
     size = export(snapshot, snapshot.live_rows(), tmp_path / "o.parquet")
     assert size == (tmp_path / "o.parquet").stat().st_size
     assert parquet.ParquetFile(tmp_path / "o.parquet").num_row_groups == 3
@@ -216,7 +216,7 @@ def test_parts_make_the_same_file_as_a_whole(
 ) -> None:
     rows = snapshot.live_rows()[::-1]
     export(snapshot, rows, tmp_path / f"whole{suffix}")
-    monkeypatch.setattr(exports, "_ROWS", 3)
+    monkeypatch.setattr(row_writer, "BLOCK_ROWS", 3)
     export(snapshot, rows, tmp_path / f"parts{suffix}")
     if suffix == ".npy":
         assert (tmp_path / "parts.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()

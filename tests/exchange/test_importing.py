@@ -32,10 +32,10 @@ from latentdb.base.errors import (
 )
 from latentdb.cli.main import main
 from latentdb.database import LatentDB
-from latentdb.exchange import exporting as exports
-from latentdb.exchange import importing
-from latentdb.exchange import parquet as parquets
-from latentdb.exchange import row_reader as source
+from latentdb.exchange import csv as csv_format
+from latentdb.exchange import importing, row_reader, row_writer
+from latentdb.exchange import parquet as parquet_format
+from latentdb.exchange.exporting import export
 from latentdb.exchange.importing import FORMATS
 from latentdb.store import writer as writers
 from latentdb.store.columns import Column, make_column
@@ -84,10 +84,10 @@ def make(path: Path, names: list[str], **given: Any) -> LatentDB:
 @contextmanager
 def small_batches(rows: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exports, "_ROWS", rows)
-        patch.setattr(source, "BATCH_ROWS", rows)
-        patch.setattr(source, "_CELLS", 1)
-        patch.setattr(parquets, "_ROWS", rows)
+        patch.setattr(row_writer, "BLOCK_ROWS", rows)
+        patch.setattr(row_reader, "BATCH_ROWS", rows)
+        patch.setattr(csv_format, "_PIECE_CELLS", 1)
+        patch.setattr(parquet_format, "_BATCH_ROWS", rows)
         patch.setattr(importing, "_FIRST_CHECK", rows)
         yield
 
@@ -146,7 +146,7 @@ def test_what_is_exported_reads_back_exactly(
     place = tmp_path_factory.mktemp("trip")
     snapshot = fill(place / "a.ldb", rows).snapshot()
     with small_batches(batch):
-        exports.export(snapshot, snapshot.live_rows(), place / f"o{suffix}")
+        export(snapshot, snapshot.live_rows(), place / f"o{suffix}")
         report = LatentDB.import_into(place / "b.ldb", place / f"o{suffix}")
     assert (report.added, report.rows) == (len(rows), len(rows))
     back = Store.open(place / "b.ldb").snapshot()
@@ -339,7 +339,7 @@ def test_ids_that_are_in_the_store(tmp_path: Path, suffix: str) -> None:
         small_batches(2),
     ):
         before = listing(tmp_path / "b.ldb")
-        with pytest.raises(InvalidInputError, match=r"id 'b' \(2 in all\) is in the store: pass"):
+        with pytest.raises(InvalidInputError, match=r"id 'b' \(2 in all\) is in the store: set"):
             db.import_file(tmp_path / f"o{suffix}")
         with pytest.raises(InvalidInputError, match="on_conflict 'maybe' is unknown"):
             db.import_file(tmp_path / f"o{suffix}", on_conflict="maybe")
@@ -435,11 +435,11 @@ def test_a_write_that_fails_leaves_the_store_as_before(
 
 KILLED = """
 import os, signal, sys
-from latentdb.exchange import row_reader as source
+from latentdb.exchange import row_reader
 from latentdb.store import writer
 from latentdb.database import LatentDB
 
-source.BATCH_ROWS, count, real = 2, 0, writer.write_new
+row_reader.BATCH_ROWS, count, real = 2, 0, writer.write_new
 
 def write(path, data):
     global count
@@ -474,7 +474,7 @@ def test_a_file_that_changes_meanwhile_is_told(
     for names in (["a", "x", "c"], ["a", "b"], ["a", "b", "c", "d"]):
         write_file(tmp_path / "o.csv", ["a", "b", "c"])
         monkeypatch.setattr(
-            importing, "_check_kinds", lambda *a, names=names: write_file(tmp_path / "o.csv", names)
+            importing, "_check_types", lambda *a, names=names: write_file(tmp_path / "o.csv", names)
         )
         with pytest.raises(StoreError, match=r"changed while it was read: import it again"):
             LatentDB.import_into(tmp_path / "s.ldb", tmp_path / "o.csv")
@@ -505,7 +505,7 @@ def test_latents_of_another_encoder_are_refused(tmp_path: Path, suffix: str) -> 
     def store(where: str, print_: str) -> Store:
         return Store.create(tmp_path / where, dim=DIM, model=(print_, None, {"model.json": b"{}"}))
 
-    exports.export(store("a", "one").snapshot(), np.empty(0, np.int64), tmp_path / f"o{suffix}")
+    export(store("a", "one").snapshot(), np.empty(0, np.int64), tmp_path / f"o{suffix}")
     for where, print_ in (("b", "one"), ("c", "other")):
         made = store(where, print_)
         with made.writer() as writer, importing.opened(tmp_path / f"o{suffix}") as opened:
@@ -583,7 +583,7 @@ def test_ids_beside_the_file_are_for_npy(tmp_path: Path) -> None:
     write_file(tmp_path / "o.npy", ["a", "b"])
     ids = tmp_path / "ids.txt"
     ids.write_text("a\nb\n")
-    with pytest.raises(InvalidInputError, match="names its rows itself"):
+    with pytest.raises(InvalidInputError, match="holds its ids itself"):
         LatentDB.import_into(tmp_path / "s.ldb", tmp_path / "o.csv", ids=ids)
     for text_, told in (
         (b"a\n", "has 2 rows, and .*ids.txt 1 ids"),
@@ -846,7 +846,7 @@ def test_a_hostile_npy_is_refused(tmp_path: Path, data: bytes, told: str) -> Non
 def test_a_hostile_csv_is_refused(
     tmp_path: Path, data: bytes, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "_MOST_LINE", 90)
+    monkeypatch.setattr(row_reader, "_MAX_LINE", 90)
     (tmp_path / "o.csv").write_bytes(data)
     refused(tmp_path / "o.csv", told)
 
@@ -954,7 +954,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout.split(";")[0]) == (0, "2 added, 0 replaced, 0 skipped")
     result = run(main, words)
     assert result.exit_code == 1
-    assert "is in the store: pass on_conflict 'skip' or 'replace'" in result.stderr
+    assert "is in the store: set on-conflict to skip or replace" in result.stderr
     result = run(main, [*words, "--on-conflict", "replace", "--json"])
     told = json.loads(result.stdout)
     assert (told["added"], told["replaced"], told["skipped"], told["rows"]) == (0, 2, 0, 2)
