@@ -28,7 +28,7 @@ from latentdb.store.snapshot import Snapshot
 # What draws and decodes is imported where it is asked for: a query by id starts sooner.
 if TYPE_CHECKING:
     from latentdb.base.progress import Report
-    from latentdb.output import sinks as decoding
+    from latentdb.output import sinks
     from latentdb.search.results import Info
     from latentdb.stored_model import ModelLike
 
@@ -417,13 +417,13 @@ class Reader(Connection):
         latents
             float32 ``[d]`` or ``[n, d]``.
         """
-        from latentdb.images.render import check_picture
+        from latentdb.images.render import picture_format
         from latentdb.output.figures import write_images, write_vectors
 
         if Path(out).suffix.lower() == ".npy":
             write_vectors(latents, out)
         else:
-            check_picture(out)
+            picture_format(out)  # refuse a suffix before the images are decoded
             write_images(self.decode(latents), out)
 
     def decode_to(
@@ -473,33 +473,33 @@ class Reader(Connection):
         StoreError
             If a file cannot be written.
         """
-        from latentdb.output import sinks as decoding
+        from latentdb.output import sinks
 
         if model is not None:
             self.check_model(model)
         if targets is not None and where is not None:
             raise InvalidInputError("give targets or an expression to decode, not both")
-        kind = decoding.kind_of(out, format, one_file=targets is not None)
+        kind = sinks.output_format(out, format, one_file=targets is not None)
         if out is None and sheet is None:
             raise InvalidInputError("nothing to write: give out, sheet, or both")
         snapshot, codec = self._snapshot(), self.codec
-        config = codec.config
+        config, size = codec.config, sinks.batch_size(codec.config)
         if targets is None:
             rows = select_rows(snapshot, self._filter(snapshot, where))
-            total, given = len(rows), decoding.of_rows(snapshot, rows, decoding.batch_size(config))
+            total, given = len(rows), sinks.row_batches(snapshot, rows, size)
         else:
             found = self._resolve(snapshot, targets)
-            total, given = len(found), decoding.of_targets(found, decoding.batch_size(config))
-        sinks: list[decoding.Sink] = []
+            total, given = len(found), sinks.target_batches(found, size)
+        chosen: list[sinks.Sink] = []
         if out is not None and kind == "npy":
-            sinks.append(decoding.Array(out, total, config))
+            chosen.append(sinks.NpySink(out, total, config))
         elif out is not None and kind == "picture":
-            sinks.append(decoding.Row(out))
+            chosen.append(sinks.PictureSink(out))
         elif out is not None:
-            sinks.append(decoding.Folder(out, kind))
+            chosen.append(sinks.FolderSink(out, kind))
         if sheet is not None:
-            sinks.append(decoding.Pages(sheet, total, config))
-        return decoding.decode_all(codec, given, total, sinks, report)
+            chosen.append(sinks.SheetSink(sheet, total, config))
+        return sinks.decode_all(codec, given, total, chosen, report)
 
     def sheet(self, target: TargetLike, matches: Matches, out: PathLike) -> None:
         """Draw a query: the image, its reconstruction, then the matches with distances.

@@ -25,7 +25,7 @@ from latentdb.base.files import os_reason
 from latentdb.base.progress import Progress, Report
 from latentdb.images.decode import Preprocessing, probe, read_image
 from latentdb.images.discover import BadFile, ImageFile, discover, require_images
-from latentdb.images.render import sheet, write_picture
+from latentdb.images.render import contact_sheet, write_picture
 from latentdb.model.codec import CONFIG_FILE, DECODER_FILE, ENCODER_FILE, Codec, fingerprints
 from latentdb.model.config import ModelConfig
 from latentdb.onnx.compiled import NAMES
@@ -414,4 +414,4 @@ def _history(training: Training) -> str:
 
 
 def _reconstructions(images: NDArray[np.uint8], rebuilt: NDArray[np.uint8]) -> Any:
-    return sheet([[(image, "") for image in row[:_SHOWN]] for row in (images, rebuilt)])
+    return contact_sheet([[(image, "") for image in row[:_SHOWN]] for row in (images, rebuilt)])

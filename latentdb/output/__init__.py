@@ -1,1 +1,5 @@
-"""Latents to files for people: decoded images, contact sheets, figures of a query."""
+"""Latents decoded to image files.
+
+figures   a few latents: one image, a row, an animation, the sheet of a query
+sinks     any number of latents, in batches: a folder, a .npy file, contact sheets
+"""

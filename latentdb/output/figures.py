@@ -1,4 +1,4 @@
-"""Latents as files for people: images, rows of images, animations, query sheets."""
+"""A few latents as a file: vectors, one image, a row, an animation, the sheet of a query."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from latentdb.base.errors import ImageError
 from latentdb.base.files import write_output
 from latentdb.images.decode import read_image
-from latentdb.images.render import sheet, write_animation, write_picture, write_pixels
+from latentdb.images.render import (
+    Cell,
+    contact_sheet,
+    grid,
+    one_line,
+    write_animation,
+    write_picture,
+    write_pixels,
+)
 from latentdb.model.codec import Codec
 from latentdb.search.results import Matches
 from latentdb.search.targets import Target
@@ -20,7 +28,7 @@ from latentdb.store.segment import Floats
 
 PathLike = str | os.PathLike[str]
 Pixels = NDArray[np.uint8]
-_PER_ROW = 10
+_COLUMNS = 10
 
 
 def write_vectors(latents: Floats, out: PathLike) -> None:
@@ -37,55 +45,53 @@ def write_vectors(latents: Floats, out: PathLike) -> None:
 
 
 def write_images(pixels: Pixels, out: PathLike) -> None:
-    """Write one image pixel for pixel, several in a row, or as a GIF that moves.
+    """Write one image pixel for pixel; several as rows of a sheet, or as an animated GIF.
 
     Parameters
     ----------
     pixels
         uint8 ``[n, height, width, channels]``.
     out
-        Its ending says the format.
+        Its suffix decides the format.
     """
     if len(pixels) == 1:
         write_pixels(out, pixels[0])
     elif Path(out).suffix.lower() == ".gif":
         write_animation(out, pixels)
     else:
-        rows = [pixels[start : start + _PER_ROW] for start in range(0, len(pixels), _PER_ROW)]
-        write_picture(out, sheet([[(image, "") for image in row] for row in rows]))
+        write_picture(out, contact_sheet(grid([(image, "") for image in pixels], _COLUMNS)))
 
 
 def write_query(
     codec: Codec, target: Target, path: str | None, matches: Matches, latents: Floats, out: PathLike
 ) -> None:
-    """Draw a query: the image, its reconstruction, then the matches with their distances.
+    """Draw a query: its image, the reconstruction, then the matches with their distances.
 
-    An image whose file is gone is drawn as decoded from its latent, with ``~``
-    before its caption.
+    An image whose file cannot be read is replaced by the reconstruction from its
+    latent, with ``~`` before its caption.
 
     Parameters
     ----------
     codec
         Of the store.
     target, path
-        What was asked for, and its image file, if it has one.
+        The query, and its image file if it has one.
     matches, latents
-        The answer, and z_mean of each match: float32 ``[n, d]``.
+        The result, and z_mean of each match: float32 ``[n, d]``.
     """
 
-    def shown(file: str | None, decoded: Pixels, caption: str) -> tuple[Pixels, str]:
+    def cell(file: str | None, reconstruction: Pixels, caption: str) -> Cell:
         if file is not None:
             try:
                 return read_image(file, codec.config.preprocessing), caption
             except ImageError:
-                return decoded, "~" + caption
-        return decoded, "~" + caption
+                pass
+        return reconstruction, "~" + caption
 
-    rebuilt = codec.decode(np.concatenate([target.vector[None], latents]))
-    top = [shown(path, rebuilt[0], " ".join(target.name.split())), (rebuilt[0], "reconstruction")]
+    decoded = codec.decode(np.concatenate([target.vector[None], latents]))
+    top = [cell(path, decoded[0], one_line(target.name)), (decoded[0], "reconstruction")]
     cells = [
-        shown(match.path, image, f"{match.distance:.3f}\n{' '.join(match.id.split())}")
-        for match, image in zip(matches, rebuilt[1:], strict=True)
+        cell(match.path, image, f"{match.distance:.3f}\n{one_line(match.id)}")
+        for match, image in zip(matches, decoded[1:], strict=True)
     ]
-    rows = [cells[start : start + _PER_ROW] for start in range(0, len(cells), _PER_ROW)]
-    write_picture(out, sheet([top, *rows]))
+    write_picture(out, contact_sheet([top, *grid(cells, _COLUMNS)]))

@@ -1,4 +1,4 @@
-"""Pictures out: formats, places that cannot be written, animations, sheets."""
+"""Image files written: formats, paths that cannot be written, animations, contact sheets."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import pytest
 from PIL import Image
 
 from latentdb.base.errors import InvalidInputError, StoreError
-from latentdb.images import render as drawing
-from latentdb.images.decode import Preprocessing, read_image
+from latentdb.images import render
+from latentdb.images.decode import Preprocessing, read_image, to_pil
 from latentdb.images.discover import SUFFIXES
 from latentdb.images.render import (
-    check_picture,
-    sheet,
-    to_picture,
+    contact_sheet,
+    picture_format,
     write_animation,
     write_picture,
     write_pixels,
@@ -39,14 +38,14 @@ def test_a_picture_is_written_in_the_format_of_its_suffix(suffix: str, tmp_path:
 @pytest.mark.parametrize("suffix", ["", ".txt", ".pdf", ".ico", ".jp2", ".npy", ".", ".png "])
 def test_another_suffix_is_refused_before_anything_is_written(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / "new" / f"picture{suffix}"
-    for check in (check_picture, lambda path: write_picture(path, corners())):
+    for check in (picture_format, lambda path: write_picture(path, corners())):
         with pytest.raises(InvalidInputError, match=r"cannot write .* use \.png"):
             check(path)
     assert os.listdir(tmp_path) == []
 
 
-def test_check_picture_gives_the_format() -> None:
-    assert {ending: check_picture(f"x{ending}") for ending in (".jpg", ".PNG", ".tif")} == {
+def test_picture_format_gives_the_format() -> None:
+    assert {ending: picture_format(f"x{ending}") for ending in (".jpg", ".PNG", ".tif")} == {
         ".jpg": "JPEG", ".PNG": "PNG", ".tif": "TIFF",
     }  # fmt: skip
 
@@ -57,7 +56,7 @@ def test_pixels_are_written_as_they_are(channels: int, tmp_path: Path) -> None:
     write_pixels(tmp_path / "x.png", pixels)
     again = read_image(tmp_path / "x.png", Preprocessing(6, 9, channels))
     assert np.array_equal(again, pixels)
-    assert to_picture(pixels).mode == ("L" if channels == 1 else "RGB")
+    assert to_pil(pixels).mode == ("L" if channels == 1 else "RGB")
 
 
 def test_a_picture_is_replaced_whole(tmp_path: Path) -> None:
@@ -90,7 +89,7 @@ def test_a_picture_does_not_replace_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_may_not_be_written_is_reported(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
     with pytest.raises(StoreError, match="cannot be written: permission denied"):
@@ -108,21 +107,21 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_place_that_can_hold_no_picture_is_told(name: str, tmp_path: Path) -> None:
+def test_a_path_that_can_hold_no_picture_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises((StoreError, InvalidInputError)):
         write_picture(tmp_path / name, corners())
 
 
 @pytest.mark.parametrize("name", ["x.webp", "x.jpg", "x.gif"])
-def test_a_picture_too_large_for_its_format_is_told(name: str, tmp_path: Path) -> None:
+def test_a_picture_too_large_for_its_format_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises((StoreError, InvalidInputError)):
         write_picture(tmp_path / name, Image.new("RGB", (70_000, 2)))
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.bmp"])
-def test_an_animation_has_a_format_that_moves(name: str, tmp_path: Path) -> None:
+def test_an_animation_needs_a_format_with_animations(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError):
         write_animation(tmp_path / name, np.zeros((3, 8, 8, 3), np.uint8))
 
@@ -136,8 +135,8 @@ def test_an_animation_goes_there_and_back(count: int, order: list[int], tmp_path
     write_animation(tmp_path / "x.gif", frames)
     shown = []
     with Image.open(tmp_path / "x.gif") as image:
-        for place in range(getattr(image, "n_frames", 1)):
-            image.seek(place)
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
             assert image.size == (96, 96)
             shown.append(int(np.asarray(image.convert("L"))[48, 48]) // 40 - 1)
     assert shown == order
@@ -145,7 +144,7 @@ def test_an_animation_goes_there_and_back(count: int, order: list[int], tmp_path
 
 def test_a_sheet_shows_small_pictures_enlarged_pixel_for_pixel() -> None:
     pixels = np.asarray(noise(8, 8))
-    laid = np.asarray(sheet([[(pixels, "")]]))
+    laid = np.asarray(contact_sheet([[(pixels, "")]]))
     assert laid.shape == (104, 104, 3)
     assert np.array_equal(laid[4:100, 4:100], pixels.repeat(12, axis=0).repeat(12, axis=1))
     edge = laid.copy()
@@ -155,15 +154,15 @@ def test_a_sheet_shows_small_pictures_enlarged_pixel_for_pixel() -> None:
 
 def test_a_sheet_shows_large_pictures_as_they_are() -> None:
     pixels = np.asarray(noise(100, 130))
-    laid = np.asarray(sheet([[(pixels, "")]]))
+    laid = np.asarray(contact_sheet([[(pixels, "")]]))
     assert np.array_equal(laid[4:104, 4:134], pixels)
 
 
-def test_a_sheet_has_a_place_for_every_picture() -> None:
+def test_a_sheet_has_a_cell_for_every_picture() -> None:
     colours = [RED, GREEN, BLUE]
     cells = [(np.full((8, 8, 3), colour, np.uint8), "") for colour in colours]
     grey = (np.full((8, 8, 1), 77, np.uint8), "")
-    laid = np.asarray(sheet([cells, [grey]]))
+    laid = np.asarray(contact_sheet([cells, [grey]]))
     assert laid.shape == (204, 304, 3)
     for column, colour in enumerate(colours):
         left = 4 + 100 * column
@@ -174,7 +173,8 @@ def test_a_sheet_has_a_place_for_every_picture() -> None:
 
 def test_a_caption_takes_space_only_in_a_row_that_has_one() -> None:
     pixels = np.zeros((8, 8, 3), np.uint8)
-    without, one = sheet([[(pixels, "")]] * 2), sheet([[(pixels, "name")], [(pixels, "")]])
+    without = contact_sheet([[(pixels, "")]] * 2)
+    one = contact_sheet([[(pixels, "name")], [(pixels, "")]])
     assert one.height - without.height == 14
     caption = np.asarray(one)[100:114]
     assert caption.min() < 128
@@ -183,7 +183,7 @@ def test_a_caption_takes_space_only_in_a_row_that_has_one() -> None:
 
 def test_a_long_caption_shows_its_end() -> None:
     def drawn(caption: str) -> Pixels:
-        return np.asarray(sheet([[(np.zeros((8, 8, 3), np.uint8), caption)]]))
+        return np.asarray(contact_sheet([[(np.zeros((8, 8, 3), np.uint8), caption)]]))
 
     folder = "a/very/long/folder/of/images/"
     assert not np.array_equal(drawn(folder + "1.png"), drawn(folder + "2.png"))
@@ -193,13 +193,13 @@ def test_a_long_caption_shows_its_end() -> None:
 
 @pytest.mark.parametrize("caption", ["日本", "😀", "\u202e", "\t", "\0", "\ud800"])
 def test_a_caption_may_be_any_text(caption: str) -> None:
-    assert sheet([[(np.zeros((8, 8, 3), np.uint8), caption)]]).size == (104, 118)
+    assert contact_sheet([[(np.zeros((8, 8, 3), np.uint8), caption)]]).size == (104, 118)
 
 
 @pytest.mark.parametrize("caption", ["a\nb", "\n"])
 def test_a_caption_may_have_line_breaks(caption: str) -> None:
-    lines = len(caption.splitlines())
-    assert sheet([[(np.zeros((8, 8, 3), np.uint8), caption)]]).size == (104, 104 + 14 * lines)
+    height = 104 + 14 * len(caption.splitlines())
+    assert contact_sheet([[(np.zeros((8, 8, 3), np.uint8), caption)]]).size == (104, height)
 
 
 def test_a_long_caption_is_not_measured_letter_by_letter() -> None:
@@ -211,10 +211,10 @@ def test_a_long_caption_is_not_measured_letter_by_letter() -> None:
             return 6.0 * len(text)
 
     counter = Counter()
-    assert drawing._clipped("x" * 4000 + "end", 60, counter, None) == "…" + "x" * 6 + "end"
+    assert render._shorten("x" * 4000 + "end", 60, counter, None) == "…" + "x" * 6 + "end"
     assert counter.calls < 100
 
 
 def test_an_empty_sheet_is_a_picture_too() -> None:
     for rows in ([], [[]]):
-        assert (np.asarray(sheet(rows)) == 255).all()
+        assert (np.asarray(contact_sheet(rows)) == 255).all()

@@ -1,4 +1,4 @@
-"""Latents as files for people."""
+"""A few latents as a file: vectors, images, animations, sheets of a query."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_sheet_shows_query_reconstruction_and_matches(store: Path, tmp_path: P
     assert pixels.shape[0] > below + 2 * 96
 
 
-def test_a_sheet_draws_what_is_gone_from_its_latent(tmp_path: Path, model: Path) -> None:
+def test_a_sheet_draws_a_missing_image_from_its_latent(tmp_path: Path, model: Path) -> None:
     folder = make_images(tmp_path / "in", 2)
     with LatentDB.create(tmp_path / "a.ldb", model=model) as db:
         db.index_images(folder)
@@ -64,7 +64,7 @@ def test_a_sheet_draws_what_is_gone_from_its_latent(tmp_path: Path, model: Path)
         assert np.array_equal(np.asarray(picture)[4:100:6, 4:100:6], rebuilt)
 
 
-def test_what_cannot_be_written_is_said(store: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_refused(store: Path, tmp_path: Path) -> None:
     with LatentDB.open(store) as db:
         vector = db.vectors(["disc/000.png"])[0]
         with pytest.raises(InvalidInputError, match=r"cannot write '\.xyz' files, use \.png"):

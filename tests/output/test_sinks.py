@@ -1,4 +1,4 @@
-"""Many latents to pictures: folders, arrays, contact sheets."""
+"""Any number of latents to files: folders, .npy files, contact sheets."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from latentdb.base.errors import InvalidInputError, ModelError, NotFoundError, S
 from latentdb.base.progress import Progress
 from latentdb.database import LatentDB
 from latentdb.images import jpeg
-from latentdb.images.render import sheet
+from latentdb.images.render import contact_sheet, encode_pixels
 from latentdb.model.codec import Codec
-from latentdb.output import sinks as decoding
-from latentdb.output.sinks import Array, Folder, Pages, decode_all
+from latentdb.output import sinks
+from latentdb.output.sinks import FolderSink, NpySink, SheetSink, decode_all
 
 NAMES = ["../../etc/x.png", "/abs.png", "a/b.png", "a_b.jpg", "...", "ok", "ä/" * 200 + "ü.png"]
 
@@ -44,7 +44,7 @@ def test_all_rows_become_one_file_each(store: Path, tmp_path: Path) -> None:
 def test_rows_of_an_expression_become_one_array(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "BATCH", 7)  # the last batch is not a whole one
+    monkeypatch.setattr(sinks, "BATCH", 7)  # the last batch is not a whole one
     with LatentDB.open(store) as db:
         out = tmp_path / "new" / "discs.npy"
         assert db.decode_to(None, out, where='label == "disc"') == (str(out),)
@@ -80,21 +80,21 @@ def test_jpeg_is_the_same_with_and_without_simplejpeg(
 ) -> None:
     pytest.importorskip("simplejpeg")
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, channels), np.uint8)
-    fast = decoding._encoded(pixels, "jpeg")
+    fast = encode_pixels(pixels, "jpeg")
     monkeypatch.setattr(jpeg, "encode", lambda *_: None)
-    slow = decoding._encoded(pixels, "jpeg")
+    slow = encode_pixels(pixels, "jpeg")
     one, other = (np.asarray(Image.open(io.BytesIO(data)), int) for data in (fast, slow))
     assert np.abs(one - other).max() <= 1
 
 
-def test_contact_sheets_are_one_page_or_several(
+def test_there_are_one_or_several_contact_sheets(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "BATCH", 7)
+    monkeypatch.setattr(sinks, "BATCH", 7)
     with LatentDB.open(store) as db:
         assert db.decode_to(None, sheet=tmp_path / "all.png") == (str(tmp_path / "all.png"),)
         ids, images = db.ids(), db.decode(db.ids())
-        monkeypatch.setattr(decoding, "_LINES", 3)
+        monkeypatch.setattr(sinks, "_LINES", 3)
         several = db.decode_to(None, sheet=tmp_path / "page.png", out=tmp_path / "x.npy")
     assert [Path(path).name for path in several] == [
         "x.npy", "page-1.png", "page-2.png", "page-3.png",
@@ -103,31 +103,31 @@ def test_contact_sheets_are_one_page_or_several(
     for number, page in enumerate(several[1:]):
         cells = list(zip(images, ids, strict=True))[30 * number : 30 * number + 30]
         rows = [cells[at : at + width] for at in range(0, len(cells), width)]
-        assert np.array_equal(np.asarray(Image.open(page)), np.asarray(sheet(rows)))
+        assert np.array_equal(np.asarray(Image.open(page)), np.asarray(contact_sheet(rows)))
     with Image.open(tmp_path / "all.png") as image:
         assert image.width == 4 + 10 * 100
 
 
-def test_large_images_make_pages_of_few(model: Path, tmp_path: Path) -> None:
+def test_a_sheet_of_large_images_holds_few(model: Path, tmp_path: Path) -> None:
     config = Codec.from_folder(model).config
-    small = Pages(tmp_path / "a.png", 120, config)
-    assert (small._cells, small._pages) == (120, 1)
+    small = SheetSink(tmp_path / "a.png", 120, config)
+    assert (small._cells, small._sheets) == (120, 1)
     large = replace(config, preprocessing=replace(config.preprocessing, height=4000, width=4000))
-    assert Pages(tmp_path / "a.png", 3, large)._cells == 1
-    assert decoding.batch_size(large) == 1
-    assert decoding.batch_size(config) == 256
+    assert SheetSink(tmp_path / "a.png", 3, large)._cells == 1
+    assert sinks.batch_size(large) == 1
+    assert sinks.batch_size(config) == 256
 
 
-def written_by(folder: Folder, names: list[str]) -> list[str]:
+def written_by(folder: FolderSink, names: list[str]) -> list[str]:
     images = np.zeros((len(names), 4, 4, 3), np.uint8)
-    with folder.opened():
-        for work in folder.put(names, images):
-            work()
+    with folder.open():
+        for task in folder.write(names, images):
+            task()
     return folder.written
 
 
 def test_no_name_leads_out_of_a_folder(tmp_path: Path) -> None:
-    written = written_by(Folder(tmp_path / "out"), NAMES)
+    written = written_by(FolderSink(tmp_path / "out"), NAMES)
     assert len(set(written)) == len(NAMES)
     for path in written:
         assert Path(path).resolve().parent == tmp_path / "out"
@@ -136,31 +136,31 @@ def test_no_name_leads_out_of_a_folder(tmp_path: Path) -> None:
 
 @given(st.lists(st.text(max_size=6), max_size=12))
 def test_names_in_a_folder_differ(names: list[str]) -> None:
-    folder = Folder("out")
-    paths = [folder._named(name) for name in names]
+    folder = FolderSink("out")
+    paths = [folder._unique_path(name) for name in names]
     assert len(set(paths)) == len(names)
     assert all(os.path.dirname(path) == "out" for path in paths)
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"out": "x.png"}, "x.png is one picture: give a folder"),
         ({"out": "x.xyz"}, "cannot write '.xyz' files"),
-        ({"out": "folder", "format": "npy"}, "format npy goes with one file ending in .npy"),
-        ({"out": "x.npy", "format": "png"}, "format npy goes with one file ending in .npy"),
+        ({"out": "folder", "format": "npy"}, "format npy needs one file ending in .npy"),
+        ({"out": "x.npy", "format": "png"}, "format npy needs one file ending in .npy"),
         ({"out": "x", "format": "gif"}, "format 'gif' is unknown: use one of png, jpeg"),
-        ({"format": "jpeg", "sheet": "x.png"}, "format 'jpeg' needs a place"),
+        ({"format": "jpeg", "sheet": "x.png"}, "format 'jpeg' needs an output path"),
         ({"sheet": "x.txt"}, "cannot write '.txt' files"),
         ({}, "nothing to write: give out, sheet, or both"),
     ],
 )
-def test_what_does_not_fit_together_is_told_before_anything_is_written(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Any, told: str
+def test_what_does_not_fit_together_is_refused_before_anything_is_written(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Any, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(os.listdir(tmp_path))
-    with LatentDB.open(store) as db, pytest.raises(InvalidInputError, match=told):
+    with LatentDB.open(store) as db, pytest.raises(InvalidInputError, match=message):
         db.decode_to(None, **options)
     assert sorted(os.listdir(tmp_path)) == before
 
@@ -177,7 +177,7 @@ def test_targets_and_an_expression_are_not_mixed(store: Path, tmp_path: Path) ->
 def test_what_fails_half_way_leaves_no_half_file(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "BATCH", 7)
+    monkeypatch.setattr(sinks, "BATCH", 7)
     decode = Codec.decode
     left = 3
 
@@ -203,7 +203,7 @@ def test_what_fails_half_way_leaves_no_half_file(
         Image.open(tmp_path / "out" / name).load()
 
 
-def test_a_place_that_cannot_be_written_is_told(store: Path, tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_reported(store: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "out" / "disc_000.png").mkdir(parents=True)
     with LatentDB.open(store) as db:
@@ -217,7 +217,7 @@ MEMORY = """
 import resource, sys
 import numpy as np
 from latentdb.model.codec import Codec
-from latentdb.output.sinks import Array, decode_all
+from latentdb.output.sinks import NpySink, decode_all
 
 class Fast(Codec):
     def decode(self, latents):
@@ -226,7 +226,7 @@ class Fast(Codec):
 codec = Fast.from_folder(sys.argv[1])
 def run(count, out):
     given = ((["a"] * 256, np.zeros((256, 4), "f4")) for _ in range(count))
-    decode_all(codec, given, 256 * count, [Array(out, 256 * count, codec.config)])
+    decode_all(codec, given, 256 * count, [NpySink(out, 256 * count, codec.config)])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 unit = 1 if sys.platform == "darwin" else 1024
 before = run(1, sys.argv[2])
@@ -250,6 +250,6 @@ def test_arrays_are_written_in_order(model: Path, tmp_path: Path) -> None:
     codec = Codec.from_folder(model)
     latents = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     given = [(["a"] * 4, latents[:4]), (["b"] * 5, latents[4:])]
-    sink = Array(tmp_path / "x.npy", 9, codec.config)
+    sink = NpySink(tmp_path / "x.npy", 9, codec.config)
     assert decode_all(codec, given, 9, [sink]) == (str(tmp_path / "x.npy"),)
     assert np.array_equal(np.load(tmp_path / "x.npy"), codec.decode(latents))
