@@ -21,7 +21,14 @@ from latentdb.search.filters import Filter
 from latentdb.search.results import Average, Hits, Match, Matches
 from latentdb.search.searcher import Searcher
 from latentdb.search.selection import select_rows, sum_rows
-from latentdb.search.targets import Target, TargetLike, combined, own_rows, read_targets, resolve
+from latentdb.search.targets import (
+    Target,
+    TargetLike,
+    combine,
+    read_targets,
+    resolve,
+    stored_rows,
+)
 from latentdb.store.segment import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
@@ -33,7 +40,6 @@ if TYPE_CHECKING:
     from latentdb.stored_model import ModelLike
 
 MAX_K = 100_000
-_NOBODY: frozenset[int] = frozenset()
 PathLike = str | os.PathLike[str]
 
 
@@ -99,10 +105,12 @@ class Reader(Connection):
         snapshot = self._snapshot()
         found = self._resolve(snapshot, [*liked, *unlike])
         searcher = self._keeper.searcher(snapshot, check_metric(metric))
-        place = searcher.space.embed(*combined(found, len(liked)))
-        own = frozenset().union(*own_rows(snapshot, found)) if exclude_self else _NOBODY
-        hits = self._search(searcher, place, k, where, radius, len(own), exact)
-        return self._matches(snapshot, metric, hits, 0, own, k)
+        query = combine(found[: len(liked)], found[len(liked) :])
+        excluded = set().union(*stored_rows(snapshot, found)) if exclude_self else set()
+        hits = self._search(
+            searcher, searcher.space.embed(*query), k, where, radius, len(excluded), exact
+        )
+        return self._matches(snapshot, metric, hits, 0, excluded, k)
 
     def query_many(
         self,
@@ -133,15 +141,14 @@ class Reader(Connection):
         snapshot = self._snapshot()
         found = self._resolve(snapshot, list(targets))
         searcher = self._keeper.searcher(snapshot, check_metric(metric))
-        places = [searcher.space.embed(*combined([one], 1)) for one in found]
-        if not places:
+        embedded = [searcher.space.embed(*combine([target])) for target in found]
+        if not embedded:
             return ()
-        own = own_rows(snapshot, found) if exclude_self else [set()] * len(found)
-        most = max(map(len, own))
-        every = np.concatenate(places)
-        hits = self._search(searcher, every, k, where, radius, most, exact)
+        excluded = stored_rows(snapshot, found) if exclude_self else [set()] * len(found)
+        most = max(map(len, excluded))
+        hits = self._search(searcher, np.concatenate(embedded), k, where, radius, most, exact)
         return tuple(
-            self._matches(snapshot, metric, hits, number, frozenset(own[number]), k)
+            self._matches(snapshot, metric, hits, number, excluded[number], k)
             for number in range(len(found))
         )
 
@@ -173,14 +180,14 @@ class Reader(Connection):
         metric: str,
         hits: Hits,
         number: int,
-        own: frozenset[int],
+        excluded: set[int],
         k: int | None,
     ) -> Matches:
-        """One line of hits with what the store has of the rows, less those of `own`."""
-        chosen = hits.rows[number] >= 0
-        if own:
-            chosen &= ~np.isin(hits.rows[number], list(own))
-        rows, distances = hits.rows[number][chosen][:k], hits.distances[number][chosen][:k]
+        """The matches of one query, with id, path and metadata, without excluded rows."""
+        mask = hits.rows[number] >= 0
+        if excluded:
+            mask &= ~np.isin(hits.rows[number], list(excluded))
+        rows, distances = hits.rows[number][mask][:k], hits.distances[number][mask][:k]
         facts = zip(distances.tolist(), snapshot.facts(rows), strict=True)
         scanned = hits.scanned // len(hits.rows)
         return Matches(
@@ -188,8 +195,8 @@ class Reader(Connection):
             hits.exact,
             scanned,
             tuple(
-                Match(place, name, distance, path, metadata)
-                for place, (distance, (name, path, metadata)) in enumerate(facts, 1)
+                Match(rank, name, distance, path, metadata)
+                for rank, (distance, (name, path, metadata)) in enumerate(facts, 1)
             ),
         )
 
@@ -222,17 +229,17 @@ class Reader(Connection):
         """
         snapshot = self._snapshot()
         searcher = self._keeper.searcher(snapshot, check_metric(metric))
-        places = as_latents(vectors, snapshot.dim, "vectors")
+        queries = as_latents(vectors, snapshot.dim, "vectors")
         if metric != L2:
             log_vars = None
             if z_log_var is not None:
                 log_vars = as_latents(z_log_var, snapshot.dim, "z_log_var")
-            if log_vars is not None and len(log_vars) != len(places):
+            if log_vars is not None and len(log_vars) != len(queries):
                 raise InvalidInputError(
-                    f"z_log_var has {len(log_vars)} rows for {len(places)} vectors"
+                    f"z_log_var has {len(log_vars)} rows for {len(queries)} vectors"
                 )
-            places = searcher.space.embed(places, log_vars)
-        hits = self._search(searcher, places, k, where, None, 0, exact)
+            queries = searcher.space.embed(queries, log_vars)
+        hits = self._search(searcher, queries, k, where, None, 0, exact)
         if hits.rows.shape[1] == k:
             return hits.distances, hits.rows
         short = ((0, 0), (0, k - hits.rows.shape[1]))
@@ -242,14 +249,14 @@ class Reader(Connection):
     def _search(
         self,
         searcher: Searcher,
-        places: Floats,
+        queries: Floats,
         k: int | None,
         where: str | None,
         radius: float | None,
-        more: int,
+        excluded: int,
         exact: bool,
     ) -> Hits:
-        """Search for k neighbours, and `more` that will be left out."""
+        """Search for k neighbours, and as many more as there are rows to exclude."""
         if radius is not None and not (isinstance(radius, int | float) and radius >= 0):
             raise InvalidInputError(f"radius {radius!r} cannot be used: give a distance, 0 or more")
         if exact and searcher.metric == KL:
@@ -259,12 +266,12 @@ class Reader(Connection):
             )
         compiled = None if where is None else self._filter(searcher.snapshot, where)
         if k is None and radius is not None:
-            return searcher.within(places, radius, where=compiled)
+            return searcher.within(queries, radius, where=compiled)
         wanted = 10 if k is None else k
         if type(wanted) is not int or not 1 <= wanted <= MAX_K:
             raise InvalidInputError(f"k {k!r} cannot be used: give a whole number, 1 to {MAX_K}")
-        most = min(wanted + more, max(len(searcher.snapshot), 1))
-        hits = searcher.search(places, k=most, where=compiled, exact=exact)
+        most = min(wanted + excluded, max(len(searcher.snapshot), 1))
+        hits = searcher.search(queries, k=most, where=compiled, exact=exact)
         return hits if radius is None else hits.within(radius)
 
     @staticmethod

@@ -628,7 +628,7 @@ def test_a_npy_of_targets_has_one_a_row(db: LatentDB, tmp_path: Path) -> None:
     [
         ("gone.txt", None, "gone.txt does not exist: expected a file of targets"),
         ("gone.npy", None, "gone.npy does not exist"),
-        ("t.txt", b"\xff\xfe\x00", "t.txt is no text file with a target a line"),
+        ("t.txt", b"\xff\xfe\x00", "t.txt is not a text file with one target per line"),
         ("t.npy", b"r7\n", "t.npy is not a .npy file of numbers"),
         ("t.txt", b"nobody\n", "neither an id nor a file: 'nobody'"),
     ],

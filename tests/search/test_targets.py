@@ -85,7 +85,7 @@ def test_a_mistyped_id_is_told_with_the_nearest_one(snapshot: Snapshot) -> None:
 
 def test_an_empty_store_says_how_to_fill_it(tmp_path: Path) -> None:
     snapshot = Store.create(tmp_path / "s", dim=DIM).snapshot()
-    with pytest.raises(NotFoundError, match="the store is empty, latentdb index fills it"):
+    with pytest.raises(NotFoundError, match="the store is empty: add images with latentdb index"):
         one(snapshot, "a")
 
 
