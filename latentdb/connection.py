@@ -33,7 +33,7 @@ class Connection:
         self._trust_model = trust_model
         self._process = os.getpid()
         self._codec: Codec | None = None
-        self._keeper = IndexManager()
+        self._index_manager = IndexManager()
 
     # --- open and close ---------------------------------------------------------
 
@@ -67,7 +67,7 @@ class Connection:
         """Forget the open files; a second time does nothing."""
         self._store = None
         self._codec = None
-        self._keeper = IndexManager()
+        self._index_manager = IndexManager()
 
     def __enter__(self: Opened) -> Opened:
         return self

@@ -176,7 +176,7 @@ class LatentDB(Reader):
                 report=report,
             )
             self._codec = store_compiled(writer, codec)
-            self._keeper.maintain(writer, report)
+            self._index_manager.maintain(writer, report)
         return done
 
     def add(
@@ -228,7 +228,7 @@ class LatentDB(Reader):
         with store.writer() as writer:
             writer.collect_garbage()
             written = add_rows(writer, rows, on_conflict)
-            self._keeper.maintain(writer, None)
+            self._index_manager.maintain(writer, None)
         return written
 
     def import_file(
@@ -263,7 +263,7 @@ class LatentDB(Reader):
         with opened(file, ids) as source, store.writer() as writer:
             writer.collect_garbage()
             done = import_rows(writer, source, on_conflict=on_conflict, report=report)
-            self._keeper.maintain(writer, report)
+            self._index_manager.maintain(writer, report)
         return done
 
     @classmethod
@@ -323,7 +323,7 @@ class LatentDB(Reader):
                 rows = np.unique(snapshot.find(check_ids(ids, unique=False)))
             if len(rows):
                 writer.delete(rows)
-                self._keeper.maintain(writer, None)
+                self._index_manager.maintain(writer, None)
         return len(rows)
 
     def compact(self) -> CompactReport:
@@ -341,7 +341,7 @@ class LatentDB(Reader):
         report = verify(Path(path), repair=repair)
         if repair and report.problems:
             with LatentDB.open(path) as db, db._open_store().writer() as writer:
-                db._keeper.maintain(writer, None)
+                db._index_manager.maintain(writer, None)
         return report
 
     def optimize(
@@ -385,7 +385,7 @@ class LatentDB(Reader):
                 prefer=old.prefer if prefer is None else _preference(prefer),
                 metric=old.metric if metric is None else check_metric(metric),
             )
-            why = self._keeper.build(writer, settings, report)
+            why = self._index_manager.build(writer, settings, report)
         return replace(self.info(), why=why)
 
 

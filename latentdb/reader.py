@@ -104,7 +104,7 @@ class Reader(Connection):
             raise InvalidInputError("nothing to look for: give a target, or examples with like")
         snapshot = self._snapshot()
         found = self._resolve(snapshot, [*liked, *unlike])
-        searcher = self._keeper.searcher(snapshot, check_metric(metric))
+        searcher = self._index_manager.searcher(snapshot, check_metric(metric))
         query = combine(found[: len(liked)], found[len(liked) :])
         excluded = set().union(*stored_rows(snapshot, found)) if exclude_self else set()
         hits = self._search(
@@ -140,7 +140,7 @@ class Reader(Connection):
         check_target_list(targets, "targets")
         snapshot = self._snapshot()
         found = self._resolve(snapshot, list(targets))
-        searcher = self._keeper.searcher(snapshot, check_metric(metric))
+        searcher = self._index_manager.searcher(snapshot, check_metric(metric))
         embedded = [searcher.space.embed(*combine([target])) for target in found]
         if not embedded:
             return ()
@@ -228,7 +228,7 @@ class Reader(Connection):
             infinity and -1 where there are fewer than k.
         """
         snapshot = self._snapshot()
-        searcher = self._keeper.searcher(snapshot, check_metric(metric))
+        searcher = self._index_manager.searcher(snapshot, check_metric(metric))
         queries = as_latents(vectors, snapshot.dim, "vectors")
         if metric != L2:
             log_vars = None

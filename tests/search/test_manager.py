@@ -354,14 +354,16 @@ def test_an_index_the_manifest_misstates_is_not_used(tmp_path: Path, db: LatentD
         check_exact(db)
 
 
-def test_a_keeper_opens_an_index_once_and_a_new_one_again(tmp_path: Path, db: LatentDB) -> None:
+def test_an_index_manager_opens_an_index_once_and_a_new_one_again(
+    tmp_path: Path, db: LatentDB
+) -> None:
     store = Store.open(tmp_path / "s")
-    keeper = IndexManager()
-    first = keeper.open(store.snapshot())
+    indexes = IndexManager()
+    first = indexes.open(store.snapshot())
     assert first is not None
-    assert keeper.open(store.snapshot()) is first
+    assert indexes.open(store.snapshot()) is first
     db.optimize()
-    second = keeper.open(store.snapshot())
+    second = indexes.open(store.snapshot())
     assert second is not None
     assert second is not first
 
