@@ -1,1 +1,7 @@
-"""Image files to rows: found, read ahead, encoded and committed beside each other."""
+"""Image files to rows of a store: find, compare, decode, encode and commit.
+
+ingest       index_images: encode new and changed images, with a commit every few
+             seconds; add_rows: append ready-made rows
+planner      which files are new or changed, against the rows of a snapshot
+read_ahead   threads that decode batches ahead of the encoder
+"""

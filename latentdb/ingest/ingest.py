@@ -1,9 +1,9 @@
 """Images to rows: encode what was read and append it, with a commit every few seconds.
 
-Finding and reading (`latentdb.ingest.reading`), encoding, and writing run beside each
-other; none is more than a few batches ahead of the next, so that memory does
-not grow with the folder.  A commit is the point where a killed run goes on:
-what is committed is found unchanged and skipped.
+Reading (`latentdb.ingest.read_ahead`), encoding and writing run concurrently;
+none is more than a few batches ahead of the next, so that memory does not grow
+with the folder.  A run that was killed resumes at its last commit: the next run
+finds the committed images unchanged and skips them.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.progress import Progress, Report
 from latentdb.images.discover import BadFile, count_candidates, require_images
-from latentdb.ingest.reading import LABEL, Batch, Entry, ImagePlanner, read_ahead
+from latentdb.ingest.planner import LABEL, Batch, ImagePlanner, PlannedRow
+from latentdb.ingest.read_ahead import read_batches
 from latentdb.model.codec import Codec
 from latentdb.store.columns import Table, make_columns
 from latentdb.store.compaction import compact, is_due
@@ -31,7 +31,7 @@ from latentdb.store.writer import Writer
 
 COMMIT_ROWS = 16_384
 COMMIT_SECONDS = 5.0
-FIRST_SECONDS = 0.5  # after which the first rows are committed: queries need not wait for more
+FIRST_SECONDS = 0.5  # until the first commit, so that the store can be queried early
 CONFLICTS = ("error", "skip", "replace")
 
 
@@ -42,14 +42,14 @@ class IndexReport:
     Attributes
     ----------
     added, updated, unchanged
-        Images that were new, had changed (or got other metadata), and were
-        skipped because they were in the store already.
+        Images that were new, that had changed or got other metadata, and that
+        were skipped because the store has them as they are.
     bad
         Files that were skipped because they cannot be read.
     unmatched
-        Rows of the metadata file that fit no image of this run.
+        Number of rows of the metadata file that match no image of this run.
     rows
-        In the store now.
+        Rows in the store now.
     seconds
         Wall time.
     """
@@ -63,80 +63,76 @@ class IndexReport:
     seconds: float
 
 
-class _Pending:
-    """Encoded rows that wait for the next commit, which is made by a thread of its own."""
+class _PendingRows:
+    """Encoded rows that wait for the next commit; a thread makes the commits."""
 
-    def __init__(self, writer: Writer, kinds: dict[str, str]) -> None:
+    def __init__(self, writer: Writer, column_types: dict[str, str]) -> None:
         self._writer = writer
-        self._kinds = kinds
+        self._column_types = column_types
         self._thread = ThreadPoolExecutor(1, "latentdb-commit")
-        self._last: Future[None] | None = None
-        self._limit = FIRST_SECONDS
+        self._commit: Future[None] | None = None
+        self._seconds = FIRST_SECONDS
         self._clear()
 
     def _clear(self) -> None:
-        self._entries: list[Entry] = []
+        self._planned: list[PlannedRow] = []
         self._means: list[Floats] = []
         self._log_vars: list[Floats] = []
         self._since = time.monotonic()
 
-    def add(self, entries: Sequence[Entry], z_mean: Floats, log_var: Floats | None) -> None:
-        self._entries += entries
+    def add(self, planned: Sequence[PlannedRow], z_mean: Floats, log_var: Floats | None) -> None:
+        self._planned += planned
         self._means.append(z_mean)
         if log_var is not None:
             self._log_vars.append(log_var)
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         waited = time.monotonic() - self._since
-        return len(self._entries) >= COMMIT_ROWS or (bool(self._entries) and waited > self._limit)
+        count = len(self._planned)
+        return count >= COMMIT_ROWS or (count > 0 and waited > self._seconds)
 
-    def commit(self) -> None:
-        """Hand over what waits; returns at once, unless the commit before is not done yet."""
-        self.settle()
-        if self._entries:
-            self._limit = COMMIT_SECONDS
+    def start_commit(self) -> None:
+        """Commit the waiting rows; returns at once, unless the previous commit is not done."""
+        self._wait()
+        if self._planned:
+            self._seconds = COMMIT_SECONDS
             rows = self._rows()
-            replaced = np.array([e.replaces for e in self._entries if e.replaces >= 0], np.int64)
+            replaced = np.array([p.replaces for p in self._planned if p.replaces >= 0], np.int64)
             self._clear()
-            self._last = self._thread.submit(self._write, rows, replaced)
+            self._commit = self._thread.submit(self._write, rows, replaced)
 
-    def settle(self) -> None:
-        """Wait until what was handed over is committed.
-
-        Raises
-        ------
-        LatentDBError
-            If it could not be.
-        """
-        last, self._last = self._last, None
-        if last is not None:
-            last.result()
+    def _wait(self) -> None:
+        """Wait for the commit that was started, and raise its error."""
+        commit, self._commit = self._commit, None
+        if commit is not None:
+            commit.result()
 
     def close(self) -> None:
-        """Commit the rest, and wait for it."""
+        """Commit all waiting rows, and wait for it."""
         try:
-            self.commit()
-            self.settle()
+            self.start_commit()
+            self._wait()
         finally:
             self._thread.shutdown()
 
     def _rows(self) -> Rows:
-        entries = self._entries
-        keys = sorted({key for entry in entries for key in entry.metadata})
+        planned = self._planned
+        keys = sorted({key for row in planned for key in row.metadata})
         columns = make_columns(
-            {key: [entry.metadata.get(key) for entry in entries] for key in keys}, len(entries)
+            {key: [row.metadata.get(key) for row in planned] for key in keys}, len(planned)
         )
+        types = self._column_types
         return Rows(
-            ids=[entry.file.id for entry in entries],
+            ids=[row.file.id for row in planned],
             z_mean=np.concatenate(self._means),
             z_log_var=np.concatenate(self._log_vars) if self._log_vars else None,
-            paths=[entry.file.path for entry in entries],
+            paths=[row.file.path for row in planned],
             facts=FileFacts(
-                np.array([entry.file.size for entry in entries], np.int64),
-                np.array([entry.file.mtime_ns for entry in entries], np.int64),
-                np.array([entry.digest for entry in entries], np.uint64),
+                np.array([row.file.size for row in planned], np.int64),
+                np.array([row.file.mtime_ns for row in planned], np.int64),
+                np.array([row.digest for row in planned], np.uint64),
             ),
-            columns={key: column.cast(self._kinds[key], key) for key, column in columns.items()},
+            columns={key: column.cast(types[key], key) for key, column in columns.items()},
         )
 
     def _write(self, rows: Rows, replaced: Ints) -> None:
@@ -155,15 +151,16 @@ def index_images(
     strict: bool = False,
     report: Report | None = None,
 ) -> IndexReport:
-    """Encode the new and the changed images of some folders into a store.
+    """Encode the new and changed images of folders into a store.
 
-    A file is unchanged if its path, size and time are those of its row, or
-    else if its content is.  Ctrl-C commits what is encoded and is raised again.
+    A file is unchanged if its path, size and modification time are those of its
+    row, or else if its content is.  Ctrl-C commits what is encoded and is raised
+    again.
 
     Parameters
     ----------
     writer
-        Of the store.
+        The store's writer.
     codec
         The store's model.
     sources
@@ -180,45 +177,45 @@ def index_images(
     Raises
     ------
     ImageError
-        With `strict`, for a bad file; what was committed stays.
+        With `strict`, for a bad file; rows that were committed stay.
     InvalidInputError
-        If there are no images, or metadata does not fit the store's.
+        If there are no images, or the metadata does not fit the store's columns.
     """
     start = time.monotonic()
     require_images(sources)
     check_log_var(writer.snapshot, codec.config.has_z_log_var)
-    kinds = _kinds(writer.snapshot.manifest.columns, table, labels_from_folders)
-    source = ImagePlanner(
+    types = _column_types(writer.snapshot.manifest.columns, table, labels_from_folders)
+    planner = ImagePlanner(
         writer.snapshot,
         codec.config.preprocessing,
         table=table,
         labels_from_folders=labels_from_folders,
         sources=sources,
     )
-    pending = _Pending(writer, kinds)
-    total = _Total(sources) if report is not None else None
+    pending = _PendingRows(writer, types)
+    counter = _FileCounter(sources) if report is not None else None
     added = updated = unchanged = matched = 0
     bad: list[BadFile] = []
     try:
-        with read_ahead(source, sources) as batches:
+        with read_batches(planner, sources) as batches:
             for batch in batches:
                 if strict and batch.bad:
                     raise ImageError(batch.bad[0].path, batch.bad[0].reason)
                 bad += batch.bad
                 unchanged += batch.unchanged
                 matched += batch.matched
-                _encode(batch, pending, source.snapshot, codec)
-                replacing = sum(entry.replaces >= 0 for entry in batch.entries)
-                added += len(batch.entries) - replacing
-                updated += replacing + len(batch.kept)
-                if pending.due():
-                    pending.commit()
-                if report is not None and total is not None:
+                _encode(batch, pending, planner.snapshot, codec)
+                replacing = sum(row.replaces >= 0 for row in batch.images)
+                added += len(batch.images) - replacing
+                updated += replacing + len(batch.relabelled)
+                if pending.is_due():
+                    pending.start_commit()
+                if report is not None and counter is not None:
                     done = added + updated + unchanged + len(bad)
-                    report(Progress("indexing", done, total.count, len(bad)))
+                    report(Progress("indexing", done, counter.total, len(bad)))
     finally:
-        if total is not None:
-            total.stop()
+        if counter is not None:
+            counter.stop()
         pending.close()
     unmatched = 0 if table is None else max(0, len(table.rows) - matched)
     seconds = time.monotonic() - start
@@ -226,13 +223,13 @@ def index_images(
     return IndexReport(added, updated, unchanged, tuple(bad), unmatched, rows, seconds)
 
 
-def _encode(batch: Batch, pending: _Pending, snapshot: Snapshot, codec: Codec) -> None:
-    if batch.entries:
-        pending.add(batch.entries, *codec.encode(batch.pixels))
-    if batch.kept:
-        rows = np.array([entry.replaces for entry in batch.kept], np.int64)
+def _encode(batch: Batch, pending: _PendingRows, snapshot: Snapshot, codec: Codec) -> None:
+    if batch.images:
+        pending.add(batch.images, *codec.encode(batch.pixels))
+    if batch.relabelled:
+        rows = np.array([row.replaces for row in batch.relabelled], np.int64)
         log_vars = snapshot.log_vars(rows) if codec.config.has_z_log_var else None
-        pending.add(batch.kept, snapshot.vectors(rows), log_vars)
+        pending.add(batch.relabelled, snapshot.vectors(rows), log_vars)
 
 
 def add_rows(writer: Writer, rows: Rows, on_conflict: str) -> int:
@@ -241,9 +238,9 @@ def add_rows(writer: Writer, rows: Rows, on_conflict: str) -> int:
     Parameters
     ----------
     writer
-        Of the store.
+        The store's writer.
     rows
-        Checked already.
+        The rows, validated.
     on_conflict
         For an id that is in the store: ``"error"``, ``"skip"`` or ``"replace"``.
 
@@ -255,13 +252,13 @@ def add_rows(writer: Writer, rows: Rows, on_conflict: str) -> int:
     Raises
     ------
     InvalidInputError
-        If an id is taken, or z_log_var or metadata does not fit the store's.
+        If an id is in the store, or z_log_var or metadata does not fit the store's.
     """
     if on_conflict not in CONFLICTS:
         raise InvalidInputError(f"on_conflict {on_conflict!r} is unknown: use one of {CONFLICTS}")
     snapshot = writer.snapshot
     check_log_var(snapshot, rows.z_log_var is not None)
-    rows = replace(rows, hashes=hash_ids(rows.ids))  # needed twice: here, and by the segment
+    rows = replace(rows, hashes=hash_ids(rows.ids))  # the segment needs them too
     old = snapshot.locate(rows.ids, rows.hashes)
     taken = np.flatnonzero(old >= 0)
     if len(taken) and on_conflict == "error":
@@ -277,12 +274,12 @@ def add_rows(writer: Writer, rows: Rows, on_conflict: str) -> int:
 
 
 def check_log_var(snapshot: Snapshot, given: bool) -> None:
-    """Refuse rows with z_log_var among rows without it, and the other way round.
+    """Refuse to mix rows with z_log_var and rows without it in one store.
 
     Raises
     ------
     InvalidInputError
-        If it is so.
+        If the store's rows have it and the given ones do not, or the reverse.
     """
     if snapshot.segments and snapshot.segments[0].has_log_var != given:
         raise InvalidInputError(
@@ -292,27 +289,35 @@ def check_log_var(snapshot: Snapshot, given: bool) -> None:
         )
 
 
-def _kinds(columns: Any, table: Table | None, labels: bool) -> dict[str, str]:
-    """Kind of every key, known before the first row, so that no run fails half-way."""
-    kinds: dict[str, str] = dict(columns)
+def _column_types(
+    stored: Mapping[str, str], table: Table | None, labels_from_folders: bool
+) -> dict[str, str]:
+    """Type of every metadata key, checked before the first row so that no run fails half-way."""
+    types = dict(stored)
     given = {} if table is None else table.kinds
-    if labels:
+    if labels_from_folders:
         given = {LABEL: "str", **given}
     for key, kind in given.items():
-        stored = kinds.setdefault(key, kind)
-        if stored != kind and (kind, stored) != ("int", "float"):
+        expected = types.setdefault(key, kind)
+        if expected != kind and (kind, expected) != ("int", "float"):
             raise InvalidInputError(
-                f"metadata {key!r} is {kind} here and {stored} in this store: "
+                f"metadata {key!r} is {kind} here and {expected} in this store: "
                 "convert it or use another key"
             )
-    return kinds
+    return types
 
 
-class _Total:
-    """Counts the files in a thread of its own, so that the first need not wait."""
+class _FileCounter:
+    """Counts the files of a run in a thread, so that indexing starts at once.
+
+    Attributes
+    ----------
+    total
+        Number of files; None until all are counted.
+    """
 
     def __init__(self, sources: Sequence[str | os.PathLike[str]]) -> None:
-        self.count: int | None = None
+        self.total: int | None = None
         self._sources = sources
         self._stop = threading.Event()
         threading.Thread(target=self._run, name="latentdb-count", daemon=True).start()
@@ -323,4 +328,4 @@ class _Total:
     def _run(self) -> None:
         total = count_candidates(self._sources, self._stop.is_set)
         if not self._stop.is_set():
-            self.count = total
+            self.total = total

@@ -194,10 +194,9 @@ def test_progress_counts_every_file(store: Path, images: Path) -> None:
 
 RUN = """
 import sys
-from latentdb.ingest import ingest
-from latentdb.ingest import reading
+from latentdb.ingest import ingest, read_ahead
 from latentdb.database import LatentDB
-ingest.COMMIT_ROWS, ingest.COMMIT_SECONDS, ingest.FIRST_SECONDS, reading.BATCH = 8, 1e9, 1e9, 4
+ingest.COMMIT_ROWS, ingest.COMMIT_SECONDS, ingest.FIRST_SECONDS, read_ahead.BATCH = 8, 1e9, 1e9, 4
 append = ingest.Writer.append
 def told(self, *rows):
     append(self, *rows)

@@ -1,0 +1,93 @@
+"""Batches of decoded images, read by threads ahead of the encoder."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latentdb.base.cores import core_count
+from latentdb.base.errors import NotFoundError
+from latentdb.database import LatentDB
+from latentdb.images.decode import read_image
+from latentdb.ingest import planner, read_ahead
+from latentdb.ingest.read_ahead import read_batches
+from tests.conftest import make_images
+from tests.ingest.conftest import SPEC, ids, planner_of
+
+
+def test_batches_come_in_order_small_ones_first(
+    empty: LatentDB, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_ahead, "_FIRST_TASK_FILES", 2)
+    monkeypatch.setattr(read_ahead, "_TASK_FILES", 8)
+    monkeypatch.setattr(read_ahead, "BATCH", 20)
+    with read_batches(planner_of(empty, images, labels=True), [images]) as batches:
+        found = list(batches)
+    # 2, 2, 4, 4, 8, 8, then as many tasks of 8 as a batch of 20 takes.
+    assert [len(batch.images) for batch in found] == [2, 2, 4, 4, 8, 8, 16, 16, 16, 4]
+    every = [entry for batch in found for entry in batch.images]
+    names = sorted(f"{k}/{n:03d}.png" for k in ("disc", "square") for n in range(40))
+    assert [entry.file.id for entry in every] == names
+    assert all(entry.metadata == {"label": entry.file.id.split("/")[0]} for entry in every)
+    pixels = np.concatenate([batch.pixels for batch in found])
+    assert np.array_equal(pixels, np.stack([read_image(images / name, SPEC) for name in names]))
+
+
+def test_no_more_is_read_than_is_taken_soon(
+    empty: LatentDB, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("_FIRST_TASK_FILES", 1), ("_TASK_FILES", 1), ("BATCH", 2)):
+        monkeypatch.setattr(read_ahead, name, value)
+    opened: list[str] = []
+    real = planner.read_file
+    monkeypatch.setattr(planner, "read_file", lambda path: (opened.append(path), real(path))[1])
+    with read_batches(planner_of(empty, images), [images]) as batches:
+        next(batches)
+        before = -1
+        while len(opened) != before:  # until it stands still
+            before = len(opened)
+            time.sleep(0.3)
+        assert len(opened) <= core_count() + 2 + 2
+        assert len(opened) < 80
+
+
+def test_leaving_early_ends_the_threads(empty: LatentDB, images: Path) -> None:
+    with read_batches(planner_of(empty, images), [images]) as batches:
+        next(batches)
+    names = {thread.name for thread in threading.enumerate()}
+    assert not any(name.startswith(("latentdb-read", "latentdb-search")) for name in names)
+
+
+def test_large_pixels_make_small_batches(
+    empty: LatentDB, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_ahead, "_BATCH_BYTES", 3 * 16 * 16 * 3)  # three images
+    with read_batches(planner_of(empty, images), [images]) as batches:
+        sizes = [len(batch.pixels) for batch in batches]
+    assert (max(sizes), sum(sizes)) == (3, 80)
+
+
+def test_what_fails_while_searching_is_raised_by_who_takes(
+    empty: LatentDB, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = planner_of(empty, images)
+    monkeypatch.setattr(broken, "look_up", lambda candidates: 1 / 0)
+    with read_batches(broken, [images]) as batches, pytest.raises(ZeroDivisionError):
+        next(batches)
+    with pytest.raises(NotFoundError), read_batches(broken, [images / "gone"]):
+        pass
+
+
+def test_the_same_folder_twice_gives_its_files_once(empty: LatentDB, tmp_path: Path) -> None:
+    folder = make_images(tmp_path / "in", 3)
+    for sources in ([folder, folder], [folder / "disc", folder / "disc" / "000.png"]):
+        with read_batches(planner_of(empty, *sources), sources) as batches:
+            found = list(batches)
+        names = [name for batch in found for name in ids(batch)]
+        assert len(set(names)) == len(names)
+        assert not any(batch.bad for batch in found)
+        assert sum(batch.unchanged for batch in found) in (6, 1)
