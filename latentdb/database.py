@@ -19,7 +19,7 @@ from latentdb.base.errors import (
 from latentdb.base.files import as_path
 from latentdb.base.progress import Report
 from latentdb.base.validate import as_latents, check_ids
-from latentdb.exchange.importing import ImportReport, import_rows, opened, undo_creation
+from latentdb.exchange.importing import ImportReport, import_rows, opened
 from latentdb.images.discover import check_sources
 from latentdb.ingest.ingest import IndexReport, add_rows, index_images
 from latentdb.model.calibration import import_model
@@ -30,7 +30,7 @@ from latentdb.search.results import Info
 from latentdb.search.selection import select_rows
 from latentdb.store.columns import Value, make_columns, read_table
 from latentdb.store.compaction import CompactReport, compact
-from latentdb.store.garbage import check_absent
+from latentdb.store.creation import check_absent, undo_creation
 from latentdb.store.manifest import Settings
 from latentdb.store.segment import Rows
 from latentdb.store.store import Store
@@ -291,7 +291,7 @@ class LatentDB(Reader):
             try:
                 return db.import_file(file, on_conflict=on_conflict, ids=ids, report=report)
             except BaseException:
-                undo_creation(db._open_store(), existed=existed)
+                undo_creation(as_path(path), existed=existed)
                 raise
 
     def delete(self, ids: Sequence[str] | None = None, *, where: str | None = None) -> int:

@@ -8,7 +8,6 @@ that are written as they come and committed together.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,6 @@ from numpy.typing import NDArray
 
 from latentdb.base.errors import (
     InvalidInputError,
-    LatentDBError,
     ModelMismatchError,
     NotFoundError,
     StoreError,
@@ -35,10 +33,8 @@ from latentdb.exchange.npy import NpyReader
 from latentdb.exchange.parquet import ParquetReader
 from latentdb.exchange.row_reader import RowReader
 from latentdb.ingest.ingest import CONFLICTS
-from latentdb.store import manifest as manifests
 from latentdb.store.segment import Ints, Rows, hash_ids
 from latentdb.store.snapshot import Snapshot
-from latentdb.store.store import Store
 from latentdb.store.writer import Writer
 
 PathLike = str | os.PathLike[str]
@@ -166,31 +162,6 @@ def import_rows(
     added = len(rows) - len(taken)
     counts = (len(taken), 0) if on_conflict == "replace" else (0, len(taken))
     return ImportReport(added, *counts, len(writer.snapshot), time.monotonic() - start)
-
-
-def undo_creation(store: Store, *, existed: bool) -> None:
-    """Remove a store that was made for an import which failed, unless something is in it.
-
-    Parameters
-    ----------
-    store
-        Made a moment ago.
-    existed
-        Whether its folder was there, empty, before.
-    """
-    try:
-        with manifests.writer_lock(store.path):
-            if manifests.read(store.path).version > 1:
-                return
-            # From here on it is what a killed creation leaves.
-            (store.path / manifests.MANIFEST).unlink()
-            for name in manifests.FOLDERS:
-                shutil.rmtree(store.path / name, ignore_errors=True)
-            (store.path / manifests.LOCK).unlink()
-        if not existed:
-            store.path.rmdir()
-    except (LatentDBError, OSError):
-        return  # the error of the import is what is to be told
 
 
 def _check_vectors(snapshot: Snapshot, reader: RowReader) -> None:

@@ -28,6 +28,7 @@ from latentdb.store.columns import KINDS, check_key
 FORMAT_VERSION = 2  # 1 had segments without a layout
 _READABLE = (1, 2)
 MANIFEST = "MANIFEST.json"
+TEMPORARY_MANIFEST = f".{MANIFEST}."  # prefix of a manifest that is not in force yet
 LOCK = "LOCK"
 FOLDERS = ("segments", "index", "model")
 MAX_DIM = 65_536

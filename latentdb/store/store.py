@@ -7,7 +7,7 @@ Readers work on a `Snapshot`, one committed version, and take no lock.  One
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,18 +17,11 @@ from latentdb.base.errors import (
     NotFoundError,
     StoreError,
 )
-from latentdb.base.files import (
-    as_path,
-    checksum,
-    os_reason,
-    sync_folder,
-    try_remove,
-    write_new,
-)
-from latentdb.store import garbage
+from latentdb.base.files import as_path, sync_folder
 from latentdb.store import manifest as manifests
+from latentdb.store.creation import Model, create_files
 from latentdb.store.id_filter import IdFilter
-from latentdb.store.manifest import FileEntry, Manifest, ModelEntry, Settings
+from latentdb.store.manifest import Manifest, Settings
 from latentdb.store.segment import Segment
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import Writer
@@ -60,7 +53,7 @@ class Store:
         path: str | os.PathLike[str],
         *,
         dim: int,
-        model: tuple[str, str | None, Mapping[str, bytes]] | None = None,
+        model: Model | None = None,
         settings: Settings | None = None,
     ) -> Store:
         """Make an empty store.
@@ -85,31 +78,7 @@ class Store:
         if type(dim) is not int or not 1 <= dim <= manifests.MAX_DIM:
             raise InvalidInputError(f"dim {dim!r} cannot be used: give 1 to {manifests.MAX_DIM}")
         folder = as_path(path)
-        garbage.check_absent(folder)
-        try:
-            for name in manifests.FOLDERS:
-                (folder / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{folder} cannot be made: {os_reason(error)}") from error
-        with manifests.writer_lock(folder):
-            garbage.check_absent(folder)  # another process may have made it meanwhile
-            entry = None
-            if model is not None:
-                files = []
-                for name, data in model[2].items():
-                    try_remove(folder / "model" / name)
-                    write_new(folder / "model" / name, data)
-                    files.append(FileEntry(f"model/{name}", len(data), checksum(data)))
-                entry = ModelEntry(model[0], model[1], tuple(files))
-            for name in manifests.FOLDERS:
-                sync_folder(folder / name)
-            manifests.commit(
-                folder,
-                Manifest(
-                    manifests.unique_name(), 1, dim, model=entry, settings=settings or Settings()
-                ),
-            )
-            sync_folder(folder.absolute().parent)
+        create_files(folder, dim=dim, model=model, settings=settings or Settings())
         return cls(folder)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Files of killed processes: what goes, what stays, and what a folder is taken for."""
+"""Garbage collection: which files of killed writers are deleted, and which stay."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from latentdb.store.garbage import collect_garbage, is_unfinished
+from latentdb.store.garbage import collect_garbage
 
 
 @pytest.fixture
@@ -42,17 +42,3 @@ def test_a_folder_that_is_lost_or_cannot_go_is_passed_over(root: Path) -> None:
     (root / "model/folder").mkdir()
     assert collect_garbage(root, {"segments/a.h5", "segments/b.h5"}, -1) == 1
     assert (root / "model/folder").is_dir()
-
-
-def test_what_a_killed_creation_leaves_is_unfinished(tmp_path: Path) -> None:
-    assert is_unfinished(tmp_path)
-    (tmp_path / "segments").mkdir()
-    (tmp_path / ".MANIFEST.json.7.tmp").write_bytes(b"")
-    assert is_unfinished(tmp_path)
-    (tmp_path / "segments/a.h5").write_bytes(b"")
-    assert not is_unfinished(tmp_path)  # nothing is written before the lock
-    (tmp_path / "LOCK").write_bytes(b"")
-    assert is_unfinished(tmp_path)
-    (tmp_path / "notes.txt").write_bytes(b"")
-    assert not is_unfinished(tmp_path)
-    assert not is_unfinished(tmp_path / "notes.txt")
