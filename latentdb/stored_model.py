@@ -1,4 +1,4 @@
-"""The model inside a store, and what a store is altogether."""
+"""The model inside a store: loaded, compiled, compared; and a summary of the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from latentdb.base.errors import (
 from latentdb.model.calibration import import_model, is_file
 from latentdb.model.codec import CONFIG_FILE, DECODER_FILE, ENCODER_FILE, Codec
 from latentdb.model.config import ModelConfig, ModelOptions
-from latentdb.onnx.compiled import ENCODER_ONNX, NAMES, compiled_name
+from latentdb.onnx.compiled import ENCODER_ONNX, ONNX_FILES, compiled_name
 from latentdb.search.results import Info
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import Writer
@@ -34,21 +34,21 @@ def load_model(
     options: ModelOptions | None = None,
     images: Sequence[PathLike] | None = None,
 ) -> Codec:
-    """A model folder, a file with a whole VAE, or a codec as it is.
+    """The codec of a model folder, of a file with a whole VAE, or the given one.
 
     Parameters
     ----------
     model
-        One of these.
+        One of these three.
     options, images
-        For a file: see `latentdb.model.calibration.import_model`.
+        Of a file: see `latentdb.model.calibration.import_model`.
     """
     if not isinstance(model, Codec) and is_file(model):
         return import_model(model, options=options, images=images)
     if options is not None and replace(options, trust_model=False) != ModelOptions():
         raise InvalidInputError(
-            "z_mean, z_log_var, image_size, channels, pixel_range and resize are of a file or an "
-            "encoder made elsewhere: a model folder says its own, leave them out"
+            "z_mean, z_log_var, image_size, channels, pixel_range and resize describe a model "
+            "file made elsewhere: a model folder states its own, leave them out"
         )
     if isinstance(model, Codec):
         return model
@@ -56,7 +56,7 @@ def load_model(
 
 
 def config_of(snapshot: Snapshot) -> ModelConfig | None:
-    """The config of a store's model; None if it has no model."""
+    """The config of a store's model; None if the store has no model."""
     model = snapshot.manifest.model
     if model is None:
         return None
@@ -68,31 +68,31 @@ def config_of(snapshot: Snapshot) -> ModelConfig | None:
 
 
 def codec_of(snapshot: Snapshot, *, trust_model: bool = False) -> Codec:
-    """The model of a store, ready to be used; `trust_model` runs code that is in it.
+    """The codec of a store's model; `trust_model` runs code that its files contain.
 
     Raises
     ------
     ModelError
-        If the store was made without one.
+        If the store has no model.
     CorruptStoreError
-        If its files are not those the manifest speaks of.
+        If a file is damaged, or differs from the fingerprint in the manifest.
     """
     model, config = snapshot.manifest.model, config_of(snapshot)
     if model is None or config is None:
         raise ModelError(
-            "this store has no model: it holds ready-made vectors, which can be queried "
-            "by id or vector but not decoded; create it with a model to do both"
+            "this store has no model: its ready-made vectors can be queried by id or vector, "
+            "but not decoded; create a store with a model to encode and decode"
         )
     files = {}
     for entry in model.files:
-        made = compiled_name(entry.name)
+        compiled = compiled_name(entry.name)
         try:
-            files[made or Path(entry.name).name] = bytes(snapshot.file(entry))
+            files[compiled or Path(entry.name).name] = bytes(snapshot.file(entry))
         except (CorruptStoreError, NotFoundError) as error:
-            if made is None:
+            if compiled is None:
                 raise
             warnings.warn(
-                f"{error}; tensorflow is used instead, latentdb verify --repair drops the file",
+                f"{error}; tensorflow is used instead, latentdb verify --repair deletes the file",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -102,7 +102,7 @@ def codec_of(snapshot: Snapshot, *, trust_model: bool = False) -> Codec:
         config.encoder_fingerprint,
         config.decoder_fingerprint,
     ):
-        raise CorruptStoreError(f"{name} is not the model the manifest speaks of")
+        raise CorruptStoreError(f"{name} is not the model that the manifest names")
     return Codec.from_bytes(
         config,
         files[ENCODER_FILE],
@@ -114,53 +114,53 @@ def codec_of(snapshot: Snapshot, *, trust_model: bool = False) -> Codec:
 
 
 def store_compiled(writer: Writer, codec: Codec) -> Codec:
-    """Compile the model of a store that was made without, where that can be done.
+    """Compile the model of a store that has no compiled form, and store the files.
 
-    Only after tensorflow was used: loading it takes longer than compiling.
+    Only after tensorflow was used: loading it would take longer than compiling.
     """
     if not codec.used_tensorflow:
         return codec
-    made = codec.compiled()
-    files = {name: data for name, data in made.files.items() if name in NAMES}
-    if made is not codec and files:
+    compiled = codec.compiled()
+    files = {name: data for name, data in compiled.files.items() if name in ONNX_FILES}
+    if compiled is not codec and files:
         try:
             writer.set_compiled(files)
         except StoreError as error:
-            # The rows are committed: what was asked for is done.
+            # Not an error: the rows themselves are committed.
             warnings.warn(
-                f"the compiled model was not kept ({error})", RuntimeWarning, stacklevel=3
+                f"the compiled model was not stored ({error})", RuntimeWarning, stacklevel=3
             )
-    return made
+    return compiled
 
 
 def check_same_model(snapshot: Snapshot, codec: Codec) -> None:
-    """Refuse any model but the store's own.
+    """Refuse any model other than the store's.
 
     Raises
     ------
     ModelMismatchError
-        Names both fingerprints.
+        If a fingerprint differs; names both.
     """
-    own, config = snapshot.manifest.model, codec.config
-    if own is None:
+    model, config = snapshot.manifest.model, codec.config
+    if model is None:
         raise ModelMismatchError(
             f"this store has no model, received one with encoder {config.encoder_fingerprint}: "
             "index into a store that was created with it"
         )
-    for half, stated, given in (
-        ("encoder", own.encoder_fingerprint, config.encoder_fingerprint),
-        ("decoder", own.decoder_fingerprint, config.decoder_fingerprint),
+    for network, stated, given in (
+        ("encoder", model.encoder_fingerprint, config.encoder_fingerprint),
+        ("decoder", model.decoder_fingerprint, config.decoder_fingerprint),
     ):
         if stated != given:
             raise ModelMismatchError(
-                f"the {half} received has fingerprint {given}, this store's latents are of "
-                f"{half} {stated}: leave --model out to use the store's own, "
+                f"the {network} received has fingerprint {given}, this store's latents are of "
+                f"{network} {stated}: leave the model out to use the store's, "
                 "or index into a new store"
             )
 
 
 def describe(snapshot: Snapshot) -> Info:
-    """What a store is and how it is searched."""
+    """Size, model and search index of a store."""
     manifest = snapshot.manifest
     entry = manifest.index
     sizes = [segment.file.bytes for segment in manifest.segments]

@@ -28,26 +28,26 @@ def test_a_damaged_model_file_is_named_before_it_is_parsed(store: Path, name: st
     with LatentDB.open(store) as db:
         with pytest.raises(CorruptStoreError, match=f"{name} is damaged: its checksum is"):
             db.decode("disc/000.png")
-        # Latents do not need it.
+        # A query by id does not need the model.
         assert db.query("disc/000.png", k=1)[0].id == "disc/000.png"
 
 
 def test_a_manifest_of_another_model_is_noticed(store: Path) -> None:
     from latentdb.store import manifest
 
-    told = json.loads((store / "MANIFEST.json").read_text())["manifest"]
-    told["model"]["encoder_fingerprint"] = "0" * 16
-    changed = manifest._manifest(told)
+    content = json.loads((store / "MANIFEST.json").read_text())["manifest"]
+    content["model"]["encoder_fingerprint"] = "0" * 16
+    changed = manifest._manifest(content)
     (store / "MANIFEST.json").write_bytes(manifest.dump(changed))
     with (
         LatentDB.open(store) as db,
-        pytest.raises(CorruptStoreError, match="not the model the manifest speaks of"),
+        pytest.raises(CorruptStoreError, match="not the model that the manifest names"),
     ):
         db.decode(np.zeros((1, 4), np.float32))
 
 
 def without_compiled(store: Path) -> None:
-    """Make a store as versions without a compiled engine left it."""
+    """Make a store as versions without compiled models left it."""
     from dataclasses import replace
 
     from latentdb.onnx.compiled import compiled_name
@@ -55,13 +55,13 @@ def without_compiled(store: Path) -> None:
 
     now = manifest.read(store)
     assert now.model is not None
-    kept = tuple(file for file in now.model.files if compiled_name(file.name) is None)
-    manifest.commit(store, replace(now, model=replace(now.model, files=kept)))
+    files = tuple(file for file in now.model.files if compiled_name(file.name) is None)
+    manifest.commit(store, replace(now, model=replace(now.model, files=files)))
     for path in (store / "model").glob("*.onnx"):
         path.unlink()
 
 
-def test_a_damaged_compiled_file_is_told_and_tensorflow_answers(store: Path) -> None:
+def test_a_damaged_compiled_file_is_reported_and_tensorflow_is_used(store: Path) -> None:
     pytest.importorskip("onnxruntime")
     path = store / "model" / "decoder.onnx"
     data = bytearray(path.read_bytes())
@@ -118,7 +118,7 @@ def test_an_old_store_is_compiled_by_the_first_writer_that_encodes(
         assert np.allclose(db.codec.encode(_read(db, more / "new.png"))[0], expected, atol=1e-5)
         assert not db.codec.used_tensorflow
         assert db.query(more / "new.png", k=1)[0].distance < 1e-4
-        # What was cut by a kill, or replaced, is not named twice.
+        # Replaced files are not named twice.
         assert len({file.name for file in db._snapshot().manifest.model.files}) == 5
     assert LatentDB.verify(store).problems == ()
 
@@ -133,11 +133,11 @@ def test_the_precision_of_a_store_is_kept_and_never_mixed(
     model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from latentdb.base.errors import LatentDBError, MissingExtraError, ModelMismatchError
-    from latentdb.onnx import runtime as engine
+    from latentdb.onnx import runtime
 
     pytest.importorskip("onnxruntime")
     try:
-        engine.check_precision("bf16")
+        runtime.check_precision("bf16")
     except LatentDBError as error:
         with pytest.raises(type(error)):
             LatentDB.create(tmp_path / "no.ldb", model=model, precision="bf16")
@@ -157,7 +157,7 @@ def test_the_precision_of_a_store_is_kept_and_never_mixed(
         db.check_precision(None)
         with pytest.raises(ModelMismatchError, match=r"precision float32 was asked for.* in bf16"):
             db.check_precision("float32")
-    monkeypatch.setattr(engine, "_is_installed", lambda name: name != "openvino")
+    monkeypatch.setattr(runtime, "_is_installed", lambda name: name != "openvino")
     with LatentDB.open(path) as db:
         with pytest.raises(MissingExtraError, match="bf16"):
             db.index_images(images / "square")

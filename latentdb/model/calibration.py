@@ -1,8 +1,8 @@
-"""A model made elsewhere, adopted: read as data, and its pixel range found out.
+"""Import a model made elsewhere, and find its pixel range.
 
-A model file does not say what numbers it was trained on.  Where its decoder is
-at hand the range is found by trying: the right one gives back the images that
-were put in.
+A model file does not say which pixel values it was trained on.  Where it has a
+decoder, each range is tried on some images: the range with the lowest
+reconstruction error is the right one.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from latentdb.model.codec import Codec
 from latentdb.model.config import ModelOptions
 
 PathLike = str | os.PathLike[str]
-SAMPLE = 32  # images that are tried
-CLEAR = 1.25  # how many times worse the second range must be
-_MOST_SIZE = 20.0  # root mean square of z_mean
+SAMPLE_SIZE = 32  # images to reconstruct
+# The second best error must be so many times as large: below that, neither range is certain.
+MIN_ERROR_RATIO = 1.25
+# Root mean square of z_mean.  The KL loss keeps it near 1; inputs of a wrong range make it huge.
+_MAX_Z_MEAN_RMS = 20.0
 SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
@@ -44,29 +46,28 @@ def import_model(
     options: ModelOptions | None = None,
     images: Sequence[PathLike] | None = None,
 ) -> Codec:
-    """Take in the files of a model made elsewhere.
+    """The model of Keras files made elsewhere, with its pixel range.
 
     Parameters
     ----------
     encoder
         A .keras or .h5 file: an encoder, or a whole VAE.
     decoder
-        The file of its decoder, where the first has none.
+        The file of its decoder, if the first file has none.
     options
-        What is known of it.
+        What the files do not say.  A pixel range given here is not calibrated.
     images
-        Folders and files, to find the pixel range with; the first
-        few are read.
+        Folders and files; the first few images calibrate the pixel range.
 
     Returns
     -------
     Codec
-        With what was chosen, and how sure that is, in its `notes`.
+        Its `notes` say which range was chosen, and how it compares with the others.
 
     Raises
     ------
     ModelError
-        If the files cannot be used, or the range cannot be told.
+        If the files cannot be used, or no range is clearly the best.
     UntrustedModelError
         If they can only be used by running their code.
     """
@@ -77,77 +78,76 @@ def import_model(
     sample = _sample(images or (), spec) if codec.has_decoder else ()
     if len(sample):
         return calibrate(codec, np.asarray(sample))
-    why = "its first layer divides by 255" if ":" in spec.pixel_range else "not verified"
-    return codec.noting(
-        f"the encoder is given pixels as {spec.pixel_range.partition(':')[0]} ({why}); "
-        "--pixel-range says otherwise"
+    reason = "its first layer divides by 255" if ":" in spec.pixel_range else "not verified"
+    return codec.with_notes(
+        f"the encoder receives pixels as {spec.pixel_range.partition(':')[0]} ({reason}); "
+        "--pixel-range sets another range"
     )
 
 
 def _sample(images: Sequence[PathLike], spec: Preprocessing) -> NDArray[np.uint8]:
     """The first readable images as pixels: uint8 ``[n, height, width, channels]``."""
-    read: list[NDArray[np.uint8]] = []
-    for found in islice(discover(images), 10 * SAMPLE):
-        if isinstance(found, BadFile):
+    sample: list[NDArray[np.uint8]] = []
+    for file in islice(discover(images), 10 * SAMPLE_SIZE):
+        if isinstance(file, BadFile):
             continue
         try:
-            read.append(read_image(found.path, spec))
+            sample.append(read_image(file.path, spec))
         except ImageError:
-            continue  # indexing names it
-        if len(read) == SAMPLE:
+            continue  # indexing reports it
+        if len(sample) == SAMPLE_SIZE:
             break
-    return np.stack(read) if read else np.empty((0, *spec.shape), np.uint8)
+    return np.stack(sample) if sample else np.empty((0, *spec.shape), np.uint8)
 
 
 def calibrate(codec: Codec, images: NDArray[np.uint8]) -> Codec:
-    """Find the pixel range of a model with a decoder by what it makes of images.
+    """The same model with the pixel range of the lowest reconstruction error.
 
     Parameters
     ----------
     codec
-        The model; if its encoder divides by 255 itself, its range says so.
+        A model with a decoder.  Where its pixel range says that the encoder
+        divides by 255 itself, only the decoder's range is tried.
     images
         uint8 ``[n, height, width, channels]``.
 
     Returns
     -------
     Codec
-        With that range, and a note of how sure it is.
+        With that range, and a note of the two lowest errors.
 
     Raises
     ------
     ModelError
-        If none gives the images back, or two do about as well.
+        If no range beats uniform grey, or the best is not clearly better than
+        the second.
     """
     spec = codec.config.preprocessing
     divides = ":" in spec.pixel_range
-    takes = ("0..255",) if divides else RANGES
-    tried = [
-        first if first == second else f"{first}:{second}" for first in takes for second in RANGES
+    encoder_ranges = ("0..255",) if divides else RANGES
+    candidates = [
+        one if one == other else f"{one}:{other}" for one in encoder_ranges for other in RANGES
     ]
-    found = codec.reconstructions(images, tried)
-    errors = {text: error for text, (error, _) in found.items()}
-    best = min(tried, key=errors.__getitem__)
-    # The KL loss keeps z_mean near 0: a range that makes it huge is not the one of the training.
-    likely = [text for text in tried if found[text][1] <= _MOST_SIZE]
-    ranked = sorted(likely if best in likely else tried, key=errors.__getitem__)
+    fits = codec.reconstruction_errors(images, candidates)
+    ranked = sorted(candidates, key=lambda text: fits[text].error)
+    best = ranked[0]
+    if fits[best].z_mean_rms <= _MAX_Z_MEAN_RMS:
+        ranked = [text for text in ranked if fits[text].z_mean_rms <= _MAX_Z_MEAN_RMS]
     second = ranked[1]
-    flat = float(np.var(images.astype(np.float64), axis=(0, 1, 2)).mean())
-    ratio = errors[second] / max(errors[best], 1e-9)
-    told = f"{best} gives an error of {errors[best]:.0f}, {second} one of {errors[second]:.0f}"
-    if errors[best] >= flat:
-        why = f"{told}, plain grey {flat:.0f}"
-    elif ratio < CLEAR:
-        why = told
-    elif ":" in best and not divides:
-        why = f"{told}, but an encoder and a decoder of different ranges are rare"
-    else:
-        chosen = codec.with_preprocessing(replace(spec, pixel_range=best))
-        return chosen.noting(
-            f"the pixel range is {best}: of {len(images)} images given back, {told} "
+    error, second_error = fits[best].error, fits[second].error
+    ratio = second_error / max(error, 1e-9)
+    grey_error = float(np.var(images.astype(np.float64), axis=(0, 1, 2)).mean())
+    result = f"{best} gives an error of {error:.0f}, {second} of {second_error:.0f}"
+    if error < grey_error and ratio >= MIN_ERROR_RATIO and (divides or ":" not in best):
+        return codec.with_preprocessing(replace(spec, pixel_range=best)).with_notes(
+            f"the pixel range is {best}: reconstructing {len(images)} images with {result} "
             f"({ratio:.1f} times as much)"
         )
+    if error >= grey_error:
+        result += f", uniform grey of {grey_error:.0f}"
+    elif ratio >= MIN_ERROR_RATIO:
+        result += ", but an encoder and a decoder with different ranges are rare"
     raise ModelError(
-        f"the pixel range cannot be told by giving back {len(images)} images: {why}; give "
+        f"reconstructing {len(images)} images does not show the pixel range: {result}; give "
         "--pixel-range, one of 0..1, -1..1, 0..255, MEAN/STD"
     )

@@ -1,9 +1,9 @@
-"""Load the two halves of a model, and use each alone.
+"""Load the encoder and the decoder of a model, and use each alone.
 
 The encoder turns images into ``z_mean`` (and ``z_log_var``), never into a
-sampled z; the decoder turns latents into images.  Fingerprints, sizes and
-preprocessing are read as data, without tensorflow, which is imported when the
-first image is encoded or decoded.
+sampled z; the decoder turns latents into images.  Configuration and
+fingerprints are read as data; the compiled form is used where there is one, and
+tensorflow is imported at the first image or latent otherwise.
 """
 
 from __future__ import annotations
@@ -11,36 +11,43 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.base.errors import InvalidInputError, ModelError, NotFoundError
+from latentdb.base.errors import InvalidInputError, MissingExtraError, ModelError, NotFoundError
 from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import PixelRange, parse_pixel_range
 from latentdb.kerasfile.container import parse, read_file
 from latentdb.kerasfile.convert import convert, load_model
 from latentdb.kerasfile.runtime import load_keras, quiet_stderr
 from latentdb.model.config import ModelConfig, ModelOptions
-from latentdb.onnx import export as exporter
-from latentdb.onnx import runtime as engine
-from latentdb.onnx.compiled import NAMES, CompiledModel, compile_model, in_chunks
+from latentdb.onnx import export, runtime
+from latentdb.onnx.compiled import ONNX_FILES, CompiledModel, compile_model, map_chunks
 
 ENCODER_FILE = "encoder.keras"
 DECODER_FILE = "decoder.keras"
 CONFIG_FILE = "model.json"
-BATCH = 256  # images that are read at a time
+BATCH = 256  # images that reading and decoding hold at a time
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
+
+
+class RangeFit(NamedTuple):
+    """How well a pixel range fits a model: see `Codec.reconstruction_errors`."""
+
+    error: float
+    z_mean_rms: float
 
 
 class Codec:
@@ -53,9 +60,9 @@ class Codec:
     config
         Sizes, preprocessing and fingerprints.
     files
-        The model's files by name (bytes), as a store keeps them.
+        The model's files by name (bytes), as a store holds them.
     notes
-        What people should know of how it was made of a stranger's files.
+        What was decided while importing a model made elsewhere, for people.
     """
 
     def __init__(
@@ -77,40 +84,40 @@ class Codec:
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str], *, trust_model: bool = False) -> Codec:
-        """Load what ``latentdb train`` wrote.
+        """The model of a folder that ``latentdb train`` wrote.
 
         Parameters
         ----------
         folder
-            With ``model.json`` in it.
+            Holds ``model.json`` and the model files.
         trust_model
-            Run the code in its files, where they hold any.
+            Run the code in the files, if they contain any.
 
         Raises
         ------
         NotFoundError
             If the folder or its encoder is missing.
         ModelError
-            If a file is damaged, or is not the one `model.json` speaks of.
+            If a file is damaged, or differs from the fingerprint in `model.json`.
         """
         path = Path(folder)
         if not path.is_dir():
             raise NotFoundError(
-                f"{path} is not a folder: expected a model made by latentdb train, "
-                "or give --encoder and --decoder"
+                f"{path} is not a folder: give a model folder made by latentdb train, a .keras or "
+                ".h5 file with a whole VAE, or an encoder and a decoder (--encoder, --decoder)"
             )
         text = read_file(path / CONFIG_FILE, "the config of a model made by latentdb train")
         encoder = read_file(path / ENCODER_FILE, "the encoder of a latentdb model")
         decoder = path / DECODER_FILE
         data = read_file(decoder, "the decoder") if decoder.exists() else None
         config = ModelConfig.from_json(text.decode(errors="replace"), str(path / CONFIG_FILE))
-        made = {
-            name: read_file(path / name, "a compiled half")
-            for name in NAMES
+        compiled = {
+            name: read_file(path / name, "a compiled encoder or decoder")
+            for name in ONNX_FILES
             if (path / name).exists()
         }
         return cls.from_bytes(
-            config, encoder, data, name=str(path), compiled=made, trust_model=trust_model
+            config, encoder, data, name=str(path), compiled=compiled, trust_model=trust_model
         )
 
     @classmethod
@@ -124,7 +131,7 @@ class Codec:
         compiled: Mapping[str, bytes] | None = None,
         trust_model: bool = False,
     ) -> Codec:
-        """Join a config and its files, checking that they belong together.
+        """The model of a config and its files, which are checked to belong together.
 
         Raises
         ------
@@ -132,7 +139,7 @@ class Codec:
             If a fingerprint differs from the config's.
         """
         found = fingerprints(encoder, decoder, config.preprocessing, name)
-        for half, stated, actual in zip(
+        for network, stated, actual in zip(
             ("encoder", "decoder"),
             (config.encoder_fingerprint, config.decoder_fingerprint),
             found,
@@ -140,8 +147,9 @@ class Codec:
         ):
             if stated != actual:
                 raise ModelError(
-                    f"the {half} in {name} has fingerprint {actual}, its {CONFIG_FILE} says "
-                    f"{stated}: the files are not of one model; pass --encoder and --decoder"
+                    f"the {network} in {name} has fingerprint {actual}, its {CONFIG_FILE} says "
+                    f"{stated}: the files are of different models; put the original file back, or "
+                    "give encoder and decoder as files of their own (--encoder, --decoder)"
                 )
         return cls(config, encoder, decoder, compiled=compiled, trust_model=trust_model)
 
@@ -176,90 +184,107 @@ class Codec:
             If it can only be used by running its code.
         """
         known = options or ModelOptions()
-        taken = convert(
+        model = convert(
             encoder, decoder, z_mean=known.z_mean, z_log_var=known.z_log_var,
             image_size=known.image_size, channels=known.channels, trust_model=known.trust_model,
         )  # fmt: skip
-        default = "0..255:0..1" if taken.divides else "0..1"
-        spec = Preprocessing(*taken.image, known.pixel_range or default, known.resize or "stretch")
-        encoder_print, decoder_print = fingerprints(taken.encoder, taken.decoder, spec, "the model")
+        default = "0..255:0..1" if model.divides else "0..1"
+        spec = Preprocessing(*model.image, known.pixel_range or default, known.resize or "stretch")
         config = ModelConfig(
-            spec, taken.latent_dim, encoder_print, decoder_print, taken.has_z_log_var
+            spec,
+            model.latent_dim,
+            *fingerprints(model.encoder, model.decoder, spec, "the model"),
+            model.has_z_log_var,
         )
         codec = cls(
-            config, taken.encoder, taken.decoder, trust_model=known.trust_model, notes=taken.notes
+            config,
+            model.encoder,
+            model.decoder,
+            trust_model=known.trust_model,
+            notes=model.notes,
         )
-        return codec._examined(os.fspath(encoder))
+        codec._check_outputs(os.fspath(encoder))
+        return codec
 
-    def with_preprocessing(self, spec: Preprocessing) -> Codec:
-        """The same model for images prepared in another way: another fingerprint."""
-        prints = fingerprints(self._encoder_bytes, self._decoder_bytes, spec, "the model")
-        config = replace(
-            self.config,
-            preprocessing=spec,
-            encoder_fingerprint=prints[0],
-            decoder_fingerprint=prints[1],
-        )
-        other = copy(self)
-        vars(other).pop("_range", None)
-        other.config = config
-        other._compiled = other._with_files(self._compiled.files)
-        return other
-
-    def _examined(self, name: str) -> Codec:
-        """The codec itself, after it was run once: its z_mean is not random, its halves fit."""
+    def _check_outputs(self, name: str) -> None:
+        """Run encoder and decoder once: z_mean is not random, and the decoder accepts it."""
         random = np.random.default_rng(0)
         images = random.integers(0, 256, (4, *self.config.preprocessing.shape), np.uint8)
-        z_mean = self._encoder_outputs(self._prepare(images))[0]
-        if not np.array_equal(z_mean, self._encoder_outputs(self._prepare(images))[0]):
+        z_mean = self._run_encoder(self._prepare(images))[0]
+        if not np.array_equal(z_mean, self._run_encoder(self._prepare(images))[0]):
             raise ModelError(
                 f"the first output of {name} differs from run to run: it is a sampled z, "
                 "expected z_mean; --z-mean LAYER names its layer"
             )
         if self.has_decoder:
             self.decode(z_mean)
-        return self
 
-    def noting(self, *notes: str) -> Codec:
+    # --- copies with one thing changed -------------------------------------------
+
+    def with_preprocessing(self, spec: Preprocessing) -> Codec:
+        """The same model with another preprocessing, and so with other fingerprints."""
+        encoder, decoder = fingerprints(self._encoder_bytes, self._decoder_bytes, spec, "the model")
+        config = replace(
+            self.config,
+            preprocessing=spec,
+            encoder_fingerprint=encoder,
+            decoder_fingerprint=decoder,
+        )
+        return self._with_config(config)
+
+    def with_precision(self, precision: str) -> Codec:
+        """The same model, used in ``"float32"`` or ``"bf16"``.
+
+        Raises
+        ------
+        ModelError, MissingExtraError
+            If this machine cannot compute in it.
+        """
+        runtime.check_precision(precision)
+        return self._with_config(replace(self.config, precision=precision))
+
+    def with_notes(self, *notes: str) -> Codec:
         """The same model with further notes."""
         other = copy(self)
         other.notes = (*self.notes, *notes)
         return other
 
-    def reconstructions(
-        self, images: Pixels, ranges: Sequence[str]
-    ) -> dict[str, tuple[float, float]]:
-        """How far images are from what decoder and encoder make of them, by pixel range.
+    def compiled(self) -> Codec:
+        """The same model with its compiled form, which runs without tensorflow.
 
-        Parameters
-        ----------
-        images
-            uint8 ``[n, height, width, channels]``, one batch of them.
-        ranges
-            As `latentdb.images.pixel_range` writes them.
-
-        Returns
-        -------
-        dict
-            For each the mean squared error in pixel values (0..255), infinite
-            where a number is not finite, and the root mean square of z_mean.
+        Tensorflow compiles it, and each network that differs from keras is left
+        out with a warning.  Without the extra ``fast``, or where there is a
+        compiled form already: the codec itself.
         """
-        channels = self.config.preprocessing.channels
-        parsed = {text: parse_pixel_range(text, channels) for text in ranges}
-        decoded, sizes = {}, {}
-        for scale in {one.encoder for one in parsed.values()}:
-            z_mean = self._encoder_outputs(scale.normalize(images))[0]
-            sizes[scale] = float(np.sqrt(np.mean(z_mean**2, dtype=np.float64)))
-            decoded[scale] = np.asarray(self._decoder(z_mean)[0]).reshape(images.shape)
-        wanted = images.astype(np.float32)
-        found = {}
-        for text, one in parsed.items():
-            values, error = decoded[one.encoder], math.inf
-            if np.isfinite(values).all():
-                made = one.decoder.denormalize(values).astype(np.float32)
-                error = float(np.mean((made - wanted) ** 2, dtype=np.float64))
-            found[text] = (error, sizes[one.encoder])
-        return found
+        if self._compiled.is_complete or not (runtime.is_available() and export.is_available()):
+            return self
+        config = self.config
+        with quiet_stderr():
+            files, problems = compile_model(
+                self._prepare(export.comparison_images(config.preprocessing.shape)),
+                (self._encoder, config.encoder_fingerprint),
+                (self._decoder, config.decoder_fingerprint) if config.decoder_fingerprint else None,
+                config.precision,
+            )
+        for problem in problems:  # outside of quiet_stderr, which would swallow the warning
+            warnings.warn(problem, RuntimeWarning, stacklevel=3)
+        other = copy(self)
+        other._compiled = self._with_files(files)
+        return other
+
+    def _with_config(self, config: ModelConfig) -> Codec:
+        other = copy(self)
+        other.config = config
+        other._compiled = other._with_files(self._compiled.files)
+        return other
+
+    def _with_files(self, files: Mapping[str, bytes]) -> CompiledModel:
+        config = self.config
+        return CompiledModel(
+            files, config.encoder_fingerprint, config.decoder_fingerprint, config.precision
+        )
+
+    # --- what it holds -----------------------------------------------------------
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -268,83 +293,42 @@ class Codec:
             named[DECODER_FILE] = self._decoder_bytes
         return named | self._compiled.files
 
-    def _with_files(self, files: Mapping[str, bytes]) -> CompiledModel:
-        config = self.config
-        return CompiledModel(
-            files, config.encoder_fingerprint, config.decoder_fingerprint, config.precision
-        )
-
-    def compiled(self) -> Codec:
-        """The same model with its compiled form, which needs no tensorflow to be used.
-
-        Made here with tensorflow, compared with it, and left out with a warning
-        where it is not equal.  Without the extra ``fast``: the codec itself.
-        """
-        if self._compiled.is_complete or not (engine.is_available() and exporter.is_available()):
-            return self
-        config = self.config
-        with quiet_stderr():
-            files, problems = compile_model(
-                self._prepare(exporter.probes(config.preprocessing.shape)),
-                (self._encoder, config.encoder_fingerprint),
-                (self._decoder, config.decoder_fingerprint) if config.decoder_fingerprint else None,
-                config.precision,
-            )
-        for problem in problems:  # told where stderr is no longer kept
-            warnings.warn(problem, RuntimeWarning, stacklevel=3)
-        other = copy(self)
-        other._compiled = self._with_files(files)
-        return other
-
-    def with_precision(self, precision: str) -> Codec:
-        """The same model, to be used in a precision.
-
-        Raises
-        ------
-        ModelError, MissingExtraError
-            If it cannot be computed here.
-        """
-        engine.check_precision(precision)
-        other = copy(self)
-        other.config = replace(self.config, precision=precision)
-        other._compiled = other._with_files(self._compiled.files)
-        return other
-
     def check_precision(self) -> None:
-        """Make sure that images are encoded in the precision the config says.
+        """Make sure that images can be encoded in the precision of the config.
 
         Raises
         ------
         ModelError, MissingExtraError
-            If this machine cannot: vectors of two precisions are not to be
-            mixed in a store.
+            If this machine cannot: a store never mixes vectors of two precisions.
         """
         self._compiled.check_precision()
 
     @property
     def used_tensorflow(self) -> bool:
-        """Whether an image was encoded with tensorflow, for want of a compiled form."""
+        """Whether tensorflow has encoded an image, for lack of a compiled encoder."""
         return "_encoder" in vars(self)
 
     @property
     def has_decoder(self) -> bool:
         return self._decoder_bytes is not None
 
-    def _model(self, data: bytes, name: str) -> Any:
+    # --- encode and decode -------------------------------------------------------
+
+    def _keras_model(self, data: bytes, name: str) -> Any:
         return load_model(data, name, trust_model=self._trust_model)
 
     @cached_property
     def _encoder(self) -> Any:
-        """z_mean and, where it is there, z_log_var; what lies downstream is cut off."""
-        model = self._model(self._encoder_bytes, "the encoder")
-        return _compiled(model.inputs, list(model.outputs)[:2])
+        """Gives z_mean and, where the model has it, z_log_var; everything downstream is cut off."""
+        model = self._keras_model(self._encoder_bytes, "the encoder")
+        return _graph_function(model.inputs, list(model.outputs)[:2])
 
     @cached_property
     def _decoder(self) -> Any:
-        model = self._model(self._decoder_bytes or b"", "the decoder")
-        return _compiled(model.inputs, list(model.outputs)[:1])
+        model = self._keras_model(self._decoder_bytes or b"", "the decoder")
+        return _graph_function(model.inputs, list(model.outputs)[:1])
 
-    @cached_property
+    @property
     def _range(self) -> PixelRange:
         spec = self.config.preprocessing
         return parse_pixel_range(spec.pixel_range, spec.channels)
@@ -352,25 +336,21 @@ class Codec:
     def _prepare(self, images: Pixels) -> Floats:
         return self._range.encoder.normalize(images)
 
-    def _encoder_outputs(self, values: Floats) -> list[Floats]:
+    def _run_encoder(self, values: Floats) -> list[Floats]:
         run = self._compiled.encoder or self._encoder
-        try:
-            return [np.asarray(part) for part in run(values)]
-        except ModelError:
-            raise
-        except Exception as error:  # tensorflow's own classes, imported nowhere else
-            told = " ".join(str(error).split())[:200]
-            raise ModelError(
-                f"the encoder does not take images of shape {values.shape[1:]}: {told}"
-            ) from error
+        return _outputs(run, values, "the encoder does not accept images")
+
+    def _run_decoder(self, latents: Floats) -> Floats:
+        run = self._compiled.decoder or self._decoder
+        return _outputs(run, latents, "the decoder does not accept latents")[0]
 
     def encode(self, images: Pixels) -> tuple[Floats, Floats | None]:
-        """Encode images to their posteriors.
+        """The posteriors of images.
 
         Parameters
         ----------
         images
-            uint8 ``[n, height, width, channels]`` as `images.read_image` gives.
+            uint8 ``[n, height, width, channels]``, as `read_image` returns them.
 
         Returns
         -------
@@ -387,23 +367,22 @@ class Codec:
                 f"images of shape {images.shape[1:]} do not fit the encoder: "
                 f"expected {self.config.preprocessing.shape}"
             )
-        wanted = 2 if self.config.has_z_log_var else 1
-        halves: list[list[Floats]] = [[] for _ in range(wanted)]
+        empty = np.empty((0, self.config.latent_dim), np.float32)
+        chunks = [[empty] for _ in range(2 if self.config.has_z_log_var else 1)]
 
         def work(part: slice) -> list[Floats]:
-            return self._encoder_outputs(self._prepare(images[part]))
+            return self._run_encoder(self._prepare(images[part]))
 
-        for outputs in in_chunks(self._compiled.encoder, work, len(images)):
-            for kept, part in zip(halves, outputs, strict=False):
-                kept.append(part)
-        empty = np.empty((0, self.config.latent_dim), np.float32)
-        joined = [np.concatenate([empty, *parts]).astype(np.float32) for parts in halves]
-        if not all(np.isfinite(part).all() for part in joined):
+        for outputs in map_chunks(self._compiled.encoder, work, len(images)):
+            for chunk, output in zip(chunks, outputs, strict=False):
+                chunk.append(output)
+        z_mean, *z_log_var = (np.concatenate(chunk).astype(np.float32) for chunk in chunks)
+        if not all(np.isfinite(latents).all() for latents in (z_mean, *z_log_var)):
             raise ModelError("the encoder gave a latent that is not finite: check its weights")
-        return joined[0], joined[1] if wanted == 2 else None
+        return z_mean, z_log_var[0] if z_log_var else None
 
     def decode(self, latents: Floats) -> Pixels:
-        """Decode latents to images.
+        """The images of latents.
 
         Parameters
         ----------
@@ -426,36 +405,61 @@ class Codec:
                 "this model has no decoder: create the store with a model folder, or with "
                 "--encoder and --decoder"
             )
-        work = self._decoded
-        parts = in_chunks(self._compiled.decoder, lambda part: work(latents[part]), len(latents))
-        return np.concatenate([np.empty((0, *spec.shape), np.uint8), *parts])
 
-    def _decoded(self, latents: Floats) -> Pixels:
-        spec = self.config.preprocessing
-        batch = np.asarray(latents, np.float32)
-        run = self._compiled.decoder or self._decoder
-        try:
-            values = np.asarray(run(batch)[0], np.float32)
-        except ModelError:
-            raise
-        except Exception as error:  # tensorflow's own classes, imported nowhere else
-            told = " ".join(str(error).split())[:200]
-            raise ModelError(
-                f"the decoder does not take latents of shape {batch.shape}: {told}"
-            ) from error
-        if values.size != len(batch) * math.prod(spec.shape):
-            raise ModelError(
-                f"the decoder gives images of shape {values.shape[1:]}: expected {spec.shape}"
-            )
-        values = values.reshape(len(batch), *spec.shape)
-        return self._range.decoder.denormalize(values)
+        def work(part: slice) -> Pixels:
+            batch = np.asarray(latents[part], np.float32)
+            values = self._run_decoder(batch)
+            if values.size != len(batch) * math.prod(spec.shape):
+                raise ModelError(
+                    f"the decoder gives images of shape {values.shape[1:]}: expected {spec.shape}"
+                )
+            return self._range.decoder.denormalize(values.reshape(len(batch), *spec.shape))
+
+        chunks = map_chunks(self._compiled.decoder, work, len(latents))
+        return np.concatenate([np.empty((0, *spec.shape), np.uint8), *chunks])
+
+    def reconstruction_errors(self, images: Pixels, ranges: Sequence[str]) -> dict[str, RangeFit]:
+        """How well images are reconstructed with each of some pixel ranges.
+
+        Parameters
+        ----------
+        images
+            uint8 ``[n, height, width, channels]``, one batch.
+        ranges
+            As in `latentdb.images.pixel_range`.
+
+        Returns
+        -------
+        dict
+            For each range the mean squared error in pixel values (0..255),
+            infinite where a decoded value is not finite, and the root mean
+            square of z_mean.
+        """
+        channels = self.config.preprocessing.channels
+        parsed = {text: parse_pixel_range(text, channels) for text in ranges}
+        decoded, sizes = {}, {}
+        for scale in {one.encoder for one in parsed.values()}:
+            z_mean = self._run_encoder(scale.normalize(images))[0]
+            sizes[scale] = float(np.sqrt(np.mean(z_mean**2, dtype=np.float64)))
+            decoded[scale] = self._run_decoder(z_mean).reshape(images.shape)
+        originals = images.astype(np.float32)
+        fits = {}
+        for text, one in parsed.items():
+            values, error = decoded[one.encoder], math.inf
+            if np.isfinite(values).all():
+                pixels = one.decoder.denormalize(values).astype(np.float32)
+                error = float(np.mean((pixels - originals) ** 2, dtype=np.float64))
+            fits[text] = RangeFit(error, sizes[one.encoder])
+        return fits
+
+    # --- for people --------------------------------------------------------------
 
     def summaries(self) -> str:
         """Keras's summaries of the encoder and the decoder."""
         lines: list[str] = []
         for data, name in ((self._encoder_bytes, "encoder"), (self._decoder_bytes, "decoder")):
             if data is not None:
-                self._model(data, name).summary(print_fn=lambda line: lines.append(line))
+                self._keras_model(data, name).summary(print_fn=lines.append)
         return "\n".join(lines)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
@@ -466,12 +470,8 @@ class Codec:
         MissingExtraError
             Without pydot.
         ModelError
-            Without the program ``dot`` of graphviz.
+            Without graphviz's program ``dot``.
         """
-        import shutil
-
-        from latentdb.base.errors import MissingExtraError
-
         try:
             import pydot  # noqa: F401
         except ImportError as error:
@@ -482,10 +482,10 @@ class Codec:
                 "(apt install graphviz, brew install graphviz)"
             )
         keras = load_keras()
-        encoder = self._model(self._encoder_bytes, "the encoder")
+        encoder = self._keras_model(self._encoder_bytes, "the encoder")
         model = encoder
         if self._decoder_bytes is not None:
-            decoder = self._model(self._decoder_bytes, "the decoder")
+            decoder = self._keras_model(self._decoder_bytes, "the decoder")
             outputs = list(encoder.outputs)
             latent = outputs[-1] if len(outputs) == 3 else outputs[0]
             model = keras.Model(encoder.inputs, decoder(latent), name="vae")
@@ -502,10 +502,10 @@ class Codec:
 def fingerprints(
     encoder: bytes, decoder: bytes | None, spec: Preprocessing, name: str
 ) -> tuple[str, str | None]:
-    """Fingerprints of an encoder with its preprocessing, and of a decoder.
+    """Fingerprints of an encoder with its preprocessing, and of a decoder with its pixel range.
 
-    Of the weights as arrays, not of the files: a model saved again keeps its
-    fingerprint.
+    They cover the weights as arrays and not the bytes of a file: a model that
+    is saved again has the same fingerprint.
 
     Raises
     ------
@@ -523,13 +523,24 @@ def _fingerprint(data: bytes, name: str, *parts: object) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def _compiled(inputs: Any, outputs: list[Any]) -> Any:
-    """A graph function from one float32 batch of any length to a list of outputs."""
+def _outputs(run: Callable[[Any], Any], values: Floats, refusal: str) -> list[Floats]:
+    """The outputs of an encoder or a decoder; `refusal` begins the error if it fails."""
+    try:
+        return [np.asarray(output, np.float32) for output in run(values)]
+    except ModelError:
+        raise
+    except Exception as error:  # tensorflow's own types, which would have to be imported
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{refusal} of shape {values.shape[1:]}: {reason}") from error
+
+
+def _graph_function(inputs: Any, outputs: list[Any]) -> Any:
+    """A tensorflow function from one float32 batch of any length to a list of outputs."""
     keras = load_keras()
     import tensorflow as tf
 
-    half = keras.Model(inputs, outputs)
-    shape = tuple(half.inputs[0].shape)
+    network = keras.Model(inputs, outputs)
+    shape = tuple(network.inputs[0].shape)
 
     @tf.function(  # type: ignore[untyped-decorator]
         input_signature=[tf.TensorSpec(None, tf.float32)], autograph=False
@@ -537,7 +548,7 @@ def _compiled(inputs: Any, outputs: list[Any]) -> Any:
     def run(values: Any) -> Any:
         if len(shape) != 4 and None not in shape[1:]:  # an encoder of flattened images
             values = tf.reshape(values, (tf.shape(values)[0], *shape[1:]))
-        result = half(tf.ensure_shape(values, shape), training=False)
+        result = network(tf.ensure_shape(values, shape), training=False)
         return result if isinstance(result, list | tuple) else [result]
 
     return run

@@ -1,4 +1,4 @@
-"""What `model.json` says of a model: read as data, without its files."""
+"""The configuration of a model: `model.json`, and the options of a model file made elsewhere."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from latentdb.onnx.runtime import FLOAT32, PRECISIONS
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What `model.json` says: enough to prepare images and to check latents.
+    """The contents of `model.json`: enough to prepare images and to check latents.
 
     Attributes
     ----------
     preprocessing
-        How images become the encoder's input.
+        How an image becomes the encoder's input.
     latent_dim
         Dimensions of z_mean.
     encoder_fingerprint
-        Of the encoder's weights and the preprocessing.
+        Hash of the encoder's weights and the preprocessing.
     decoder_fingerprint
-        Of the decoder's weights and the pixel range; None without a decoder.
+        Hash of the decoder's weights and the pixel range; None without a decoder.
     has_z_log_var
         Whether the encoder gives z_log_var as its second output.
     about
-        How the model was made (seed, versions, losses), for people.
+        How the model was trained (seed, losses, versions), for people.
     precision
-        That images are encoded and latents decoded in: ``"float32"`` or ``"bf16"``.
+        Of encoding and decoding: ``"float32"`` or ``"bf16"``.
     """
 
     preprocessing: Preprocessing
@@ -45,24 +45,26 @@ class ModelConfig:
     def to_json(self) -> str:
         values = asdict(self)
         if self.precision == FLOAT32:
-            del values["precision"]  # versions that know no other refuse the key
+            del values["precision"]  # older versions of latentdb refuse the key
         return json.dumps(values, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, name: str) -> ModelConfig:
-        """Read `to_json`'s text; `name` is what an error calls it.
+        """The config that `to_json` wrote; `name` is the file's name in error messages.
 
         Raises
         ------
         ModelError
-            If it is not such a text.
+            If it cannot be parsed.
         """
         try:
             values = json.loads(text)
             values["preprocessing"] = Preprocessing(**values["preprocessing"])
             config = cls(**values)
             if config.precision not in PRECISIONS:
-                raise ValueError(f"precision {config.precision!r} is none of {PRECISIONS}")
+                raise ValueError(
+                    f"precision {config.precision!r} is not one of {', '.join(PRECISIONS)}"
+                )
             return config
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{name} is not a latentdb model config: {error}") from error

@@ -1,4 +1,4 @@
-"""Images to a model folder: read, train, and write what every other step needs."""
+"""Train a model: from image files to a model folder."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import platform
 import shutil
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,13 @@ from latentdb.base.cores import core_count
 from latentdb.base.errors import AlreadyExistsError, ImageError, InvalidInputError, StoreError
 from latentdb.base.files import os_reason
 from latentdb.base.progress import Progress, Report
+from latentdb.base.wording import counted
 from latentdb.images.decode import Preprocessing, probe, read_image
 from latentdb.images.discover import BadFile, ImageFile, discover, require_images
 from latentdb.images.render import contact_sheet, write_picture
 from latentdb.model.codec import CONFIG_FILE, DECODER_FILE, ENCODER_FILE, Codec, fingerprints
 from latentdb.model.config import ModelConfig
-from latentdb.onnx.compiled import NAMES
+from latentdb.onnx.compiled import ONNX_FILES
 
 if TYPE_CHECKING:
     from latentdb.model.vae import VAE, Training, TrainingStep
@@ -36,18 +37,18 @@ if TYPE_CHECKING:
 HISTORY_FILE = "history.csv"
 PICTURE_FILE = "reconstructions.png"
 LATENT_DIM = 64
-MAX_FILES = 1_000_000  # of a larger collection a random sample is trained on
-MAX_BYTES = 2 << 30  # of pixels held in memory
-_PROBED = 100
-_SHOWN = 10
-_SIZES = (16, 64)  # of images whose size is not given
-_MULTIPLE = 16
-_LEAST_IMAGES = 10
+MAX_FILES = 1_000_000  # a random sample of a larger collection is used
+MAX_BYTES = 2 << 30  # pixels held in memory
+MIN_IMAGES = 10
+_PROBED_FILES = 100  # whose headers decide the default image size and channels
+_SIZE_BOUNDS = (16, 64)  # of the default image size, in pixels
+_SIZE_MULTIPLE = 16  # as the four stride-2 convolutions need
+_PICTURE_IMAGES = 10  # columns of reconstructions.png
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What `train_model` did.
+    """The outcome of `train_model`.
 
     Attributes
     ----------
@@ -56,18 +57,18 @@ class TrainReport:
     config
         What its model.json says.
     images, validation_images
-        How many were learned from, and only measured.
+        How many were trained on, and held out.
     found
-        Image files there were; more than the two together where only a sample
-        fits in memory.
+        Image files in the sources; more than these two together if a sample was
+        used.
     bad
-        Files that were skipped because they cannot be read.
+        Files that could not be read.
     epochs, best_epoch
-        Epochs begun, and the one whose weights were kept.
+        Epochs begun, and the one whose weights were saved.
     stopped
         ``"epochs"``, ``"minutes"``, ``"converged"`` or ``"interrupted"``.
     losses
-        Of the kept epoch, by name.
+        Losses of the best epoch by name.
     psnr
         Mean peak signal-to-noise ratio of the validation images'
         reconstructions, in dB.
@@ -90,9 +91,9 @@ class TrainReport:
 
 
 def psnr(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Peak signal-to-noise ratio of each image against another, in dB.
+    """Peak signal-to-noise ratio of each pair of images, in dB.
 
-    ``10 log10(255^2 / mean squared error)``; equal images have infinity.
+    ``10 log10(255^2 / mean squared error)``; infinite for equal images.
 
     Parameters
     ----------
@@ -124,24 +125,25 @@ def train_model(
     strict: bool = False,
     report: Report | None = None,
 ) -> TrainReport:
-    """Train a VAE on images and write it as a model folder.
+    """Train a VAE on images and write a model folder.
 
-    The folder gets ``encoder.keras``, ``decoder.keras``, ``model.json``,
+    The folder holds ``encoder.keras``, ``decoder.keras``, ``model.json``,
     ``history.csv`` and ``reconstructions.png`` (validation images above their
-    reconstructions), whole or not at all.  Ctrl-C ends the training early and
-    keeps the best weights so far.
+    reconstructions), and the compiled files with the extra ``fast``.  It appears
+    complete or not at all.  Ctrl-C ends training early with the best weights so
+    far.
 
     Parameters
     ----------
     sources
-        Folders and image files.  Of more than fit in 2 GiB of pixels a random
-        sample is used.
+        Folders and image files; a random sample of them if they exceed 2 GiB of
+        pixels.
     out
-        The folder to make.
+        The folder to write; must not exist, or be empty.
     arch
         ``"conv"`` or ``"mlp"``.
     image_size, channels
-        Height and width, and 1 or 3; found from the images by default.
+        Height and width, and 1 or 3; by default derived from the images.
     resize
         ``"stretch"``, ``"crop"`` or ``"pad"``.
     latent_dim
@@ -153,20 +155,20 @@ def train_model(
     validation
         Share of the images that is held out.
     batch
-        Images a gradient step; by default 128, or 32 below 10,000 images.
+        Images per gradient step; by default 128, or 32 below 10,000 images.
     seed
-        Of the split, the weights, the order and the sampling.
+        Seeds the split, the weights, the order and the sampling.
     strict
-        Raise on the first bad file instead of skipping it.
+        Raise an error at unreadable files instead of skipping them.
     report
         Called with the progress.
 
     Raises
     ------
     AlreadyExistsError
-        If `out` has something in it.
+        If `out` exists and is not an empty folder.
     InvalidInputError
-        If there are too few images or an option cannot be used.
+        If there are too few images or an option is invalid.
     """
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -175,20 +177,20 @@ def train_model(
     random = np.random.default_rng(seed)
     files, bad, found = _sample(sources, random, report)
     spec = _preprocessing(files, arch, image_size, channels, resize)
-    files = files[: max(_LEAST_IMAGES, MAX_BYTES // int(np.prod(spec.shape)))]
+    files = files[: max(MIN_IMAGES, MAX_BYTES // int(np.prod(spec.shape)))]
     pixels, unreadable = _read(files, spec, report)
     bad += unreadable
     if strict and bad:
         raise ImageError(bad[0].path, bad[0].reason)
-    if len(pixels) < _LEAST_IMAGES:
-        reason = f"; the first bad one: {bad[0].path}: {bad[0].reason}" if bad else ""
+    if len(pixels) < MIN_IMAGES:
+        reason = f"; the first unreadable one: {bad[0].path}: {bad[0].reason}" if bad else ""
         raise InvalidInputError(
-            f"{len(pixels)} readable images cannot train a model: "
-            f"give at least {_LEAST_IMAGES}{reason}"
+            f"{counted(len(pixels), 'readable image')} cannot train a model: "
+            f"give at least {MIN_IMAGES}{reason}"
         )
     if batch is None:
         batch = 128 if len(pixels) >= 10_000 else 32
-    held = min(len(pixels) - 1, max(1, round(validation * len(pixels))))
+    held_out = min(len(pixels) - 1, max(1, round(validation * len(pixels))))
     if report is not None:
         report(Progress("loading tensorflow", 0, None))
     from latentdb.kerasfile.runtime import load_keras
@@ -199,24 +201,24 @@ def train_model(
     model = vae.build_vae(spec.shape, latent_dim, arch=arch, beta=beta, seed=seed)
     training = vae.train(
         model,
-        pixels[held:],
-        pixels[:held],
+        pixels[held_out:],
+        pixels[:held_out],
         epochs=epochs,
         minutes=minutes,
         patience=patience,
         batch=batch,
         seed=seed,
-        report=None if report is None else _epoch_report(report, epochs, minutes),
+        report=None if report is None else _step_report(report, epochs, minutes),
     )
     about = {
         "architecture": arch,
         "beta": beta,
         "seed": seed,
         "batch": batch,
-        "images": len(pixels) - held,
-        "validation_images": held,
+        "images": len(pixels) - held_out,
+        "validation_images": held_out,
     }
-    return _write(target, model, training, spec, pixels[:held], about, tuple(bad), found)
+    return _write(target, model, training, spec, pixels[:held_out], about, tuple(bad), found)
 
 
 def _check_options(
@@ -231,7 +233,7 @@ def _check_options(
         (epochs >= 1, f"{epochs} epochs: give at least 1"),
         (minutes is None or 0 < minutes < 1e6, f"{minutes} minutes: give more than 0"),
         (0 < validation < 1, f"a validation share of {validation}: give one between 0 and 1"),
-        (1 <= batch <= 65_536, f"a batch of {batch}: give 1 to 65536"),
+        (1 <= batch <= 65_536, f"a batch of {batch}: give 1 to 65,536"),
         (0 <= beta < float("inf"), f"a beta of {beta}: give 0 or more"),
         (patience >= 1, f"a patience of {patience}: give at least 1 epoch"),
     )
@@ -243,7 +245,10 @@ def _check_options(
 def _sample(
     sources: Sequence[str | os.PathLike[str]], random: np.random.Generator, report: Report | None
 ) -> tuple[list[ImageFile], list[BadFile], int]:
-    """At most `MAX_FILES` files in random order (Vitter's reservoir, 1985), and all bad ones."""
+    """Image files in random order, unreadable ones, and the number of image files found.
+
+    At most `MAX_FILES` are returned: a uniform sample (Vitter's reservoir, 1985).
+    """
     require_images(sources)
     files: list[ImageFile] = []
     bad: list[BadFile] = []
@@ -256,12 +261,12 @@ def _sample(
         if len(files) < MAX_FILES:
             files.append(item)
         else:
-            place = int(random.integers(found))
-            if place < MAX_FILES:
-                files[place] = item
+            position = int(random.integers(found))
+            if position < MAX_FILES:
+                files[position] = item
         if report is not None and found % 1000 == 0:
             report(Progress("finding images", found, None))
-    return [files[place] for place in random.permutation(len(files))], bad, found
+    return [files[position] for position in random.permutation(len(files))], bad, found
 
 
 def _preprocessing(
@@ -271,23 +276,23 @@ def _preprocessing(
     channels: int | None,
     resize: str,
 ) -> Preprocessing:
-    """What was asked for; else the median size within bounds, and grey only if all are."""
+    """The given size and channels; by default the median size in bounds, and grey if all are."""
     if image_size is not None and channels is not None:
         return Preprocessing(*image_size, channels, resize=resize)
     shapes = []
-    for file in files[:_PROBED]:
+    for file in files[:_PROBED_FILES]:
         try:
             shapes.append(probe(file.path))
         except ImageError:
-            continue  # named when it is read
+            continue  # reported when it is read
     if channels is None:
         channels = max((shape.channels for shape in shapes), default=3)
     if image_size is None:
         sides = [min(shape.height, shape.width) for shape in shapes]
-        side = statistics.median(sides or [_SIZES[1]])
-        side = min(max(side, _SIZES[0] if arch == "conv" else 1), _SIZES[1])
+        side = statistics.median(sides or [_SIZE_BOUNDS[1]])
+        side = min(max(side, _SIZE_BOUNDS[0] if arch == "conv" else 1), _SIZE_BOUNDS[1])
         if arch == "conv":
-            side = _MULTIPLE * round(side / _MULTIPLE)
+            side = _SIZE_MULTIPLE * round(side / _SIZE_MULTIPLE)
         image_size = int(side), int(side)
     return Preprocessing(*image_size, channels, resize=resize)
 
@@ -299,7 +304,7 @@ def _read(
     bad: list[BadFile] = []
     count = 0
 
-    def one(file: ImageFile) -> NDArray[np.uint8] | BadFile:
+    def read(file: ImageFile) -> NDArray[np.uint8] | BadFile:
         try:
             return read_image(file.path, spec)
         except ImageError as error:
@@ -307,7 +312,7 @@ def _read(
 
     with ThreadPoolExecutor(core_count()) as pool:
         for start in range(0, len(files), 1024):
-            for outcome in pool.map(one, files[start : start + 1024]):
+            for outcome in pool.map(read, files[start : start + 1024]):
                 if isinstance(outcome, BadFile):
                     bad.append(outcome)
                 else:
@@ -318,17 +323,21 @@ def _read(
     return pixels[:count], bad
 
 
-def _epoch_report(report: Report, epochs: int, minutes: float | None) -> Any:
-    def step(at: TrainingStep) -> None:
-        shown = "  ".join(f"{name} {value:.1f}" for name, value in at.losses.items())
-        stage = f"epoch {at.epoch}  {shown}"
-        if minutes is not None:
-            report(Progress(stage, int(at.seconds), int(60 * minutes)))
-        else:
-            done = (at.epoch - 1) * at.batches + at.batch
-            report(Progress(stage, done, epochs * at.batches))
+def _step_report(
+    report: Report, epochs: int, minutes: float | None
+) -> Callable[[TrainingStep], None]:
+    """Progress in seconds of the time limit, or else in batches of all epochs."""
 
-    return step
+    def report_step(step: TrainingStep) -> None:
+        losses = "  ".join(f"{name} {value:.1f}" for name, value in step.losses.items())
+        stage = f"epoch {step.epoch}  {losses}"
+        if minutes is not None:
+            report(Progress(stage, int(step.seconds), int(60 * minutes)))
+        else:
+            done = (step.epoch - 1) * step.batches + step.batch
+            report(Progress(stage, done, epochs * step.batches))
+
+    return report_step
 
 
 def _write(
@@ -336,7 +345,7 @@ def _write(
     model: VAE,
     training: Training,
     spec: Preprocessing,
-    held: NDArray[np.uint8],
+    validation: NDArray[np.uint8],
     about: dict[str, Any],
     bad: tuple[BadFile, ...],
     found: int,
@@ -351,33 +360,35 @@ def _write(
         model.decoder.save(work / DECODER_FILE)
         encoder = (work / ENCODER_FILE).read_bytes()
         decoder = (work / DECODER_FILE).read_bytes()
-        prints = fingerprints(encoder, decoder, spec, str(target))
-        kept = next((s for s in training.history if s.epoch == training.best_epoch), None)
-        losses = {} if kept is None else kept.losses
         latent_dim = int(model.decoder.input_shape[1])
-        config = ModelConfig(spec, latent_dim, *prints, has_z_log_var=True)
+        hashes = fingerprints(encoder, decoder, spec, str(target))
+        config = ModelConfig(spec, latent_dim, *hashes, has_z_log_var=True)
         codec = Codec(config, encoder, decoder).compiled()
-        rebuilt = codec.decode(codec.encode(held)[0])
-        ratio = float(psnr(held, rebuilt).mean())
+        reconstructions = codec.decode(codec.encode(validation)[0])
+        mean_psnr = float(psnr(validation, reconstructions).mean())
+        losses = next(
+            (step.losses for step in training.history if step.epoch == training.best_epoch), {}
+        )
         about |= {
             "epochs": len(training.history),
             "best_epoch": training.best_epoch,
             "stopped": training.stopped,
             "training_seconds": round(training.seconds, 1),
             "losses": losses,
-            "validation_psnr_db": round(ratio, 3),
+            "validation_psnr_db": round(mean_psnr, 3),
             "versions": {
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("latentdb", "tensorflow", "keras", "numpy")},
             },
         }
-        config = ModelConfig(**{**vars(config), "about": about})
+        config = replace(config, about=about)
         (work / CONFIG_FILE).write_text(config.to_json())
-        for name in NAMES:
-            if name in codec.files:
-                (work / name).write_bytes(codec.files[name])
+        for name in codec.files.keys() & set(ONNX_FILES):
+            (work / name).write_bytes(codec.files[name])
         (work / HISTORY_FILE).write_text(_history(training))
-        write_picture(work / PICTURE_FILE, _reconstructions(held, rebuilt))
+        rows = (validation[:_PICTURE_IMAGES], reconstructions[:_PICTURE_IMAGES])
+        picture = contact_sheet([[(image, "") for image in row] for row in rows])
+        write_picture(work / PICTURE_FILE, picture)
         work.chmod(0o755)
         if target.exists():
             target.rmdir()
@@ -397,7 +408,7 @@ def _write(
         best_epoch=training.best_epoch,
         stopped=training.stopped,
         losses=losses,
-        psnr=ratio,
+        psnr=mean_psnr,
         seconds=training.seconds,
     )
 
@@ -411,7 +422,3 @@ def _history(training: Training) -> str:
         values = [f"{step.losses[name]:.6g}" for name in names]
         writer.writerow([step.epoch, f"{step.seconds:.1f}", *values])
     return text.getvalue()
-
-
-def _reconstructions(images: NDArray[np.uint8], rebuilt: NDArray[np.uint8]) -> Any:
-    return contact_sheet([[(image, "") for image in row[:_SHOWN]] for row in (images, rebuilt)])

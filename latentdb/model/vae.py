@@ -1,12 +1,12 @@
-"""Define and train the variational autoencoder.
+"""The variational autoencoder: its layers, its loss and its training loop.
 
 The classic Keras VAE under its classic names: ``encoder`` gives ``[z_mean,
 z_log_var, z]``, ``decoder`` takes ``z_sampling``, and ``vae`` is
 ``decoder(encoder(inputs)[2])``.
 
-Keras is imported at the head of this module, because its classes derive from
-keras's.  No other module imports this one at its own head: tensorflow takes
-three to six seconds to load.
+Keras is imported at module level here, because the classes derive from its
+classes.  Other modules import this one inside functions: tensorflow takes three
+to six seconds to load.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # tensorflow greets on stderr
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else tensorflow logs to stderr
 
 import keras
 import numpy as np
@@ -50,7 +50,7 @@ class VAE(keras.Model):  # type: ignore[misc]
     Parameters
     ----------
     encoder, decoder
-        The two halves; ``encoder`` gives ``[z_mean, z_log_var, z]``.
+        Keras models; the encoder gives ``[z_mean, z_log_var, z]``.
     beta
         Weight of the KL loss (Higgins et al., *beta-VAE*, 2017).
     """
@@ -67,8 +67,8 @@ class VAE(keras.Model):  # type: ignore[misc]
     def metrics(self) -> list[Any]:
         return list(self.trackers)
 
-    def elbo(self, images: Any, *, training: bool) -> tuple[Any, Any, Any]:
-        """Total, reconstruction and KL loss of a batch, each a scalar tensor."""
+    def losses(self, images: Any, *, training: bool) -> tuple[Any, Any, Any]:
+        """Total, reconstruction and KL loss of a batch: three scalar tensors."""
         z_mean, z_log_var, z = self.encoder(images, training=training)
         error = tf.square(images - self.decoder(z, training=training))
         reconstruction = tf.reduce_mean(tf.reduce_sum(error, axis=[1, 2, 3]))
@@ -84,14 +84,14 @@ class VAE(keras.Model):  # type: ignore[misc]
     def train_step(self, data: Any) -> dict[str, Any]:
         images = data[0] if isinstance(data, tuple) else data
         with tf.GradientTape() as tape:
-            losses = self.elbo(images, training=True)
+            losses = self.losses(images, training=True)
         gradients = tape.gradient(losses[0], self.trainable_variables)
         self.optimizer.apply(gradients, self.trainable_variables)
         return self._track(losses)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         images = data[0] if isinstance(data, tuple) else data
-        return self._track(self.elbo(images, training=False))
+        return self._track(self.losses(images, training=False))
 
 
 def build_vae(
@@ -102,7 +102,7 @@ def build_vae(
     beta: float = 0.3,
     seed: int = 0,
 ) -> VAE:
-    """Build an untrained VAE.
+    """An untrained VAE.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def build_vae(
     Returns
     -------
     VAE
-        With its halves as ``.encoder`` and ``.decoder``.
+        Its parts are ``.encoder`` and ``.decoder``.
 
     Raises
     ------
@@ -129,7 +129,9 @@ def build_vae(
         If the architecture is unknown or does not fit the image size.
     """
     if arch not in ARCHITECTURES:
-        raise InvalidInputError(f"architecture {arch!r} is unknown: use one of {ARCHITECTURES}")
+        raise InvalidInputError(
+            f"architecture {arch!r} is unknown: use one of {', '.join(ARCHITECTURES)}"
+        )
     if arch == "conv" and (shape[0] % CONV_MULTIPLE or shape[1] % CONV_MULTIPLE):
         raise InvalidInputError(
             f"image size {shape[0]}x{shape[1]} does not fit the conv architecture: "
@@ -139,8 +141,8 @@ def build_vae(
         raise InvalidInputError(f"latent dim {latent_dim} is not positive: use 2 to 512")
     if keras.backend.backend() != "tensorflow":
         raise ModelError(
-            f"keras runs on {keras.backend.backend()!r} here, latentdb needs the tensorflow "
-            "backend: unset KERAS_BACKEND"
+            f"keras uses the backend {keras.backend.backend()!r}, latentdb needs tensorflow: "
+            "unset KERAS_BACKEND"
         )
     keras.utils.set_random_seed(seed)
     encoder_input = keras.Input(shape, name="encoder_input")
@@ -167,11 +169,11 @@ def _mlp_layers(inputs: Any, z: Any, shape: tuple[int, int, int]) -> tuple[Any, 
 
 
 def _conv_layers(inputs: Any, z: Any, shape: tuple[int, int, int]) -> tuple[Any, Any]:
-    """Stride-2 convolutions down, transposed ones up.
+    """Stride-2 convolutions in the encoder, transposed ones in the decoder.
 
-    Measured on CIFAR, latent 64, six epochs: normalising the encoder's batches
-    gave 19.2 instead of 18.9 dB and more neighbours of the same class; gelu
-    learns faster than relu.  A kernel of 4 at stride 2 leaves no checkerboard.
+    Measured on CIFAR-10 (latent dim 64, 6 epochs): batch normalisation in the
+    encoder gives 19.2 instead of 18.9 dB.  A kernel of 4 at stride 2 avoids
+    checkerboard artefacts.
     """
     layers = keras.layers
     hidden = inputs
@@ -199,7 +201,7 @@ def _conv_layers(inputs: Any, z: Any, shape: tuple[int, int, int]) -> tuple[Any,
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """Where training stands: shown as progress, kept as a line of the history."""
+    """The state of training after a batch or an epoch: progress, and a row of the history."""
 
     epoch: int
     batch: int
@@ -211,16 +213,16 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class Training:
-    """What a training run did.
+    """The outcome of `train`.
 
     Attributes
     ----------
     history
-        One entry an epoch, with training and validation losses (``val_``).
+        One entry per epoch, with training and validation losses (``val_``).
     best_epoch
-        The epoch whose weights were kept, from 1; 0 when none was finished.
+        The epoch whose weights were restored, from 1; 0 if none was finished.
     stopped
-        Why it ended: ``"epochs"``, ``"minutes"``, ``"converged"`` or
+        Why training ended: ``"epochs"``, ``"minutes"``, ``"converged"`` or
         ``"interrupted"``.
     seconds
         Wall time of the training loop.
@@ -232,8 +234,8 @@ class Training:
     seconds: float
 
 
-class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """uint8 images as shuffled float batches, so that pixels are kept once, small."""
+class _ImageBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Float batches of images that stay in memory as uint8; shuffled every epoch with a seed."""
 
     def __init__(self, pixels: NDArray[np.uint8], batch: int, seed: int | None) -> None:
         super().__init__()
@@ -255,8 +257,8 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
             self.random.shuffle(self.order)
 
 
-class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
-    """Report progress, keep the history, and stop at the deadline or on Ctrl-C."""
+class _ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]
+    """Report progress, record the history, and stop at the deadline or on Ctrl-C."""
 
     def __init__(
         self, batches: int, deadline: float | None, report: Callable[[TrainingStep], None] | None
@@ -298,17 +300,17 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
 
 @contextmanager
 def _ctrl_c(event: threading.Event) -> Iterator[None]:
-    """Turn the first Ctrl-C into a request; a second one interrupts as usual."""
+    """Set an event at the first Ctrl-C; a second one interrupts as usual."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     previous = signal.getsignal(signal.SIGINT)
 
-    def request(_number: int, _frame: Any) -> None:
+    def set_event(_number: int, _frame: Any) -> None:
         event.set()
         signal.signal(signal.SIGINT, previous)
 
-    signal.signal(signal.SIGINT, request)
+    signal.signal(signal.SIGINT, set_event)
     try:
         yield
     finally:
@@ -328,25 +330,25 @@ def train(
     seed: int = 0,
     report: Callable[[TrainingStep], None] | None = None,
 ) -> Training:
-    """Train a VAE in place and leave it with its best weights.
+    """Train a VAE in place; it ends with the weights of its lowest validation loss.
 
-    The best weights are those of the lowest validation loss.  The same seed,
-    images and number of epochs on the same machine give the same weights, but
-    for the last bits: sums in float32 depend on where in memory a tensor lies.
+    The same seed, images and number of epochs give the same weights on the same
+    machine, up to the last bits: float32 sums depend on the memory alignment of
+    a tensor.
 
     Parameters
     ----------
     vae
         From `build_vae`.
     training, validation
-        uint8 ``[n, height, width, channels]``; validation images are only
-        measured, never learned from.
+        uint8 ``[n, height, width, channels]``; validation images give no
+        gradients.
     epochs, minutes
-        Stop after so many epochs, or so many minutes, whichever is first.
+        Limits; training stops at the first one reached.
     patience
-        Stop after so many epochs without a better validation loss.
+        Epochs without a lower validation loss after which training stops.
     batch
-        Images a gradient step.
+        Images per gradient step.
     learning_rate
         Of the Adam optimizer.
     seed
@@ -362,21 +364,25 @@ def train(
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(seed)
     vae.compile(optimizer=keras.optimizers.Adam(learning_rate), jit_compile=False)
-    batches = _Batches(training, batch, seed)
+    batches = _ImageBatches(training, batch, seed)
     deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
-    watch = _Watch(len(batches), deadline, report)
-    # An epoch that Ctrl-C or the deadline cut short is validated like any other.
-    best = keras.callbacks.EarlyStopping(
+    progress = _ProgressCallback(len(batches), deadline, report)
+    # An epoch cut short by Ctrl-C or the deadline is validated like any other.
+    early_stopping = keras.callbacks.EarlyStopping(
         monitor="val_loss", mode="min", patience=patience, restore_best_weights=True
     )
-    with _ctrl_c(watch.interrupted):
+    with _ctrl_c(progress.interrupted):
         vae.fit(
             batches,
-            validation_data=_Batches(validation, batch, None),
+            validation_data=_ImageBatches(validation, batch, None),
             epochs=epochs,
-            callbacks=[watch, best],
+            callbacks=[progress, early_stopping],
             verbose=0,
         )
-    stopped = "converged" if best.stopped_epoch and watch.stopped == "epochs" else watch.stopped
-    seconds = time.monotonic() - watch.start
-    return Training(tuple(watch.history), best.best_epoch + 1, stopped, seconds)
+    stopped = (
+        "converged"
+        if early_stopping.stopped_epoch and progress.stopped == "epochs"
+        else progress.stopped
+    )
+    seconds = time.monotonic() - progress.start
+    return Training(tuple(progress.history), early_stopping.best_epoch + 1, stopped, seconds)

@@ -1,49 +1,50 @@
-"""The compiled form of a model: derived from its .keras files, used in their place."""
+"""The compiled encoder and decoder of a model: made from its .keras files, used in their place."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import MissingExtraError, ModelError
-from latentdb.onnx import export as exporter
-from latentdb.onnx import runtime as engine
+from latentdb.onnx import export, runtime
+from latentdb.onnx.export import Function
 from latentdb.onnx.inspect import inspect
 from latentdb.onnx.runtime import FLOAT32, CompiledNetwork
 
 ENCODER_ONNX = "encoder.onnx"
 DECODER_ONNX = "decoder.onnx"
-NAMES = (ENCODER_ONNX, DECODER_ONNX)
-_TOLERANCE_BF16 = 0.1  # eight bits of mantissa through a few layers: 0.003 to 0.01 are usual
-_SERIAL = 256  # images that tensorflow takes at a time; it has threads of its own
+ONNX_FILES = (ENCODER_ONNX, DECODER_ONNX)
+TOLERANCE = 1e-5  # of `export.difference` to keras; float32 sums in another order give 1e-6
+TOLERANCE_BF16 = 0.1  # an 8-bit mantissa through a few layers usually gives 0.003 to 0.01
+_KERAS_BATCH = 256  # images tensorflow computes at a time, on threads of its own
 
 Floats = NDArray[np.float32]
-Function = Callable[[Any], Any]
-Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 def compiled_name(name: str) -> str | None:
-    """Which compiled half a file of a store is, by its name there; None for other files.
+    """Which of `ONNX_FILES` a file in a store is, by its name there; None for other files.
 
-    A later writer adds it under a new name, ``model/<random>.encoder.onnx``.
+    A file added after the store was made is called ``model/<random>.encoder.onnx``.
     """
-    return next((known for known in NAMES if name.endswith((f"/{known}", f".{known}"))), None)
+    return next((known for known in ONNX_FILES if name.endswith((f"/{known}", f".{known}"))), None)
 
 
 class CompiledModel:
-    """The compiled files of a model, loaded when they are first used.
+    """The compiled files of a model, loaded at first use.
 
     Parameters
     ----------
     files
-        By name (`NAMES`), bytes; may be none.
+        Bytes by name (`ONNX_FILES`); others are left out.
     encoder, decoder
-        Fingerprints of the halves they are to be compiled from.
+        Fingerprints that the files must have been compiled from; a model
+        without a decoder has None.
     precision
         ``"float32"`` or ``"bf16"``.
     """
@@ -51,19 +52,19 @@ class CompiledModel:
     def __init__(
         self, files: Mapping[str, bytes], encoder: str, decoder: str | None, precision: str
     ) -> None:
-        self.files = {name: files[name] for name in NAMES if name in files}
+        self.files = {name: files[name] for name in ONNX_FILES if name in files}
         self.precision = precision
-        self._prints = {ENCODER_ONNX: encoder, DECODER_ONNX: decoder}
+        self._fingerprints = {ENCODER_ONNX: encoder, DECODER_ONNX: decoder}
 
     @property
     def is_complete(self) -> bool:
-        """Whether every half of the model has a compiled file of its own."""
+        """Whether there are compiled files of this very encoder and decoder."""
         return all(
-            fingerprint is None or self._is_of(name, fingerprint)
-            for name, fingerprint in self._prints.items()
+            fingerprint is None or self._matches(name, fingerprint)
+            for name, fingerprint in self._fingerprints.items()
         )
 
-    def _is_of(self, name: str, fingerprint: str) -> bool:
+    def _matches(self, name: str, fingerprint: str) -> bool:
         try:
             return inspect(self.files[name], name).fingerprint == fingerprint
         except (KeyError, ModelError):
@@ -71,13 +72,13 @@ class CompiledModel:
 
     @cached_property
     def encoder(self) -> CompiledNetwork | None:
-        """The compiled encoder; None where tensorflow is to be used."""
-        return self._half(ENCODER_ONNX)
+        """The compiled encoder; None where tensorflow has to be used."""
+        return self._load(ENCODER_ONNX)
 
     @cached_property
     def decoder(self) -> CompiledNetwork | None:
-        """The compiled decoder; None where tensorflow is to be used."""
-        return self._half(DECODER_ONNX)
+        """The compiled decoder; None where tensorflow has to be used."""
+        return self._load(DECODER_ONNX)
 
     def check_precision(self) -> None:
         """Make sure that images can be encoded in the precision of the model.
@@ -85,20 +86,20 @@ class CompiledModel:
         Raises
         ------
         ModelError, MissingExtraError
-            If they cannot here.
+            If this machine cannot.
         """
-        engine.check_precision(self.precision)
+        runtime.check_precision(self.precision)
         if self.precision != FLOAT32 and (
             self.encoder is None or self.encoder.precision != self.precision
         ):
             raise ModelError(
                 f"the encoder cannot be used in {self.precision} here: install the extra 'fast', "
-                "or make the store with --precision float32"
+                "or make the store with precision float32"
             )
 
-    def _half(self, name: str) -> CompiledNetwork | None:
-        data, fingerprint = self.files.get(name), self._prints[name]
-        if data is None or fingerprint is None or not engine.is_available():
+    def _load(self, name: str) -> CompiledNetwork | None:
+        data, fingerprint = self.files.get(name), self._fingerprints[name]
+        if data is None or fingerprint is None or not runtime.is_available():
             return None
         if self.precision != FLOAT32:
             try:
@@ -106,66 +107,62 @@ class CompiledModel:
                     data, name, fingerprint=fingerprint, precision=self.precision
                 )
             except (MissingExtraError, ModelError) as error:
-                _warn(
+                warnings.warn(
                     f"{error}; this store is in {self.precision}, float32 is used here, "
-                    "whose vectors differ in the third digit"
+                    "whose vectors differ in the third digit",
+                    RuntimeWarning,
+                    stacklevel=3,
                 )
         try:
             return CompiledNetwork(data, name, fingerprint=fingerprint)
         except ModelError as error:
-            _warn(f"{error}; tensorflow is used instead")
+            warnings.warn(f"{error}; tensorflow is used instead", RuntimeWarning, stacklevel=3)
             return None
 
 
-def _warn(text: str) -> None:
-    warnings.warn(text, RuntimeWarning, stacklevel=4)
-
-
 def compile_network(
-    run: Function, batch: Floats, *, name: str, fingerprint: str, precision: str
+    run: Function, inputs: Floats, *, name: str, fingerprint: str, precision: str
 ) -> bytes:
-    """Compile one half, and make sure that it gives what tensorflow gives.
+    """An .onnx file of an encoder or a decoder that gives what tensorflow gives.
 
     Parameters
     ----------
     run
-        The half as a function of tensorflow: float32 ``[n, ...]`` to a list of
-        float32 tensors.
-    batch
-        float32 ``[n, ...]``: what both are compared on, all at once and singly.
+        A tensorflow function: float32 ``[n, ...]`` to a list of float32 tensors.
+    inputs
+        float32 ``[n, ...]``: both are compared on these, as a batch and on the
+        first alone.
     name
-        What an error calls it.
+        ``"encoder"`` or ``"decoder"``, for error messages.
     fingerprint
-        Of the half, kept in the file.
+        Of the encoder or decoder, written into the file.
     precision
-        That it is to be used in.
+        That it will be used in.
 
     Raises
     ------
     ModelError
-        If it cannot be compiled, or the compiled form differs.
+        If it cannot be compiled, or the compiled network differs.
     """
-    data = exporter.export(run, batch.shape[1:], fingerprint)
-    expected = [np.asarray(part, np.float32) for part in run(batch)]
-    half = CompiledNetwork(data, f"the compiled {name}", fingerprint=fingerprint)
+    label = f"the compiled {name}"
+    data = export.to_onnx(run, inputs.shape[1:], fingerprint)
+    expected = [np.asarray(output, np.float32) for output in run(inputs)]
+    network = CompiledNetwork(data, label, fingerprint=fingerprint)
     worst = max(
-        exporter.difference(expected, half(batch)),
-        exporter.difference([part[:1] for part in expected], half(batch[:1])),
+        export.difference(expected, network(inputs)),
+        export.difference([output[:1] for output in expected], network(inputs[:1])),
     )
-    if worst > exporter.TOLERANCE:
+    if worst > TOLERANCE:
         raise ModelError(
-            f"the compiled {name} differs from keras by {worst:.1e}, at most "
-            f"{exporter.TOLERANCE:.0e} is allowed"
+            f"{label} differs from keras by {worst:.1e}, at most {TOLERANCE:.0e} is allowed"
         )
     if precision != FLOAT32:
-        half = CompiledNetwork(
-            data, f"the compiled {name}", fingerprint=fingerprint, precision=precision
-        )
-        worst = exporter.difference(expected, half(batch))
-        if worst > _TOLERANCE_BF16:
+        network = CompiledNetwork(data, label, fingerprint=fingerprint, precision=precision)
+        worst = export.difference(expected, network(inputs))
+        if worst > TOLERANCE_BF16:
             raise ModelError(
-                f"the {name} in {precision} differs from float32 by {worst:.1e}: "
-                "use --precision float32"
+                f"the {name} in {precision} differs from float32 by {worst:.1e}, at most "
+                f"{TOLERANCE_BF16} is allowed: use precision float32"
             )
     return data
 
@@ -176,46 +173,51 @@ def compile_model(
     decoder: tuple[Function, str] | None,
     precision: str,
 ) -> tuple[dict[str, bytes], list[str]]:
-    """Compile an encoder and a decoder, and tell what is left out and why.
+    """Compile an encoder and a decoder as far as possible.
 
     Parameters
     ----------
     images
         float32 ``[n, height, width, channels]``, to compare on.
     encoder, decoder
-        Functions of tensorflow with their fingerprints.
+        Tensorflow functions and their fingerprints.
     precision
-        That they are to be used in.
+        That they will be used in.
 
     Returns
     -------
     files, problems
-        Files by name, and a sentence for each that is not there.
+        Files by name, and a message for each that could not be made.
     """
     files: dict[str, bytes] = {}
     problems: list[str] = []
     means = np.asarray(encoder[0](images)[0], np.float32)
-    drawn = np.random.default_rng(0).standard_normal(means.shape).astype(np.float32)
-    latents = np.concatenate([means, drawn])
-    for name, file, half, batch in (
+    prior = np.random.default_rng(0).standard_normal(means.shape).astype(np.float32)
+    latents = np.concatenate([means, prior])
+    for name, file, network, inputs in (
         ("encoder", ENCODER_ONNX, encoder, images),
         ("decoder", DECODER_ONNX, decoder, latents),
     ):
-        if half is None:
+        if network is None:
             continue
+        run, fingerprint = network
         try:
             files[file] = compile_network(
-                half[0], batch, name=name, fingerprint=half[1], precision=precision
+                run, inputs, name=name, fingerprint=fingerprint, precision=precision
             )
         except ModelError as error:
             problems.append(f"{error}; tensorflow is used instead")
     return files, problems
 
 
-def in_chunks(
-    half: CompiledNetwork | None, work: Callable[[slice], Part], length: int
-) -> Iterator[Part]:
-    """Do work on parts of `length` items, in order: on all cores where a half is compiled."""
-    if half is not None:
-        return half.spread(work, length)
-    return (work(slice(start, start + _SERIAL)) for start in range(0, length, _SERIAL))
+def map_chunks(
+    network: CompiledNetwork | None, work: Callable[[slice], Result], length: int
+) -> Iterator[Result]:
+    """Results of `work` on slices that cover `length` items, in order.
+
+    On all cores with a compiled network; without one (None) tensorflow is at
+    work, which has threads of its own.
+    """
+    if network is not None:
+        return network.map_chunks(work, length)
+    return (work(slice(start, start + _KERAS_BATCH)) for start in range(0, length, _KERAS_BATCH))

@@ -1,9 +1,9 @@
-"""What a compiled model file may hold: read as data, before a runtime parses it.
+"""Check what an .onnx file holds, as data, before a runtime parses it.
 
 A store may come from a stranger, and ONNX can do more than a network needs:
 name other files on the disk as its weights, call operators of other libraries,
-loop, branch, and draw random numbers.  Only what is listed here passes.  The
-numbers are the field numbers of onnx.proto (https://github.com/onnx/onnx).
+loop, branch, and draw random numbers.  Only what is listed here is accepted.
+Field numbers are those of onnx.proto (https://github.com/onnx/onnx).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from latentdb.base.errors import ModelError
 
-FINGERPRINT = "fingerprint"  # key of the metadata that says of which model a file is
-DOMAINS = ("", "ai.onnx")  # two names of the standard operators
-MAX_BYTES = (2 << 30) - 1  # of any protobuf message
-MAX_FIELDS = 200_000  # a network of a thousand layers has some 50,000
+FINGERPRINT = "fingerprint"  # metadata key: the fingerprint of the compiled encoder or decoder
+DOMAINS = ("", "ai.onnx")  # both name the standard operators
+MAX_BYTES = (2 << 30) - 1  # limit of every protobuf message
+MAX_FIELDS = 200_000  # a network of 1,000 layers has about 50,000
 
-# What layers without a state are made of: no loop, no branch, nothing random.
-_NAMES = """
+# Operators of stateless layers: no loop, no branch, no random numbers.
+_OPERATOR_NAMES = """
     Abs Add ArgMax AveragePool BatchNormalization Cast Ceil Clip Concat Constant
     ConstantOfShape Conv ConvTranspose DepthToSpace Div Elu Equal Erf Exp Expand Flatten
     Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual
@@ -30,9 +30,10 @@ _NAMES = """
     SpaceToDepth Split Sqrt Squeeze Sub Tanh ThresholdedRelu Tile Transpose Unsqueeze
     Where
 """
-OPERATORS = frozenset(_NAMES.split())
+OPERATORS = frozenset(_OPERATOR_NAMES.split())
 
-# Message -> allowed field -> message inside it; "" for numbers, bytes and what is not looked into.
+# Message type -> allowed field -> type of the value: another message or one of _TEXTS;
+# "" for numbers and for bytes that are not inspected.
 _FIELDS: Mapping[str, Mapping[int, str]] = {
     "model": {1: "", 2: "", 3: "", 4: "", 5: "", 6: "", 7: "graph", 8: "opset", 14: "entry"},
     "opset": {1: "domain", 2: ""},
@@ -44,24 +45,24 @@ _FIELDS: Mapping[str, Mapping[int, str]] = {
 }
 _FORBIDDEN = {
     ("tensor", 13): "weights in another file",
-    ("node", 8): "an operator of its own",
+    ("node", 8): "a custom operator",
     ("attribute", 6): "a graph inside an operator",
     ("attribute", 11): "a graph inside an operator",
-    ("model", 20): "training",
-    ("model", 25): "operators of its own",
+    ("model", 20): "training information",
+    ("model", 25): "custom operators",
 }
 _TEXTS = ("domain", "operator", "key", "value")
-_VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What an .onnx file says of itself.
+    """What an .onnx file states about itself.
 
     Attributes
     ----------
     fingerprint
-        Of the model it was compiled from; None if it does not say.
+        Of the encoder or decoder it was compiled from; None if not stated.
     operators
         The operators it uses.
     """
@@ -71,104 +72,105 @@ class OnnxFile:
 
 
 def inspect(data: bytes, name: str) -> OnnxFile:
-    """Read an .onnx file without running anything of it.
+    """The fingerprint and the operators of an .onnx file, read without running it.
 
     Parameters
     ----------
     data
         The file.
     name
-        What an error calls it.
+        Its name in error messages.
 
     Raises
     ------
     ModelError
-        If it is damaged or holds anything that is not on the lists.
+        If it is damaged, or holds a field or an operator that is not allowed.
     """
-    walk = _Walk()
+    parser = _Parser()
     try:
         if len(data) > MAX_BYTES:
-            raise ValueError(f"{len(data)} bytes are more than such a file can have")
-        walk.message(memoryview(data), "model")
+            raise ValueError(f"it has {len(data):,} bytes, at most {MAX_BYTES:,} are allowed")
+        parser.message(memoryview(data), "model")
     except (ValueError, IndexError, UnicodeDecodeError) as error:
-        raise ModelError(f"{name} is not a compiled model that can be used: {error}") from error
-    return OnnxFile(walk.metadata.get(FINGERPRINT), frozenset(walk.operators))
+        raise ModelError(f"{name} is not a usable compiled model: {error}") from error
+    return OnnxFile(parser.metadata.get(FINGERPRINT), frozenset(parser.operators))
 
 
-class _Walk:
-    """One pass over a file, through every occurrence of every field."""
+class _Parser:
+    """One pass over every occurrence of every field of a file."""
 
     def __init__(self) -> None:
         self.fields = 0
         self.operators: set[str] = set()
         self.metadata: dict[str, str] = {}
 
-    def message(self, data: memoryview, kind: str) -> None:
-        allowed = _FIELDS[kind]
+    def message(self, data: memoryview, message_type: str) -> None:
+        allowed = _FIELDS[message_type]
         entry = {"key": "", "value": ""}
         for number, wire, value in self._split(data):
-            if (kind, number) in _FORBIDDEN:
-                raise ValueError(f"it has {_FORBIDDEN[kind, number]}")
+            if (message_type, number) in _FORBIDDEN:
+                raise ValueError(f"it has {_FORBIDDEN[message_type, number]}")
             if number not in allowed:
-                raise ValueError(f"its {kind} has a field {number}, which is not known")
-            inside = allowed[number]
-            if inside == "location":
+                raise ValueError(f"its {message_type} has the unknown field {number}")
+            value_type = allowed[number]
+            if value_type == "location":
                 if wire != _VARINT or value != 0:
                     raise ValueError("it has weights in another file")
-            elif inside and (wire != _LENGTH or not isinstance(value, memoryview)):
-                raise ValueError(f"field {number} of its {kind} is not what it should be")
-            elif inside in _TEXTS and isinstance(value, memoryview):
-                text = bytes(value).decode()
-                self._text(inside, text)
-                entry[inside] = text
-            elif inside and isinstance(value, memoryview):
-                self.message(value, inside)
-        if kind == "entry":
+            elif value_type:
+                if wire != _LENGTH or not isinstance(value, memoryview):
+                    raise ValueError(f"field {number} of its {message_type} has the wrong type")
+                if value_type in _TEXTS:
+                    entry[value_type] = text = bytes(value).decode()
+                    self._check_text(value_type, text)
+                else:
+                    self.message(value, value_type)
+        if message_type == "entry":
             self.metadata[entry["key"]] = entry["value"]
 
-    def _text(self, kind: str, text: str) -> None:
-        if kind == "domain" and text not in DOMAINS:
-            raise ValueError(f"it needs operators of {text!r}, only the standard ones are run")
-        if kind == "operator":
+    def _check_text(self, text_type: str, text: str) -> None:
+        if text_type == "domain" and text not in DOMAINS:
+            raise ValueError(f"it needs operators of {text!r}, only standard ones are allowed")
+        if text_type == "operator":
             if text not in OPERATORS:
-                raise ValueError(f"operator {text!r} is not on the list of those that are run")
+                raise ValueError(f"operator {text!r} is not on the list of allowed operators")
             self.operators.add(text)
 
     def _split(self, data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-        """The fields of a message: number, wire type, and a number or the bytes."""
-        place = 0
-        while place < len(data):
+        """The fields of a message: field number, wire type, and a number or bytes."""
+        offset = 0
+        while offset < len(data):
             self.fields += 1
             if self.fields > MAX_FIELDS:
-                raise ValueError(f"it has more than {MAX_FIELDS} fields")
-            key, place = _varint(data, place)
+                raise ValueError(f"it has more than {MAX_FIELDS:,} fields")
+            key, offset = _varint(data, offset)
             number, wire = key >> 3, key & 7
             if not 0 < number < 1 << 29:
-                raise ValueError(f"it has a field {number}")
+                raise ValueError(f"it has the invalid field number {number}")
             if wire == _VARINT:
-                value, place = _varint(data, place)
+                value, offset = _varint(data, offset)
                 yield number, wire, value
                 continue
             if wire == _LENGTH:
-                length, place = _varint(data, place)
-            elif wire in (_EIGHT, _FOUR):
-                length = 8 if wire == _EIGHT else 4
+                length, offset = _varint(data, offset)
+            elif wire in (_FIXED64, _FIXED32):
+                length = 8 if wire == _FIXED64 else 4
             else:
-                raise ValueError(f"it has a field of wire type {wire}")
-            if length > len(data) - place:
-                raise ValueError("it is cut off")
-            yield number, wire, data[place : place + length]
-            place += length
+                raise ValueError(f"it has a field of the unknown wire type {wire}")
+            if length > len(data) - offset:
+                raise ValueError("it is truncated")
+            yield number, wire, data[offset : offset + length]
+            offset += length
 
 
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
+def _varint(data: memoryview, offset: int) -> tuple[int, int]:
+    """A variable-length integer and the offset of the byte after it."""
     value = 0
     for shift in range(0, 70, 7):
-        if place >= len(data):
-            raise ValueError("it is cut off")
-        byte = data[place]
-        place += 1
+        if offset >= len(data):
+            raise ValueError("it is truncated")
+        byte = data[offset]
+        offset += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, place
-    raise ValueError("it has a number of more than ten bytes")
+            return value, offset
+    raise ValueError("it has an integer of more than ten bytes")

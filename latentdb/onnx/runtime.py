@@ -1,7 +1,7 @@
-"""Run a compiled half of a model, without tensorflow.
+"""Run a compiled encoder or decoder without tensorflow.
 
-ONNX Runtime runs it in float32; OpenVINO runs the same file in bf16, where the
-processor has that.  Chosen by measurement: see the README.
+ONNX Runtime runs it in float32; OpenVINO runs the same file in bf16 where the
+processor supports that.  `scripts/bench_engine` compares them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from latentdb.onnx.inspect import inspect
 
 FLOAT32, BF16 = "float32", "bf16"
 PRECISIONS = (FLOAT32, BF16)
-# Images a thread takes at a time.  Measured with 8 to 256 at 32 and 64 px: 16 to 64
-# are alike, and more no longer fit into the caches.
+# Images one thread processes at a time.  Measured with 8 to 256 at 32 and 64 px: 16 to 64
+# are equally fast, more do not fit into the caches.
 CHUNK = 32
-MAX_BYTES = 16 << 30  # of arrays, or half of the memory: a forged file fails instead of taking more
+# Bytes of arrays (or half of the physical memory): a forged file fails instead of using it all.
+MAX_BYTES = 16 << 30
 
 Floats = NDArray[np.float32]
-Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 def is_available() -> bool:
-    """Whether the extra ``fast`` is installed."""
+    """Whether ONNX Runtime (of the extra ``fast``) is installed."""
     return _is_installed("onnxruntime")
 
 
@@ -41,49 +42,49 @@ def _is_installed(name: str) -> bool:
 
 
 def check_precision(precision: str) -> None:
-    """Refuse a precision that cannot be computed here.
+    """Refuse a precision that this machine cannot compute in.
 
     Raises
     ------
     MissingExtraError
         If it needs OpenVINO, which is not installed.
     ModelError
-        If the processor does not have it.
+        If it is unknown, or the processor does not support it.
     """
     if precision == FLOAT32:
         return
     if precision != BF16:
-        raise ModelError(f"precision {precision!r} is unknown: use one of {PRECISIONS}")
+        raise ModelError(f"precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
     if not _is_installed("openvino"):
         raise MissingExtraError("encoding in bf16", "bf16")
     import openvino
 
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise ModelError("this processor has no bf16: use --precision float32")
+        raise ModelError("this processor has no bf16: use precision float32")
 
 
 class CompiledNetwork:
-    """An encoder or a decoder in its compiled form.
+    """A compiled encoder or decoder.
 
-    Called with float32 ``[n, ...]`` it gives the list of its outputs, in the
-    calling thread; `spread` does many on all cores.
+    Called with float32 ``[n, ...]`` it returns the list of its outputs,
+    computed in the calling thread; `map_chunks` uses all cores.
 
     Parameters
     ----------
     data
         An .onnx file.
     name
-        What an error calls it.
+        Its name in error messages.
     fingerprint
-        Of the half that it was compiled from: another one is refused.
+        Of the encoder or decoder it must have been compiled from.
     precision
         ``"float32"`` or ``"bf16"``.
 
     Raises
     ------
     ModelError
-        If the file holds what is not allowed, is of another model, or cannot
-        be run.
+        If the file holds something that is not allowed, was compiled from
+        another model, or cannot be run.
     """
 
     def __init__(
@@ -99,37 +100,38 @@ class CompiledNetwork:
         self.precision = precision
         try:
             self._run = _onnxruntime(data) if precision == FLOAT32 else _openvino(data)
-        except Exception as error:  # whatever a runtime raised
-            told = " ".join(str(error).split())[:200]
-            raise ModelError(f"{name} cannot be run: {told}") from error
+        except Exception as error:  # the runtimes raise many types
+            raise ModelError(f"{name} cannot be run: {_one_line(error)}") from error
         self._pool: ThreadPoolExecutor | None = None
 
     def __call__(self, values: Floats) -> list[Floats]:
         try:
             return self._run(np.ascontiguousarray(values, np.float32))
-        except Exception as error:  # whatever a runtime raised
-            told = " ".join(str(error).split())[:300]
+        except Exception as error:  # the runtimes raise many types
             raise ModelError(
-                f"the compiled model fails on input of shape {values.shape}: {told}"
+                f"the compiled model fails on input of shape {values.shape}: {_one_line(error)}"
             ) from error
 
-    def spread(self, work: Callable[[slice], Part], length: int) -> Iterator[Part]:
-        """Do work on parts of `length` items, on all cores; give the results in order.
+    def map_chunks(self, work: Callable[[slice], Result], length: int) -> Iterator[Result]:
+        """Results of `work` on slices that cover `length` items, in order, using all cores.
 
-        Cores run different parts: that leaves none of them waiting for the
-        others in the middle of a network, and what is done before and after it
-        is spread as well.
+        Each core processes other slices: no core waits for another within a
+        network, and pre- and post-processing inside `work` run in parallel too.
         """
-        parts = [slice(start, start + CHUNK) for start in range(0, length, CHUNK)]
-        if len(parts) < 2 or core_count() < 2:
-            return map(work, parts)
+        chunks = [slice(start, start + CHUNK) for start in range(0, length, CHUNK)]
+        if len(chunks) < 2 or core_count() < 2:
+            return map(work, chunks)
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(core_count(), thread_name_prefix="latentdb-engine")
-        return self._pool.map(work, parts)
+            self._pool = ThreadPoolExecutor(core_count(), thread_name_prefix="latentdb-onnx")
+        return self._pool.map(work, chunks)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _onnxruntime(data: bytes) -> Callable[[Floats], list[Floats]]:
-    """A function that runs an .onnx file in float32, in the thread that calls it."""
+    """A function that runs an .onnx file in float32, in the calling thread."""
     import onnxruntime
 
     memory = onnxruntime.OrtMemoryInfo(
@@ -138,27 +140,27 @@ def _onnxruntime(data: bytes) -> Callable[[Floats], list[Floats]]:
         0,
         onnxruntime.OrtMemType.DEFAULT,
     )
-    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    limits = onnxruntime.OrtArenaCfg({"max_mem": min(half, MAX_BYTES)})
+    half_of_memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    limits = onnxruntime.OrtArenaCfg({"max_mem": min(half_of_memory, MAX_BYTES)})
     onnxruntime.create_and_register_allocator(memory, limits)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # errors are raised as well
+    options.log_severity_level = 4  # fatal only: errors are raised as well
     options.add_session_config_entry("session.use_env_allocators", "1")
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     inputs = session.get_inputs()
     if len(inputs) != 1:
-        raise ModelError(f"it has {len(inputs)} inputs")
+        raise ModelError(f"it has {len(inputs)} inputs, expected 1")
     name = inputs[0].name
 
     def run(values: Floats) -> list[Floats]:
-        return [np.asarray(part, np.float32) for part in session.run(None, {name: values})]
+        return [np.asarray(output, np.float32) for output in session.run(None, {name: values})]
 
     return run
 
 
 def _openvino(data: bytes) -> Callable[[Floats], list[Floats]]:
-    """A function that runs an .onnx file in bf16, from as many threads as there are cores."""
+    """A function that runs an .onnx file in bf16; as many threads as cores may call it at once."""
     import openvino
 
     core = openvino.Core()
@@ -169,15 +171,15 @@ def _openvino(data: bytes) -> Callable[[Floats], list[Floats]]:
     }
     compiled = core.compile_model(core.read_model(data), "CPU", settings)
     shape = [size.get_length() if size.is_static else 1 for size in compiled.input(0).partial_shape]
-    # Once in this thread: OpenVINO 2026.4 hangs where two threads are the first to hand it
-    # arrays (each holds a lock of its own and waits for that of the other).
+    # A first run in this thread: OpenVINO 2026.4 deadlocks where two threads are the first to
+    # pass it arrays (each holds one lock and waits for the other's).
     compiled.create_infer_request().infer({0: np.zeros(shape, np.float32)})
-    own: Any = threading.local()
+    local: Any = threading.local()
 
     def run(values: Floats) -> list[Floats]:
-        if not hasattr(own, "request"):
-            own.request = compiled.create_infer_request()
-        answer = own.request.infer({0: values})
-        return [np.array(answer[port], np.float32) for port in compiled.outputs]
+        if not hasattr(local, "request"):
+            local.request = compiled.create_infer_request()
+        outputs = local.request.infer({0: values})
+        return [np.array(outputs[port], np.float32) for port in compiled.outputs]
 
     return run

@@ -21,7 +21,7 @@ def test_index_with_keras_files(tmp_path: Path, images: Path, model: Path) -> No
     halves = ("--encoder", model / "encoder.keras", "--decoder", model / "decoder.keras")
     # So short a training leaves a doubt.
     asked = run_error("index", tmp_path / "a.ldb", images, *halves)
-    assert "the pixel range cannot be told" in asked
+    assert "does not show the pixel range" in asked
     assert "give --pixel-range" in asked
     assert not (tmp_path / "a.ldb").exists()
     ranged = ("--pixel-range", "0..1")

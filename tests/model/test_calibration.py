@@ -1,4 +1,4 @@
-"""A model made elsewhere in a store: its range found out, indexed, queried, decoded."""
+"""A model made elsewhere in a store: its pixel range calibrated, indexed, queried, decoded."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def symmetric(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return path, encoder
 
 
-def test_the_range_is_found_and_told(images: Path, symmetric: tuple[Path, Any]) -> None:
+def test_the_pixel_range_is_calibrated_and_noted(images: Path, symmetric: tuple[Path, Any]) -> None:
     codec = import_model(symmetric[0], images=[images])
     assert codec.config.preprocessing.pixel_range == "-1..1"
-    assert "the pixel range is -1..1: of 32 images given back" in codec.notes[-1]
+    assert "the pixel range is -1..1: reconstructing 32 images" in codec.notes[-1]
     assert "times as much" in codec.notes[-1]
 
 
@@ -68,28 +68,26 @@ def test_another_range_too(images: Path, tmp_path: Path) -> None:
     assert codec.config.preprocessing.pixel_range == "0..1"
 
 
-def test_a_range_that_was_given_is_not_tried(images: Path, symmetric: tuple[Path, Any]) -> None:
+def test_a_given_range_is_not_calibrated(images: Path, symmetric: tuple[Path, Any]) -> None:
     codec = import_model(symmetric[0], options=ModelOptions(pixel_range="0..1"), images=[images])
     assert codec.config.preprocessing.pixel_range == "0..1"
     assert codec.notes == ()
 
 
-def test_a_model_that_gives_nothing_back_is_asked_about(images: Path, tmp_path: Path) -> None:
+def test_a_model_that_reconstructs_nothing_needs_a_range(images: Path, tmp_path: Path) -> None:
     keras = load_keras()
     inputs, latent = keras.Input((16, 16, 3)), keras.Input((4,))
     mu = keras.layers.Dense(4, name="mu")(keras.layers.Flatten()(inputs))
     keras.Model(inputs, mu).save(tmp_path / "e.keras")
     image = keras.layers.Reshape((16, 16, 3))(keras.layers.Dense(768, "sigmoid")(latent))
     keras.Model(latent, image).save(tmp_path / "d.keras")
-    with pytest.raises(
-        ModelError, match=r"the pixel range cannot be told by .* give --pixel-range"
-    ):
+    with pytest.raises(ModelError, match=r"does not show the pixel range: .* give --pixel-range"):
         import_model(tmp_path / "e.keras", tmp_path / "d.keras", images=[images])
     alone = import_model(tmp_path / "e.keras", images=[images])
-    assert "is given pixels as 0..1 (not verified)" in alone.notes[-1]
+    assert "receives pixels as 0..1 (not verified)" in alone.notes[-1]
 
 
-def test_a_store_of_it_opens_indexes_queries_and_decodes(
+def test_an_imported_model_indexes_queries_and_decodes(
     images: Path, symmetric: tuple[Path, Any], tmp_path: Path
 ) -> None:
     path, encoder = symmetric
@@ -106,7 +104,7 @@ def test_a_store_of_it_opens_indexes_queries_and_decodes(
         assert np.allclose(db.vectors(["disc/003.png"]), expected, atol=1e-5)
         decoded = db.decode("disc/003.png")[0]
         assert np.abs(decoded.astype(float) - pixels).mean() < 40
-        # The same file again is the same model; a range is known by the store.
+        # The same file again is the same model; the store knows its range.
         assert db.index_images(images, model=path_again).unchanged == 80
     assert LatentDB.verify(tmp_path / "a.ldb").problems == ()
 
@@ -115,7 +113,7 @@ def run(*arguments: object) -> Any:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_the_command_line_takes_it(
+def test_the_command_line_imports_it(
     images: Path, symmetric: tuple[Path, Any], tmp_path: Path
 ) -> None:
     db = tmp_path / "a.ldb"
@@ -138,13 +136,13 @@ def test_options_that_do_not_go_together(images: Path, model: Path, tmp_path: Pa
     assert "--z-mean: only with --encoder" in folder.stderr
     both = run("index", new, images, "--model", model, "--encoder", "e.keras")
     assert both.exit_code == 2
-    with pytest.raises(InvalidInputError, match="a model folder says its own"):
+    with pytest.raises(InvalidInputError, match="a model folder states its own"):
         LatentDB.create(new, model, options=ModelOptions(pixel_range="0..1"))
     with pytest.raises(InvalidInputError, match="received none"):
         LatentDB.create(new)
 
 
-def test_mean_and_deviation_are_kept_in_the_store(
+def test_mean_and_deviation_are_stored(
     images: Path, symmetric: tuple[Path, Any], tmp_path: Path
 ) -> None:
     """0.5/0.5 is -1..1 by another name."""
@@ -152,8 +150,8 @@ def test_mean_and_deviation_are_kept_in_the_store(
     result = run("index", db, images, "--model", symmetric[0], "--pixel-range", "0.5/0.5",
                  "--resize", "crop")  # fmt: skip
     assert result.exit_code == 0, result.output
-    told = json.loads(run("info", db, "--json").stdout)["model"]["preprocessing"]
-    assert (told["pixel_range"], told["resize"]) == ("0.5/0.5", "crop")
+    spec = json.loads(run("info", db, "--json").stdout)["model"]["preprocessing"]
+    assert (spec["pixel_range"], spec["resize"]) == ("0.5/0.5", "crop")
     with LatentDB.open(db) as opened:
         vector = opened.vectors(["disc/003.png"])
         pixels = read_image(images / "disc/003.png", Preprocessing(16, 16, 3))
@@ -177,7 +175,7 @@ def test_a_store_of_a_trusted_model_asks_for_trust_again(tmp_path: Path, images:
     again = run("query", db, f"file:{new}")
     assert not marker.exists()
     if json.loads(run("info", db, "--json").stdout)["compiled"]:
-        # Arithmetic that was left of the code is data, too.
+        # The compiled form of that code is data.
         assert "disc/000.png" in again.stdout
         return
     assert "'half' is code in the file" in again.stderr

@@ -1,4 +1,4 @@
-"""The two halves of a model, each used alone."""
+"""Encoder and decoder of a model, each used alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latentdb.images.decode import Preprocessing, read_image
 from latentdb.kerasfile.runtime import load_keras
 from latentdb.model.codec import Codec
 from latentdb.model.config import ModelConfig, ModelOptions
-from latentdb.onnx.compiled import NAMES
+from latentdb.onnx.compiled import ONNX_FILES
 
 SHAPE = (8, 8, 1)
 
@@ -25,7 +25,7 @@ def random_images(shape: tuple[int, ...], count: int = 6) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (count, *shape), np.uint8)
 
 
-def save_foreign(folder: Path, *, outputs: int = 3, flat: bool = False, sampled: bool = False):  # type: ignore[no-untyped-def]
+def save_keras_files(folder: Path, *, outputs: int = 3, flat: bool = False, sampled: bool = False):  # type: ignore[no-untyped-def]
     """A Keras VAE as people have them: other names, another order of layers."""
     keras = load_keras()
     from latentdb.model.vae import Sampling
@@ -90,8 +90,8 @@ def test_nothing_in_nothing_out(model: Path) -> None:
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_foreign_keras_files(tmp_path: Path, flat: bool) -> None:
-    _, _, reference = save_foreign(tmp_path, flat=flat)
+def test_keras_files_made_elsewhere(tmp_path: Path, flat: bool) -> None:
+    _, _, reference = save_keras_files(tmp_path, flat=flat)
     codec = Codec.from_files(tmp_path / "e.keras", tmp_path / "d.keras")
     assert codec.config.preprocessing == Preprocessing(*SHAPE)
     assert (codec.config.latent_dim, codec.config.has_z_log_var) == (3, True)
@@ -104,7 +104,7 @@ def test_foreign_keras_files(tmp_path: Path, flat: bool) -> None:
 
 
 def test_one_output_is_z_mean_alone(tmp_path: Path) -> None:
-    save_foreign(tmp_path, outputs=1)
+    save_keras_files(tmp_path, outputs=1)
     codec = Codec.from_files(tmp_path / "e.keras")
     assert codec.encode(random_images(SHAPE))[1] is None
     assert not codec.has_decoder
@@ -113,7 +113,7 @@ def test_one_output_is_z_mean_alone(tmp_path: Path) -> None:
 
 
 def test_behind_a_sampled_z_its_mean_is_found(tmp_path: Path) -> None:
-    _, _, reference = save_foreign(tmp_path, sampled=True)
+    _, _, reference = save_keras_files(tmp_path, sampled=True)
     codec = Codec.from_files(tmp_path / "e.keras")
     pixels = random_images(SHAPE)
     expected = np.asarray(reference(pixels.astype(np.float32) / 255))
@@ -121,11 +121,11 @@ def test_behind_a_sampled_z_its_mean_is_found(tmp_path: Path) -> None:
     assert codec.config.has_z_log_var
 
 
-def test_halves_that_do_not_fit_are_refused(tmp_path: Path, model: Path) -> None:
-    save_foreign(tmp_path)
-    with pytest.raises(ModelError, match="the decoder does not take latents of shape"):
+def test_encoder_and_decoder_that_do_not_fit_are_refused(tmp_path: Path, model: Path) -> None:
+    save_keras_files(tmp_path)
+    with pytest.raises(ModelError, match=r"the decoder does not (take|accept) latents of shape"):
         Codec.from_files(tmp_path / "e.keras", model / "decoder.keras")
-    with pytest.raises(ModelError, match="the encoder does not take images of shape"):
+    with pytest.raises(ModelError, match="the encoder does not accept images of shape"):
         Codec.from_files(tmp_path / "e.keras", options=ModelOptions(image_size=(9, 9), channels=1))
 
 
@@ -149,7 +149,7 @@ def test_pixel_ranges(tmp_path: Path, kind: str, low: float, high: float) -> Non
 
 
 def test_the_fingerprint_is_of_weights_and_preprocessing(tmp_path: Path) -> None:
-    encoder, _, _ = save_foreign(tmp_path)
+    encoder, _, _ = save_keras_files(tmp_path)
     first = Codec.from_files(tmp_path / "e.keras").config
     encoder.save(tmp_path / "again.keras")
     again = Codec.from_files(tmp_path / "again.keras").config
@@ -164,7 +164,7 @@ def test_the_fingerprint_is_of_weights_and_preprocessing(tmp_path: Path) -> None
     assert changed.encoder_fingerprint != first.encoder_fingerprint
 
 
-def test_a_swapped_half_is_refused(model: Path, tmp_path: Path) -> None:
+def test_a_swapped_encoder_is_refused(model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(model, tmp_path / "m"))
     shutil.copy(model / "decoder.keras", folder / "encoder.keras")
     with pytest.raises(ModelError, match=r"the encoder in .* has fingerprint"):
@@ -199,7 +199,7 @@ def test_a_lambda_is_not_run(tmp_path: Path) -> None:
 
 
 def test_a_latent_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    encoder, _, _ = save_foreign(tmp_path)
+    encoder, _, _ = save_keras_files(tmp_path)
     weights = encoder.get_weights()
     weights[3][:] = np.nan
     encoder.set_weights(weights)
@@ -215,7 +215,7 @@ def test_images_of_another_size_are_refused(model: Path) -> None:
         Codec.from_folder(model).encode(random_images(SHAPE))
 
 
-def test_a_card_survives_its_file(model: Path) -> None:
+def test_a_config_survives_its_file(model: Path) -> None:
     text = (model / "model.json").read_text()
     config = ModelConfig.from_json(text, "x")
     assert json.loads(config.to_json()) == json.loads(text)
@@ -223,9 +223,9 @@ def test_a_card_survives_its_file(model: Path) -> None:
 
 
 def test_summaries_name_the_classic_layers(model: Path) -> None:
-    told = Codec.from_folder(model).summaries()
+    text = Codec.from_folder(model).summaries()
     for name in ("encoder_input", "z_mean", "z_log_var", "z_sampling"):
-        assert name in told
+        assert name in text
 
 
 def test_plot_draws_or_says_what_is_missing(model: Path, tmp_path: Path) -> None:
@@ -243,6 +243,6 @@ def test_plot_draws_or_says_what_is_missing(model: Path, tmp_path: Path) -> None
 def test_the_files_of_a_codec_are_its_folder(model: Path) -> None:
     files = Codec.from_folder(model).files
     assert files["encoder.keras"] == (model / "encoder.keras").read_bytes()
-    assert set(files) - set(NAMES) == {"encoder.keras", "decoder.keras", "model.json"}
+    assert set(files) - set(ONNX_FILES) == {"encoder.keras", "decoder.keras", "model.json"}
     assert {name: (model / name).read_bytes() for name in files} == files
     assert zipfile.is_zipfile(model / "decoder.keras")

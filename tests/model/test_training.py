@@ -1,4 +1,4 @@
-"""Images to a model folder."""
+"""Training: from image files to a model folder."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from latentdb.base.errors import AlreadyExistsError, ImageError, InvalidInputErr
 from latentdb.base.progress import Progress
 from latentdb.model.codec import Codec
 from latentdb.model.training import TrainReport, psnr, train_model
-from latentdb.onnx import export as exporter
-from latentdb.onnx import runtime as engine
-from latentdb.onnx.compiled import NAMES
+from latentdb.onnx import export, runtime
+from latentdb.onnx.compiled import ONNX_FILES
 from tests.conftest import draw_shape
 
 
 def test_the_folder_is_complete(trained: TrainReport) -> None:
     folder = Path(trained.path)
     names = {path.name for path in folder.iterdir()}
-    assert names - set(NAMES) == {
+    assert names - set(ONNX_FILES) == {
         "encoder.keras", "decoder.keras", "model.json", "history.csv", "reconstructions.png",
     }  # fmt: skip
-    assert names >= (set(NAMES) if engine.is_available() and exporter.is_available() else set())
+    assert names >= (set(ONNX_FILES) if runtime.is_available() and export.is_available() else set())
     config = json.loads((folder / "model.json").read_text())
     assert config["preprocessing"]["resize"] == "stretch"
     assert config["about"]["seed"] == 0
@@ -86,7 +85,7 @@ def test_the_same_seed_gives_the_same_model(images: Path, tmp_path: Path) -> Non
     assert configs[0].decoder_fingerprint == configs[1].decoder_fingerprint
 
 
-def test_bad_files_are_named_and_strict_refuses_them(images: Path, tmp_path: Path) -> None:
+def test_bad_files_are_reported_and_strict_refuses_them(images: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     done = train_model([images, tmp_path], tmp_path / "m", epochs=1, latent_dim=2, arch="mlp")
     assert [(Path(bad.path).name, bad.reason) for bad in done.bad] == [("empty.png", "empty file")]
@@ -95,7 +94,7 @@ def test_bad_files_are_named_and_strict_refuses_them(images: Path, tmp_path: Pat
     assert not (tmp_path / "n").exists()
 
 
-def test_what_cannot_be_trained_is_said_before_anything_is_made(
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     images: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "m"
@@ -104,7 +103,7 @@ def test_what_cannot_be_trained_is_said_before_anything_is_made(
     (tmp_path / "nothing").mkdir()
     with pytest.raises(InvalidInputError, match="no images in"):
         train_model([tmp_path / "nothing"], out)
-    with pytest.raises(InvalidInputError, match="1 readable images cannot train"):
+    with pytest.raises(InvalidInputError, match="1 readable image cannot train"):
         train_model([images / "disc/000.png"], out)
     with pytest.raises(InvalidInputError, match="0 epochs"):
         train_model([images], out, epochs=0)

@@ -14,7 +14,7 @@ from latentdb.base.errors import InvalidInputError
 
 
 def pixels(count: int, size: int = 16, channels: int = 1) -> NDArray[np.uint8]:
-    """Bright bars on black, at random places."""
+    """Bright bars on black, at random positions."""
     random = np.random.default_rng(0)
     images = np.zeros((count, size, size, channels), np.uint8)
     for image, column in zip(images, random.integers(0, size - 3, count), strict=True):
@@ -58,7 +58,7 @@ def test_the_losses_are_those_of_the_formulas() -> None:
     built = vae.build_vae((16, 16, 1), 3, arch="mlp", beta=0.5)
     images = pixels(8).astype(np.float32) / 255
     z_mean, z_log_var = (np.asarray(part) for part in built.encoder(images)[:2])
-    total, reconstruction, kl = (float(part) for part in built.elbo(images, training=False))
+    total, reconstruction, kl = (float(part) for part in built.losses(images, training=False))
     expected = -0.5 * (1 + z_log_var - z_mean**2 - np.exp(z_log_var)).sum(axis=1).mean()
     assert kl == pytest.approx(expected, rel=1e-5)
     assert total == pytest.approx(reconstruction + 0.5 * kl, rel=1e-6)
@@ -141,7 +141,7 @@ def test_training_works_outside_the_main_thread() -> None:
     assert done[0].stopped == "epochs"
 
 
-def test_what_cannot_be_built_is_said() -> None:
+def test_what_cannot_be_built_is_refused() -> None:
     from latentdb.model import vae
 
     with pytest.raises(InvalidInputError, match="20x20 does not fit the conv architecture"):

@@ -12,17 +12,16 @@ import pytest
 
 from latentdb.base.errors import MissingExtraError, ModelError
 from latentdb.model.codec import Codec
-from latentdb.onnx import export as exporter
-from latentdb.onnx import runtime as engine
+from latentdb.onnx import export, runtime
 from latentdb.onnx.compiled import (
     DECODER_ONNX,
     ENCODER_ONNX,
-    NAMES,
+    ONNX_FILES,
     CompiledModel,
     compile_model,
     compile_network,
     compiled_name,
-    in_chunks,
+    map_chunks,
 )
 
 onnx = pytest.importorskip("onnx")
@@ -39,14 +38,14 @@ def images(codec: Codec, count: int) -> np.ndarray:
 def plain(model: Path, tmp_path: Path) -> Path:
     """The model without its compiled form."""
     folder = Path(shutil.copytree(model, tmp_path / "plain"))
-    for name in NAMES:
+    for name in ONNX_FILES:
         (folder / name).unlink()
     return folder
 
 
-def test_training_leaves_both_halves_compiled(model: Path) -> None:
+def test_training_compiles_encoder_and_decoder(model: Path) -> None:
     codec = Codec.from_folder(model)
-    assert set(NAMES) <= set(codec.files)
+    assert set(ONNX_FILES) <= set(codec.files)
     assert codec.compiled() is codec
 
 
@@ -74,9 +73,9 @@ def test_the_compiled_form_gives_what_tensorflow_gives(
 def test_a_model_is_compiled_on_demand(plain: Path) -> None:
     codec = Codec.from_folder(plain)
     made = codec.compiled()
-    assert set(made.files) - set(codec.files) == set(NAMES)
+    assert set(made.files) - set(codec.files) == set(ONNX_FILES)
     assert not made._compiled.encoder is made._compiled.decoder is None
-    # The half that is cut off draws random numbers: it is not in the file.
+    # The sampling layer draws random numbers: it is cut off.
     file = onnx.load_from_string(made.files[ENCODER_ONNX])
     assert not [node for node in file.graph.node if "Random" in node.op_type]
     assert len(file.graph.output) == 2
@@ -85,7 +84,7 @@ def test_a_model_is_compiled_on_demand(plain: Path) -> None:
 def test_without_the_extra_tensorflow_is_used_silently(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_is_installed", lambda name: False)
+    monkeypatch.setattr(runtime, "_is_installed", lambda name: False)
     codec = Codec.from_folder(model)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
@@ -108,7 +107,7 @@ def test_a_compiled_form_that_differs_is_refused() -> None:
         compile_network(run, batch, name="encoder", fingerprint="f", precision="float32")
 
 
-def test_a_half_that_cannot_be_compiled_leaves_the_other() -> None:
+def test_an_encoder_that_cannot_be_compiled_leaves_the_decoder() -> None:
     import tensorflow as tf
 
     def sampled(values: Any) -> Any:
@@ -122,11 +121,11 @@ def test_a_half_that_cannot_be_compiled_leaves_the_other() -> None:
     assert set(files) == {DECODER_ONNX}
     assert len(problems) == 1
     assert problems[0].endswith(
-        "'RandomNormal' is not on the list of those that are run; tensorflow is used instead"
+        "'RandomNormal' is not on the list of allowed operators; tensorflow is used instead"
     )
 
 
-def test_the_compiled_form_of_another_model_is_told_and_not_used(model: Path) -> None:
+def test_the_compiled_form_of_another_model_is_reported_and_not_used(model: Path) -> None:
     files = Codec.from_folder(model).files
     other = CompiledModel(files, "0" * 16, None, "float32")
     assert not other.is_complete
@@ -135,7 +134,7 @@ def test_the_compiled_form_of_another_model_is_told_and_not_used(model: Path) ->
     assert other.decoder is None
 
 
-def test_a_forged_compiled_form_is_told_and_not_used(model: Path, tmp_path: Path) -> None:
+def test_a_forged_compiled_form_is_reported_and_not_used(model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(model, tmp_path / "forged"))
     forged = onnx.load(folder / ENCODER_ONNX)
     tensor = forged.graph.initializer[0]
@@ -148,7 +147,7 @@ def test_a_forged_compiled_form_is_told_and_not_used(model: Path, tmp_path: Path
         z_mean = codec.encode(images(codec, 2))[0]
     assert codec.used_tensorflow
     assert np.allclose(z_mean, Codec.from_folder(model).encode(images(codec, 2))[0], atol=1e-5)
-    # What is compiled anew is whole again.
+    # A new compilation replaces it.
     assert codec.compiled().files[ENCODER_ONNX] != codec.files[ENCODER_ONNX]
 
 
@@ -161,17 +160,17 @@ def test_an_encoder_of_flattened_images_is_compiled(tmp_path: Path) -> None:
     keras.Model(inputs, keras.layers.Dense(3, name="mu")(hidden)).save(tmp_path / "e.keras")
     codec = Codec.from_files(tmp_path / "e.keras")
     made = codec.compiled()
-    assert set(made.files) & set(NAMES) == {ENCODER_ONNX}
+    assert set(made.files) & set(ONNX_FILES) == {ENCODER_ONNX}
     assert made._compiled.is_complete
     pixels = images(codec, 40)
     assert np.allclose(made.encode(pixels)[0], codec.encode(pixels)[0], atol=1e-5)
     assert made.encode(pixels)[1] is None
 
 
-def test_precision_is_part_of_the_card(model: Path) -> None:
+def test_precision_is_part_of_the_config(model: Path) -> None:
     codec = Codec.from_folder(model)
     assert codec.config.precision == "float32"
-    assert "precision" not in codec.config.to_json()  # older versions read it still
+    assert "precision" not in codec.config.to_json()  # older versions still read it
     if not _has_bf16():
         with pytest.raises((ModelError, MissingExtraError)):
             codec.with_precision("bf16")
@@ -184,14 +183,14 @@ def test_precision_is_part_of_the_card(model: Path) -> None:
     assert 1e-5 < worst < 0.1
 
 
-def test_bf16_elsewhere_is_told_and_float32_is_used(
+def test_bf16_elsewhere_is_reported_and_float32_is_used(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codec = Codec.from_folder(model)
     files, config = codec.files, codec.config
-    prints = (config.encoder_fingerprint, config.decoder_fingerprint)
-    monkeypatch.setattr(engine, "_is_installed", lambda name: name != "openvino")
-    low = CompiledModel(files, *prints, "bf16")
+    fingerprints = (config.encoder_fingerprint, config.decoder_fingerprint)
+    monkeypatch.setattr(runtime, "_is_installed", lambda name: name != "openvino")
+    low = CompiledModel(files, *fingerprints, "bf16")
     with pytest.warns(RuntimeWarning, match="this store is in bf16, float32 is used here"):
         assert low.encoder is not None
     assert low.encoder.precision == "float32"
@@ -201,7 +200,7 @@ def test_bf16_elsewhere_is_told_and_float32_is_used(
 
 def _has_bf16() -> bool:
     try:
-        engine.check_precision("bf16")
+        runtime.check_precision("bf16")
     except (ModelError, MissingExtraError):
         return False
     return True
@@ -214,14 +213,12 @@ def test_names_in_a_store() -> None:
     assert compiled_name("model/myencoder.onnx") is None
 
 
-def test_parts_without_a_half_are_those_of_tensorflow() -> None:
-    parts = list(in_chunks(None, lambda part: part, 600))
+def test_chunks_without_a_network_are_batches_of_tensorflow() -> None:
+    parts = list(map_chunks(None, lambda part: part, 600))
     assert [(part.start, part.stop) for part in parts] == [(0, 256), (256, 512), (512, 768)]
 
 
-def test_nothing_is_exported_without_the_exporter(
-    plain: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exporter, "is_available", lambda: False)
+def test_nothing_is_compiled_without_tf2onnx(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "is_available", lambda: False)
     codec = Codec.from_folder(plain)
     assert codec.compiled() is codec

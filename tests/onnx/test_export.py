@@ -1,4 +1,4 @@
-"""Compiling a half: what comes out equals keras to 1e-5, or is told to be different."""
+"""Exporting a network: the .onnx file equals keras to 1e-5."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 
 from latentdb.base.errors import ModelError
 from latentdb.kerasfile.runtime import load_keras
-from latentdb.onnx import runtime as engine
-from latentdb.onnx.export import TOLERANCE, difference, export, probes
+from latentdb.onnx import runtime
+from latentdb.onnx.compiled import TOLERANCE
+from latentdb.onnx.export import comparison_images, difference, to_onnx
 from latentdb.onnx.inspect import inspect
 
 pytest.importorskip("onnxruntime")
@@ -34,12 +35,12 @@ def values(shape: tuple[int, ...]) -> np.ndarray:
 def check(model: Any, shape: tuple[int, ...]) -> frozenset[str]:
     """Compile a model, compare it with keras, and give the operators it needs."""
     run = function(model)
-    data = export(run, shape, "f")
+    data = to_onnx(run, shape, "f")
     batch = values(shape)
-    half = engine.CompiledNetwork(data, "it", fingerprint="f")
+    compiled = runtime.CompiledNetwork(data, "it", fingerprint="f")
     expected = [np.asarray(part) for part in run(batch)]
-    assert difference(expected, half(batch)) <= TOLERANCE
-    assert difference([part[:1] for part in expected], half(batch[:1])) <= TOLERANCE
+    assert difference(expected, compiled(batch)) <= TOLERANCE
+    assert difference([part[:1] for part in expected], compiled(batch[:1])) <= TOLERANCE
     return inspect(data, "it").operators
 
 
@@ -98,7 +99,7 @@ def test_layers_that_vaes_are_built_of_equal_keras(kind: str) -> None:
 
 def test_gelu_is_written_as_runtimes_know_it() -> None:
     onnx = pytest.importorskip("onnx")
-    data = export(function(layers_of("gelu")), SHAPE, "f")
+    data = to_onnx(function(layers_of("gelu")), SHAPE, "f")
     nodes = [node.op_type for node in onnx.load_from_string(data).graph.node]
     assert nodes.count("Div") == nodes.count("Erf") == 1
 
@@ -109,18 +110,18 @@ def test_what_draws_random_numbers_is_refused() -> None:
     def run(batch: Any) -> Any:
         return [batch + tf.random.normal((4,))]
 
-    with pytest.raises(ModelError, match="operator 'RandomNormal' is not on the list"):
-        export(run, (4,), "f")
+    with pytest.raises(ModelError, match="operator 'RandomNormal' is not on the list of allowed"):
+        to_onnx(run, (4,), "f")
 
 
-def test_what_has_no_counterpart_is_told_in_one_line() -> None:
+def test_what_has_no_counterpart_is_an_error_of_one_line() -> None:
     import tensorflow as tf
 
     def run(batch: Any) -> Any:
         return [tf.cast(tf.signal.rfft(batch), tf.float32)]
 
     with pytest.raises(ModelError) as caught:
-        export(run, (4,), "f")
+        to_onnx(run, (4,), "f")
     assert "\n" not in str(caught.value)
 
 
@@ -134,10 +135,10 @@ def test_difference_is_absolute_for_small_values_and_relative_for_large() -> Non
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (5, 9, 3)])
-def test_probes_are_different_images_and_always_the_same(shape: tuple[int, int, int]) -> None:
-    images = probes(shape)
+def test_comparison_images_differ_and_always_the_same(shape: tuple[int, int, int]) -> None:
+    images = comparison_images(shape)
     assert images.shape == (48, *shape)
     assert images.dtype == np.uint8
     assert len({image.tobytes() for image in images}) == 48
-    assert np.array_equal(images, probes(shape))
+    assert np.array_equal(images, comparison_images(shape))
     assert {int(images.min()), int(images.max())} == {0, 255}

@@ -1,4 +1,4 @@
-"""What passes as a compiled model: forged files are refused before a runtime sees them."""
+"""What is accepted as a compiled model: forged files are refused before a runtime parses them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 
 def network() -> Any:
-    """``y = relu(x @ w)`` with a name that says of which model it is."""
+    """``y = relu(x @ w)`` with a fingerprint in its metadata."""
     weights = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
     graph = helper.make_graph(
@@ -97,7 +97,7 @@ def training(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("forge", "told"),
+    ("forge", "message"),
     [
         (external, "weights in another file"),
         (external_without_the_mark, "weights in another file"),
@@ -105,23 +105,23 @@ def training(model: Any) -> None:
         (marked_external, "weights in another file"),
         (other_domain, "needs operators of 'com.microsoft'"),
         (other_opset, "needs operators of 'my.ops'"),
-        (own_function, "operators of its own"),
+        (own_function, "custom operators"),
         (loop, "operator 'Loop' is not on the list|a graph inside"),
         (graph_in_a_plain_operator, "a graph inside an operator"),
         (random_numbers, "operator 'RandomNormalLike' is not on the list"),
-        (sparse, "its graph has a field 15, which is not known"),
+        (sparse, "its graph has the unknown field 15"),
         (training, "it has training"),
     ],
 )
-def test_what_is_not_a_plain_network_is_refused(forge: Callable[[Any], None], told: str) -> None:
+def test_what_is_not_a_plain_network_is_refused(forge: Callable[[Any], None], message: str) -> None:
     model = network()
     forge(model)
-    with pytest.raises(ModelError, match=f"it is not a compiled model that can be used.*({told})"):
+    with pytest.raises(ModelError, match=f"it is not a usable compiled model.*({message})"):
         inspect(model.SerializeToString(), "it")
 
 
-def test_a_second_graph_is_looked_into_as_well() -> None:
-    # Protobuf joins the fields of messages that come twice.
+def test_a_second_graph_is_inspected_too() -> None:
+    # Protobuf merges messages that occur twice.
     model, other = network(), network()
     random_numbers(other)
     with pytest.raises(ModelError, match="RandomNormalLike"):
@@ -129,33 +129,33 @@ def test_a_second_graph_is_looked_into_as_well() -> None:
 
 
 def test_many_tiny_fields_are_refused_early() -> None:
-    with pytest.raises(ModelError, match=f"more than {MAX_FIELDS} fields"):
+    with pytest.raises(ModelError, match=f"more than {MAX_FIELDS:,} fields"):
         inspect(b"\x08\x08" * (MAX_FIELDS + 1), "it")
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
-        (b"\x3a\xff\x01", "cut off"),
-        (b"\x08", "cut off"),
+        (b"\x3a\xff\x01", "truncated"),
+        (b"\x08", "truncated"),
         (b"\x0b\x0c", "wire type 3"),
-        (b"\x00\x00", "a field 0"),
-        (b"\x38\x01", "field 7 of its model is not what it should be"),
+        (b"\x00\x00", "invalid field number 0"),
+        (b"\x38\x01", "field 7 of its model has the wrong type"),
         (b"\x08" + b"\xff" * 11, "more than ten bytes"),
         (b"\x42\x03\x0a\x01\xff", "can't decode"),
     ],
 )
-def test_what_is_no_protobuf_is_refused(data: bytes, told: str) -> None:
-    with pytest.raises(ModelError, match=told):
+def test_what_is_no_protobuf_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         inspect(data, "it")
 
 
 @given(st.binary(max_size=60), st.integers(0, 400))
-def test_damage_gives_an_error_of_latentdb_or_none(extra: bytes, place: int) -> None:
+def test_damage_gives_an_error_of_latentdb_or_none(extra: bytes, offset: int) -> None:
     data = network().SerializeToString()
-    place = min(place, len(data))
+    offset = min(offset, len(data))
     try:
-        found = inspect(data[:place] + extra + data[place:], "it")
+        found = inspect(data[:offset] + extra + data[offset:], "it")
     except ModelError:
         return
     assert found.operators <= {"MatMul", "Relu"}

@@ -1,4 +1,4 @@
-"""Running a compiled half: threads, precision, and files that are not to be run."""
+"""Running a compiled network: threads, precision, and files that are not to be run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from latentdb.base.errors import MissingExtraError, ModelError
-from latentdb.onnx import runtime as engine
+from latentdb.onnx import runtime
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -44,88 +44,90 @@ def network(*, pad: int = 0, inputs: int = 1, width: int = 6) -> bytes:
     return data
 
 
-def test_a_half_gives_the_outputs_in_order() -> None:
-    half = engine.CompiledNetwork(network(), "it", fingerprint="abc")
+def test_a_network_gives_the_outputs_in_order() -> None:
+    compiled = runtime.CompiledNetwork(network(), "it", fingerprint="abc")
     batch = RANDOM.normal(size=(7, 6)).astype(np.float32)
-    first, second = half(batch)
+    first, second = compiled(batch)
     assert np.allclose(first, np.tanh(batch @ WEIGHTS), atol=1e-6)
     assert first.dtype == np.float32
     assert np.array_equal(second, batch)
 
 
-def test_a_slice_that_is_not_contiguous_is_taken() -> None:
-    half = engine.CompiledNetwork(network(), "it", fingerprint="abc")
+def test_a_slice_that_is_not_contiguous_is_accepted() -> None:
+    compiled = runtime.CompiledNetwork(network(), "it", fingerprint="abc")
     batch = RANDOM.normal(size=(6, 8)).astype(np.float32)
-    assert np.allclose(half(batch.T)[0], np.tanh(batch.T @ WEIGHTS), atol=1e-6)
+    assert np.allclose(compiled(batch.T)[0], np.tanh(batch.T @ WEIGHTS), atol=1e-6)
 
 
-@pytest.mark.parametrize("length", [0, 1, engine.CHUNK, engine.CHUNK + 1, 5 * engine.CHUNK + 3])
-def test_spread_work_comes_back_in_order(length: int) -> None:
-    half = engine.CompiledNetwork(network(), "it", fingerprint="abc")
+@pytest.mark.parametrize("length", [0, 1, runtime.CHUNK, runtime.CHUNK + 1, 5 * runtime.CHUNK + 3])
+def test_chunks_come_back_in_order(length: int) -> None:
+    compiled = runtime.CompiledNetwork(network(), "it", fingerprint="abc")
     batch = RANDOM.normal(size=(length, 6)).astype(np.float32)
 
     def work(part: slice) -> np.ndarray:
         if part.start == 0:
             time.sleep(0.02)  # the first part is the last to be done
-        return half(batch[part])[0]
+        return compiled(batch[part])[0]
 
-    parts = list(half.spread(work, length))
+    parts = list(compiled.map_chunks(work, length))
     joined = np.concatenate([np.empty((0, 3), np.float32), *parts])
     assert np.allclose(joined, np.tanh(batch @ WEIGHTS), atol=1e-6)
 
 
 def test_an_error_in_a_part_is_raised() -> None:
-    half = engine.CompiledNetwork(network(), "it", fingerprint="abc")
+    compiled = runtime.CompiledNetwork(network(), "it", fingerprint="abc")
 
     def work(part: slice) -> None:
         raise ModelError(f"part {part.start}")
 
     with pytest.raises(ModelError, match="part 0"):
-        list(half.spread(work, 4 * engine.CHUNK))
+        list(compiled.map_chunks(work, 4 * runtime.CHUNK))
 
 
 def test_a_file_of_another_model_is_refused() -> None:
     with pytest.raises(ModelError, match="from a model with fingerprint abc, this one has def"):
-        engine.CompiledNetwork(network(), "it", fingerprint="def")
+        runtime.CompiledNetwork(network(), "it", fingerprint="def")
 
 
 def test_a_file_that_cannot_run_is_refused() -> None:
     with pytest.raises(ModelError, match="it cannot be run: "):
-        engine.CompiledNetwork(network(width=9), "it", fingerprint="abc")
+        runtime.CompiledNetwork(network(width=9), "it", fingerprint="abc")
     with pytest.raises(ModelError, match="it cannot be run: it has 2 inputs"):
-        engine.CompiledNetwork(network(inputs=2), "it", fingerprint="abc")
+        runtime.CompiledNetwork(network(inputs=2), "it", fingerprint="abc")
 
 
 def test_a_file_that_wants_all_memory_fails_instead() -> None:
-    half = engine.CompiledNetwork(network(pad=1 << 33), "it", fingerprint="abc")  # 32 GiB of zeros
+    compiled = runtime.CompiledNetwork(
+        network(pad=1 << 33), "it", fingerprint="abc"
+    )  # 32 GiB of zeros
     with pytest.raises(ModelError, match=r"the compiled model fails.*memory"):
-        half(np.zeros((1, 6), np.float32))
+        compiled(np.zeros((1, 6), np.float32))
 
 
 def test_input_of_another_shape_is_an_error_of_latentdb() -> None:
-    half = engine.CompiledNetwork(network(), "it", fingerprint="abc")
+    compiled = runtime.CompiledNetwork(network(), "it", fingerprint="abc")
     with pytest.raises(ModelError, match="the compiled model fails"):
-        half(np.zeros((1, 5), np.float32))
+        compiled(np.zeros((1, 5), np.float32))
 
 
 def test_precisions_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine.check_precision("float32")
+    runtime.check_precision("float32")
     with pytest.raises(ModelError, match="precision 'fp8' is unknown: use one of"):
-        engine.check_precision("fp8")
-    monkeypatch.setattr(engine, "_is_installed", lambda name: name != "openvino")
+        runtime.check_precision("fp8")
+    monkeypatch.setattr(runtime, "_is_installed", lambda name: name != "openvino")
     with pytest.raises(MissingExtraError, match=r"pip install 'latentdb\[bf16\]'"):
-        engine.check_precision("bf16")
+        runtime.check_precision("bf16")
 
 
 def test_bf16_is_near_to_float32_and_not_the_same() -> None:
     openvino = pytest.importorskip("openvino")
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         with pytest.raises(ModelError, match="this processor has no bf16"):
-            engine.check_precision("bf16")
+            runtime.check_precision("bf16")
         return
-    half = engine.CompiledNetwork(network(), "it", fingerprint="abc", precision="bf16")
+    compiled = runtime.CompiledNetwork(network(), "it", fingerprint="abc", precision="bf16")
     batch = RANDOM.normal(size=(70, 6)).astype(np.float32)
     expected = np.tanh(batch @ WEIGHTS)
-    parts = list(half.spread(lambda part: half(batch[part])[0], len(batch)))
+    parts = list(compiled.map_chunks(lambda part: compiled(batch[part])[0], len(batch)))
     worst = np.abs(np.concatenate(parts) - expected).max()
     assert 1e-5 < worst < 0.05
