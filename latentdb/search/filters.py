@@ -4,8 +4,8 @@ The text is parsed by Python's own parser and compiled from a whitelist of
 syntax to comparisons of columns.  It is never evaluated as code.
 
 A missing value is unknown, as in SQL: a comparison with it is neither true
-nor false, ``not`` leaves it so, and only rows for which the whole expression
-is true are kept.  ``year is None`` finds the missing values themselves.
+nor false, ``not`` leaves it unknown, and only rows for which the integers expression
+is true are selected.  ``year is None`` finds the missing values themselves.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HELP = (
 )
 
 Mask = NDArray[np.bool_]
-Truth = tuple[Mask, Mask]  # where it is true, where it is false; unknown elsewhere
+Truth = tuple[Mask, Mask]  # where the expression is true, where it is false; else it is unknown
 GetColumn = Callable[[str], Column]
 
 _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -60,10 +60,10 @@ _TEXT_TESTS: Mapping[str, Callable[[str, str], bool]] = {
 
 @dataclass(frozen=True)
 class _Test:
-    """A test of one column: true or false where the column has a value."""
+    """A test of a column's values."""
 
     column: str
-    test: Callable[[Any], Any]  # of an array of numbers, or of one text
+    test: Callable[[Any], Any]  # takes an array of numbers, or one text
 
     def truth(self, column_of: GetColumn) -> Truth:
         column = column_of(self.column)
@@ -81,48 +81,48 @@ class _Test:
 
 @dataclass(frozen=True)
 class _Missing:
-    """Whether a column has no value."""
+    """Whether a column has no value, or with `negated` whether it has one."""
 
     column: str
-    wanted: bool
+    negated: bool
 
     def truth(self, column_of: GetColumn) -> Truth:
         column = column_of(self.column)
         missing = np.zeros(len(column), bool)
         if column.missing is not None:
             missing |= column.missing
-        return (missing, ~missing) if self.wanted else (~missing, missing)
+        return (~missing, missing) if self.negated else (missing, ~missing)
 
 
 @dataclass(frozen=True)
 class _Not:
-    part: _Node
+    operand: _Node
 
     def truth(self, column_of: GetColumn) -> Truth:
-        true, false = self.part.truth(column_of)
+        true, false = self.operand.truth(column_of)
         return false, true
 
 
 @dataclass(frozen=True)
 class _All:
-    parts: tuple[_Node, ...]
+    operands: tuple[_Node, ...]
 
     def truth(self, column_of: GetColumn) -> Truth:
-        true, false = self.parts[0].truth(column_of)
-        for part in self.parts[1:]:
-            other = part.truth(column_of)
+        true, false = self.operands[0].truth(column_of)
+        for operand in self.operands[1:]:
+            other = operand.truth(column_of)
             true, false = true & other[0], false | other[1]
         return true, false
 
 
 @dataclass(frozen=True)
 class _Any:
-    parts: tuple[_Node, ...]
+    operands: tuple[_Node, ...]
 
     def truth(self, column_of: GetColumn) -> Truth:
-        true, false = self.parts[0].truth(column_of)
-        for part in self.parts[1:]:
-            other = part.truth(column_of)
+        true, false = self.operands[0].truth(column_of)
+        for operand in self.operands[1:]:
+            other = operand.truth(column_of)
             true, false = true | other[0], false & other[1]
         return true, false
 
@@ -154,20 +154,20 @@ class Filter:
     text
         The expression.
     columns
-        Kind of every metadata key of the store.
+        Type of every metadata key of the store.
 
     Raises
     ------
     FilterError
-        Points at the place, says what is accepted, and lists the columns
-        where one is not known.
+        Quotes the expression from where it is wrong, and says what is accepted;
+        lists the columns if one does not exist.
     """
 
     def __init__(self, text: str, columns: Mapping[str, str]) -> None:
         if not isinstance(text, str):
             raise FilterError(f"an expression is text, received {type(text).__name__}")
         self.text = text
-        self._kinds = {**PSEUDO_COLUMNS, **columns}
+        self._types = {**PSEUDO_COLUMNS, **columns}
         if len(text) > MAX_LENGTH:
             raise FilterError(f"the expression has {len(text)} characters: at most {MAX_LENGTH}")
         try:
@@ -177,22 +177,24 @@ class Filter:
             self._root = self._node(tree.body)
         except SyntaxError as error:
             before = sum(map(len, text.strip().splitlines(True)[: (error.lineno or 1) - 1]))
-            place = before + (error.offset or 1) - 1
-            raise self._error(f"cannot be read: {error.msg}", place) from error
+            position = before + (error.offset or 1) - 1
+            raise self._error(f"cannot be read: {error.msg}", position) from error
         except (RecursionError, MemoryError) as error:
             raise self._error("cannot be read: it is nested too deeply", 0) from error
         except FilterError:
             raise
-        except ValueError as error:  # a null, text that is not valid Unicode, an endless number
+        except (
+            ValueError
+        ) as error:  # a null character, invalid Unicode, an integer too long to print
             raise self._error("cannot be read: " + " ".join(str(error).split()), 0) from error
 
     def mask(self, column_of: GetColumn) -> Mask:
-        """Which rows the expression is true for.
+        """The rows for which the expression is true.
 
         Parameters
         ----------
         column_of
-            Gives the column of a name over some rows.
+            Returns the column of a name, over the rows to test.
 
         Returns
         -------
@@ -201,15 +203,15 @@ class Filter:
         """
         return self._root.truth(column_of)[0]
 
-    def _error(self, told: str, place: int) -> FilterError:
-        around = self.text.strip()[max(0, place - 20) : place + 40]
-        return FilterError(f"filter {told}, at {around!r}; {HELP}")
+    def _error(self, problem: str, position: int) -> FilterError:
+        excerpt = self.text.strip()[max(0, position - 20) : position + 40]
+        return FilterError(f"filter {problem}, at {excerpt!r}; {HELP}")
 
-    def _refuse(self, node: ast.AST, told: str) -> FilterError:
+    def _error_at(self, node: ast.AST, problem: str) -> FilterError:
         lines = self.text.strip().splitlines(keepends=True)
         line = getattr(node, "lineno", 1) - 1
-        inside = lines[line].encode()[: getattr(node, "col_offset", 0)].decode()  # it counts bytes
-        return self._error(told, sum(map(len, lines[:line])) + len(inside))
+        before = lines[line].encode()[: getattr(node, "col_offset", 0)].decode()  # it counts bytes
+        return self._error(problem, sum(map(len, lines[:line])) + len(before))
 
     def _node(self, node: ast.expr) -> _Node:
         match node:
@@ -224,18 +226,20 @@ class Filter:
             case ast.Call(func=ast.Attribute(value=ast.Name() as name, attr=attr)):
                 return self._call(node, name, attr)
             case ast.Name(id=key):
-                if self._kind(node) != "bool":
-                    raise self._refuse(
-                        node, f"has the {self._kind(node)} column {key!r} by itself: compare it"
+                if self._type(node) != "bool":
+                    raise self._error_at(
+                        node, f"has the {self._type(node)} column {key!r} by itself: compare it"
                     )
                 return _Test(key, lambda values: values)
-        raise self._refuse(node, f"has {type(node).__name__}, which is not accepted")
+        raise self._error_at(node, f"has {type(node).__name__}, which is not accepted")
 
-    def _kind(self, node: ast.Name) -> str:
-        if node.id not in self._kinds:
-            known = ", ".join(sorted(self._kinds))
-            raise FilterError(f"filter names {node.id!r}, which is no column; columns are: {known}")
-        return self._kinds[node.id]
+    def _type(self, node: ast.Name) -> str:
+        if node.id not in self._types:
+            known = ", ".join(sorted(self._types))
+            raise FilterError(
+                f"filter names {node.id!r}, which is not a column; columns are: {known}"
+            )
+        return self._types[node.id]
 
     def _compare(self, node: ast.Compare) -> _Node:
         sides = [node.left, *node.comparators]
@@ -249,26 +253,26 @@ class Filter:
         if isinstance(op, ast.In | ast.NotIn):
             return self._membership(left, op, right)
         if isinstance(left, ast.Name) and isinstance(op, ast.Is | ast.IsNot):
-            self._kind(left)
+            self._type(left)
             if not (isinstance(right, ast.Constant) and right.value is None):
-                raise self._refuse(right, "has 'is' with something else than None")
-            return _Missing(left.id, isinstance(op, ast.Is))
+                raise self._error_at(right, "has 'is' with something other than None")
+            return _Missing(left.id, negated=isinstance(op, ast.IsNot))
         if isinstance(right, ast.Name) and not isinstance(left, ast.Name) and type(op) in _MIRRORED:
             left, op, right = right, _MIRRORED[type(op)](), left
         if not isinstance(left, ast.Name):
-            raise self._refuse(left, "compares something that is no column")
-        if isinstance(right, ast.Name) and right.id not in self._kinds:
-            raise self._refuse(
+            raise self._error_at(left, "compares something that is not a column")
+        if isinstance(right, ast.Name) and right.id not in self._types:
+            raise self._error_at(
                 right, f"has {right.id!r}, which is neither a column nor a value: quote text"
             )
         if isinstance(right, ast.Name):
-            raise self._refuse(right, "compares two columns: compare a column with a value")
+            raise self._error_at(right, "compares two columns: compare a column with a value")
         if type(op) not in _COMPARISONS:
-            raise self._refuse(left, "has 'is' with something else than None")
+            raise self._error_at(left, "has 'is' with something other than None")
         function = _COMPARISONS[type(op)]
         value = self._value(right)
         self._check(left, value)
-        if self._kind(left) == "float" and isinstance(value, int):
+        if self._type(left) == "float" and isinstance(value, int):
             value = _as_float(value)
         return _Test(left.id, lambda values: function(values, value))
 
@@ -277,40 +281,42 @@ class Filter:
             node: _Node = self._text_test(right, "contains", left)
             return _Not(node) if isinstance(op, ast.NotIn) else node
         if not isinstance(left, ast.Name) or not isinstance(right, ast.Tuple | ast.List | ast.Set):
-            raise self._refuse(left, 'has "in" without a column and a list of values')
+            raise self._error_at(left, 'has "in" without a column and a list of values')
         values = [self._value(item) for item in right.elts]
         for value in values:
             self._check(left, value)
-        if self._kind(left) == "str":
-            chosen = frozenset(values)
-            node = _Test(left.id, lambda text: text in chosen)
+        if self._type(left) == "str":
+            accepted = frozenset(values)
+            node = _Test(left.id, lambda text: text in accepted)
         else:
-            kind = self._kind(left)
-            # One array a type: in one together whole numbers would lose their last digits.
-            whole = [v for v in values if isinstance(v, int) and -(2**63) <= v < 2**63]
-            other = [_as_float(v) for v in values if isinstance(v, float) or kind == "float"]
+            kind = self._type(left)
+            # One array per type: as float64, large integers would lose their last digits.
+            integers = [v for v in values if isinstance(v, int) and -(2**63) <= v < 2**63]
+            floats = [_as_float(v) for v in values if isinstance(v, float) or kind == "float"]
             node = _Test(
                 left.id,
                 lambda array: (
-                    np.isin(array, np.array(other, float))
+                    np.isin(array, np.array(floats, float))
                     if kind == "float"
-                    else np.isin(array, np.array(whole, array.dtype))
-                    | np.isin(array, np.array(other, float))
+                    else np.isin(array, np.array(integers, array.dtype))
+                    | np.isin(array, np.array(floats, float))
                 ),
             )
         return _Not(node) if isinstance(op, ast.NotIn) else node
 
     def _call(self, node: ast.Call, name: ast.Name, method: str) -> _Node:
         if method not in _TEXT_TESTS or len(node.args) != 1 or node.keywords:
-            raise self._refuse(node, f"calls {method!r}, which is not accepted")
+            raise self._error_at(node, f"calls {method!r}, which is not accepted")
         return self._text_test(name, method, node.args[0])
 
     def _text_test(self, name: ast.Name, method: str, argument: ast.expr) -> _Test:
-        if self._kind(name) != "str":
-            raise self._refuse(name, f"looks for text in the {self._kind(name)} column {name.id!r}")
+        if self._type(name) != "str":
+            raise self._error_at(
+                name, f"looks for text in the {self._type(name)} column {name.id!r}"
+            )
         value = self._value(argument)
         if not isinstance(value, str):
-            raise self._refuse(argument, f"looks for {value!r}, which is not text")
+            raise self._error_at(argument, f"looks for {value!r}, which is not text")
         function = _TEXT_TESTS[method]
         return _Test(name.id, lambda text: function(text, value))
 
@@ -321,13 +327,13 @@ class Filter:
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
                 return -number
             case ast.Constant(value=None):
-                raise self._refuse(node, "compares with None: write 'is None' or 'is not None'")
+                raise self._error_at(node, "compares with None: write 'is None' or 'is not None'")
             case ast.Name(id=key):
-                raise self._refuse(node, f"has {key!r} where a value is expected: quote text")
-        raise self._refuse(node, f"has {type(node).__name__} where a value is expected")
+                raise self._error_at(node, f"has {key!r} where a value is expected: quote text")
+        raise self._error_at(node, f"has {type(node).__name__} where a value is expected")
 
     def _check(self, name: ast.Name, value: str | int | float | bool) -> None:
-        kind = self._kind(name)
+        kind = self._type(name)
         fits = {
             "str": isinstance(value, str),
             "bool": isinstance(value, bool),
@@ -337,5 +343,5 @@ class Filter:
         if not fits:
             raise FilterError(
                 f"filter compares the {kind} column {name.id!r} with {value!r} "
-                f"({type(value).__name__}): give a value of the column's kind"
+                f"({type(value).__name__}): give a value of type {kind}"
             )

@@ -39,7 +39,7 @@ ROWS = [
 ]
 
 
-def kept(text: str, rows: list[Row] = ROWS) -> list[int]:
+def selected(text: str, rows: list[Row] = ROWS) -> list[int]:
     """Numbers of the rows an expression keeps."""
     columns = table(rows)
     mask = Filter(text, KINDS).mask(columns.__getitem__)
@@ -106,7 +106,7 @@ def kept(text: str, rows: list[Row] = ROWS) -> list[int]:
     ],
 )
 def test_an_expression_keeps_the_rows_it_is_true_for(text: str, rows: list[int]) -> None:
-    assert kept(text) == rows
+    assert selected(text) == rows
 
 
 @pytest.mark.parametrize(
@@ -118,27 +118,27 @@ def test_unknown_and_or_are_those_of_sql(
 ) -> None:
     rows = [{"s": "a", "n": None, "x": 1.0, "b": known == "True"}]
     for joined, truth in ((f"b and {unknown}", both), (f"b or {unknown}", either)):
-        assert kept(joined, rows) == ([0] if truth is True else [])
-        assert kept(f"not ({joined})", rows) == ([0] if truth is False else [])
+        assert selected(joined, rows) == ([0] if truth is True else [])
+        assert selected(f"not ({joined})", rows) == ([0] if truth is False else [])
 
 
 def test_whole_numbers_are_compared_exactly() -> None:
     big = 2**53
     rows = [{"s": None, "n": n, "x": None, "b": None} for n in (big, big + 1, 2**63 - 1, -(2**63))]
-    assert kept(f"n == {big + 1}", rows) == [1]
-    assert kept(f"n > {big}", rows) == [1, 2]
-    assert kept(f"n in ({big + 1}, -{2**70})", rows) == [1]
-    assert kept(f"n == {2**63}", rows) == []
-    assert kept(f"n == -{2**63}", rows) == [3]
-    assert kept(f"n < -{2**63}", rows) == []
+    assert selected(f"n == {big + 1}", rows) == [1]
+    assert selected(f"n > {big}", rows) == [1, 2]
+    assert selected(f"n in ({big + 1}, -{2**70})", rows) == [1]
+    assert selected(f"n == {2**63}", rows) == []
+    assert selected(f"n == -{2**63}", rows) == [3]
+    assert selected(f"n < -{2**63}", rows) == []
 
 
 @pytest.mark.parametrize("other", ["0.5", str(2**63), "1e300"])
 def test_one_of_a_list_is_found_as_exactly_as_by_itself(other: str) -> None:
     # As one array the values of the list would all be float64.
     rows = [{"s": None, "n": 2**53 + n, "x": None, "b": None} for n in range(3)]
-    assert kept(f"n == {2**53 + 1} or n == {other}", rows) == [1]
-    assert kept(f"n in ({2**53 + 1}, {other})", rows) == [1]
+    assert selected(f"n == {2**53 + 1} or n == {other}", rows) == [1]
+    assert selected(f"n in ({2**53 + 1}, {other})", rows) == [1]
 
 
 @pytest.mark.parametrize("sign", ["", "-"])
@@ -154,7 +154,7 @@ def test_a_number_beyond_all_floats_can_be_compared_with(digits: str, text: str,
         expected = [] if sign else [0, 1, 3]
     else:
         expected = [0, 1, 3] if sign and ">=" in text else []
-    assert kept(text.format(sign + digits)) == expected
+    assert selected(text.format(sign + digits)) == expected
 
 
 def literals(kind: str) -> st.SearchStrategy[Any]:
@@ -265,8 +265,8 @@ TABLES = st.lists(
 def test_the_mask_is_what_three_valued_logic_says(expression: Expression, rows: list[Row]) -> None:
     text, truth = expression
     wanted = [truth(row) for row in rows]
-    assert kept(text, rows) == [number for number, value in enumerate(wanted) if value is True]
-    assert kept(f"not ({text})", rows) == [
+    assert selected(text, rows) == [number for number, value in enumerate(wanted) if value is True]
+    assert selected(f"not ({text})", rows) == [
         number for number, value in enumerate(wanted) if value is False
     ]
 
@@ -320,7 +320,7 @@ def test_only_the_columns_that_are_named_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "cannot be read"),
         ("s ==", "cannot be read"),
@@ -329,7 +329,7 @@ def test_only_the_columns_that_are_named_are_read() -> None:
         ("s == 'a' && b", "cannot be read"),
         ("SELECT 1", "cannot be read"),
         ("s == 'a'\0", "null"),
-        ("missing == 1", "'missing', which is no column; columns are: b, id, n, path, s, x"),
+        ("missing == 1", "'missing', which is not a column; columns are: b, id, n, path, s, x"),
         ("n == x", "compares two columns"),
         ("n", "has the int column 'n' by itself: compare it"),
         ("s and b", "has the str column 's' by itself"),
@@ -342,11 +342,11 @@ def test_only_the_columns_that_are_named_are_read() -> None:
         ("b in (0,)", r"compares the bool column 'b' with 0 \(int\)"),
         ("n == None", "write 'is None' or 'is not None'"),
         ("n in (1, None)", "write 'is None' or 'is not None'"),
-        ("n is 3", "'is' with something else than None"),
-        ("b is True", "'is' with something else than None"),
-        ("s is not 'a'", "'is' with something else than None"),
-        ("1 == 1", "compares something that is no column"),
-        ("1 < 2 < n", "compares something that is no column"),
+        ("n is 3", "'is' with something other than None"),
+        ("b is True", "'is' with something other than None"),
+        ("s is not 'a'", "'is' with something other than None"),
+        ("1 == 1", "compares something that is not a column"),
+        ("1 < 2 < n", "compares something that is not a column"),
         ("True", "has Constant, which is not accepted"),
         ("s in 'abc'", '"in" without a column and a list'),
         ("s in s", '"in" without a column and a list'),
@@ -361,13 +361,13 @@ def test_only_the_columns_that_are_named_are_read() -> None:
         ("s.contains(x='a')", "calls 'contains', which is not accepted"),
     ],
 )
-def test_what_is_wrong_is_told(text: str, told: str) -> None:
-    with pytest.raises(FilterError, match=told):
+def test_what_is_wrong_is_reported(text: str, message: str) -> None:
+    with pytest.raises(FilterError, match=message):
         Filter(text, KINDS)
 
 
 @pytest.mark.parametrize("text", ["s == cat", "s != dog", "n < 3 and s == cat"])
-def test_text_without_quotes_is_told_as_such(text: str) -> None:
+def test_text_without_quotes_is_reported_as_such(text: str) -> None:
     # What is left of label == "cat" when a shell has taken the quotes.
     with pytest.raises(FilterError, match="quote"):
         Filter(text, KINDS)
@@ -382,10 +382,10 @@ def test_an_expression_is_text(text: Any) -> None:
 def test_an_error_points_at_the_place_and_says_what_is_accepted() -> None:
     with pytest.raises(FilterError) as caught:
         Filter("s == 'cat' and b and (lambda: 0)() and n > 1990", KINDS)
-    told = str(caught.value)
-    assert "lambda" in told
-    assert HELP in told
-    assert "\n" not in told
+    message = str(caught.value)
+    assert "lambda" in message
+    assert HELP in message
+    assert "\n" not in message
 
 
 def test_an_error_points_at_the_place_in_text_that_is_not_ascii() -> None:
@@ -403,7 +403,7 @@ def test_an_error_points_at_the_place_in_a_later_line() -> None:
 @pytest.mark.parametrize(
     "text", ["s == '\ud800'", "s == 0x" + "f" * 5000], ids=["surrogate", "int"]
 )
-def test_what_is_neither_nested_nor_null_is_not_told_as_that(text: str) -> None:
+def test_what_is_neither_nested_nor_null_is_not_reported_as_that(text: str) -> None:
     with pytest.raises(FilterError) as caught:
         Filter(text, KINDS)
     assert "nested" not in str(caught.value)
@@ -526,7 +526,7 @@ def test_odd_and_endless_text_is_refused(text: str) -> None:
 
 def test_an_expression_has_a_longest_length() -> None:
     rest = "b or " * (MAX_LENGTH // 5 - 1)
-    assert kept(rest + "b") == [0, 3]
+    assert selected(rest + "b") == [0, 3]
     with pytest.raises(FilterError, match=f"has {MAX_LENGTH + 1} characters: at most"):
         Filter("b" + " " * MAX_LENGTH, KINDS)
 
@@ -567,12 +567,12 @@ WORDS = (
     st.lists(st.sampled_from(WORDS.split(" ")), max_size=12).map(" ".join) | st.text(max_size=20)
 )
 def test_any_text_at_all_is_a_mask_or_a_filter_error(text: str) -> None:
-    told = ""
+    problem = ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Python's parser, about odd literals
         try:
-            rows = kept(text)
+            rows = selected(text)
         except FilterError as error:
-            rows, told = [], str(error)
+            rows, problem = [], str(error)
     assert set(rows) <= {0, 1, 2, 3}
-    assert "\n" not in told
+    assert "\n" not in problem

@@ -100,7 +100,7 @@ def test_an_index_is_built_where_a_scan_has_become_slower(tmp_path: Path) -> Non
     assert index_file(db).stat().st_size == entry.file.bytes
 
 
-def test_an_index_is_kept_while_the_tail_is_short_and_built_anew_when_it_is_long(
+def test_an_index_is_kept_while_few_rows_are_unindexed_and_rebuilt_when_many_are(
     db: LatentDB,
 ) -> None:
     first = entry_of(db)
@@ -226,10 +226,10 @@ def test_rows_newer_than_the_index_are_no_more_than_they_were(
 
 
 def test_building_is_reported(db: LatentDB) -> None:
-    told: list[Progress] = []
-    db.optimize(report=told.append)
-    assert told[0].stage == f"building the search index over {LIMIT + 1} rows"
-    assert {item.stage for item in told[1:]} == {
+    reported: list[Progress] = []
+    db.optimize(report=reported.append)
+    assert reported[0].stage == f"building the search index over {LIMIT + 1} rows"
+    assert {item.stage for item in reported[1:]} == {
         "trying codes of 4 bits",
         "training the search index",
         "building the search index",
@@ -289,10 +289,10 @@ from latentdb import LatentDB
 db = LatentDB.open(sys.argv[1])
 assert not db.query("r0").exact
 os.truncate(sys.argv[2], 100)
-with warnings.catch_warnings(record=True) as told:
+with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     assert db.query("r0").exact
-print([str(warning.message) for warning in told])
+print([str(warning.message) for warning in caught])
 """
 
 
@@ -470,7 +470,7 @@ def test_an_index_of_deleted_rows_is_extended(
     assert LatentDB.verify(tmp_path / "s").problems == ()
 
 
-def test_a_row_that_is_replaced_over_and_over_is_one_row_of_the_tail(db: LatentDB) -> None:
+def test_a_row_that_is_replaced_over_and_over_is_one_unindexed_row(db: LatentDB) -> None:
     first = entry_of(db)
     for number in range(15):
         db.add(names(0, LIMIT // 12), vectors_of(LIMIT // 12, seed=number), on_conflict="replace")

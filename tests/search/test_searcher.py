@@ -22,7 +22,7 @@ from latentdb.store.store import Store
 
 DIM = 6
 ROWS = 20_000  # in the index; of so many, one in a thousand is more than k
-TAIL = 600
+UNINDEXED = 600
 TARGET = 0.97
 Array = NDArray[Any]
 
@@ -43,11 +43,11 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatentDB]:
-    """Four segments in the index, rows deleted all over them, and a tail after it.
+    """Four segments in the index, rows deleted all over them, and unindexed rows after it.
 
     ``share`` is independent of the vectors; ``x`` is one of their coordinates.
     """
-    vectors = latents(ROWS + TAIL, 1)
+    vectors = latents(ROWS + UNINDEXED, 1)
     share = np.random.default_rng(2).random(len(vectors))
     made = LatentDB.create(tmp_path_factory.mktemp("search") / "s", dim=DIM, recall=TARGET)
 
@@ -64,9 +64,9 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatentDB]:
             add(start, start + ROWS // 4)
         patch.setattr(plan, "EXACT_ROWS", 1_200)
         made.optimize()
-        gone = np.random.default_rng(4).choice(ROWS, 500, replace=False)
-        made.delete([f"r{number}" for number in gone])
-        add(ROWS, ROWS + TAIL)
+        deleted = np.random.default_rng(4).choice(ROWS, 500, replace=False)
+        made.delete([f"r{number}" for number in deleted])
+        add(ROWS, ROWS + UNINDEXED)
     assert made.info().covered_rows == ROWS
     assert made.info().segments == 5
     yield made
@@ -103,10 +103,10 @@ def test_a_filter_that_knows_nothing_of_the_query_keeps_the_recall(
     db: LatentDB, everything: tuple[Array, Array, Array, Array], share: float
 ) -> None:
     rows, vectors, shares, _ = everything
-    kept = shares < share
+    selected = shares < share
     queries = latents(60, 8)
     _, found = db.search(queries, k=10, where=f"share < {share}")
-    true = [rows[kept][nearest(vectors[kept], query, 10)[1]] for query in queries]
+    true = [rows[selected][nearest(vectors[selected], query, 10)[1]] for query in queries]
     assert recall(found, true) >= TARGET
 
 
@@ -117,12 +117,12 @@ def test_a_filter_that_follows_the_query_keeps_the_recall(
 ) -> None:
     rows, vectors, _, x = everything
     edge = float(np.quantile(x, share))
-    kept = x < edge
+    selected = x < edge
     candidates = latents(4_000, 8)
     ahead = np.argsort(candidates[:, 0] if side == "near" else -candidates[:, 0])[:60]
     queries = candidates[ahead]
     _, found = db.search(queries, k=10, where=f"x < {edge!r}")
-    true = [rows[kept][nearest(vectors[kept], query, 10)[1]] for query in queries]
+    true = [rows[selected][nearest(vectors[selected], query, 10)[1]] for query in queries]
     assert recall(found, true) >= TARGET
 
 
@@ -138,7 +138,7 @@ def test_all_rows_kept_are_found_where_they_are_few(
 
 
 def test_rows_newer_than_the_index_pass_the_filter_too(db: LatentDB) -> None:
-    names = [f"r{number}" for number in range(ROWS, ROWS + TAIL, 60)]
+    names = [f"r{number}" for number in range(ROWS, ROWS + UNINDEXED, 60)]
     distances, rows = db.search(db.vectors(names), k=1, where="share >= 0")
     assert db.ids(rows[:, 0]) == names
     assert (distances == 0).all()
@@ -148,9 +148,9 @@ def test_deleted_rows_pass_no_filter(
     db: LatentDB, everything: tuple[Array, Array, Array, Array]
 ) -> None:
     rows, *_ = everything
-    gone = np.setdiff1d(np.arange(ROWS), rows)
-    assert len(gone) == 500
-    _, found = db.search(latents(ROWS, 1)[gone[::9]], k=20, where="share >= 0")
+    deleted = np.setdiff1d(np.arange(ROWS), rows)
+    assert len(deleted) == 500
+    _, found = db.search(latents(ROWS, 1)[deleted[::9]], k=20, where="share >= 0")
     assert np.isin(found, rows).all()
 
 
@@ -169,11 +169,11 @@ def test_a_filter_that_keeps_nothing_finds_nothing(
 
 def test_a_filter_that_keeps_all_finds_what_is_found_without(db: LatentDB) -> None:
     queries = latents(60, 8)
-    free, kept = (db.search(queries, k=10, where=where)[1] for where in (None, "share >= 0"))
-    assert recall(kept, list(free)) >= TARGET
+    free, selected = (db.search(queries, k=10, where=where)[1] for where in (None, "share >= 0"))
+    assert recall(selected, list(free)) >= TARGET
 
 
-def test_what_a_filter_compared_is_told(db: LatentDB) -> None:
+def test_what_a_filter_compared_is_reported(db: LatentDB) -> None:
     matches = db.query(latents(1, 8)[0], where="share < 0.5")
     assert not matches.exact
     assert 10 < matches.scanned < ROWS // 4
@@ -209,15 +209,15 @@ def test_whatever_a_filter_keeps_k_of_it_come_back(
 ) -> None:
     rows, vectors, shares, x = everything
     where = f"share >= {low!r} and share < {high!r} and x > {edge!r}"
-    kept = (shares >= low) & (shares < high) & (x > edge)
+    selected = (shares >= low) & (shares < high) & (x > edge)
     query = latents(1, seed)
     distances, found = db.search(query, k=k, where=where)
-    have = min(k, int(kept.sum()))
+    have = min(k, int(selected.sum()))
     assert (found[0, :have] >= 0).all()
     assert (found[0, have:] == -1).all()
     assert len(set(found[0, :have].tolist())) == have
     places = np.searchsorted(rows, found[0, :have])
-    assert kept[places].all()
+    assert selected[places].all()
     true = np.linalg.norm(vectors[places] - query[0], axis=1)
     np.testing.assert_allclose(distances[0, :have], true, rtol=1e-5)
     assert (np.diff(distances[0, :have]) >= 0).all()
@@ -284,14 +284,14 @@ def test_a_query_from_beyond_float32_is_answered_exactly(
     db: LatentDB, everything: tuple[Array, Array, Array, Array], where: str | None, count: int
 ) -> None:
     rows, _vectors, shares, _ = everything
-    kept = shares < (2 if where is None else 0.2)
+    selected = shares < (2 if where is None else 0.2)
     queries = np.full((count, DIM), 1e25, np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         distances, found = db.search(queries, k=5, where=where)
     assert (found >= 0).all()
     np.testing.assert_allclose(distances, 1e25 * np.sqrt(DIM), rtol=1e-5)
-    assert np.isin(found, rows[kept]).all()
+    assert np.isin(found, rows[selected]).all()
 
 
 def test_k_matches_come_back_where_the_lists_probed_have_fewer(
@@ -323,13 +323,13 @@ def test_recall_holds_where_most_rows_around_the_query_are_deleted(
         thinned.add([f"r{number}" for number in range(3_000)], vectors)
         thinned.optimize(prefer=prefer)
         index = thinned.info().index
-        gone = np.flatnonzero((cluster == 7) & (random.random(3_000) < share))
-        thinned.delete([f"r{number}" for number in gone])
+        deleted = np.flatnonzero((cluster == 7) & (random.random(3_000) < share))
+        thinned.delete([f"r{number}" for number in deleted])
         assert thinned.info().index == index
         queries = centres[7] + random.normal(size=(80, DIM)).astype(np.float32)
         _, found = thinned.search(queries, k=10)
         alone = np.stack([thinned.search(query[None], k=10)[1][0] for query in queries[:20]])
-    live = np.setdiff1d(np.arange(3_000), gone)
+    live = np.setdiff1d(np.arange(3_000), deleted)
     true = [live[nearest(vectors[live].astype(np.float64), q, 10)[1]] for q in queries]
     assert recall(found, true) >= TARGET
     np.testing.assert_array_equal(alone, found[:20])
@@ -369,7 +369,7 @@ def test_any_number_of_rows_may_lie_within_a_radius(db: LatentDB) -> None:
     ]  # fmt: skip
 
 
-def test_too_many_rows_within_a_radius_are_told(
+def test_too_many_rows_within_a_radius_are_reported(
     db: LatentDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(searcher, "MAX_WITHIN", 1_000)
@@ -378,13 +378,13 @@ def test_too_many_rows_within_a_radius_are_told(
 
 
 @pytest.mark.parametrize("radius", [-1, float("nan"), "1", None.__class__])
-def test_what_is_no_radius_is_told(db: LatentDB, radius: Any) -> None:
+def test_what_is_no_radius_is_reported(db: LatentDB, radius: Any) -> None:
     with pytest.raises(InvalidInputError, match="give a distance, 0 or more"):
         db.query("r11", radius=radius)
 
 
 @pytest.mark.parametrize("k", [0, -1, 100_001, 1.5, True, "3"])
-def test_what_is_no_k_is_told(db: LatentDB, k: Any) -> None:
+def test_what_is_no_k_is_reported(db: LatentDB, k: Any) -> None:
     for ask in (lambda: db.query("r11", k=k), lambda: db.search(np.zeros((1, DIM)), k=k)):
         with pytest.raises(InvalidInputError, match="give a whole number, 1 to 100000"):
             ask()
@@ -450,7 +450,7 @@ def test_one_example_is_a_target(db: LatentDB) -> None:
     )
 
 
-def test_nothing_to_look_for_is_told(db: LatentDB) -> None:
+def test_nothing_to_look_for_is_reported(db: LatentDB) -> None:
     empty: dict[str, Any] = {}
     for how in (empty, {"unlike": ["r1"]}):
         with pytest.raises(InvalidInputError, match="give a target, or examples with like"):
@@ -534,7 +534,7 @@ def test_verify_finds_nothing_wrong_with_an_index_of_another_metric(other: Laten
 
 def test_kl_says_whether_every_row_was_compared(other: LatentDB) -> None:
     few = other.query("r5", metric="kl", k=10, where="share < 0.01")
-    assert few.exact  # fewer rows are kept than are candidates
+    assert few.exact  # fewer rows are selected than are candidates
     many = other.query("r5", metric="kl", k=10)
     assert not many.exact
     assert many[0].id == "r5"
@@ -633,7 +633,7 @@ def test_a_npy_of_targets_has_one_a_row(db: LatentDB, tmp_path: Path) -> None:
         ("t.txt", b"nobody\n", "neither an id nor a file: 'nobody'"),
     ],
 )
-def test_a_file_that_holds_no_targets_is_told(
+def test_a_file_that_holds_no_targets_is_reported(
     db: LatentDB, tmp_path: Path, name: str, content: bytes | None, message: str
 ) -> None:
     if content is not None:

@@ -74,7 +74,7 @@ def test_targets_come_back_in_the_order_asked(snapshot: Snapshot) -> None:
     assert resolve(snapshot, no_codec, []) == []
 
 
-def test_a_mistyped_id_is_told_with_the_nearest_one(snapshot: Snapshot) -> None:
+def test_a_mistyped_id_is_reported_with_the_nearest_one(snapshot: Snapshot) -> None:
     with pytest.raises(NotFoundError, match=r"neither an id nor a file: 'cats/a\.pgn' among 7"):
         one(snapshot, "cats/a.pgn")
     with pytest.raises(NotFoundError, match=r"did you mean 'cats/a\.png'"):
@@ -97,13 +97,13 @@ def test_a_replaced_id_is_its_new_vector(snapshot: Snapshot) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "id:", "a\0b", "x" * 5000, ":", "id:id:"])
-def test_a_text_that_is_nothing_is_told(snapshot: Snapshot, text: str) -> None:
+def test_a_text_that_is_nothing_is_reported(snapshot: Snapshot, text: str) -> None:
     with pytest.raises(NotFoundError, match=r"no id|neither an id nor a file"):
         one(snapshot, text)
 
 
 @pytest.mark.parametrize("text", ["\udcff.png", "id:\udcff"])
-def test_a_text_that_is_no_unicode_is_told(snapshot: Snapshot, text: str) -> None:
+def test_a_text_that_is_no_unicode_is_reported(snapshot: Snapshot, text: str) -> None:
     with pytest.raises(NotFoundError, match=r"no id|neither an id nor a file"):
         one(snapshot, text)
 
@@ -147,14 +147,14 @@ def test_a_vector_may_come_in_many_types(snapshot: Snapshot, vector: Any) -> Non
         ([1, 2, 3, 1e39], "not finite"),
     ],
 )
-def test_what_is_no_vector_of_the_store_is_told(
+def test_what_is_no_vector_of_the_store_is_reported(
     snapshot: Snapshot, vector: Any, message: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=message):
         one(snapshot, vector)
 
 
-def test_a_ragged_vector_is_told(snapshot: Snapshot) -> None:
+def test_a_ragged_vector_is_reported(snapshot: Snapshot) -> None:
     ragged: Any = [[1, 2], [3]]
     try:
         one(snapshot, ragged)
@@ -162,7 +162,7 @@ def test_a_ragged_vector_is_told(snapshot: Snapshot) -> None:
         return
 
 
-def test_a_masked_vector_is_told(snapshot: Snapshot) -> None:
+def test_a_masked_vector_is_reported(snapshot: Snapshot) -> None:
     with pytest.raises(InvalidInputError, match="masked"):
         one(snapshot, np.ma.masked_equal([1.0, 2.0, 3.0, 4.0], 2.0))
 
@@ -187,12 +187,12 @@ def test_a_npy_file_of_another_name_is_settled_by_its_prefix(snapshot: Snapshot)
 
 
 @pytest.mark.parametrize("target", ["npy:gone.npy", Path("gone.npy"), "npy:", "npy:a\0b"])
-def test_a_missing_npy_file_is_told(snapshot: Snapshot, target: TargetLike) -> None:
+def test_a_missing_npy_file_is_reported(snapshot: Snapshot, target: TargetLike) -> None:
     with pytest.raises(NotFoundError, match=r"does not exist: expected a \.npy file"):
         one(snapshot, target)
 
 
-def test_a_npy_file_whose_name_is_too_long_is_told(snapshot: Snapshot) -> None:
+def test_a_npy_file_whose_name_is_too_long_is_reported(snapshot: Snapshot) -> None:
     with pytest.raises(NotFoundError, match="does not exist"):
         one(snapshot, "npy:" + "x" * 300)
 
@@ -206,7 +206,7 @@ def test_a_npy_file_whose_name_is_too_long_is_told(snapshot: Snapshot) -> None:
         (np.array(["a"] * DIM), r"v\.npy are not numbers"),
     ],
 )
-def test_a_npy_file_that_does_not_fit_is_told_by_name(
+def test_a_npy_file_that_does_not_fit_is_reported_by_name(
     snapshot: Snapshot, array: Any, message: str
 ) -> None:
     np.save("v.npy", array)
@@ -234,7 +234,7 @@ def test_a_pickle_in_a_npy_file_is_not_run(snapshot: Snapshot) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"x", b"\x93NUMPY", b"\x93NUMPY\x09\x00", b"\x80\x04N.", b"\0" * 500]
 )
-def test_what_is_no_npy_file_is_told(snapshot: Snapshot, content: bytes) -> None:
+def test_what_is_no_npy_file_is_reported(snapshot: Snapshot, content: bytes) -> None:
     Path("v.npy").write_bytes(content)
     with pytest.raises(InvalidInputError, match=r"v\.npy is not a \.npy file of numbers"):
         one(snapshot, "v.npy")
@@ -266,7 +266,7 @@ def npz() -> bytes:
     ],
     ids=["npz", "zip", "huge", "overflow", "token", "syntax", "bytes-key", "bool", "dict-key"],
 )
-def test_a_damaged_npy_file_is_told(snapshot: Snapshot, content: bytes) -> None:
+def test_a_damaged_npy_file_is_reported(snapshot: Snapshot, content: bytes) -> None:
     Path("v.npy").write_bytes(content)
     with pytest.raises(InvalidInputError, match=r"v\.npy is not a \.npy file of numbers"):
         one(snapshot, "v.npy")

@@ -1,4 +1,4 @@
-"""A question to a store: index, unindexed tail, filter and deletions give one true answer."""
+"""A question to a store: index, unindexed rows, filter and deletions give one true answer."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ EXPRESSIONS = [
 def matching(snapshot: Snapshot, expression: str) -> Array:
     """Row numbers an expression keeps, judged one row at a time in Python."""
     rows = snapshot.live_rows()
-    kept = []
+    selected = []
     for row, name, found in zip(rows, snapshot.ids(rows), snapshot.metadata(rows), strict=True):
         label, year = found.get("label"), found.get("year")
         assert year is None or isinstance(year, int)
@@ -108,8 +108,8 @@ def matching(snapshot: Snapshot, expression: str) -> Array:
             "year < 0": False,
         }
         if answers[expression]:
-            kept.append(int(row))
-    return np.array(kept, np.int64)
+            selected.append(int(row))
+    return np.array(selected, np.int64)
 
 
 def test_a_scan_of_a_store_is_exact(small: LatentDB) -> None:
@@ -207,9 +207,9 @@ def test_blocks_begin_at_a_row_number(small: LatentDB) -> None:
     for since in (0, 1, 99, 100, 260, 300, 349, 350):
         rows = []
         for block in EmbeddedRows(snapshot).blocks(since=since):
-            kept = block.selected_rows()
+            selected = block.selected_rows()
             np.testing.assert_array_equal(snapshot.vectors(block.rows), block.vectors)
-            rows += kept.tolist()
+            rows += selected.tolist()
         assert rows == live[live >= since].tolist()
 
 
@@ -251,7 +251,7 @@ def test_the_index_covers_what_was_there_when_it_was_built(indexed: LatentDB) ->
 
 
 @pytest.mark.parametrize("k", [1, 10, MAX_K])
-def test_index_and_tail_together_reach_the_recall(indexed: LatentDB, k: int) -> None:
+def test_index_and_unindexed_rows_together_reach_the_recall(indexed: LatentDB, k: int) -> None:
     snapshot = snapshot_of(indexed)
     queries = vectors_of(200, 9)
     hits = Searcher(snapshot, index_of(snapshot)).search(queries, k=k)
@@ -311,9 +311,9 @@ def test_recall_holds_around_deleted_rows(tmp_path: Path, monkeypatch: pytest.Mo
     with LatentDB.create(tmp_path / "s.ldb", dim=DIM) as db:
         ids = [f"r{number}" for number in range(4000)]
         db.add(ids, vectors)
-        gone = [ids[number] for number in np.flatnonzero(cluster == 19)]
-        far = (vectors_of(len(gone)) + 100).astype(np.float32)
-        db.add(gone, far, on_conflict="replace")
+        deleted = [ids[number] for number in np.flatnonzero(cluster == 19)]
+        far = (vectors_of(len(deleted)) + 100).astype(np.float32)
+        db.add(deleted, far, on_conflict="replace")
         assert db.info().index is not None
         queries = vectors[cluster == 19][:50]
         _, rows = db.search(queries, k=10)
@@ -323,7 +323,7 @@ def test_recall_holds_around_deleted_rows(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("expression", [None, 'label == "cat"', "year < 0"])
-def test_the_total_is_the_sum_of_what_is_kept(small: LatentDB, expression: str | None) -> None:
+def test_the_total_is_the_sum_of_the_selected_rows(small: LatentDB, expression: str | None) -> None:
     snapshot = snapshot_of(small)
     rows = snapshot.live_rows() if expression is None else matching(snapshot, expression)
     where = None if expression is None else Filter(expression, snapshot.manifest.columns)
