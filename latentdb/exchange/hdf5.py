@@ -349,12 +349,12 @@ def _fill(snapshot: Snapshot, rows: Ints, raw: _DeferredErrors) -> None:
         for key, kind in columns.items():
             file.create_dataset(f"metadata/{key}", shape[:1], dtypes[kind])
         for block in read_blocks(snapshot, rows):
-            means[block.rows] = block.z_mean
+            means[block.positions] = block.z_mean
             if log_vars is not None:
-                log_vars[block.rows] = block.z_log_var
+                log_vars[block.positions] = block.z_log_var
             raw.check()
-            ids[block.rows] = block.ids
-            paths[block.rows] = [path or "" for path in block.paths]
+            ids[block.positions] = block.ids
+            paths[block.positions] = [path or "" for path in block.paths]
             for key, values in block.metadata.items():
                 if any(isinstance(value, str) and "\0" in value for value in values):
                     raise InvalidInputError(
@@ -363,11 +363,11 @@ def _fill(snapshot: Snapshot, rows: Ints, raw: _DeferredErrors) -> None:
                     )
                 filler = fill[columns[key]]
                 filled = [filler if value is None else value for value in values]
-                file[f"metadata/{key}"][block.rows] = filled
+                file[f"metadata/{key}"][block.positions] = filled
                 if None in values:
                     name = f"metadata/{key}{_MISSING}"
                     missing = file.require_dataset(name, shape[:1], bool)
-                    missing[block.rows] = [value is None for value in values]
+                    missing[block.positions] = [value is None for value in values]
             raw.check()
 
 

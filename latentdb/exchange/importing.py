@@ -146,21 +146,21 @@ def import_rows(
     snapshot = writer.snapshot
     _check_vectors(snapshot, reader)
     hashes, rows = _locate_ids(snapshot, reader, report)
-    taken = np.flatnonzero(rows >= 0)
-    if len(taken) and on_conflict == "error":
-        name = snapshot.ids(rows[taken[:1]])[0]
+    existing = np.flatnonzero(rows >= 0)
+    if len(existing) and on_conflict == "error":
+        name = snapshot.ids(rows[existing[:1]])[0]
         raise InvalidInputError(
-            f"{reader.path}: id {name!r} ({len(taken)} in all) is in the store: "
+            f"{reader.path}: id {name!r} ({len(existing)} in all) is in the store: "
             "set on-conflict to skip or replace"
         )
     reader.fit(snapshot.manifest.columns)
     _check_types(snapshot, reader)
     wanted = rows < 0 if on_conflict == "skip" else np.ones(len(rows), bool)
     if wanted.any():
-        replaced = rows[taken] if on_conflict == "replace" else None
+        replaced = rows[existing] if on_conflict == "replace" else None
         writer.append(_batches(reader, hashes, wanted, report), replaced)
-    added = len(rows) - len(taken)
-    counts = (len(taken), 0) if on_conflict == "replace" else (0, len(taken))
+    added = len(rows) - len(existing)
+    counts = (len(existing), 0) if on_conflict == "replace" else (0, len(existing))
     return ImportReport(added, *counts, len(writer.snapshot), time.monotonic() - start)
 
 
@@ -269,13 +269,13 @@ def _batches(
     changed = StoreError(f"{reader.path} changed while it was read: import it again")
     start = 0
     for rows in reader.batches():
-        part = slice(start, start + len(rows))
-        if not np.array_equal(hash_ids(rows.ids), hashes[part]):
+        positions = slice(start, start + len(rows))
+        if not np.array_equal(hash_ids(rows.ids), hashes[positions]):
             raise changed
         for path in rows.paths or ():
             if "\0" in path:
                 raise reader.refuse(f"path {path!r} has a null character")
-        mask = wanted[part]
+        mask = wanted[positions]
         if mask.all():
             yield rows
         elif mask.any():

@@ -23,8 +23,8 @@ def write(snapshot: Snapshot, rows: Ints, file: IO[bytes]) -> None:
     """Write z_mean, float32 ``[n, d]``."""
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), snapshot.dim)}
     np.lib.format.write_array_header_1_0(file, header)
-    for part in block_slices(len(rows)):
-        file.write(snapshot.vectors(rows[part]).tobytes())
+    for positions in block_slices(len(rows)):
+        file.write(snapshot.vectors(rows[positions]).tobytes())
 
 
 class NpyReader(RowReader):

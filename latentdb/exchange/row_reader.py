@@ -103,7 +103,7 @@ class RowReader(ABC):
         """The rows in order, in pieces of any size; each piece has all metadata columns."""
 
     def fit(self, columns: Mapping[str, str]) -> None:
-        """Adopt the types of a store's metadata columns, if the file has no types of its own."""
+        """Use the types of a store's metadata columns where the file has no types itself."""
         del columns
 
     def close(self) -> None:

@@ -22,8 +22,8 @@ class RowBlock:
 
     Attributes
     ----------
-    rows
-        Their positions in the export.
+    positions
+        Of the rows in the export.
     z_mean, z_log_var
         float32 ``[n, d]``; z_log_var is None unless every row of the store has it.
     ids, paths
@@ -32,7 +32,7 @@ class RowBlock:
         Values of all rows by key; None is missing.
     """
 
-    rows: slice
+    positions: slice
     z_mean: Floats
     z_log_var: Floats | None
     ids: list[str]
@@ -48,11 +48,11 @@ def block_slices(count: int) -> Iterator[slice]:
 
 def read_blocks(snapshot: Snapshot, rows: Ints) -> Iterator[RowBlock]:
     """Rows with everything that the store has of them, a block at a time."""
-    for part in block_slices(len(rows)):
-        numbers = rows[part]
+    for positions in block_slices(len(rows)):
+        numbers = rows[positions]
         facts = snapshot.facts(numbers)
         yield RowBlock(
-            part,
+            positions,
             snapshot.vectors(numbers),
             snapshot.log_vars(numbers) if has_log_var(snapshot) else None,
             [name for name, _, _ in facts],

@@ -260,10 +260,10 @@ def add_rows(writer: Writer, rows: Rows, on_conflict: str) -> int:
     check_log_var(snapshot, rows.z_log_var is not None)
     rows = replace(rows, hashes=hash_ids(rows.ids))  # the segment needs them too
     old = snapshot.locate(rows.ids, rows.hashes)
-    taken = np.flatnonzero(old >= 0)
-    if len(taken) and on_conflict == "error":
+    existing = np.flatnonzero(old >= 0)
+    if len(existing) and on_conflict == "error":
         raise InvalidInputError(
-            f"id {rows.ids[taken[0]]!r} ({len(taken)} in all) is in the store: "
+            f"id {rows.ids[existing[0]]!r} ({len(existing)} in all) is in the store: "
             "pass on_conflict='skip' or 'replace'"
         )
     if on_conflict == "skip":

@@ -114,7 +114,7 @@ def test_csv_is_text_that_reads_back(snapshot: Snapshot, tmp_path: Path) -> None
     assert size == (tmp_path / "o.csv").stat().st_size
     with (tmp_path / "o.csv").open(newline="", encoding="utf-8") as file:
         header, *records = csv.reader(file)
-    numbers = [f"z_{name}_{place}" for name in ("mean", "log_var") for place in range(DIM)]
+    numbers = [f"z_{name}_{axis}" for name in ("mean", "log_var") for axis in range(DIM)]
     assert header == ["id", "path", *snapshot.manifest.columns, *numbers]
     assert [record[0] for record in records] == IDS
     values = np.array([record[-2 * DIM :] for record in records], np.float64).astype(np.float32)
@@ -125,7 +125,7 @@ def test_csv_is_text_that_reads_back(snapshot: Snapshot, tmp_path: Path) -> None
     assert [records[row][size_] for row in (2, 3, 4)] == ["1e+300", "-0.0", "2.0"]
 
 
-def test_csv_with_a_key_named_as_its_vectors_is_told(tmp_path: Path) -> None:
+def test_csv_refuses_a_metadata_key_named_like_a_vector_column(tmp_path: Path) -> None:
     with LatentDB.create(tmp_path / "s.ldb", dim=DIM) as db:
         db.add(["a"], means()[:1], metadata={"z_mean_0": [1]})
         with pytest.raises(InvalidInputError, match="metadata 'z_mean_0' has the name"):
@@ -161,7 +161,7 @@ def test_parquet_holds_everything(
         assert table.column(key).to_pylist() == values
 
 
-def test_parquet_without_pyarrow_is_told(
+def test_parquet_without_pyarrow_names_the_extra(
     snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -180,7 +180,7 @@ def test_h5_of_some_rows(snapshot: Snapshot, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".npy"])
-def test_a_filter_keeps_what_it_keeps_in_a_query(tmp_path: Path, suffix: str) -> None:
+def test_a_filter_selects_the_same_rows_as_in_a_query(tmp_path: Path, suffix: str) -> None:
     with LatentDB.create(tmp_path / "s.ldb", dim=DIM) as db:
         db.add(IDS, means(), metadata=METADATA)
         db.add(["a"], means()[:1] + 1, on_conflict="replace", metadata={"label": ["cat"]})
@@ -211,7 +211,7 @@ def test_no_rows_are_an_empty_file(snapshot: Snapshot, tmp_path: Path, suffix: s
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".npy"])
-def test_parts_make_the_same_file_as_a_whole(
+def test_blocks_make_the_same_file_as_all_rows_at_once(
     snapshot: Snapshot, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = snapshot.live_rows()[::-1]
@@ -229,7 +229,7 @@ def test_parts_make_the_same_file_as_a_whole(
             np.testing.assert_array_equal(parts[name][...], whole[name][...])
 
 
-def test_a_store_with_a_model_names_it(tmp_path: Path) -> None:
+def test_the_file_names_the_encoder(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "s", dim=DIM, model=("enc", None, {"model.json": b"{}"}))
     export(store.snapshot(), np.empty(0, np.int64), tmp_path / "o.h5")
     with h5py.File(tmp_path / "o.h5") as file:
@@ -247,7 +247,7 @@ def test_a_file_that_is_there_is_replaced_and_its_folder_made(
 
 
 @pytest.mark.parametrize("name", ["o.txt", "o", "o.H5", ".npy", "o.h5.gz"])
-def test_another_ending_is_told(snapshot: Snapshot, tmp_path: Path, name: str) -> None:
+def test_another_ending_is_refused(snapshot: Snapshot, tmp_path: Path, name: str) -> None:
     with pytest.raises(
         InvalidInputError, match=r"cannot export to .*, expected one of \.h5, \.npy"
     ):
@@ -256,15 +256,15 @@ def test_another_ending_is_told(snapshot: Snapshot, tmp_path: Path, name: str) -
 
 
 @ALL
-def test_a_place_that_cannot_be_written_is_told(
+def test_a_path_that_cannot_be_written_is_an_error(
     snapshot: Snapshot, tmp_path: Path, suffix: str
 ) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / f"folder{suffix}").mkdir()
     before = sorted(os.listdir(tmp_path))
-    for place in (tmp_path / "file" / f"o{suffix}", tmp_path / f"folder{suffix}"):
+    for out in (tmp_path / "file" / f"o{suffix}", tmp_path / f"folder{suffix}"):
         with pytest.raises(StoreError, match="cannot be written"):
-            export(snapshot, np.array([0]), place)
+            export(snapshot, np.array([0]), out)
     assert sorted(os.listdir(tmp_path)) == before
 
 
@@ -278,7 +278,9 @@ def test_text_with_a_null_does_not_raise_anything_else(tmp_path: Path) -> None:
 
 
 @ALL
-def test_a_path_with_a_null_is_told(snapshot: Snapshot, tmp_path: Path, suffix: str) -> None:
+def test_a_path_with_a_null_is_an_error_of_latentdb(
+    snapshot: Snapshot, tmp_path: Path, suffix: str
+) -> None:
     try:
         export(snapshot, np.array([0]), f"{tmp_path}/a\0b{suffix}")
     except (InvalidInputError, StoreError):
@@ -295,7 +297,7 @@ def leave_free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
 
 
 @ALL
-def test_no_room_is_told_before_anything_is_written(
+def test_a_full_disk_is_an_error_before_anything_is_written(
     snapshot: Snapshot, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave_free(monkeypatch, 1000)
@@ -305,7 +307,7 @@ def test_no_room_is_told_before_anything_is_written(
 
 
 @ALL
-def test_the_room_needed_is_never_less_than_what_is_written(
+def test_the_room_asked_for_is_enough_for_the_file(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with LatentDB.create(tmp_path / "s.ldb", dim=DIM) as db:
@@ -339,9 +341,7 @@ except StoreError as error:
 
 
 @ALL
-def test_a_file_that_does_not_fit_is_told_and_the_old_one_stays(
-    tmp_path: Path, suffix: str
-) -> None:
+def test_a_failed_write_is_an_error_and_the_old_file_stays(tmp_path: Path, suffix: str) -> None:
     """A quota, or a disk that another process fills meanwhile."""
     with LatentDB.create(tmp_path / "s.ldb", dim=DIM) as db:
         db.add([f"r{n}" for n in range(5000)], np.zeros((5000, DIM)))

@@ -48,7 +48,7 @@ def test_a_second_run_skips_all_and_commits_nothing(store: Path, images: Path) -
         assert db.info().version == version
 
 
-def test_new_and_changed_images_are_taken_and_touched_ones_are_not(
+def test_new_and_changed_images_are_encoded_and_touched_ones_are_not(
     tmp_path: Path, model: Path
 ) -> None:
     folder = make_images(tmp_path / "in", 3)
@@ -62,7 +62,7 @@ def test_new_and_changed_images_are_taken_and_touched_ones_are_not(
         assert (done.added, done.updated, done.unchanged, done.rows) == (1, 1, 5, 7)
         assert not np.array_equal(db.vectors(["disc/000.png"]), before)
         assert db.ids().count("disc/000.png") == 1
-        # What was known of the image is kept when only its pixels changed.
+        # Its metadata stays when only its pixels changed.
         match = db.query("disc/000.png", k=1)[0]
         assert (match.id, dict(match.metadata)) == ("disc/000.png", {"label": "disc"})
 
@@ -97,7 +97,7 @@ def test_bad_files_are_skipped_and_named_and_the_rest_is_indexed(
         assert set(db.ids()) == {f"{k}/00{n}.png" for k in ("disc", "square") for n in range(2)}
 
 
-def test_strict_raises_and_keeps_what_was_committed(tmp_path: Path, model: Path) -> None:
+def test_strict_raises_and_committed_rows_stay(tmp_path: Path, model: Path) -> None:
     folder = make_images(tmp_path / "in", 2)
     (folder / "empty.png").touch()
     with fresh(tmp_path, model) as db:
@@ -106,7 +106,7 @@ def test_strict_raises_and_keeps_what_was_committed(tmp_path: Path, model: Path)
         assert db.index_images(folder).rows == 4
 
 
-def test_two_files_of_one_id_are_not_mixed_up(tmp_path: Path, model: Path) -> None:
+def test_two_files_with_the_same_id_are_a_conflict(tmp_path: Path, model: Path) -> None:
     one, two = make_images(tmp_path / "one", 1), make_images(tmp_path / "two", 1, seed=9)
     with fresh(tmp_path, model) as db:
         done = db.index_images([one, two])
@@ -137,7 +137,7 @@ def test_labels_and_metadata_files(tmp_path: Path, model: Path) -> None:
         assert db.ids(where="label is None") == ["loose.png"]
 
 
-def test_metadata_can_come_later_without_encoding_again(tmp_path: Path, model: Path) -> None:
+def test_metadata_can_be_added_later_without_encoding_again(tmp_path: Path, model: Path) -> None:
     folder = make_images(tmp_path / "in", 2)
     with fresh(tmp_path, model) as db:
         db.index_images(folder)
@@ -165,7 +165,7 @@ def test_metadata_of_another_type_is_refused_before_anything_is_added(
         assert len(db) == rows
 
 
-def test_what_is_not_there_is_said(tmp_path: Path, model: Path) -> None:
+def test_missing_and_empty_sources_are_errors(tmp_path: Path, model: Path) -> None:
     (tmp_path / "empty").mkdir()
     with fresh(tmp_path, model) as db:
         with pytest.raises(InvalidInputError, match=r"no images in .*empty"):
@@ -176,7 +176,7 @@ def test_what_is_not_there_is_said(tmp_path: Path, model: Path) -> None:
             db.index_images([])
 
 
-def test_images_do_not_join_vectors_that_lack_z_log_var(tmp_path: Path, model: Path) -> None:
+def test_images_are_refused_where_rows_have_no_z_log_var(tmp_path: Path, model: Path) -> None:
     folder = make_images(tmp_path / "in", 1)
     with fresh(tmp_path, model) as db:
         db.add(["bare"], np.zeros((1, 4)))
@@ -198,19 +198,19 @@ from latentdb.ingest import ingest, read_ahead
 from latentdb.database import LatentDB
 ingest.COMMIT_ROWS, ingest.COMMIT_SECONDS, ingest.FIRST_SECONDS, read_ahead.BATCH = 8, 1e9, 1e9, 4
 append = ingest.Writer.append
-def told(self, *rows):
+def announce(self, *rows):
     append(self, *rows)
     print("committed", flush=True)
     if len(sys.argv) > 3:
         sys.stdin.read(1)
-ingest.Writer.append = told
+ingest.Writer.append = announce
 with LatentDB.open(sys.argv[1]) as db:
     print(db.index_images(sys.argv[2]).added)
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_was_ended_goes_on_where_it_stopped(
+def test_an_interrupted_run_resumes_at_its_last_commit(
     tmp_path: Path, model: Path, how: signal.Signals
 ) -> None:
     folder = make_images(tmp_path / "in", 20)
@@ -235,12 +235,12 @@ def test_a_run_that_was_ended_goes_on_where_it_stopped(
     process.communicate("x" * 100, timeout=60)
     assert process.returncode not in (0, None)
     with LatentDB.open(path) as db:
-        kept = len(db)
+        committed = len(db)
         # Ctrl-C commits what was encoded besides; a kill cannot.
-        assert kept == 16 if how == signal.SIGKILL else 16 <= kept < 40
+        assert committed == 16 if how == signal.SIGKILL else 16 <= committed < 40
         vectors = db.vectors(db.ids())
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == str(40 - kept)
+    assert done.stdout.splitlines()[-1] == str(40 - committed)
     with LatentDB.open(path) as db:
         assert len(db) == 40
-        assert np.array_equal(db.vectors(db.ids())[:kept], vectors)
+        assert np.array_equal(db.vectors(db.ids())[:committed], vectors)

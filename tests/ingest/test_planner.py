@@ -15,7 +15,7 @@ from tests.conftest import make_images
 from tests.ingest.conftest import SPEC, ids, planner_of
 
 
-def test_the_first_source_has_an_id(empty: LatentDB, tmp_path: Path) -> None:
+def test_the_first_source_owns_an_id(empty: LatentDB, tmp_path: Path) -> None:
     one, two = make_images(tmp_path / "one", 1), make_images(tmp_path / "two", 1)
     images = planner_of(empty, one, two, one / "disc" / "000.png", two / "disc" / "000.png")
 
@@ -27,14 +27,14 @@ def test_the_first_source_has_an_id(empty: LatentDB, tmp_path: Path) -> None:
     assert first("disc/001.png", 1) is None
     assert first("000.png", 2) is None
     assert first("000.png", 3) == str(one / "disc/000.png")
-    # What a search does not meet has no id.
+    # Files that a search leaves out own no id.
     (one / ".hidden.png").touch()
     (one / "note.txt").touch()
     assert first(".hidden.png", 1) is None
     assert first("note.txt", 1) is None
 
 
-def test_bad_files_lie_beside_good_ones(empty: LatentDB, tmp_path: Path) -> None:
+def test_bad_files_are_listed_apart_from_good_ones(empty: LatentDB, tmp_path: Path) -> None:
     folder = make_images(tmp_path / "in", 2)
     (folder / "disc" / "001.png").write_bytes(b"no image")
     os.mkfifo(folder / "pipe.png")

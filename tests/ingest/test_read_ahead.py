@@ -29,15 +29,15 @@ def test_batches_come_in_order_small_ones_first(
         found = list(batches)
     # 2, 2, 4, 4, 8, 8, then as many tasks of 8 as a batch of 20 takes.
     assert [len(batch.images) for batch in found] == [2, 2, 4, 4, 8, 8, 16, 16, 16, 4]
-    every = [entry for batch in found for entry in batch.images]
+    rows = [row for batch in found for row in batch.images]
     names = sorted(f"{k}/{n:03d}.png" for k in ("disc", "square") for n in range(40))
-    assert [entry.file.id for entry in every] == names
-    assert all(entry.metadata == {"label": entry.file.id.split("/")[0]} for entry in every)
+    assert [row.file.id for row in rows] == names
+    assert all(row.metadata == {"label": row.file.id.split("/")[0]} for row in rows)
     pixels = np.concatenate([batch.pixels for batch in found])
     assert np.array_equal(pixels, np.stack([read_image(images / name, SPEC) for name in names]))
 
 
-def test_no_more_is_read_than_is_taken_soon(
+def test_reading_stays_a_few_batches_ahead(
     empty: LatentDB, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("_FIRST_TASK_FILES", 1), ("_TASK_FILES", 1), ("BATCH", 2)):
@@ -55,7 +55,7 @@ def test_no_more_is_read_than_is_taken_soon(
         assert len(opened) < 80
 
 
-def test_leaving_early_ends_the_threads(empty: LatentDB, images: Path) -> None:
+def test_leaving_the_context_early_ends_the_threads(empty: LatentDB, images: Path) -> None:
     with read_batches(planner_of(empty, images), [images]) as batches:
         next(batches)
     names = {thread.name for thread in threading.enumerate()}
@@ -71,7 +71,7 @@ def test_large_pixels_make_small_batches(
     assert (max(sizes), sum(sizes)) == (3, 80)
 
 
-def test_what_fails_while_searching_is_raised_by_who_takes(
+def test_an_error_of_the_search_is_raised_to_the_caller(
     empty: LatentDB, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = planner_of(empty, images)
@@ -82,7 +82,7 @@ def test_what_fails_while_searching_is_raised_by_who_takes(
         pass
 
 
-def test_the_same_folder_twice_gives_its_files_once(empty: LatentDB, tmp_path: Path) -> None:
+def test_a_folder_given_twice_yields_its_files_once(empty: LatentDB, tmp_path: Path) -> None:
     folder = make_images(tmp_path / "in", 3)
     for sources in ([folder, folder], [folder / "disc", folder / "disc" / "000.png"]):
         with read_batches(planner_of(empty, *sources), sources) as batches:
