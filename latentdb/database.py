@@ -1,4 +1,4 @@
-"""The facade: a store to read and to write, by the names of the command line."""
+"""`LatentDB`: a store to make, read and write, with the names of the command line."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from latentdb.ann.metrics import check_metric
 from latentdb.ann.plan import PREFERENCES
-from latentdb.base.errors import (
-    InvalidInputError,
-)
+from latentdb.base.errors import InvalidInputError, ModelMismatchError
 from latentdb.base.files import as_path
 from latentdb.base.progress import Report
 from latentdb.base.validate import as_latents, check_ids
@@ -23,6 +21,7 @@ from latentdb.exchange.importing import ImportReport, import_rows, opened
 from latentdb.images.discover import check_sources
 from latentdb.ingest.ingest import IndexReport, add_rows, index_images
 from latentdb.model.calibration import import_model
+from latentdb.model.codec import Codec
 from latentdb.model.config import ModelOptions
 from latentdb.onnx.runtime import FLOAT32
 from latentdb.reader import Reader
@@ -34,17 +33,39 @@ from latentdb.store.creation import check_absent, undo_creation
 from latentdb.store.manifest import Settings
 from latentdb.store.segment import Rows
 from latentdb.store.store import Store
-from latentdb.stored_model import ModelLike, load_model, store_compiled
+from latentdb.stored_model import (
+    ModelLike,
+    config_of,
+    load_model,
+    load_other_model,
+    store_compiled,
+)
 from latentdb.verify import VerifyReport, verify
 
 PathLike = str | os.PathLike[str]
 
 
 class LatentDB(Reader):
-    """A store of latents with the model that made them.
+    """A store of image latents, with the model that encodes and decodes them.
 
-    Made by `LatentDB.create` or `LatentDB.open`; a context manager.  Every call
-    works on the version that is committed when it begins.
+    Index a folder of images:
+
+    >>> db = LatentDB.create("photos.ldb", "my-model")                 # doctest: +SKIP
+    >>> db.index_images("photos", labels_from_folders=True)            # doctest: +SKIP
+
+    Query similar images, by an id, an image file or a vector:
+
+    >>> db = LatentDB.open("photos.ldb")                               # doctest: +SKIP
+    >>> for match in db.query("new.jpg", k=5, where='label == "cat"'):  # doctest: +SKIP
+    ...     print(match.rank, match.id, match.distance)
+
+    Decode latents as they are stored, or blended:
+
+    >>> pixels = db.decode(["cat/003.png", "dog/001.png"])             # doctest: +SKIP
+    >>> halfway = db.decode(db.blend(["cat/003.png", "dog/001.png"]))  # doctest: +SKIP
+
+    A context manager.  Every call works on the version that is committed when it
+    begins.  Use it in one process: after a fork, open the store again.
     """
 
     @classmethod
@@ -119,6 +140,44 @@ class LatentDB(Reader):
         db._codec = codec
         return db
 
+    def read_model(
+        self,
+        model: ModelLike | None = None,
+        *,
+        encoder: PathLike | None = None,
+        decoder: PathLike | None = None,
+        options: ModelOptions | None = None,
+    ) -> Codec | None:
+        """A model for the `model` argument of other calls, read as the store's was.
+
+        Parameters
+        ----------
+        model, encoder, decoder
+            As in `create`; None for model and encoder gives None.
+        options
+            Pixel range and resize rule are the store's if the options have none.
+        """
+        if model is None and encoder is None:
+            return None
+        return load_other_model(
+            self._snapshot(), model, encoder=encoder, decoder=decoder, options=options
+        )
+
+    def check_precision(self, precision: str | None) -> None:
+        """Refuse any precision but that of the store's encoder; None is never refused.
+
+        Raises
+        ------
+        ModelMismatchError
+            If it differs; names both.
+        """
+        config = config_of(self._snapshot())
+        if precision is not None and config is not None and precision != config.precision:
+            raise ModelMismatchError(
+                f"precision {precision} was asked for, but the images of this store are encoded "
+                f"in {config.precision}: leave the precision out, or index into a new store"
+            )
+
     def index_images(
         self,
         sources: PathLike | Sequence[PathLike],
@@ -137,30 +196,29 @@ class LatentDB(Reader):
             Folders and image files.  The id of an image is its path relative to
             the folder given.
         model
-            Only to make sure: any other than the store's own is refused.
+            Raise `ModelMismatchError` if the store was made with another model than this.
         metadata
             A .csv or .jsonl file with a column that names the image.
         labels_from_folders
             Give each image the name of its topmost folder as ``label``.
         strict
-            Raise on the first bad file instead of skipping it.
+            Raise on the first unreadable file instead of skipping it.
         report
             Called with the progress.
 
         Raises
         ------
         ModelMismatchError
-            If `model` is another.
+            If `model` is not the store's.
         LockedError
             If another process is writing.
         ImageError, InvalidInputError, NotFoundError
-            As `latentdb.ingest.ingest.index_images` says.
+            See `latentdb.ingest.ingest.index_images`.
         """
         store = self._open_store()
-        listed = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-        if model is not None:
-            self.check_model(model)
-        check_sources(listed)  # a source that does not exist is told before a model is loaded
+        paths = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+        self._check_model(model)
+        check_sources(paths)  # report a missing source before the model is loaded
         table = None if metadata is None else read_table(metadata)
         codec = self.codec
         codec.check_precision()
@@ -169,7 +227,7 @@ class LatentDB(Reader):
             done = index_images(
                 writer,
                 codec,
-                listed,
+                paths,
                 table=table,
                 labels_from_folders=labels_from_folders,
                 strict=strict,
@@ -193,13 +251,13 @@ class LatentDB(Reader):
         Parameters
         ----------
         ids
-            Different from each other.
+            ``n`` different texts.
         z_mean
             ``[n, d]``, finite.
         z_log_var
             ``[n, d]``; all rows of a store have it, or none.
         metadata
-            ``{key: n values}``; None is missing.
+            ``{key: n values}``; None for a missing value.
         on_conflict
             What to do with an id that is in the store: ``"error"``, ``"skip"``
             or ``"replace"``.
@@ -207,12 +265,12 @@ class LatentDB(Reader):
         Returns
         -------
         int
-            How many rows were written.
+            Number of rows written.
 
         Raises
         ------
         InvalidInputError
-            If something does not fit; nothing is added then.
+            If an argument is invalid; nothing is added then.
         LockedError
             If another process is writing.
         """
@@ -248,7 +306,7 @@ class LatentDB(Reader):
         on_conflict
             As in `add`.
         ids
-            For ``.npy``: a text file with one id a line.  Row numbers without.
+            For ``.npy``: a text file with one id per line; row numbers by default.
         report
             Called with the progress.
 
@@ -276,7 +334,7 @@ class LatentDB(Reader):
         ids: PathLike | None = None,
         report: Report | None = None,
     ) -> ImportReport:
-        """Import a file as `import_file` does, into a store that is made if there is none.
+        """Import a file as `import_file` does, and make the store if there is none.
 
         A new store has the dimensions of the file and no model; it is removed
         again if the import fails.
@@ -295,15 +353,14 @@ class LatentDB(Reader):
                 raise
 
     def delete(self, ids: Sequence[str] | None = None, *, where: str | None = None) -> int:
-        """Delete rows: those of ids, or those an expression keeps.
+        """Delete the rows of ids, or those for which an expression is true.
 
-        They never come back from any answer; their place on disk is freed when
-        segments are merged.
+        The space on disk is freed when segments are merged (`compact`).
 
         Returns
         -------
         int
-            How many rows were deleted.
+            Number of rows deleted.
 
         Raises
         ------
@@ -313,7 +370,7 @@ class LatentDB(Reader):
             If another process is writing.
         """
         if (ids is None) == (where is None):
-            raise InvalidInputError("give either ids or an expression to delete")
+            raise InvalidInputError("give either ids or a where expression to delete")
         with self._open_store().writer() as writer:
             writer.collect_garbage()
             snapshot = writer.snapshot
@@ -327,16 +384,16 @@ class LatentDB(Reader):
         return len(rows)
 
     def compact(self) -> CompactReport:
-        """Merge small segments and drop deleted rows; readers keep reading."""
+        """Merge small segments and free deleted rows; queries go on meanwhile."""
         with self._open_store().writer() as writer:
             writer.collect_garbage()
             return compact(writer)
 
     @staticmethod
     def verify(path: PathLike, *, repair: bool = False) -> VerifyReport:
-        """Check everything a store promises: see `latentdb.verify.verify`.
+        """Check every file of a store: see `latentdb.verify.verify`.
 
-        Takes a path, because a damaged store may not open.
+        It takes a path, because a damaged store may not open.
         """
         report = verify(Path(path), repair=repair)
         if repair and report.problems:
@@ -353,29 +410,29 @@ class LatentDB(Reader):
         metric: str | None = None,
         report: Report | None = None,
     ) -> Info:
-        """Build the search index anew, and tune it to a recall.
+        """Rebuild the search index and tune it to a target recall.
 
-        What is given holds for later builds too; what is not stays as it is.
+        Settings are stored, and hold for later builds too; None leaves one unchanged.
 
         Parameters
         ----------
         recall
-            Least share of the true neighbours that a query is to find.
+            Target recall: share of the true neighbours that a query should find.
         memory
-            Bytes that the index may take; 0 for as many as it needs.
+            Most bytes that the index may take; 0 for no limit.
         prefer
-            ``"build"``: an inverted file, built in seconds.  ``"latency"``: a
-            graph instead, where it is measured to be faster and memory allows.
+            ``"build"``: an inverted file, built in seconds.  ``"latency"``: a graph
+            (HNSW) instead, if it is measured to be faster and memory allows.
         metric
-            What the index finds the nearest by: ``"l2"``, ``"cosine"`` or
-            ``"wasserstein"``; queries under other metrics compare every row.
+            Metric of the index: ``"l2"``, ``"cosine"`` or ``"wasserstein"``; queries
+            by another metric compare every row.
         report
             Called with the progress.
 
         Raises
         ------
         InvalidInputError
-            If one of them cannot be used.
+            If a setting is invalid.
         """
         with self._open_store().writer() as writer:
             old = writer.snapshot.manifest.settings

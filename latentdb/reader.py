@@ -1,24 +1,22 @@
-"""Everything that is asked of a store: query, decode, blend, draw, export."""
+"""`Reader`: an open store that is read, without what only making and writing one need."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.ann.metrics import KL, L2, check_metric
-from latentdb.base.errors import (
-    InvalidInputError,
-    NotFoundError,
-)
+from latentdb.base.errors import ClosedError, InvalidInputError, NotFoundError
 from latentdb.base.validate import as_latents, check_ids, check_target_list
-from latentdb.connection import Connection
 from latentdb.search.filters import Filter
-from latentdb.search.results import Average, Hits, Match, Matches
+from latentdb.search.manager import IndexManager
+from latentdb.search.results import Average, Hits, Matches, to_matches
 from latentdb.search.searcher import Searcher
 from latentdb.search.selection import select_rows, sum_rows
 from latentdb.search.targets import (
@@ -29,27 +27,122 @@ from latentdb.search.targets import (
     resolve,
     stored_rows,
 )
+from latentdb.store.manifest import MANIFEST
 from latentdb.store.segment import Floats, Ints
 from latentdb.store.snapshot import Snapshot
+from latentdb.store.store import Store
 
-# What draws and decodes is imported where it is asked for: a query by id starts sooner.
+# Models and pictures are imported by the calls that use them: a query by id needs neither.
 if TYPE_CHECKING:
     from latentdb.base.progress import Report
-    from latentdb.output import sinks
+    from latentdb.model.codec import Codec
     from latentdb.search.results import Info
     from latentdb.stored_model import ModelLike
 
 MAX_K = 100_000
 PathLike = str | os.PathLike[str]
+AnyReader = TypeVar("AnyReader", bound="Reader")
 
 
-class Reader(Connection):
-    """An open store that is read; a context manager.
+class Reader:
+    """An open store that is read: queries, decoding, export; a context manager.
 
-    Every call works on the version that is committed when it begins.
+    `LatentDB` is a `Reader` that also makes and writes stores.  They are two
+    classes because the command line starts a new process for every query: a
+    `Reader` imports a third of the package, `LatentDB` all of it.  Every call
+    works on the version that is committed when it begins.
     """
 
-    # --- ask --------------------------------------------------------------------
+    def __init__(self, store: Store, *, trust_model: bool = False) -> None:
+        self._store: Store | None = store
+        self._trust_model = trust_model
+        self._process = os.getpid()
+        self._codec: Codec | None = None
+        self._index_manager = IndexManager()
+
+    # --- open and close ---------------------------------------------------------
+
+    @classmethod
+    def open(cls: type[AnyReader], path: PathLike, *, trust_model: bool = False) -> AnyReader:
+        """Open a store.
+
+        Parameters
+        ----------
+        path
+            The folder of the store.
+        trust_model
+            Run the code inside the model, where it was imported with
+            ``trust_model``; other models contain none.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no store at `path`.
+        CorruptStoreError
+            If it is damaged; names the file.
+        """
+        return cls(Store.open(path), trust_model=trust_model)
+
+    @staticmethod
+    def exists(path: PathLike) -> bool:
+        """Whether there is a store at a path."""
+        return os.path.exists(os.path.join(path, MANIFEST))
+
+    def close(self) -> None:
+        """Release the files and the model; closing twice does nothing."""
+        self._store = None
+        self._codec = None
+        self._index_manager = IndexManager()
+
+    def __enter__(self: AnyReader) -> AnyReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open_store(self) -> Store:
+        if self._store is None:
+            raise ClosedError("this database is closed: open it again")
+        if os.getpid() != self._process:
+            raise ClosedError(
+                "this database was opened before a fork, after which tensorflow and faiss hang: "
+                "open it in the child, or start processes with spawn"
+            )
+        return self._store
+
+    def _snapshot(self) -> Snapshot:
+        return self._open_store().snapshot()
+
+    @property
+    def codec(self) -> Codec:
+        """The store's model; tensorflow is loaded when it first encodes or decodes.
+
+        Raises
+        ------
+        ModelError
+            If the store was made without one.
+        """
+        from latentdb.stored_model import codec_of
+
+        if self._codec is None:
+            self._codec = codec_of(self._snapshot(), trust_model=self._trust_model)
+        return self._codec
+
+    def _check_model(self, model: ModelLike | None) -> None:
+        if model is None:
+            return
+        from latentdb.model.config import ModelOptions
+        from latentdb.stored_model import check_same_model, load_other_model
+
+        snapshot, options = self._snapshot(), ModelOptions(trust_model=self._trust_model)
+        check_same_model(snapshot, load_other_model(snapshot, model, options=options))
+
+    # --- query ------------------------------------------------------------------
 
     def query(
         self,
@@ -69,10 +162,9 @@ class Reader(Connection):
         Parameters
         ----------
         target
-            An id, an image path, or an array ``[d]``; may be left out where
-            `like` is given.
+            An id, an image path, or an array ``[d]``.  Optional if `like` is given.
         k
-            Neighbours wanted: 10, or with `radius` as many as there are.
+            Number of matches: 10 by default; with `radius`, all within it.
         where
             A metadata expression, such as ``'label == "cat" and year > 2000'``.
         metric
@@ -81,36 +173,36 @@ class Reader(Connection):
         radius
             Only rows within this distance.
         exact
-            Compare every row.  The recall of the index is that of queries like the
-            rows; a mean of several may lie where it finds fewer.
+            Compare every row.  The recall of the index was measured on queries
+            like the rows; for a mean of several it may be lower.
         exclude_self
-            Leave out the rows of the target, and of the examples.
+            Leave out the rows of `target`, `like` and `unlike`.
         like, unlike
-            Further targets to be near to, and targets to be far from: the mean
-            of the former, moved on by its distance from the mean of the latter
-            (Rocchio 1971).
+            Further targets to be near to, and targets to be far from.  The query
+            is the mean of the first, moved away from the mean of the second by
+            their difference (Rocchio 1971).
 
         Raises
         ------
         NotFoundError
             If the target is neither an id nor a file.
         FilterError, InvalidInputError
-            If the expression, k, metric or radius cannot be used.
+            If the expression, k, metric or radius is invalid.
         """
         check_target_list(like, "like")
         check_target_list(unlike, "unlike")
         liked = [*([] if target is None else [target]), *like]
         if not liked:
-            raise InvalidInputError("nothing to look for: give a target, or examples with like")
+            raise InvalidInputError("nothing to search for: give a target, or examples with like")
         snapshot = self._snapshot()
-        found = self._resolve(snapshot, [*liked, *unlike])
+        examples = self._resolve(snapshot, [*liked, *unlike])
         searcher = self._index_manager.searcher(snapshot, check_metric(metric))
-        query = combine(found[: len(liked)], found[len(liked) :])
-        excluded = set().union(*stored_rows(snapshot, found)) if exclude_self else set()
+        query = combine(examples[: len(liked)], examples[len(liked) :])
+        excluded = set().union(*stored_rows(snapshot, examples)) if exclude_self else set()
         hits = self._search(
             searcher, searcher.space.embed(*query), k, where, radius, len(excluded), exact
         )
-        return self._matches(snapshot, metric, hits, 0, excluded, k)
+        return to_matches(snapshot, metric, hits, 0, excluded, k)
 
     def query_many(
         self,
@@ -123,7 +215,7 @@ class Reader(Connection):
         exact: bool = False,
         exclude_self: bool = False,
     ) -> tuple[Matches, ...]:
-        """Find the rows nearest to each of many targets, at once.
+        """Find the rows nearest to each of many targets, in one search.
 
         Parameters
         ----------
@@ -139,28 +231,28 @@ class Reader(Connection):
         """
         check_target_list(targets, "targets")
         snapshot = self._snapshot()
-        found = self._resolve(snapshot, list(targets))
+        examples = self._resolve(snapshot, list(targets))
         searcher = self._index_manager.searcher(snapshot, check_metric(metric))
-        embedded = [searcher.space.embed(*combine([target])) for target in found]
-        if not embedded:
+        queries = [searcher.space.embed(*combine([example])) for example in examples]
+        if not queries:
             return ()
-        excluded = stored_rows(snapshot, found) if exclude_self else [set()] * len(found)
-        most = max(map(len, excluded))
-        hits = self._search(searcher, np.concatenate(embedded), k, where, radius, most, exact)
+        excluded = stored_rows(snapshot, examples) if exclude_self else [set()] * len(examples)
+        extra = max(map(len, excluded))
+        hits = self._search(searcher, np.concatenate(queries), k, where, radius, extra, exact)
         return tuple(
-            self._matches(snapshot, metric, hits, number, excluded[number], k)
-            for number in range(len(found))
+            to_matches(snapshot, metric, hits, number, rows, k)
+            for number, rows in enumerate(excluded)
         )
 
-    def query_file(self, file: PathLike, **how: Any) -> tuple[tuple[str, Matches], ...]:
-        """`query_many` of the targets in a file, each with its name.
+    def query_file(self, file: PathLike, **options: Any) -> tuple[tuple[str, Matches], ...]:
+        """`query_many` of the targets in a file, as pairs of target and matches.
 
         Parameters
         ----------
         file
-            Text with a target a line, or ``.npy`` of shape ``[n, d]``, whose
-            targets are named by their place.
-        how
+            Text with one target per line; or ``.npy`` of shape ``[n, d]``, whose
+            targets are named by their row number.
+        options
             As in `query_many`.
 
         Raises
@@ -172,33 +264,7 @@ class Reader(Connection):
         names = [str(number) for number in range(len(targets))]
         if isinstance(targets, list):
             names = targets
-        return tuple(zip(names, self.query_many(targets, **how), strict=True))
-
-    @staticmethod
-    def _matches(
-        snapshot: Snapshot,
-        metric: str,
-        hits: Hits,
-        number: int,
-        excluded: set[int],
-        k: int | None,
-    ) -> Matches:
-        """The matches of one query, with id, path and metadata, without excluded rows."""
-        mask = hits.rows[number] >= 0
-        if excluded:
-            mask &= ~np.isin(hits.rows[number], list(excluded))
-        rows, distances = hits.rows[number][mask][:k], hits.distances[number][mask][:k]
-        facts = zip(distances.tolist(), snapshot.facts(rows), strict=True)
-        scanned = hits.scanned // len(hits.rows)
-        return Matches(
-            metric,
-            hits.exact,
-            scanned,
-            tuple(
-                Match(rank, name, distance, path, metadata)
-                for rank, (distance, (name, path, metadata)) in enumerate(facts, 1)
-            ),
-        )
+        return tuple(zip(names, self.query_many(targets, **options), strict=True))
 
     def search(
         self,
@@ -219,7 +285,7 @@ class Reader(Connection):
         k, where, metric, exact
             As in `query`.
         z_log_var
-            ``[q, d]``: of the vectors, for a metric that compares posteriors.
+            ``[q, d]``: of `vectors`, for metrics that compare posteriors.
 
         Returns
         -------
@@ -234,17 +300,17 @@ class Reader(Connection):
             log_vars = None
             if z_log_var is not None:
                 log_vars = as_latents(z_log_var, snapshot.dim, "z_log_var")
-            if log_vars is not None and len(log_vars) != len(queries):
-                raise InvalidInputError(
-                    f"z_log_var has {len(log_vars)} rows for {len(queries)} vectors"
-                )
+                if len(log_vars) != len(queries):
+                    raise InvalidInputError(
+                        f"z_log_var has {len(log_vars)} rows for {len(queries)} vectors"
+                    )
             queries = searcher.space.embed(queries, log_vars)
         hits = self._search(searcher, queries, k, where, None, 0, exact)
-        if hits.rows.shape[1] == k:
+        missing = k - hits.rows.shape[1]
+        if not missing:
             return hits.distances, hits.rows
-        short = ((0, 0), (0, k - hits.rows.shape[1]))
-        distances = np.pad(hits.distances, short, constant_values=np.inf)
-        return distances, np.pad(hits.rows, short, constant_values=-1)
+        distances = np.pad(hits.distances, ((0, 0), (0, missing)), constant_values=np.inf)
+        return distances, np.pad(hits.rows, ((0, 0), (0, missing)), constant_values=-1)
 
     def _search(
         self,
@@ -253,10 +319,10 @@ class Reader(Connection):
         k: int | None,
         where: str | None,
         radius: float | None,
-        excluded: int,
+        extra: int,
         exact: bool,
     ) -> Hits:
-        """Search for k neighbours, and as many more as there are rows to exclude."""
+        """The k nearest rows of each query, and `extra` ones in place of excluded rows."""
         if radius is not None and not (isinstance(radius, int | float) and radius >= 0):
             raise InvalidInputError(f"radius {radius!r} cannot be used: give a distance, 0 or more")
         if exact and searcher.metric == KL:
@@ -264,14 +330,14 @@ class Reader(Connection):
                 "exact does not go with metric 'kl', which ranks the nearest by wasserstein: "
                 "use wasserstein, or leave exact out"
             )
-        compiled = None if where is None else self._filter(searcher.snapshot, where)
+        condition = self._filter(searcher.snapshot, where)
         if k is None and radius is not None:
-            return searcher.within(queries, radius, where=compiled)
-        wanted = 10 if k is None else k
-        if type(wanted) is not int or not 1 <= wanted <= MAX_K:
-            raise InvalidInputError(f"k {k!r} cannot be used: give a whole number, 1 to {MAX_K}")
-        most = min(wanted + excluded, max(len(searcher.snapshot), 1))
-        hits = searcher.search(queries, k=most, where=compiled, exact=exact)
+            return searcher.within(queries, radius, where=condition)
+        count = 10 if k is None else k
+        if type(count) is not int or not 1 <= count <= MAX_K:
+            raise InvalidInputError(f"k {k!r} cannot be used: give a whole number, 1 to {MAX_K:,}")
+        count = min(count + extra, max(len(searcher.snapshot), 1))
+        hits = searcher.search(queries, k=count, where=condition, exact=exact)
         return hits if radius is None else hits.within(radius)
 
     @staticmethod
@@ -281,7 +347,7 @@ class Reader(Connection):
     def _resolve(self, snapshot: Snapshot, targets: Sequence[TargetLike]) -> list[Target]:
         return resolve(snapshot, lambda: self.codec, targets)
 
-    # --- latents and images -----------------------------------------------------
+    # --- rows and latents -------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._snapshot())
@@ -290,12 +356,12 @@ class Reader(Connection):
         return isinstance(name, str) and bool(self._snapshot().locate([name])[0] >= 0)
 
     def ids(self, rows: NDArray[Any] | None = None, *, where: str | None = None) -> list[str]:
-        """Ids in the order they came in: all, those of row numbers, or those of an expression.
+        """Ids in the order of insertion: all, of row numbers, or of an expression's rows.
 
         Raises
         ------
         NotFoundError
-            If a row number is not alive.
+            If a row does not exist, or is deleted.
         """
         snapshot = self._snapshot()
         if rows is None:
@@ -303,9 +369,9 @@ class Reader(Connection):
         if where is not None:
             raise InvalidInputError("give row numbers or an expression, not both")
         numbers = np.asarray(rows, np.int64).reshape(-1)
-        alive = np.isin(numbers, snapshot.live_rows())
-        if not alive.all():
-            raise NotFoundError(f"row {numbers[~alive][0]} is not in the store")
+        live = np.isin(numbers, snapshot.live_rows())
+        if not live.all():
+            raise NotFoundError(f"row {numbers[~live][0]} is not in the store")
         return snapshot.ids(numbers)
 
     def vectors(self, ids: Sequence[str]) -> Floats:
@@ -339,15 +405,14 @@ class Reader(Connection):
         targets
             An id, a list of targets, or an array ``[n, d]``.
         model
-            Only to make sure: any other than the store's own is refused.
+            Raise `ModelMismatchError` if the store was made with another model than this.
 
         Returns
         -------
         ndarray
             uint8 ``[n, height, width, channels]``.
         """
-        if model is not None:
-            self.check_model(model)
+        self._check_model(model)
         return self.codec.decode(self._latents(targets))
 
     def _latents(self, targets: TargetLike | Sequence[TargetLike]) -> Floats:
@@ -367,7 +432,7 @@ class Reader(Connection):
         weights: Sequence[float] | None = None,
         method: str = "linear",
     ) -> Floats:
-        """One latent out of several: see `latentdb.model.arithmetic.blend`.
+        """Blend several latents into one: see `latentdb.model.arithmetic.blend`.
 
         Returns
         -------
@@ -379,27 +444,24 @@ class Reader(Connection):
         return arithmetic.blend(self._latents(targets), weights, method=method)
 
     def average(self, *, where: str | None = None) -> Average:
-        """Mean latent of the rows an expression keeps, or of all.
+        """Mean latent of all rows, or of those for which an expression is true.
 
         Raises
         ------
         NotFoundError
-            If it keeps none.
+            If there are none.
         """
         snapshot = self._snapshot()
         total, count = sum_rows(snapshot, self._filter(snapshot, where))
         if not count:
-            raise NotFoundError(
-                "the store is empty"
-                if where is None
-                else f"no row fits {where!r}: nothing to average"
-            )
+            reason = "the store is empty" if where is None else f"no row fits {where!r}"
+            raise NotFoundError(f"{reason}: nothing to average")
         return Average((total / count).astype(np.float32), count)
 
     def interpolate(
         self, a: TargetLike, b: TargetLike, *, steps: int = 10, method: str = "linear"
     ) -> Floats:
-        """A path from one target to another, both included.
+        """A path of latents from one target to another, both included.
 
         Returns
         -------
@@ -414,15 +476,10 @@ class Reader(Connection):
     # --- pictures and files -----------------------------------------------------
 
     def write(self, latents: Floats, out: PathLike) -> None:
-        """Write latents to a file by its ending.
+        """Write latents, float32 ``[d]`` or ``[n, d]``, to a file by its ending.
 
         ``.npy``: the vectors themselves.  ``.gif``: an animation.  Another image
         ending: one decoded image pixel for pixel, or several in a row.
-
-        Parameters
-        ----------
-        latents
-            float32 ``[d]`` or ``[n, d]``.
         """
         from latentdb.images.render import picture_format
         from latentdb.output.figures import write_images, write_vectors
@@ -451,18 +508,16 @@ class Reader(Connection):
         targets
             Ids, image paths, ``.npy`` files; None for all rows.
         out
-            Without an ending, a folder that gets one picture each.  A file
-            ending in ``.npy`` gets all pixels, uint8 ``[n, height, width,
-            channels]``; one ending in .png (or another image format) gets the
-            image, or a row of several, of targets that were given.
+            A folder: one file per image.  A ``.npy`` file: all pixels, uint8 ``[n,
+            height, width, channels]``.  A picture (only with targets): the image,
+            or several in a row.
         where
-            Of all rows, only those for which this expression is true.
+            With ``targets=None``: only rows for which this expression is true.
         format
-            Of the pictures in a folder: ``"png"`` (the default), ``"jpeg"`` or
-            ``"webp"``; or ``"npy"``.
+            Of the files in a folder: ``"png"`` (default), ``"jpeg"`` or ``"webp"``.
         sheet
-            Also, or instead, contact sheets: a picture of up to 120 images with
-            their ids, and numbered ones if there are more.
+            Also, or instead of `out`: contact sheets of up to 120 images with their
+            ids, numbered if there are several.
         model
             As in `decode`.
         report
@@ -476,64 +531,47 @@ class Reader(Connection):
         Raises
         ------
         InvalidInputError
-            If `out` and `format` do not fit each other, or nothing is to be written.
+            If `out` and `format` do not fit each other, or neither `out` nor `sheet` is given.
         StoreError
             If a file cannot be written.
         """
         from latentdb.output import sinks
 
-        if model is not None:
-            self.check_model(model)
+        self._check_model(model)
         if targets is not None and where is not None:
             raise InvalidInputError("give targets or an expression to decode, not both")
         kind = sinks.output_format(out, format, one_file=targets is not None)
         if out is None and sheet is None:
             raise InvalidInputError("nothing to write: give out, sheet, or both")
         snapshot, codec = self._snapshot(), self.codec
-        config, size = codec.config, sinks.batch_size(codec.config)
+        size = sinks.batch_size(codec.config)
         if targets is None:
             rows = select_rows(snapshot, self._filter(snapshot, where))
-            total, given = len(rows), sinks.row_batches(snapshot, rows, size)
+            total, batches = len(rows), sinks.row_batches(snapshot, rows, size)
         else:
-            found = self._resolve(snapshot, targets)
-            total, given = len(found), sinks.target_batches(found, size)
-        chosen: list[sinks.Sink] = []
-        if out is not None and kind == "npy":
-            chosen.append(sinks.NpySink(out, total, config))
-        elif out is not None and kind == "picture":
-            chosen.append(sinks.PictureSink(out))
-        elif out is not None:
-            chosen.append(sinks.FolderSink(out, kind))
-        if sheet is not None:
-            chosen.append(sinks.SheetSink(sheet, total, config))
-        return sinks.decode_all(codec, given, total, chosen, report)
+            examples = self._resolve(snapshot, targets)
+            total, batches = len(examples), sinks.target_batches(examples, size)
+        outputs = sinks.make_sinks(out, kind, sheet, total, codec.config)
+        return sinks.decode_all(codec, batches, total, outputs, report)
 
     def sheet(self, target: TargetLike, matches: Matches, out: PathLike) -> None:
         """Draw a query: the image, its reconstruction, then the matches with distances.
 
-        An image whose file is gone is drawn as decoded from its latent, with
-        ``~`` before its caption.
+        An image whose file cannot be read is decoded from its latent instead, and
+        its caption begins with ``~``.
         """
         from latentdb.output.figures import write_query
 
         snapshot = self._snapshot()
-        found = self._resolve(snapshot, [target])[0]
-        path: str | None = None
-        if found.kind == "id":
-            path = snapshot.paths(snapshot.find([found.name]))[0]
-        elif found.kind == "file":
-            path = found.name
+        (example,) = self._resolve(snapshot, [target])
+        path = example.name if example.kind == "file" else None
+        if example.kind == "id":
+            path = snapshot.paths(snapshot.find([example.name]))[0]
         latents = self.vectors([match.id for match in matches])
-        write_query(self.codec, found, path, matches, latents, out)
+        write_query(self.codec, example, path, matches, latents, out)
 
     def export(self, out: PathLike, *, where: str | None = None) -> int:
-        """Write rows to one file: see `latentdb.exchange.exporting.export`.
-
-        Returns
-        -------
-        int
-            Rows written.
-        """
+        """Write rows to a file, and give their number: see `latentdb.exchange.exporting.export`."""
         from latentdb.exchange.exporting import export
 
         snapshot = self._snapshot()
@@ -542,7 +580,7 @@ class Reader(Connection):
         return len(rows)
 
     def info(self) -> Info:
-        """What the store is and how it is searched."""
+        """Size, model and search index of the store."""
         from latentdb.stored_model import describe
 
         return describe(self._snapshot())

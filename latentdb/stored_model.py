@@ -184,3 +184,29 @@ def describe(snapshot: Snapshot) -> Info:
         index=entry,
         covered_rows=0 if entry is None else entry.rows,
     )
+
+
+def load_other_model(
+    snapshot: Snapshot,
+    model: ModelLike | None = None,
+    *,
+    encoder: PathLike | None = None,
+    decoder: PathLike | None = None,
+    options: ModelOptions | None = None,
+) -> Codec:
+    """A model to compare with the store's: see `check_same_model`.
+
+    Parameters
+    ----------
+    model, encoder, decoder
+        As in `LatentDB.create`.
+    options
+        Where they say nothing of pixel range and resize rule, a file is read with the store's.
+    """
+    options = options or ModelOptions()
+    config = config_of(snapshot)
+    if config is not None and (encoder is not None or is_file(model)):
+        options = options.with_defaults(config.preprocessing)
+    if encoder is not None:
+        return import_model(encoder, decoder, options=options)
+    return load_model(model or "", options=options)

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "latentdb"
 # A package imports packages of the lines below it, and itself.
 ORDER = (
     "cli",
-    "database reader connection stored_model verify",
+    "database reader stored_model verify",
     "exchange output",
     "ingest search",
     "model",

@@ -347,3 +347,19 @@ class SheetSink:
             path = path.with_name(f"{path.stem}-{number}{path.suffix}")
         self.written.append(os.fspath(path))
         return lambda: write_picture(path, contact_sheet(grid(cells, self._columns)))
+
+
+def make_sinks(
+    out: PathLike | None, format: str, sheet: PathLike | None, total: int, config: ModelConfig
+) -> list[Sink]:
+    """The sinks for an output path, of the format `output_format` gives, and for sheets."""
+    sinks: list[Sink] = []
+    if out is not None and format == "npy":
+        sinks.append(NpySink(out, total, config))
+    elif out is not None and format == "picture":
+        sinks.append(PictureSink(out))
+    elif out is not None:
+        sinks.append(FolderSink(out, format))
+    if sheet is not None:
+        sinks.append(SheetSink(sheet, total, config))
+    return sinks

@@ -17,6 +17,7 @@ from latentdb.store.segment import Floats, Ints
 if TYPE_CHECKING:
     from latentdb.model.config import ModelConfig
     from latentdb.store.manifest import IndexEntry
+    from latentdb.store.snapshot import Snapshot
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,3 +143,23 @@ class Info:
     index: IndexEntry | None
     covered_rows: int
     why: str = ""
+
+
+def to_matches(
+    snapshot: Snapshot, metric: str, hits: Hits, number: int, excluded: set[int], k: int | None
+) -> Matches:
+    """At most k hits of query `number`, with ids and metadata, without the excluded rows."""
+    selected = hits.rows[number] >= 0
+    if excluded:
+        selected &= ~np.isin(hits.rows[number], list(excluded))
+    rows, distances = hits.rows[number][selected][:k], hits.distances[number][selected][:k]
+    facts = zip(distances.tolist(), snapshot.facts(rows), strict=True)
+    return Matches(
+        metric,
+        hits.exact,
+        hits.scanned // len(hits.rows),
+        tuple(
+            Match(rank, name, distance, path, metadata)
+            for rank, (distance, (name, path, metadata)) in enumerate(facts, 1)
+        ),
+    )

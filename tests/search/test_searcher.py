@@ -386,7 +386,7 @@ def test_what_is_no_radius_is_reported(db: LatentDB, radius: Any) -> None:
 @pytest.mark.parametrize("k", [0, -1, 100_001, 1.5, True, "3"])
 def test_what_is_no_k_is_reported(db: LatentDB, k: Any) -> None:
     for ask in (lambda: db.query("r11", k=k), lambda: db.search(np.zeros((1, DIM)), k=k)):
-        with pytest.raises(InvalidInputError, match="give a whole number, 1 to 100000"):
+        with pytest.raises(InvalidInputError, match="give a whole number, 1 to 100,000"):
             ask()
 
 
