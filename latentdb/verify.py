@@ -194,7 +194,7 @@ class _Check:
         hashes, owners = [], []
         for number, segment in enumerate(self.segments):
             alive = np.flatnonzero(~np.isin(segment.rows, self.deleted))
-            hashes.append(segment.own_hashes()[alive])
+            hashes.append(segment.hashes_by_position()[alive])
             owners.append(np.stack([np.full(len(alive), number), alive], axis=1))
         if not hashes:
             return

@@ -50,7 +50,7 @@ def read_blocks(snapshot: Snapshot, rows: Ints) -> Iterator[RowBlock]:
     """Rows with everything that the store has of them, a block at a time."""
     for positions in block_slices(len(rows)):
         numbers = rows[positions]
-        facts = snapshot.facts(numbers)
+        facts = snapshot.records(numbers)
         yield RowBlock(
             positions,
             snapshot.vectors(numbers),

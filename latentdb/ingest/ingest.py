@@ -25,7 +25,7 @@ from latentdb.ingest.read_ahead import read_batches
 from latentdb.model.codec import Codec
 from latentdb.store.columns import Table, make_columns
 from latentdb.store.compaction import compact, is_due
-from latentdb.store.segment import FileFacts, Floats, Ints, Rows, hash_ids
+from latentdb.store.segment import FileStats, Floats, Ints, Rows, hash_ids
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import Writer
 
@@ -127,7 +127,7 @@ class _PendingRows:
             z_mean=np.concatenate(self._means),
             z_log_var=np.concatenate(self._log_vars) if self._log_vars else None,
             paths=[row.file.path for row in planned],
-            facts=FileFacts(
+            file_stats=FileStats(
                 np.array([row.file.size for row in planned], np.int64),
                 np.array([row.file.mtime_ns for row in planned], np.int64),
                 np.array([row.digest for row in planned], np.uint64),
@@ -294,7 +294,7 @@ def _column_types(
 ) -> dict[str, str]:
     """Type of every metadata key, checked before the first row so that no run fails half-way."""
     types = dict(stored)
-    given = {} if table is None else table.kinds
+    given = {} if table is None else table.types
     if labels_from_folders:
         given = {LABEL: "str", **given}
     for key, kind in given.items():

@@ -151,9 +151,9 @@ class ImagePlanner:
         if not len(found):
             return stored
         numbers = rows[found]
-        facts = self.snapshot.facts(numbers)
+        records = self.snapshot.records(numbers)
         for segment, positions, indices in self.snapshot.groups(numbers):
-            files = segment.facts
+            files = segment.file_stats
             for position, index in zip(positions, indices, strict=True):
                 stamp = (0, 0, -1)  # of a row that was not made from a file
                 if files is not None:
@@ -162,7 +162,7 @@ class ImagePlanner:
                         int(files.mtimes_ns[position]),
                         int(files.digests[position]),
                     )
-                _, path, metadata = facts[index]
+                _, path, metadata = records[index]
                 image = StoredImage(int(numbers[index]), path, *stamp, metadata)
                 stored[found[index]] = image
         return stored

@@ -67,12 +67,12 @@ class _Test:
 
     def truth(self, column_of: GetColumn) -> Truth:
         column = column_of(self.column)
-        if column.kind == "str":
+        if column.type == "str":
             table = np.array([bool(self.test(text)) for text in column.categories], bool)
             codes = np.clip(column.values, 0, max(len(table) - 1, 0))
             holds = table[codes] if len(table) else np.zeros(len(column), bool)
         else:
-            values = column.values.astype(bool) if column.kind == "bool" else column.values
+            values = column.values.astype(bool) if column.type == "bool" else column.values
             holds = np.asarray(self.test(values), bool)
         if column.missing is None:
             return holds, ~holds

@@ -153,7 +153,7 @@ def to_matches(
     if excluded:
         selected &= ~np.isin(hits.rows[number], list(excluded))
     rows, distances = hits.rows[number][selected][:k], hits.distances[number][selected][:k]
-    facts = zip(distances.tolist(), snapshot.facts(rows), strict=True)
+    facts = zip(distances.tolist(), snapshot.records(rows), strict=True)
     return Matches(
         metric,
         hits.exact,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError, NotFoundError
 
-KINDS = ("str", "int", "float", "bool")
+COLUMN_TYPES = ("str", "int", "float", "bool")
 RESERVED = frozenset(("id", "path", "row", "z_mean", "z_log_var"))
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "str": np.dtype("<i4"),
@@ -66,7 +66,7 @@ class Column:
 
     Attributes
     ----------
-    kind
+    type
         ``"str"``, ``"int"``, ``"float"`` or ``"bool"``.
     values
         ``[n]``: int32 codes into `categories` for text, else int64, float64
@@ -77,7 +77,7 @@ class Column:
         The different texts, for text.
     """
 
-    kind: str
+    type: str
     values: NDArray[Any]
     missing: NDArray[np.bool_] | None = None
     categories: tuple[str, ...] = ()
@@ -90,40 +90,40 @@ class Column:
         if self.missing is not None and self.missing[position]:
             return None
         value = self.values[position]
-        if self.kind == "str":
+        if self.type == "str":
             return self.categories[int(value)]
-        if self.kind == "bool":
+        if self.type == "bool":
             return bool(value)
-        return int(value) if self.kind == "int" else float(value)
+        return int(value) if self.type == "int" else float(value)
 
     def take(self, positions: NDArray[np.integer[Any]] | slice) -> Column:
         """The same column over other rows."""
         missing = None if self.missing is None else self.missing[positions]
         if missing is not None and not missing.any():
             missing = None
-        return Column(self.kind, self.values[positions], missing, self.categories)
+        return Column(self.type, self.values[positions], missing, self.categories)
 
-    def cast(self, kind: str, key: str) -> Column:
-        """The same values as another kind: whole numbers may become numbers.
+    def cast(self, type_: str, key: str) -> Column:
+        """The same values as another type: int may become float.
 
         Raises
         ------
         InvalidInputError
             For any other change.
         """
-        if kind == self.kind:
+        if type_ == self.type:
             return self
-        if (self.kind, kind) == ("int", "float"):
-            return Column(kind, self.values.astype(np.float64), self.missing)
+        if (self.type, type_) == ("int", "float"):
+            return Column(type_, self.values.astype(np.float64), self.missing)
         raise InvalidInputError(
-            f"metadata {key!r} holds {kind} in this store, received {self.kind}: "
+            f"metadata {key!r} holds {type_} in this store, received {self.type}: "
             "convert it or use another key"
         )
 
 
-def absent(kind: str, rows: int) -> Column:
+def absent(type_: str, rows: int) -> Column:
     """A column in which every value is missing."""
-    return Column(kind, np.zeros(rows, DTYPES[kind]), np.ones(rows, bool))
+    return Column(type_, np.zeros(rows, DTYPES[type_]), np.ones(rows, bool))
 
 
 def make_column(key: str, values: Sequence[Any] | NDArray[Any]) -> Column | None:
@@ -150,7 +150,7 @@ def make_column(key: str, values: Sequence[Any] | NDArray[Any]) -> Column | None
         value.item() if isinstance(value, np.generic) and value.dtype.kind not in "mM" else value
         for value in plain
     ]
-    kinds = set()
+    types = set()
     for value in plain:
         if value is None or (isinstance(value, float) and math.isnan(value)):
             continue
@@ -159,24 +159,24 @@ def make_column(key: str, values: Sequence[Any] | NDArray[Any]) -> Column | None
                 f"metadata {key!r} has a value of type {type(value).__name__}: "
                 "expected str, int, float, bool or None"
             )
-        kinds.add(type(value).__name__)
-    if not kinds:
+        types.add(type(value).__name__)
+    if not types:
         return None
-    if kinds == {"int", "float"}:
-        kinds = {"float"}
-    if len(kinds) > 1:
+    if types == {"int", "float"}:
+        types = {"float"}
+    if len(types) > 1:
         raise InvalidInputError(
-            f"metadata {key!r} mixes {' and '.join(sorted(kinds))}: give all its values one type"
+            f"metadata {key!r} mixes {' and '.join(sorted(types))}: give all its values one type"
         )
-    return _typed(key, kinds.pop(), plain)
+    return _typed(key, types.pop(), plain)
 
 
-def _typed(key: str, kind: str, plain: list[Any]) -> Column:
+def _typed(key: str, type_: str, plain: list[Any]) -> Column:
     missing = np.array(
         [value is None or (isinstance(value, float) and math.isnan(value)) for value in plain], bool
     )
     lost = missing if missing.any() else None
-    if kind == "str":
+    if type_ == "str":
         table: dict[str, int] = {}
         codes = [0 if gone else table.setdefault(value, len(table))
                  for value, gone in zip(plain, missing, strict=True)]  # fmt: skip
@@ -187,10 +187,10 @@ def _typed(key: str, kind: str, plain: list[Any]) -> Column:
                 raise InvalidInputError(
                     f"metadata {key!r} has text that is not valid Unicode: {text!r}"
                 ) from error
-        return Column(kind, np.array(codes, "<i4"), lost, tuple(table))
+        return Column(type_, np.array(codes, "<i4"), lost, tuple(table))
     filled = [0 if gone else value for value, gone in zip(plain, missing, strict=True)]
     try:
-        return Column(kind, np.array(filled, DTYPES[kind]), lost)
+        return Column(type_, np.array(filled, DTYPES[type_]), lost)
     except OverflowError as error:
         raise InvalidInputError(
             f"metadata {key!r} has a whole number beyond 64 bits: keep it as text"
@@ -228,15 +228,15 @@ def make_columns(metadata: Mapping[str, Any] | None, rows: int) -> dict[str, Col
     return columns
 
 
-def join(kind: str, parts: Sequence[Column]) -> Column:
-    """One column out of several of the same kind, row after row."""
+def join(type_: str, parts: Sequence[Column]) -> Column:
+    """One column out of several of the same type, row after row."""
     missing = None
     if any(part.missing is not None for part in parts):
         missing = np.concatenate(
             [np.zeros(len(part), bool) if part.missing is None else part.missing for part in parts]
         )
-    if kind != "str":
-        return Column(kind, np.concatenate([part.values for part in parts]), missing)
+    if type_ != "str":
+        return Column(type_, np.concatenate([part.values for part in parts]), missing)
     table: dict[str, int] = {}
     codes = []
     for part in parts:
@@ -246,7 +246,7 @@ def join(kind: str, parts: Sequence[Column]) -> Column:
             continue
         # Entries of missing values may lie outside the categories.
         codes.append(np.array(mapped, "<i4")[np.clip(part.values, 0, len(mapped) - 1)])
-    return Column(kind, np.concatenate(codes), missing, tuple(table))
+    return Column(type_, np.concatenate(codes), missing, tuple(table))
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,9 +268,9 @@ class Table:
     columns: Mapping[str, Column]
 
     @property
-    def kinds(self) -> dict[str, str]:
+    def types(self) -> dict[str, str]:
         """Kind of every column."""
-        return {key: column.kind for key, column in self.columns.items()}
+        return {key: column.type for key, column in self.columns.items()}
 
     def row(self, name: str, path: str) -> dict[str, Value] | None:
         """The values for an image, by its id or else its path; None where there are none."""

@@ -23,7 +23,7 @@ from latentdb.ann.metrics import COSINE, METRICS
 from latentdb.ann.plan import PREFERENCES
 from latentdb.base.errors import CorruptStoreError, LockedError, NotFoundError, StoreError
 from latentdb.base.files import os_reason, read_limited, replace_atomically
-from latentdb.store.columns import KINDS, check_key
+from latentdb.store.columns import COLUMN_TYPES, check_key
 
 FORMAT_VERSION = 2  # 1 had segments without a layout
 _READABLE = (1, 2)
@@ -285,7 +285,9 @@ def load(data: bytes, name: str) -> Manifest:
 
 def _manifest(body: Any) -> Manifest:
     columns = dict(body["columns"])
-    _require(all(kind in KINDS for kind in columns.values()), "a column has an unknown kind")
+    _require(
+        all(type_ in COLUMN_TYPES for type_ in columns.values()), "a column has an unknown type"
+    )
     for key in columns:
         check_key(key)
     manifest = Manifest(

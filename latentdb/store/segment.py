@@ -41,7 +41,7 @@ MAX_COLUMNS = 1_000  # each is up to six objects
 
 
 @dataclass(frozen=True, eq=False)
-class FileFacts:
+class FileStats:
     """What is known of the image files behind some rows.
 
     Attributes
@@ -57,23 +57,23 @@ class FileFacts:
     digests: NDArray[np.uint64]
 
     @staticmethod
-    def blank(count: int) -> FileFacts:
+    def blank(count: int) -> FileStats:
         """Zeros, for rows that came from no image."""
         zeros = np.zeros(count, np.int64)
-        return FileFacts(zeros, zeros, zeros.astype(np.uint64))
+        return FileStats(zeros, zeros, zeros.astype(np.uint64))
 
     @staticmethod
-    def concat(blocks: Sequence[FileFacts]) -> FileFacts:
+    def concat(blocks: Sequence[FileStats]) -> FileStats:
         """Those of several blocks, one after the other."""
-        return FileFacts(
+        return FileStats(
             np.concatenate([block.sizes for block in blocks]),
             np.concatenate([block.mtimes_ns for block in blocks]),
             np.concatenate([block.digests for block in blocks]),
         )
 
-    def take(self, positions: Ints | slice) -> FileFacts:
+    def take(self, positions: Ints | slice) -> FileStats:
         """Those of some of the rows."""
-        return FileFacts(self.sizes[positions], self.mtimes_ns[positions], self.digests[positions])
+        return FileStats(self.sizes[positions], self.mtimes_ns[positions], self.digests[positions])
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class Rows:
         float32 ``[n, d]``; z_log_var may be absent.
     paths
         Absolute path of the image of each row, if they have any.
-    facts
+    file_stats
         Of those images.
     columns
         Metadata.
@@ -100,7 +100,7 @@ class Rows:
     z_mean: Floats
     z_log_var: Floats | None = None
     paths: Sequence[str] | None = None
-    facts: FileFacts | None = None
+    file_stats: FileStats | None = None
     columns: Mapping[str, Column] = field(default_factory=dict)
     hashes: NDArray[np.uint64] | None = None
 
@@ -114,7 +114,7 @@ class Rows:
             self.z_mean[positions],
             None if self.z_log_var is None else self.z_log_var[positions],
             None if self.paths is None else _take_texts(self.paths, positions),
-            None if self.facts is None else self.facts.take(positions),
+            None if self.file_stats is None else self.file_stats.take(positions),
             {key: column.take(positions) for key, column in self.columns.items()},
             None if self.hashes is None else self.hashes[positions],
         )
@@ -127,27 +127,27 @@ class Rows:
         ----------
         blocks
             At least one; all with the metadata keys and dtypes of the first.
-            Paths and file facts that only some have are blank for the others;
+            Paths and file stats that only some have are blank for the others;
             z_log_var and hashes are kept where all have them.
         """
         first = blocks[0]
         if len(blocks) == 1:
             return first
-        paths, facts = None, None
+        paths, file_stats = None, None
         if any(block.paths is not None for block in blocks):
             paths = [path for block in blocks for path in block.paths or [""] * len(block)]
-        if any(block.facts is not None for block in blocks):
-            facts = FileFacts.concat(
-                [block.facts or FileFacts.blank(len(block)) for block in blocks]
+        if any(block.file_stats is not None for block in blocks):
+            file_stats = FileStats.concat(
+                [block.file_stats or FileStats.blank(len(block)) for block in blocks]
             )
         return Rows(
             [name for block in blocks for name in block.ids],
             np.concatenate([block.z_mean for block in blocks]),
             _concat_present([block.z_log_var for block in blocks]),
             paths,
-            facts,
+            file_stats,
             {
-                key: join(column.kind, [block.columns[key] for block in blocks])
+                key: join(column.type, [block.columns[key] for block in blocks])
                 for key, column in first.columns.items()
             },
             _concat_present([block.hashes for block in blocks]),
@@ -196,15 +196,15 @@ def dump(rows: Rows, numbers: Ints) -> SegmentBytes:
     arrays.update(_text_arrays("id", rows.ids))
     if rows.paths is not None:
         arrays.update(_text_arrays("path", rows.paths))
-    if rows.facts is not None:
-        arrays["file/sizes"] = rows.facts.sizes.astype("<i8")
-        arrays["file/mtimes_ns"] = rows.facts.mtimes_ns.astype("<i8")
-        arrays["file/digests"] = rows.facts.digests.astype("<u8")
+    if rows.file_stats is not None:
+        arrays["file/sizes"] = rows.file_stats.sizes.astype("<i8")
+        arrays["file/mtimes_ns"] = rows.file_stats.mtimes_ns.astype("<i8")
+        arrays["file/digests"] = rows.file_stats.digests.astype("<u8")
     for key, column in rows.columns.items():
-        arrays[f"metadata/{key}/{column.kind}"] = column.values.astype(DTYPES[column.kind])
+        arrays[f"metadata/{key}/{column.type}"] = column.values.astype(DTYPES[column.type])
         if column.missing is not None:
             arrays[f"metadata/{key}/missing"] = column.missing.astype("u1")
-        if column.kind == "str":
+        if column.type == "str":
             arrays.update(_text_arrays(f"metadata/{key}/categories", column.categories))
     return dump_parts(arrays)
 
@@ -387,7 +387,7 @@ class Segment:
             self.z_mean[positions],
             None if self.z_log_var is None else self.z_log_var[positions],
             None if self.paths is None else self.paths.take(positions),
-            None if self.facts is None else self.facts.take(positions),
+            None if self.file_stats is None else self.file_stats.take(positions),
             {key: self.column(key).take(positions) for key in self.columns},
         )
 
@@ -401,7 +401,7 @@ class Segment:
         return self._parts.is_intact()
 
     def with_columns(self, columns: Mapping[str, str]) -> Segment:
-        """The same open segment under the metadata kinds of a later version."""
+        """The same open segment under the metadata types of a later version."""
         other = copy(self)
         other.columns = dict(columns)
         return other
@@ -409,8 +409,8 @@ class Segment:
     def _check_names(self) -> None:
         known = {"row", "z_mean", "z_log_var", "id/hashes", "id/order", "id/offsets", "id/bytes"}
         known |= {"path/offsets", "path/bytes", "file/sizes", "file/mtimes_ns", "file/digests"}
-        for key, kind in self.columns.items():
-            parts = ("int", kind, "missing", "categories/offsets", "categories/bytes")
+        for key, type_ in self.columns.items():
+            parts = ("int", type_, "missing", "categories/offsets", "categories/bytes")
             known |= {f"metadata/{key}/{part}" for part in parts}
         unknown = sorted(self._parts.names() - known)
         if unknown:
@@ -422,12 +422,12 @@ class Segment:
         return Texts(offsets, self._parts.get(f"{name}/bytes", "u1", (size,)), self.name)
 
     @cached_property
-    def facts(self) -> FileFacts | None:
+    def file_stats(self) -> FileStats | None:
         """What is known of the image files, if the rows came from images."""
         if "file/sizes" not in self._parts:
             return None
         shape = (len(self),)
-        return FileFacts(
+        return FileStats(
             self._parts.get("file/sizes", "<i8", shape).whole(),
             self._parts.get("file/mtimes_ns", "<i8", shape).whole(),
             self._parts.get("file/digests", "<u8", shape).whole(),
@@ -441,22 +441,22 @@ class Segment:
         InvalidInputError
             If the store has no such key.
         """
-        kind = self._kind(key)
-        made = self._columns.get((key, kind))
+        type_ = self._type(key)
+        made = self._columns.get((key, type_))
         if made is None:
-            made = self._columns[key, kind] = self._column(key, kind)
+            made = self._columns[key, type_] = self._column(key, type_)
         return made
 
-    def _kind(self, key: str) -> str:
+    def _type(self, key: str) -> str:
         if key not in self.columns:
             raise InvalidInputError(f"metadata {key!r} is not in this store")
         return self.columns[key]
 
-    def _stored(self, key: str, kind: str) -> tuple[str, MappedArray, MappedArray | None] | None:
+    def _stored(self, key: str, type_: str) -> tuple[str, MappedArray, MappedArray | None] | None:
         """Kind in the file, values and which are missing; None where the segment has none."""
         prefix = f"metadata/{key}"
         # A column of whole numbers may have been written before numbers came in.
-        stored = next((part for part in (kind, "int") if f"{prefix}/{part}" in self._parts), None)
+        stored = next((part for part in (type_, "int") if f"{prefix}/{part}" in self._parts), None)
         if stored is None:
             return None
         shape = (len(self),)
@@ -469,31 +469,31 @@ class Segment:
         prefix = f"metadata/{key}/categories"
         return self._texts(prefix, max(self._parts.length(f"{prefix}/offsets"), 1) - 1)
 
-    def _column(self, key: str, kind: str) -> Column:
-        stored = self._stored(key, kind)
+    def _column(self, key: str, type_: str) -> Column:
+        stored = self._stored(key, type_)
         if stored is None:
-            return absent(kind, len(self))
+            return absent(type_, len(self))
         values = stored[1].whole()
         missing = None if stored[2] is None else stored[2].whole().astype(bool)
         categories: tuple[str, ...] = ()
-        if kind == "str":
+        if type_ == "str":
             categories = tuple(self._categories(key))
             known = values if missing is None else values[~missing]
             if len(known) and not 0 <= known.min() <= known.max() < len(categories):
                 raise self._no_category(key)
-        return Column(stored[0], values, missing, categories).cast(kind, key)
+        return Column(stored[0], values, missing, categories).cast(type_, key)
 
     def _no_category(self, key: str) -> CorruptStoreError:
         return CorruptStoreError(f"{self.name}: {key!r} has codes without a category")
 
     def items(self, key: str, positions: Ints) -> list[Value]:
         """Metadata of some rows, without reading the column; None where it is missing."""
-        kind = self._kind(key)
-        found = self._readers.get((key, kind))
+        type_ = self._type(key)
+        found = self._readers.get((key, type_))
         if found is None:
-            stored = self._stored(key, kind)
-            texts = self._categories(key) if stored is not None and kind == "str" else None
-            found = self._readers[key, kind] = (stored, texts)
+            stored = self._stored(key, type_)
+            texts = self._categories(key) if stored is not None and type_ == "str" else None
+            found = self._readers[key, type_] = (stored, texts)
         stored, texts = found
         if stored is None:
             return [None] * len(positions)
@@ -505,7 +505,7 @@ class Segment:
             if any(code is not None and not 0 <= code < len(texts) for code in values):
                 raise self._no_category(key)
             return [None if code is None else texts[code] for code in values]
-        make = {"bool": bool, "int": int, "float": float}[kind]
+        make = {"bool": bool, "int": int, "float": float}[type_]
         return [None if value is None else make(value) for value in values]
 
     @property
@@ -539,7 +539,7 @@ class Segment:
                 place += 1
         return positions
 
-    def own_hashes(self) -> NDArray[np.uint64]:
+    def hashes_by_position(self) -> NDArray[np.uint64]:
         """The hash of each id, by position."""
         hashes = np.empty(len(self), np.uint64)
         hashes[self._order] = self._hashes
@@ -570,7 +570,7 @@ class Segment:
         for true, what in holds:
             if not true:
                 raise CorruptStoreError(f"{self.name}: {what}")
-        if not np.array_equal(hash_ids(list(self.ids)), self.own_hashes()):
+        if not np.array_equal(hash_ids(list(self.ids)), self.hashes_by_position()):
             raise CorruptStoreError(f"{self.name}: an id hash is not that of its id")
         if self.paths is not None:
             list(self.paths)

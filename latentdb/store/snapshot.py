@@ -216,7 +216,7 @@ class Snapshot:
                 result[place] = segment.paths[int(position)] or None
         return result
 
-    def facts(self, rows: Ints) -> list[tuple[str, str | None, dict[str, Value]]]:
+    def records(self, rows: Ints) -> list[tuple[str, str | None, dict[str, Value]]]:
         """Id, path and metadata of row numbers; a missing value is left out."""
         result: list[tuple[str, str | None, dict[str, Value]]] = [("", None, {})] * len(rows)
         for segment, positions, places in self.groups(rows):
@@ -233,7 +233,7 @@ class Snapshot:
 
     def metadata(self, rows: Ints) -> list[dict[str, Value]]:
         """Metadata of row numbers; a missing value is left out."""
-        return [values for _, _, values in self.facts(rows)]
+        return [values for _, _, values in self.records(rows)]
 
     def live_rows(self) -> Ints:
         """Every row number that is alive, ascending."""

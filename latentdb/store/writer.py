@@ -67,7 +67,7 @@ class Writer:
             If it cannot be written; the store is as before.
         """
         old = self.snapshot.manifest
-        kinds = dict(old.columns)
+        types = dict(old.columns)
         first = old.next_row
         with self._written() as written:
             entries: list[SegmentEntry] = []
@@ -75,13 +75,13 @@ class Writer:
             for part in [rows] if isinstance(rows, Rows) else rows:
                 columns = {}
                 for key, column in part.columns.items():
-                    kind = kinds.setdefault(key, column.kind)
-                    if (kind, column.kind) == ("int", "float"):
-                        kind = kinds[key] = "float"  # older segments are read as numbers now
-                    columns[key] = column.cast(kind, key)
-                if len(kinds) > MAX_COLUMNS:
+                    type_ = types.setdefault(key, column.type)
+                    if (type_, column.type) == ("int", "float"):
+                        type_ = types[key] = "float"  # older segments are read as numbers now
+                    columns[key] = column.cast(type_, key)
+                if len(types) > MAX_COLUMNS:
                     raise InvalidInputError(
-                        f"{len(kinds)} metadata keys are too many: "
+                        f"{len(types)} metadata keys are too many: "
                         f"a store has at most {MAX_COLUMNS}"
                     )
                 part = replace(part, columns=columns)
@@ -97,7 +97,7 @@ class Writer:
                     next_row=next_row,
                     segments=(*old.segments, *entries),
                     deletions=deletions,
-                    columns=kinds,
+                    columns=types,
                 )
             )
         return np.arange(first, next_row, dtype=np.int64)

@@ -161,7 +161,7 @@ def as_csv_has_it(rows: Rows) -> Rows:
     columns = {}
     for key, column in rows.columns.items():
         cells = [column.item(place) for place in range(len(rows))]
-        if column.kind == "str":
+        if column.type == "str":
             cells = [cell or None for cell in cells]
         made = make_column(key, cells)
         if made is not None:
@@ -194,7 +194,7 @@ def test_csv_reads_back_as_what_its_cells_fit(
     rows = as_csv_has_it(rows)
     columns = dict(rows.columns)
     for key, column in columns.items():
-        if column.kind == "str":
+        if column.type == "str":
             # Text that nobody takes for anything else.
             prefixed = tuple(f"_{text_}" for text_ in column.categories)
             columns[key] = Column("str", column.values, column.missing, prefixed)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.search.filters import Filter
 from latentdb.store.columns import (
+    COLUMN_TYPES,
     DTYPES,
-    KINDS,
     RESERVED,
     Column,
     Table,
@@ -101,11 +101,11 @@ def test_reserved_keys_are_refused(key: str) -> None:
 # --- columns -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COLUMN_TYPES)
 @given(data=st.data())
 def test_a_column_gives_back_the_values_it_was_made_of(kind: str, data: st.DataObject) -> None:
     column, values = data.draw(columns(kind))
-    assert column.kind == kind
+    assert column.type == kind
     assert column.values.dtype == DTYPES[kind]
     assert items(column) == values
     assert [type(item) for item in items(column)] == [type(value) for value in values]
@@ -137,7 +137,7 @@ def test_a_column_gives_back_the_values_it_was_made_of(kind: str, data: st.DataO
 def test_a_column_is_typed_by_its_values(values: Any, kind: str, expected: list[Any]) -> None:
     column = make_column("key", values)
     assert column is not None
-    assert column.kind == kind
+    assert column.type == kind
     assert items(column) == expected
 
 
@@ -185,15 +185,15 @@ def test_times_are_refused_in_every_unit(values: Any) -> None:
         make_column("key", values)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COLUMN_TYPES)
 def test_an_absent_column_is_all_missing(kind: str) -> None:
     column = absent(kind, 3)
-    assert (column.kind, column.values.dtype) == (kind, DTYPES[kind])
+    assert (column.type, column.values.dtype) == (kind, DTYPES[kind])
     assert items(column) == [None, None, None]
     assert len(absent(kind, 0)) == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COLUMN_TYPES)
 @given(data=st.data())
 def test_taking_rows_is_taking_their_values(kind: str, data: st.DataObject) -> None:
     column, values = data.draw(columns(kind))
@@ -205,12 +205,12 @@ def test_taking_rows_is_taking_their_values(kind: str, data: st.DataObject) -> N
     assert items(column.take(slice(1, 5))) == values[1:5]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COLUMN_TYPES)
 @given(data=st.data())
 def test_joining_columns_is_joining_their_values(kind: str, data: st.DataObject) -> None:
     pairs = data.draw(st.lists(columns(kind), min_size=1, max_size=4))
     joined = join(kind, [column for column, _ in pairs])
-    assert (joined.kind, joined.values.dtype) == (kind, DTYPES[kind])
+    assert (joined.type, joined.values.dtype) == (kind, DTYPES[kind])
     assert items(joined) == [value for _, values in pairs for value in values]
     assert len(set(joined.categories)) == len(joined.categories)
 
@@ -227,9 +227,9 @@ def test_whole_numbers_become_numbers_and_nothing_else_changes() -> None:
     column = column_of("int", [1, None])
     assert column.cast("int", "key") is column
     wide = column.cast("float", "key")
-    assert (wide.kind, wide.values.dtype, items(wide)) == ("float", DTYPES["float"], [1.0, None])
-    for before in KINDS:
-        for after in set(KINDS) - {before}:
+    assert (wide.type, wide.values.dtype, items(wide)) == ("float", DTYPES["float"], [1.0, None])
+    for before in COLUMN_TYPES:
+        for after in set(COLUMN_TYPES) - {before}:
             if (before, after) != ("int", "float"):
                 with pytest.raises(
                     InvalidInputError, match=f"'key' holds {after} .* received {before}"
@@ -288,7 +288,7 @@ def test_a_csv_file_is_read_by_its_header(tmp_path: Path) -> None:
         "m.csv",
         "id,label,year,score,good\nx/a.png,cat,1999,0.5,true\nb,,-3,,FALSE\nc,'q',,2,\n",
     )
-    assert table.kinds == {"label": "str", "year": "int", "score": "float", "good": "bool"}
+    assert table.types == {"label": "str", "year": "int", "score": "float", "good": "bool"}
     assert table.rows == {"x/a.png": 0, "b": 1, "c": 2}
     assert table.row("b", "/no/where") == {"label": None, "year": -3, "score": None, "good": False}
     assert table.row("c", "") == {"label": "'q'", "year": None, "score": 2.0, "good": None}
@@ -355,7 +355,7 @@ def test_a_csv_column_is_of_the_narrowest_type_its_cells_fit(
     with file.open("w", newline="") as stream:
         csv.writer(stream).writerows([["id", "v"], *([n, cell] for n, cell in enumerate(cells))])
     column = read_table(file).columns["v"]
-    assert (column.kind, items(column)) == (kind, values)
+    assert (column.type, items(column)) == (kind, values)
 
 
 @given(cells=st.lists(st.text("0123456789.eE+-x", min_size=1, max_size=4), min_size=1, max_size=3))
@@ -365,11 +365,11 @@ def test_no_cell_loses_what_it_says(
     folder = tmp_path_factory.mktemp("cells")
     rows = "".join(f"{number},{cell}\n" for number, cell in enumerate(cells))
     column = read(folder, "m.csv", f"id,v\n{rows}").columns["v"]
-    if column.kind == "str":
+    if column.type == "str":
         assert items(column) == cells
     else:
         assert items(column) == [float(cell) for cell in cells]
-        assert column.kind == "float" or all(float(cell).is_integer() for cell in cells)
+        assert column.type == "float" or all(float(cell).is_integer() for cell in cells)
 
 
 @given(
@@ -434,14 +434,14 @@ def test_json_lines_are_read(tmp_path: Path) -> None:
         '{"score": 0.5, "id": 7, "year": NaN}',
     ]
     table = read(tmp_path, "m.jsonl", "\ufeff" + "\r\n".join(lines))
-    assert table.kinds == {"label": "str", "year": "int", "score": "float", "good": "bool"}
+    assert table.types == {"label": "str", "year": "int", "score": "float", "good": "bool"}
     assert table.rows == {"a": 0, "b": 1, "7": 2}
     assert table.row("a", "") == {"label": "cat", "year": 1999, "score": None, "good": None}
     assert table.row("b", "") == {"label": None, "year": None, "score": 1.0, "good": True}
     assert table.row("7", "") == {"label": None, "year": None, "score": 0.5, "good": None}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COLUMN_TYPES)
 @given(data=st.data())
 def test_json_values_are_read_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from latentdb.base.errors import CorruptStoreError, LockedError, NotFoundError, StoreError
 from latentdb.store import manifest as manifests
-from latentdb.store.columns import KINDS
+from latentdb.store.columns import COLUMN_TYPES
 from latentdb.store.manifest import (
     FORMAT_VERSION,
     DeletionsEntry,
@@ -153,7 +153,8 @@ def manifest_versions(draw: st.DrawFn) -> Manifest:
         model=draw(st.none() | models),
         columns=draw(
             st.dictionaries(
-                st.sampled_from(["label", "year", "größe", "_x", "ok"]), st.sampled_from(KINDS)
+                st.sampled_from(["label", "year", "größe", "_x", "ok"]),
+                st.sampled_from(COLUMN_TYPES),
             )
         ),
         settings=draw(st.builds(Settings, share, whole)),
@@ -296,7 +297,7 @@ def test_a_file_name_stays_in_the_folders_of_the_store(
             {"segments": (SegmentEntry(entry("segments/a"), 101, 0, 99),)},
             "more rows than numbers",
         ),
-        ({"columns": {"label": "object"}}, "unknown kind"),
+        ({"columns": {"label": "object"}}, "unknown type"),
         ({"settings": Settings(recall=1.5)}, "1.5 is not a share"),
         ({"segments": (SegmentEntry(FileEntry("segments/a", 0, HEX * 2), 1, 0, 0),)}, "0 is out"),
         ({"segments": (SegmentEntry(FileEntry("segments/a", 1, "AB"), 1, 0, 0),)}, "'AB' is none"),

@@ -25,7 +25,7 @@ from latentdb.store import segment as segments
 from latentdb.store.blocks import MappedArray, SegmentBytes
 from latentdb.store.columns import Column, Value, make_columns
 from latentdb.store.manifest import FileEntry, LayoutEntry, SegmentEntry
-from latentdb.store.segment import FileFacts, Rows, Segment, Texts, dump, hash_ids
+from latentdb.store.segment import FileStats, Rows, Segment, Texts, dump, hash_ids
 
 N, DIM = 6, 3
 KINDS = {"s": "str", "i": "int", "f": "float", "b": "bool"}
@@ -45,7 +45,9 @@ def sample() -> Rows:
         z_mean=random.normal(size=(N, DIM)).astype(np.float32),
         z_log_var=random.normal(size=(N, DIM)).astype(np.float32),
         paths=[f"/data/{number}" for number in range(N)],
-        facts=FileFacts(np.arange(N), np.arange(N) + 10, np.arange(N, dtype=np.uint64) + 2**63),
+        file_stats=FileStats(
+            np.arange(N), np.arange(N) + 10, np.arange(N, dtype=np.uint64) + 2**63
+        ),
         columns=make_columns(VALUES, N),
     )
 
@@ -72,14 +74,14 @@ def opened(folder: Path, data: SegmentBytes | bytes) -> Segment:
 
 def read_all(segment: Segment) -> list[Any]:
     """Everything that can be asked of a segment."""
-    facts = segment.facts
+    stats = segment.file_stats
     answers: list[Any] = [
         segment.rows.tolist(),
         segment.z_mean.tolist(),
         None if segment.z_log_var is None else segment.z_log_var.tolist(),
         list(segment.ids),
         None if segment.paths is None else list(segment.paths),
-        None if facts is None else [facts.sizes, facts.mtimes_ns, facts.digests],
+        None if stats is None else [stats.sizes, stats.mtimes_ns, stats.digests],
     ]
     for key in segment.columns:
         column = segment.column(key)
@@ -102,23 +104,23 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert list(segment.ids) == rows.ids
     assert segment.paths is not None
     assert list(segment.paths) == rows.paths
-    assert segment.facts is not None
-    assert rows.facts is not None
-    np.testing.assert_array_equal(segment.facts.sizes, rows.facts.sizes)
-    np.testing.assert_array_equal(segment.facts.mtimes_ns, rows.facts.mtimes_ns)
-    np.testing.assert_array_equal(segment.facts.digests, rows.facts.digests)
+    assert segment.file_stats is not None
+    assert rows.file_stats is not None
+    np.testing.assert_array_equal(segment.file_stats.sizes, rows.file_stats.sizes)
+    np.testing.assert_array_equal(segment.file_stats.mtimes_ns, rows.file_stats.mtimes_ns)
+    np.testing.assert_array_equal(segment.file_stats.digests, rows.file_stats.digests)
     for key, values in VALUES.items():
         column = segment.column(key)
-        assert column.kind == KINDS[key]
+        assert column.type == KINDS[key]
         assert [column.item(place) for place in range(N)] == values
 
 
 def test_what_was_not_given_is_not_there(tmp_path: Path) -> None:
     rows = Rows([f"{number}" for number in range(N)], np.zeros((N, DIM), np.float32))
     segment = opened(tmp_path, dump(rows, NUMBERS))
-    assert (segment.z_log_var, segment.paths, segment.facts) == (None, None, None)
+    assert (segment.z_log_var, segment.paths, segment.file_stats) == (None, None, None)
     for key, kind in KINDS.items():
-        assert segment.column(key).kind == kind
+        assert segment.column(key).type == kind
         assert [segment.column(key).item(place) for place in range(N)] == [None] * N
 
 
@@ -154,7 +156,7 @@ def test_any_ids_and_metadata_survive(
     rows = Rows(ids, np.zeros((count, 1), np.float32), columns=columns)
     folder = tmp_path_factory.getbasetemp()
     entry = put(folder, dump(rows, np.arange(count)), count, 0, count - 1)
-    kinds = {key: column.kind for key, column in columns.items()} or {"größe": "int"}
+    kinds = {key: column.type for key, column in columns.items()} or {"größe": "int"}
     segment = Segment(folder, entry, 1, kinds)
     assert list(segment.ids) == ids
     column = segment.column("größe")
@@ -222,8 +224,8 @@ def test_slices_and_picks_keep_every_part_together(tmp_path: Path) -> None:
     assert list(segment.ids) == ["ä/4.png", "ä/1.png"]
     np.testing.assert_array_equal(segment.z_mean, rows.z_mean[[4, 1]])
     assert [segment.column("s").item(place) for place in range(2)] == ["a", None]
-    assert segment.facts is not None
-    assert segment.facts.digests.tolist() == [2**63 + 4, 2**63 + 1]
+    assert segment.file_stats is not None
+    assert segment.file_stats.digests.tolist() == [2**63 + 4, 2**63 + 1]
     part = rows.take(slice(2, 4))
     assert (part.ids, part.paths) == (["ä/2.png", "ä/3.png"], ["/data/2", "/data/3"])
     assert part.columns["i"].item(0) is None
@@ -250,13 +252,13 @@ def test_blocks_that_are_concatenated_are_the_rows_they_were_taken_from(tmp_path
 
 def test_rows_without_images_are_concatenated_with_rows_that_have_them() -> None:
     rows = sample()
-    bare = replace(rows, paths=None, facts=None, z_log_var=None)
+    bare = replace(rows, paths=None, file_stats=None, z_log_var=None)
     merged = Rows.concat([rows.take(slice(0, 1)), bare.take(slice(1, 3))])
     assert (merged.paths, merged.z_log_var) == (["/data/0", "", ""], None)
-    assert merged.facts is not None
-    assert merged.facts.digests.tolist()[1:] == [0, 0]
+    assert merged.file_stats is not None
+    assert merged.file_stats.digests.tolist()[1:] == [0, 0]
     without = Rows.concat([bare.take(slice(0, 1)), bare.take(slice(1, 3))])
-    assert (without.paths, without.facts) == (None, None)
+    assert (without.paths, without.file_stats) == (None, None)
 
 
 # --- columns --------------------------------------------------------------------
@@ -266,7 +268,7 @@ def test_whole_numbers_are_read_as_numbers_once_the_store_says_so(tmp_path: Path
     entry = put(tmp_path, dump(sample(), NUMBERS))
     segment = Segment(tmp_path, entry, DIM, {**KINDS, "i": "float"})
     column = segment.column("i")
-    assert column.kind == "float"
+    assert column.type == "float"
     assert [column.item(place) for place in range(3)] == [1.0, 2.0, None]
 
 
@@ -728,7 +730,7 @@ def test_facts_of_another_type_are_refused(tmp_path: Path, name: str) -> None:
     edit = instead(name, lambda file: file.create_dataset(name, data=np.zeros(N, "<f8")))
     segment = Segment(tmp_path, forged(tmp_path, edit), DIM, KINDS)
     with pytest.raises(CorruptStoreError, match=rf"refused, '{name}'"):
-        _ = segment.facts
+        _ = segment.file_stats
 
 
 def test_forged_bytes_never_give_another_error(tmp_path: Path) -> None:
