@@ -7,6 +7,7 @@ candidates are ranked afterwards by the vectors themselves (`latentdb.ann.exact.
 from __future__ import annotations
 
 import mmap
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,11 +28,27 @@ _MAX_HEAP = 400  # candidates up to which a heap is faster than a reservoir
 # FAISS checks the size of tables it would compute, though none are made here, against its limit on
 # vectors: at most 16 times the centroids, more than the whole file only of a small index.
 _TABLE_FACTOR, _MAX_TABLE_BYTES = 16, 64 << 20
+_LIMIT_LOCK = threading.Lock()  # that limit is one for the whole process
 
 
 def least_rerank_depth(k: int) -> int:
     """Candidates to rank for `k` neighbours where the codes are nearly exact."""
     return 2 * k + 16
+
+
+def _deserialize(data: Buffer, *, copy: bool) -> Any:
+    """The FAISS index of some bytes, which it maps unless they are copied."""
+    import faiss
+
+    view = np.frombuffer(data, np.uint8)
+    with _LIMIT_LOCK:
+        # Without a limit, a forged size makes FAISS allocate more memory than there is.
+        set_limit = getattr(faiss, "set_deserialization_vector_byte_limit", None)
+        if set_limit is not None:
+            set_limit(max(len(data), min(_TABLE_FACTOR * len(data), _MAX_TABLE_BYTES)))
+        if copy or not hasattr(faiss, "ZeroCopyIOReader"):  # FAISS before 1.11 has none
+            return faiss.deserialize_index(view)
+        return faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(view), view.size))
 
 
 class VectorIndex:
@@ -116,18 +133,8 @@ class VectorIndex:
         CorruptStoreError
             If it is no valid index, or not the one the manifest describes.
         """
-        import faiss
-
         try:
-            # Without a limit, a forged size makes FAISS allocate more memory than there is.
-            set_limit = getattr(faiss, "set_deserialization_vector_byte_limit", None)
-            if set_limit is not None:
-                set_limit(max(len(data), min(_TABLE_FACTOR * len(data), _MAX_TABLE_BYTES)))
-            view = np.frombuffer(data, np.uint8)
-            if hasattr(faiss, "ZeroCopyIOReader"):
-                index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(view), view.size))
-            else:  # FAISS before 1.11
-                index = faiss.deserialize_index(view)
+            index = _deserialize(data, copy=False)
         except (RuntimeError, AssertionError, MemoryError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CorruptStoreError(f"the search index cannot be read: {reason}") from error
@@ -154,10 +161,7 @@ class VectorIndex:
 
     def copy(self) -> VectorIndex:
         """The same index in memory, to which rows can be added."""
-        import faiss
-
-        index = faiss.deserialize_index(np.frombuffer(self.dump(), np.uint8))
-        return VectorIndex(index, self.parameters)
+        return VectorIndex(_deserialize(self.dump(), copy=True), self.parameters)
 
     def dump(self) -> memoryview:
         """The serialized index: made in memory, because FAISS can report success on a full disk."""
