@@ -154,6 +154,7 @@ def test_a_query_by_id_loads_only_what_it_needs(store: Path) -> None:
         "images.decode",
         "ingest.ingest",
         "output.sinks",
+        "ann.builder",
         "ann.tuning",
         "exchange.exporting",
     )

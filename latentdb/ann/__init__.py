@@ -1,1 +1,10 @@
-"""Arrays only: distances, and FAISS indexes planned, built and tuned to a recall target."""
+"""Arrays only: exact search, and FAISS indexes that are built and tuned to a recall target.
+
+exact       compare every vector; rank candidates by true distance
+metrics     L2, cosine, Wasserstein and KL: the space in which rows are compared
+plan        which types of index suit a number of rows, dimensions and bytes
+index       VectorIndex: candidates from an inverted file or an HNSW graph
+validation  refuse an index file whose fields contradict each other
+builder     build an index, or add rows to one
+tuning      the least nprobe that reaches a recall, measured on held-out rows
+"""

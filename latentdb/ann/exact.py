@@ -77,11 +77,15 @@ class Candidates:
     scanned: int
 
 
-def set_threads(queries: int) -> None:
-    """Let FAISS use one thread for a few queries: a second one is slower on a busy machine."""
+def set_threads(queries: int | None = None) -> None:
+    """Let FAISS use one thread for a few queries, all cores for many, or for a build (None).
+
+    For a few queries a second thread is slower on a busy machine.
+    """
     import faiss
 
-    faiss.omp_set_num_threads(1 if queries < _MIN_BATCH else core_count())
+    few = queries is not None and queries < _MIN_BATCH
+    faiss.omp_set_num_threads(1 if few else core_count())
 
 
 def fits_float32(vectors: Floats) -> bool:

@@ -1,6 +1,7 @@
-"""Distances between latents, most of them L2 in some space that rows are mapped to.
+"""The metrics, as L2 distance in a space that rows are embedded in.
 
-Where a distance is L2 of mapped rows, one index and one scan serve it.
+So one index and one scan serve every metric; only KL divergence is no L2, and
+re-ranks candidates.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ COSINE = "cosine"
 WASSERSTEIN = "wasserstein"
 KL = "kl"
 METRICS = (L2, COSINE, WASSERSTEIN, KL)
-_MOST_LOG_VAR = 80.0  # beyond it exp leaves float32
+_MAX_LOG_VAR = 80.0  # above it exp overflows float32
 
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """Where rows are compared under a metric.
+    """The space in which a metric compares rows.
 
     Attributes
     ----------
     metric
         One of `METRICS`.
     centre
-        float64 ``[d]``: what cosine is measured around; None for the others.
+        float64 ``[d]``: the origin of cosine, the mean of the collection; None for the others.
     """
 
     metric: str
@@ -39,7 +40,7 @@ class Space:
 
     @property
     def posterior(self) -> bool:
-        """Whether z_log_var is needed."""
+        """Whether the metric needs z_log_var."""
         return self.metric in (WASSERSTEIN, KL)
 
     def dim(self, latent_dim: int) -> int:
@@ -58,25 +59,25 @@ class Space:
             ``[z_mean, sigma]``, sigma = ``exp(z_log_var / 2)``.  The 2-Wasserstein
             distance of two Gaussians is ``|m1-m2|² + tr(C1 + C2 - 2 (C2^½ C1 C2^½)^½)``
             (Dowson and Landau 1982), for diagonal ones ``|m1-m2|² + |s1-s2|²``:
-            squared L2 here.  For ``kl`` this finds the candidates.
+            squared L2 here.  For ``kl`` it gives the candidates.
 
         Raises
         ------
         InvalidInputError
-            If z_log_var is needed and not there.
+            If the metric needs z_log_var and there is none.
         """
         if self.metric == L2:
             return z_mean
         if self.centre is not None:
-            apart = z_mean - self.centre
-            lengths = np.linalg.norm(apart, axis=1, keepdims=True)
-            return np.asarray(apart / np.where(lengths > 0, lengths, 1), np.float32)
+            centred = z_mean - self.centre
+            lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+            return np.asarray(centred / np.where(lengths > 0, lengths, 1), np.float32)
         if z_log_var is None:
             raise InvalidInputError(
                 f"metric {self.metric!r} compares posteriors and needs z_log_var: "
                 "give one id or image, of a store that has it, or use l2"
             )
-        sigma = np.exp(np.clip(z_log_var, -_MOST_LOG_VAR, _MOST_LOG_VAR) / 2, dtype=np.float32)
+        sigma = np.exp(np.clip(z_log_var, -_MAX_LOG_VAR, _MAX_LOG_VAR) / 2, dtype=np.float32)
         return np.concatenate([z_mean, sigma], axis=1)
 
     def distances(self, l2: Floats) -> Floats:
@@ -85,12 +86,12 @@ class Space:
 
 
 def check_metric(metric: str) -> str:
-    """Refuse a metric that is not known.
+    """The metric itself, if it is one of `METRICS`.
 
     Raises
     ------
     InvalidInputError
-        Lists those that are.
+        If it is none.
     """
     if metric not in METRICS:
         raise InvalidInputError(f"metric {metric!r} is not known: use {', '.join(METRICS)}")
@@ -107,7 +108,7 @@ def symmetric_kl(one: Floats, others: Floats) -> NDArray[np.float64]:
     Parameters
     ----------
     one
-        float32 ``[2 d]``: a place in the space, z_mean and sigma.
+        float32 ``[2 d]``: z_mean and sigma, as `Space.embed` gives them.
     others
         float32 ``[n, 2 d]``.
 
@@ -119,6 +120,7 @@ def symmetric_kl(one: Floats, others: Floats) -> NDArray[np.float64]:
     dim = others.shape[1] // 2
     mean, sigma = one[:dim].astype(np.float64), one[dim:].astype(np.float64)
     means, sigmas = others[:, :dim].astype(np.float64), others[:, dim:].astype(np.float64)
-    here, there = sigma**2, sigmas**2
-    apart = (means - mean) ** 2
-    return np.asarray(((here + apart) / there + (there + apart) / here - 2).sum(axis=1) / 2)
+    variance, variances = sigma**2, sigmas**2
+    squares = (means - mean) ** 2
+    terms = (variance + squares) / variances + (variances + squares) / variance - 2
+    return np.asarray(terms.sum(axis=1) / 2)

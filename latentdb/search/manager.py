@@ -138,7 +138,7 @@ class IndexManager:
         bool
             Whether the copy reaches the recall, and was committed.
         """
-        from latentdb.ann.tuning import extend
+        from latentdb.ann.builder import extend
 
         snapshot = writer.snapshot
         _report(report, f"adding {len(snapshot) - entry.rows} rows to the search index")
@@ -170,7 +170,7 @@ class IndexManager:
         InvalidInputError
             If the metric has no index, or needs a z_log_var that the store lacks.
         """
-        from latentdb.ann.tuning import build as build_index
+        from latentdb.ann.builder import build as build_index
 
         snapshot = writer.snapshot
         if settings.metric == KL:

@@ -162,7 +162,7 @@ def test_a_space_has_dimensions(metric: str, dim: int) -> None:
 
 
 @pytest.mark.parametrize("metric", ["wasserstein", "kl"])
-def test_a_posterior_that_is_not_there_is_told(db: LatentDB, metric: str, tmp_path: Path) -> None:
+def test_a_missing_posterior_is_refused(db: LatentDB, metric: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=rf"metric '{metric}' .* needs z_log_var: give one"):
         db.query(np.zeros(DIM), metric=metric)
     with pytest.raises(InvalidInputError, match="needs z_log_var"):
@@ -173,15 +173,15 @@ def test_a_posterior_that_is_not_there_is_told(db: LatentDB, metric: str, tmp_pa
             bare.query("a", metric=metric)
 
 
-def test_an_unknown_metric_is_told_with_those_that_are_known(db: LatentDB) -> None:
-    told = "metric 'l3' is not known: use l2, cosine, wasserstein, kl"
+def test_an_unknown_metric_is_refused_with_the_known_ones(db: LatentDB) -> None:
+    message = "metric 'l3' is not known: use l2, cosine, wasserstein, kl"
     for ask in (
         lambda: check_metric("l3"),
         lambda: db.query("r1", metric="l3"),
         lambda: db.search(np.zeros((1, DIM)), metric="l3"),
         lambda: db.optimize(metric="l3"),
     ):
-        with pytest.raises(InvalidInputError, match=told):
+        with pytest.raises(InvalidInputError, match=message):
             ask()
 
 

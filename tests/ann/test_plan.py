@@ -65,7 +65,7 @@ def test_a_graph_is_tried_only_where_short_queries_are_preferred() -> None:
     assert plan(10**6, 64, prefer="latency").why == ""
 
 
-def test_what_does_not_fit_is_left_out_and_told() -> None:
+def test_an_index_that_does_not_fit_is_left_out_with_the_reason() -> None:
     between = (index_bytes(IVF, 10**6, 64) + index_bytes(HNSW, 10**6, 64)) // 2
     chosen = plan(10**6, 64, between, prefer="latency")
     assert chosen.kinds == (IVF4, IVF)
@@ -119,10 +119,10 @@ def test_the_bytes_of_an_index_are_foreseen(dim: int) -> None:
         faiss.IndexFlatL2(dim), dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
     )
     inverted.cp.min_points_per_centroid = 1
-    nibbles = faiss.IndexIVFPQFastScan(faiss.IndexFlatL2(dim), dim, lists, dim, 4)
-    nibbles.cp.min_points_per_centroid = 1
+    fast_scan = faiss.IndexIVFPQFastScan(faiss.IndexFlatL2(dim), dim, lists, dim, 4)
+    fast_scan.cp.min_points_per_centroid = 1
     graph = faiss.IndexIDMap(faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_8bit, 32))
-    for kind, index in ((IVF4, nibbles), (IVF, inverted), (HNSW, graph)):
+    for kind, index in ((IVF4, fast_scan), (IVF, inverted), (HNSW, graph)):
         index.train(vectors)
         index.add_with_ids(vectors, np.arange(count))
         real = faiss.serialize_index(index).nbytes

@@ -230,7 +230,7 @@ def test_building_is_reported(db: LatentDB) -> None:
     db.optimize(report=reported.append)
     assert reported[0].stage == f"building the search index over {LIMIT + 1} rows"
     assert {item.stage for item in reported[1:]} == {
-        "trying codes of 4 bits",
+        "trying 4-bit codes",
         "training the search index",
         "building the search index",
         "tuning the search index",

@@ -1,0 +1,131 @@
+"""A scan is exact, and candidates are ranked by their true distance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latentdb.ann.exact import Block, fits_float32, rank, scan
+from tests.ann.vectors import DIM, Array, brute
+
+
+def exact(blocks: list[Block], vectors: Array, queries: Array, k: int) -> tuple[Array, Array]:
+    found = scan(blocks, queries, k)
+    return rank(queries, found.rows, lambda rows: vectors[rows], k)
+
+
+grid = st.integers(-2, 2)  # so coarse that ties abound
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> tuple[Array, Array, Array, list[Block]]:
+    dim = draw(st.integers(1, 3))
+    count = draw(st.integers(1, 40))
+    line = st.lists(grid, min_size=dim, max_size=dim)
+    vectors = np.array(draw(st.lists(line, min_size=count, max_size=count)), np.float32)
+    queries = np.array(draw(st.lists(line, min_size=1, max_size=4)), np.float32)
+    alive = np.array(draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+    cut = draw(st.integers(0, count))
+    rows = np.arange(count)
+    blocks = []
+    for part in (slice(0, cut), slice(cut, None)):
+        keep = None if alive[part].all() else alive[part]
+        blocks.append(Block(rows[part], vectors[part], keep))
+    return vectors, queries, alive, blocks
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(scenes(), st.integers(1, 50))
+def test_a_scan_is_exact_with_ties_and_deletions(
+    scene: tuple[Array, Array, Array, list[Block]], k: int
+) -> None:
+    vectors, queries, alive, blocks = scene
+    distances, rows = exact(blocks, vectors, queries, k)
+    kept = np.flatnonzero(alive)
+    expected, order = brute(vectors[kept], queries, k)
+    have = min(k, len(kept))
+    assert distances.shape == rows.shape == (len(queries), k)
+    np.testing.assert_allclose(distances[:, :have], expected, rtol=1e-6)
+    assert (rows[:, have:] == -1).all()
+    assert np.isinf(distances[:, have:]).all()
+    for number, query in enumerate(queries):
+        found = rows[number, :have]
+        assert len(set(found)) == have
+        assert alive[found].all()
+        true = np.linalg.norm(vectors[found].astype(np.float64) - query, axis=1)
+        np.testing.assert_allclose(true, distances[number, :have], rtol=1e-6)
+    if len(kept) <= k + 16:  # every tie is among the candidates
+        assert rows[:, :have].tolist() == kept[order].tolist()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_a_scan_is_exact_for_many_queries_far_from_the_origin(offset: float) -> None:
+    """Not by |x|² + |y|² - 2xy, which would cancel."""
+    vectors = (offset + np.random.default_rng(0).random((3000, DIM))).astype(np.float32)
+    distances, rows = exact([Block(np.arange(3000), vectors)], vectors, vectors[:300], 5)
+    expected, order = brute(vectors, vectors[:300], 5)
+    np.testing.assert_array_equal(rows, order)
+    np.testing.assert_allclose(distances, expected, rtol=1e-6)
+    assert rows[:, 0].tolist() == list(range(300))
+    assert (distances[:, 0] == 0).all()
+
+
+def test_a_scan_says_how_many_vectors_it_compared() -> None:
+    vectors = np.zeros((10, 2), np.float32)
+    blocks = [Block(np.arange(10), vectors), Block(np.arange(10, 20), vectors, np.arange(10) < 3)]
+    assert scan(blocks, vectors[:2], 1).scanned == 2 * 13
+    assert scan([], vectors[:2], 1).scanned == 0
+
+
+def test_a_scan_of_nothing_finds_nothing() -> None:
+    queries = np.zeros((2, 3), np.float32)
+    distances, rows = exact([], queries, queries, 4)
+    assert rows.tolist() == [[-1] * 4] * 2
+    assert np.isinf(distances).all()
+    empty = exact([Block(np.arange(2), queries)], queries, queries[:0], 4)
+    assert [part.shape for part in empty] == [(0, 4), (0, 4)]
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e-25])
+def test_a_scan_is_exact_where_squares_leave_float32(scale: float) -> None:
+    vectors = (np.random.default_rng(0).normal(size=(300, DIM)) * scale).astype(np.float32)
+    blocks = [Block(np.arange(200), vectors[:200]), Block(np.arange(200, 300), vectors[200:])]
+    _, rows = exact(blocks, vectors, vectors[:5], 10)
+    np.testing.assert_array_equal(rows, brute(vectors, vectors[:5], 10)[1])
+
+
+def test_rank_orders_by_true_distance_then_by_row() -> None:
+    vectors = np.array([[3], [1], [-1], [0], [1]], np.float32)
+    candidates = np.array([[4, 0, -1, 2, 1, 3]])
+    distances, rows = rank(np.zeros((1, 1), np.float32), candidates, lambda r: vectors[r], 6)
+    assert rows.tolist() == [[3, 1, 2, 4, 0, -1]]
+    assert distances.tolist() == [[0, 1, 1, 1, 3, np.inf]]
+
+
+def test_rank_computes_in_float64() -> None:
+    """1 apart at 2**24: in float32 the squares of the coordinates would swallow it."""
+    vectors = np.array([[2**24, 1], [2**24, 0]], np.float32)
+    query = np.array([[2**24, 0]], np.float32)
+    distances, rows = rank(query, np.array([[0, 1]]), lambda r: vectors[r], 2)
+    assert rows.tolist() == [[1, 0]]
+    assert distances.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("count", [1, 8, 30])
+def test_no_candidates_are_ranked_to_nothing(count: int) -> None:
+    queries = np.zeros((count, 3), np.float32)
+    none = np.empty((count, 0), np.int64)
+    distances, rows = rank(queries, none, lambda r: queries[r], 4)
+    assert rows.tolist() == [[-1] * 4] * count
+    assert np.isinf(distances).all()
+
+
+@given(st.integers(1, 300), st.floats(0, 3e38), st.integers(0, 2**31))
+def test_what_fits_float32_has_finite_squares(dim: int, scale: float, seed: int) -> None:
+    vectors = (np.random.default_rng(seed).uniform(-1, 1, size=(4, dim)) * scale).astype(np.float32)
+    if fits_float32(vectors):
+        with np.errstate(over="raise"):
+            assert np.isfinite(((vectors[:1] - vectors) ** 2).sum(axis=1)).all()
+            assert np.isfinite(((vectors[:1] + vectors) ** 2).sum(axis=1)).all()
