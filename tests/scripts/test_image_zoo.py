@@ -45,7 +45,8 @@ def test_every_file_has_its_expected_outcome(found: list[Any]) -> None:
 
 def test_the_readme_has_every_file_and_its_outcome(found: list[Any]) -> None:
     # Not the differences: they depend on the versions of Pillow and libjpeg.
-    rows = re.findall(r"^\| (.*?) \| (decoded|refused).*\|$", README.read_text(), re.MULTILINE)
+    table = README.read_text().split("| file | outcome | mean | max |")[1]
+    rows = re.findall(r"^\| (.*?) \| (decoded|refused)", table, re.MULTILINE)
     outcomes = ["refused" if item.mean is None else "decoded" for item in found]
     assert rows == [
         (item.case.name, outcome) for item, outcome in zip(found, outcomes, strict=True)
