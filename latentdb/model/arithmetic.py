@@ -1,6 +1,6 @@
-"""Arithmetic on latents: averages, straight and spherical interpolation, blends.
+"""Arithmetic on latents: averages, blends, linear and spherical interpolation.
 
-Pure functions on arrays ``[n, d]``.  They compute in float64 and give float32.
+Pure functions on arrays ``[n, d]`` that compute in float64 and return float32.
 """
 
 from __future__ import annotations
@@ -13,34 +13,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError
+from latentdb.base.wording import counted
 
 METHODS = ("linear", "slerp", "norm")
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-_PARALLEL = 1e-7  # radians below which the arc and the chord are one
-_STEPS = 100
+_PARALLEL = 1e-7  # radians below which the arc equals the chord in float32
+_MAX_ITERATIONS = 100
 
 
-def _single(values: Any) -> Floats:
+def _float32(values: Any) -> Floats:
     return np.asarray(values).astype(np.float32)
 
 
 def _check_method(method: str) -> None:
     if method not in METHODS:
-        raise InvalidInputError(f"method {method!r} is unknown: use one of {METHODS}")
+        raise InvalidInputError(f"method {method!r} is unknown: use one of {', '.join(METHODS)}")
 
 
 def normalise_weights(weights: Sequence[float] | NDArray[Any] | None, count: int) -> Doubles:
-    """Weights scaled to a sum of one; equal ones if none are given.
+    """Weights scaled to a sum of 1; equal weights if None.
 
     Parameters
     ----------
     weights
-        One a latent; negative ones lead away from it.
+        One per latent; a negative one leads away from its latent.
     count
-        How many latents there are.
+        Number of latents.
 
     Returns
     -------
@@ -50,7 +51,7 @@ def normalise_weights(weights: Sequence[float] | NDArray[Any] | None, count: int
     Raises
     ------
     InvalidInputError
-        If their number is another, one is not finite, or they sum to zero.
+        If their number is not `count`, one is not finite, or their sum is zero.
     """
     if count < 1:
         raise InvalidInputError("there is nothing to blend: give at least one latent")
@@ -59,19 +60,25 @@ def normalise_weights(weights: Sequence[float] | NDArray[Any] | None, count: int
     try:
         array = np.asarray(weights, np.float64)
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"weights {weights!r} are not numbers: give one each") from error
+        raise InvalidInputError(
+            f"weights {weights!r} are not numbers: give one number per latent"
+        ) from error
     if array.ndim != 1:
         raise InvalidInputError(f"weights have shape {list(array.shape)}: expected [{count}]")
     if array.shape != (count,):
-        raise InvalidInputError(f"{array.size} weights for {count} latents: give one each")
+        raise InvalidInputError(
+            f"{counted(array.size, 'weight')} for {counted(count, 'latent')}: give one per latent"
+        )
     if not np.isfinite(array).all():
-        raise InvalidInputError(f"weights {array.tolist()} are not all finite")
+        raise InvalidInputError(f"weights {array.tolist()} are not all finite: give finite numbers")
     largest = float(np.abs(array).max())
     if largest > 1e300:
-        array = array / largest  # or the sum would overflow
+        array = array / largest  # else the sum overflows
     total = float(array.sum())
     if abs(total) <= 1e-12 * float(np.abs(array).sum()):
-        raise InvalidInputError(f"weights {array.tolist()} sum to zero: no blend follows")
+        raise InvalidInputError(
+            f"weights {array.tolist()} sum to zero: give weights with another sum"
+        )
     scaled: Doubles = array / total
     return scaled
 
@@ -84,7 +91,7 @@ def average(latents: NDArray[Any], weights: Sequence[float] | None = None) -> Fl
     latents
         ``[n, d]``.
     weights
-        ``[n]``, scaled to a sum of one; equal by default.
+        ``[n]``, scaled to a sum of 1; equal by default.
 
     Returns
     -------
@@ -92,7 +99,7 @@ def average(latents: NDArray[Any], weights: Sequence[float] | None = None) -> Fl
         float32 ``[d]``.
     """
     points = np.asarray(latents, np.float64)
-    return _single(normalise_weights(weights, len(points)) @ points)
+    return _float32(normalise_weights(weights, len(points)) @ points)
 
 
 def lerp(a: NDArray[Any], b: NDArray[Any], t: float) -> Floats:
@@ -100,7 +107,7 @@ def lerp(a: NDArray[Any], b: NDArray[Any], t: float) -> Floats:
     if t == 0 or t == 1:
         return np.asarray(b if t else a, np.float32).copy()
     start, end = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return _single((1.0 - t) * start + t * end)
+    return _float32((1.0 - t) * start + t * end)
 
 
 def slerp(a: NDArray[Any], b: NDArray[Any], t: float) -> Floats:
@@ -109,7 +116,7 @@ def slerp(a: NDArray[Any], b: NDArray[Any], t: float) -> Floats:
     The direction moves along the great circle at constant speed (Shoemake,
     *Animating Rotation with Quaternion Curves*, 1985); the norm moves linearly
     from one norm to the other.  Where no great circle is defined (a zero
-    vector, opposite directions) it is the straight line.
+    vector, opposite directions), the result is that of `lerp`.
 
     Returns
     -------
@@ -121,32 +128,32 @@ def slerp(a: NDArray[Any], b: NDArray[Any], t: float) -> Floats:
     if t in (0, 1) or not norms[0] or not norms[1]:
         return lerp(a, b, t)
     u, v = start / norms[0], end / norms[1]
-    # atan2 of chord lengths is accurate at both ends, where arccos is not.
+    # atan2 of chord lengths is accurate for small and for nearly opposite angles; arccos is not.
     angle = 2.0 * np.arctan2(np.linalg.norm(u - v), np.linalg.norm(u + v))
     if angle < _PARALLEL or np.pi - angle < _PARALLEL:
         return lerp(a, b, t)
     direction = (np.sin((1.0 - t) * angle) * u + np.sin(t * angle) * v) / np.sin(angle)
-    return _single(((1.0 - t) * norms[0] + t * norms[1]) * direction)
+    return _float32(((1.0 - t) * norms[0] + t * norms[1]) * direction)
 
 
 def blend(
     latents: NDArray[Any], weights: Sequence[float] | None = None, *, method: str = "linear"
 ) -> Floats:
-    """One latent out of several.
+    """A weighted combination of latents.
 
     Parameters
     ----------
     latents
         ``[n, d]``.
     weights
-        ``[n]``, scaled to a sum of one; equal by default.  A latent of weight
-        one is returned as it is.
+        ``[n]``, scaled to a sum of 1; equal by default.  If only one is not
+        zero, its latent is returned unchanged.
     method
         ``"linear"``: the weighted mean.  ``"norm"``: the weighted mean, scaled
         to the weighted mean of the norms, because means of many latents shrink
-        towards the origin where decoders give blur.  ``"slerp"``: the weighted
-        mean on the sphere (Buss & Fillmore, *Spherical Averages*, 2001) at
-        that norm, for weights that are not negative.
+        towards the origin, where decoders give blurred images.  ``"slerp"``: the
+        weighted mean on the sphere (Buss & Fillmore, *Spherical Averages*, 2001)
+        with that norm; weights must not be negative.
 
     Returns
     -------
@@ -156,40 +163,41 @@ def blend(
     Raises
     ------
     InvalidInputError
-        If the weights or the method cannot be used.
+        If the weights or the method are invalid.
     """
     _check_method(method)
     points = np.asarray(latents, np.float64)
     scaled = normalise_weights(weights, len(points))
-    used = np.flatnonzero(scaled)
-    if len(used) == 1:
-        return _single(np.asarray(latents)[used[0]])
+    nonzero = np.flatnonzero(scaled)
+    if len(nonzero) == 1:
+        return _float32(np.asarray(latents)[nonzero[0]])
     mean = scaled @ points
     if method == "linear":
-        return _single(mean)
+        return _float32(mean)
     if method == "slerp":
         if (scaled < 0).any():
             raise InvalidInputError(
                 f"weights {np.asarray(weights).tolist()} have different signs: "
-                "slerp takes none, use linear or norm"
+                "slerp needs weights of one sign; use the method linear or norm"
             )
-        if len(used) == 2:
-            return slerp(latents[used[0]], latents[used[1]], float(scaled[used[1]]))
-        return _spherical_mean(points[used], scaled[used])
+        if len(nonzero) == 2:
+            return slerp(latents[nonzero[0]], latents[nonzero[1]], float(scaled[nonzero[1]]))
+        return _spherical_mean(points[nonzero], scaled[nonzero])
     norm = np.linalg.norm(mean)
-    # By size: with a negative weight the sum itself may be negative and turn the mean round.
-    wanted = float(np.average(np.linalg.norm(points, axis=1), weights=np.abs(scaled)))
-    return _single(mean if norm == 0 else mean * (wanted / norm))
+    # Weighted by |w|: with negative weights the mean norm could be negative and flip the result.
+    target_norm = float(np.average(np.linalg.norm(points, axis=1), weights=np.abs(scaled)))
+    return _float32(mean if norm == 0 else mean * (target_norm / norm))
 
 
 def _spherical_mean(points: Doubles, weights: Doubles) -> Floats:
+    """Gradient steps on the sphere from the normalised mean; the norm is the mean norm."""
     norms = np.linalg.norm(points, axis=1)
     if (norms == 0).any() or np.linalg.norm(weights @ (points / norms[:, None])) < _PARALLEL:
-        return _single(weights @ points)  # no direction is the mean one
+        return _float32(weights @ points)  # the mean direction is undefined
     units = points / norms[:, None]
     mean = weights @ units
     mean /= np.linalg.norm(mean)
-    for _ in range(_STEPS):
+    for _ in range(_MAX_ITERATIONS):
         cosines = np.clip(units @ mean, -1.0, 1.0)
         angles = np.arccos(cosines)
         tangents = units - cosines[:, None] * mean
@@ -201,18 +209,18 @@ def _spherical_mean(points: Doubles, weights: Doubles) -> Floats:
             break
         mean = np.cos(length) * mean + np.sin(length) * step / length
         mean /= np.linalg.norm(mean)
-    return _single(float(weights @ norms) * mean)
+    return _float32(float(weights @ norms) * mean)
 
 
 def interpolate(a: NDArray[Any], b: NDArray[Any], steps: int, *, method: str = "linear") -> Floats:
-    """A path of latents from `a` to `b`, both included.
+    """Latents on a path from `a` to `b`, both included.
 
     Parameters
     ----------
     a, b
         ``[d]``.
     steps
-        Points on the path, at least two.
+        Number of points on the path, at least 2.
     method
         As in `blend`.
 
@@ -225,9 +233,9 @@ def interpolate(a: NDArray[Any], b: NDArray[Any], steps: int, *, method: str = "
     try:
         steps = operator.index(steps)
     except TypeError as error:
-        raise InvalidInputError(f"steps {steps!r} is no whole number") from error
+        raise InvalidInputError(f"steps {steps!r} is not a whole number: give 2 or more") from error
     if steps < 2:
-        raise InvalidInputError(f"{steps} steps make no path: give at least 2")
+        raise InvalidInputError(f"{counted(steps, 'step')} cannot make a path: give at least 2")
     pair = np.stack([np.asarray(a, np.float32), np.asarray(b, np.float32)])
     positions = np.linspace(0.0, 1.0, steps)
     return np.stack([blend(pair, [1.0 - t, t], method=method) for t in positions])

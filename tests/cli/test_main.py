@@ -53,7 +53,7 @@ def test_errors_are_one_line_and_make_nothing(store: Path, images: Path, tmp_pat
         "blend", store, "disc/000.png", "disc/001.png", "--weights", "1", "--out", "x.png"
     )
     assert "give --out PNG, --query K" in run_error("blend", store, "disc/000.png", code=2)
-    assert "1 steps make no path" in run_error(
+    assert "1 step cannot make a path" in run_error(
         "interpolate", store, "disc/000.png", "disc/001.png", "--steps", 1, "--out", "x.png"
     )
     assert "cannot export to '.csvx'" in run_error("export", store, tmp_path / "x.csvx")
