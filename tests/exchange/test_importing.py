@@ -143,13 +143,13 @@ def fill(path: Path, rows: Rows) -> Store:
 def test_what_is_exported_reads_back_exactly(
     suffix: str, rows: Rows, batch: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    place = tmp_path_factory.mktemp("trip")
-    snapshot = fill(place / "a.ldb", rows).snapshot()
+    folder = tmp_path_factory.mktemp("trip")
+    snapshot = fill(folder / "a.ldb", rows).snapshot()
     with small_batches(batch):
-        export(snapshot, snapshot.live_rows(), place / f"o{suffix}")
-        report = LatentDB.import_into(place / "b.ldb", place / f"o{suffix}")
+        export(snapshot, snapshot.live_rows(), folder / f"o{suffix}")
+        report = LatentDB.import_into(folder / "b.ldb", folder / f"o{suffix}")
     assert (report.added, report.rows) == (len(rows), len(rows))
-    back = Store.open(place / "b.ldb").snapshot()
+    back = Store.open(folder / "b.ldb").snapshot()
     assert contents(back) == contents(snapshot)
     assert back.ids(back.live_rows()) == list(rows.ids)
     if len(rows):
@@ -160,7 +160,7 @@ def as_csv_has_it(rows: Rows) -> Rows:
     """An empty text is a missing one."""
     columns = {}
     for key, column in rows.columns.items():
-        cells = [column.item(place) for place in range(len(rows))]
+        cells = [column.item(row) for row in range(len(rows))]
         if column.type == "str":
             cells = [cell or None for cell in cells]
         made = make_column(key, cells)
@@ -174,23 +174,23 @@ def as_csv_has_it(rows: Rows) -> Rows:
 def test_csv_reads_back_exactly_where_the_columns_are_known(
     rows: Rows, batch: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    place = tmp_path_factory.mktemp("trip")
+    folder = tmp_path_factory.mktemp("trip")
     rows = as_csv_has_it(rows)
-    store = fill(place / "a.ldb", rows)
+    store = fill(folder / "a.ldb", rows)
     before = contents(store.snapshot())
-    with LatentDB.open(place / "a.ldb") as db, small_batches(batch):
-        db.export(place / "o.csv")
-        report = db.import_file(place / "o.csv", on_conflict="replace")
+    with LatentDB.open(folder / "a.ldb") as db, small_batches(batch):
+        db.export(folder / "o.csv")
+        report = db.import_file(folder / "o.csv", on_conflict="replace")
     assert (report.added, report.replaced) == (0, len(rows))
     assert contents(store.snapshot()) == before
 
 
 @settings(max_examples=60)
 @given(rows=stored_rows(), batch=st.integers(1, 10))
-def test_csv_reads_back_as_what_its_cells_fit(
+def test_csv_columns_get_the_narrowest_type_that_fits(
     rows: Rows, batch: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    place = tmp_path_factory.mktemp("trip")
+    folder = tmp_path_factory.mktemp("trip")
     rows = as_csv_has_it(rows)
     columns = dict(rows.columns)
     for key, column in columns.items():
@@ -199,11 +199,11 @@ def test_csv_reads_back_as_what_its_cells_fit(
             prefixed = tuple(f"_{text_}" for text_ in column.categories)
             columns[key] = Column("str", column.values, column.missing, prefixed)
     rows = Rows(rows.ids, rows.z_mean, rows.z_log_var, rows.paths, columns=columns)
-    store = fill(place / "a.ldb", rows)
-    with LatentDB.open(place / "a.ldb") as db, small_batches(batch):
-        db.export(place / "o.csv")
-        LatentDB.import_into(place / "b.ldb", place / "o.csv")
-    back = Store.open(place / "b.ldb").snapshot()
+    store = fill(folder / "a.ldb", rows)
+    with LatentDB.open(folder / "a.ldb") as db, small_batches(batch):
+        db.export(folder / "o.csv")
+        LatentDB.import_into(folder / "b.ldb", folder / "o.csv")
+    back = Store.open(folder / "b.ldb").snapshot()
     assert contents(back) == contents(store.snapshot())
     assert dict(back.manifest.columns) == dict(store.snapshot().manifest.columns)
 
@@ -213,26 +213,26 @@ def test_csv_reads_back_as_what_its_cells_fit(
 def test_npy_reads_back_exactly(
     rows: Rows, batch: int, named: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    place = tmp_path_factory.mktemp("trip")
-    fill(place / "a.ldb", rows)
+    folder = tmp_path_factory.mktemp("trip")
+    fill(folder / "a.ldb", rows)
     names = [
         f"{number}{one}".replace("\n", "").replace("\r", "") for number, one in enumerate(rows.ids)
     ]
-    (place / "ids.txt").write_text(
+    (folder / "ids.txt").write_text(
         "".join(f"{one}\n" for one in names), encoding="utf-8", newline=""
     )
-    with LatentDB.open(place / "a.ldb") as db, small_batches(batch):
-        db.export(place / "o.npy")
+    with LatentDB.open(folder / "a.ldb") as db, small_batches(batch):
+        db.export(folder / "o.npy")
         LatentDB.import_into(
-            place / "b.ldb", place / "o.npy", ids=place / "ids.txt" if named else None
+            folder / "b.ldb", folder / "o.npy", ids=folder / "ids.txt" if named else None
         )
-    back = Store.open(place / "b.ldb").snapshot()
+    back = Store.open(folder / "b.ldb").snapshot()
     live = back.live_rows()
     assert back.vectors(live).tobytes() == rows.z_mean.tobytes()
     assert back.ids(live) == (names if named else [str(n) for n in range(len(rows))])
 
 
-def test_the_paths_of_images_are_kept(store: Path, tmp_path: Path) -> None:
+def test_the_paths_of_images_survive(store: Path, tmp_path: Path) -> None:
     before = contents(Store.open(store).snapshot())
     for suffix in WHOLE:
         with LatentDB.open(store) as db:
@@ -421,10 +421,10 @@ def test_a_write_that_fails_leaves_the_store_as_before(
         real(path, data)
 
     monkeypatch.setattr(writers, "write_new", failing)
-    for place in ("s.ldb", "new.ldb", "empty.ldb"):
+    for name_ in ("s.ldb", "new.ldb", "empty.ldb"):
         count = 0
         with small_batches(2), pytest.raises(StoreError, match="no space left"):
-            LatentDB.import_into(tmp_path / place, tmp_path / f"o{suffix}")
+            LatentDB.import_into(tmp_path / name_, tmp_path / f"o{suffix}")
         assert count == 3
     assert listing(tmp_path / "s.ldb") == before
     assert not (tmp_path / "new.ldb").exists()
@@ -468,7 +468,7 @@ def test_a_killed_import_leaves_the_store_as_before(tmp_path: Path, new: bool) -
     assert LatentDB.import_into(tmp_path / "s.ldb", tmp_path / "o.h5").rows == 10 + (not new)
 
 
-def test_a_file_that_changes_meanwhile_is_told(
+def test_a_file_that_changes_while_it_is_read_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for names in (["a", "x", "c"], ["a", "b"], ["a", "b", "c", "d"]):
@@ -489,7 +489,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 
 
 @EACH
-def test_no_rows_make_an_empty_store(tmp_path: Path, suffix: str) -> None:
+def test_a_file_without_rows_makes_an_empty_store(tmp_path: Path, suffix: str) -> None:
     with LatentDB.create(tmp_path / "a.ldb", dim=DIM) as db:
         db.export(tmp_path / f"o{suffix}")
     assert LatentDB.import_into(tmp_path / "b.ldb", tmp_path / f"o{suffix}").rows == 0
@@ -559,13 +559,13 @@ def test_vectors_that_are_not_finite_are_named_by_row(tmp_path: Path, suffix: st
 
 
 @pytest.mark.parametrize("name", ["o.txt", "o", "o.npz", ".npy"])
-def test_another_ending_is_told(tmp_path: Path, name: str) -> None:
+def test_another_ending_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidInputError, match=r"cannot import .*, expected one of \.h5, \.npy"):
         LatentDB.import_into(tmp_path / "s.ldb", tmp_path / name)
 
 
 @EACH
-def test_no_file_is_told_at_once(tmp_path: Path, suffix: str) -> None:
+def test_what_is_not_a_file_is_refused_at_once(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(NotFoundError, match="does not exist"):
         LatentDB.import_into(tmp_path / "s.ldb", tmp_path / f"o{suffix}")
     os.mkfifo(tmp_path / f"pipe{suffix}")
@@ -585,7 +585,7 @@ def test_ids_beside_the_file_are_for_npy(tmp_path: Path) -> None:
     ids.write_text("a\nb\n")
     with pytest.raises(InvalidInputError, match="holds its ids itself"):
         LatentDB.import_into(tmp_path / "s.ldb", tmp_path / "o.csv", ids=ids)
-    for text_, told in (
+    for text_, message in (
         (b"a\n", "has 2 rows, and .*ids.txt 1 ids"),
         (b"a\nb\nc", "has 2 rows, and .*ids.txt 3 ids"),
         (b"a\n\nb", "line 2 is empty, expected an id"),
@@ -593,12 +593,14 @@ def test_ids_beside_the_file_are_for_npy(tmp_path: Path) -> None:
         (b"a\nb\0", "cannot be used"),
     ):
         ids.write_bytes(text_)
-        with pytest.raises(InvalidInputError, match=told):
+        with pytest.raises(InvalidInputError, match=message):
             LatentDB.import_into(tmp_path / "s.ldb", tmp_path / "o.npy", ids=ids)
     assert not (tmp_path / "s.ldb").exists()
 
 
-def test_parquet_without_pyarrow_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_without_pyarrow_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_file(tmp_path / "o.parquet", ["a"])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'latentdb\[parquet\]'"):
@@ -608,13 +610,13 @@ def test_parquet_without_pyarrow_is_told(tmp_path: Path, monkeypatch: pytest.Mon
 # --- hostile files --------------------------------------------------------------
 
 
-def refused(file: Path, told: str) -> None:
-    place = file.with_name("s.ldb")
-    with pytest.raises(InvalidInputError, match=told) as error:
-        LatentDB.import_into(place, file)
+def refused(file: Path, message: str) -> None:
+    store = file.with_name("s.ldb")
+    with pytest.raises(InvalidInputError, match=message) as error:
+        LatentDB.import_into(store, file)
     assert "\n" not in str(error.value)
     assert str(file) in str(error.value)
-    assert not place.exists()
+    assert not store.exists()
 
 
 def vlen_of_one(file: Any) -> None:
@@ -736,14 +738,14 @@ HOSTILE: dict[str, tuple[Callable[[Any], object], str]] = {
 
 @pytest.mark.parametrize("what", sorted(HOSTILE))
 def test_a_hostile_h5_is_refused_by_name(tmp_path: Path, what: str) -> None:
-    write, told = HOSTILE[what]
+    write, message = HOSTILE[what]
     with h5py.File(tmp_path / "o.h5", "w") as file:
         file["z_mean"], file["id"] = np.zeros((1000, DIM), "<f4"), np.arange(1000)
         write(file)
-    refused(tmp_path / "o.h5", told)
+    refused(tmp_path / "o.h5", message)
 
 
-def test_texts_that_are_one_text_many_times_are_refused(tmp_path: Path) -> None:
+def test_many_references_to_one_text_are_refused(tmp_path: Path) -> None:
     for chunks in (None, (250,)):
         with h5py.File(tmp_path / "o.h5", "w") as file:
             file["z_mean"], file["id"] = np.zeros((1000, DIM), "<f4"), np.arange(1000)
@@ -764,18 +766,18 @@ def test_texts_that_are_one_text_many_times_are_refused(tmp_path: Path) -> None:
         refused(tmp_path / "o.h5", "refused, the texts up to 'path' are longer than the file")
 
 
-def test_a_damaged_heap_of_texts_is_told(tmp_path: Path) -> None:
+def test_a_damaged_heap_of_texts_is_an_error_or_harmless(tmp_path: Path) -> None:
     """HDF5 itself reads some of them for ever."""
     write_file(tmp_path / "o.h5", ["a", "b", "c"])
     whole = (tmp_path / "o.h5").read_bytes()
     at = whole.index(b"GCOL")
-    for place in range(at, at + 80):
+    for offset in range(at, at + 80):
         for value in (0, 1, 7, 255):
             content = bytearray(whole)
-            content[place] = value
+            content[offset] = value
             (tmp_path / "o.h5").write_bytes(content)
             try:
-                LatentDB.import_into(tmp_path / f"{place}.{value}", tmp_path / "o.h5")
+                LatentDB.import_into(tmp_path / f"{offset}.{value}", tmp_path / "o.h5")
             except InvalidInputError as error:
                 assert len(str(error).splitlines()) == 1  # noqa: PT017
 
@@ -787,7 +789,7 @@ def header(shape: object, kind: object = "<f4", order: bool = False, version: in
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "cannot be read"),
         (b"PK\x03\x04", "cannot be read"),
@@ -812,13 +814,13 @@ def header(shape: object, kind: object = "<f4", order: bool = False, version: in
         (b"\x93NUMPY\x01\x00\x10\x00" + b"'" * 15 + b"\n", "cannot be read"),
     ],
 )
-def test_a_hostile_npy_is_refused(tmp_path: Path, data: bytes, told: str) -> None:
+def test_a_hostile_npy_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "o.npy").write_bytes(data)
-    refused(tmp_path / "o.npy", told)
+    refused(tmp_path / "o.npy", message)
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "is empty, expected a header"),
         (b"a,b\n1,2", "has no column 'id' among a, b"),
@@ -844,18 +846,18 @@ def test_a_hostile_npy_is_refused(tmp_path: Path, data: bytes, told: str) -> Non
     ],
 )
 def test_a_hostile_csv_is_refused(
-    tmp_path: Path, data: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: bytes, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(row_reader, "_MAX_LINE", 90)
     (tmp_path / "o.csv").write_bytes(data)
-    refused(tmp_path / "o.csv", told)
+    refused(tmp_path / "o.csv", message)
 
 
 VECTORS = [[1.0, 2.0], [3.0, 4.0]]
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "message"),
     [
         ({"id": ["a", "b"]}, "has no column 'z_mean'"),
         ({"z_mean": VECTORS}, "has no column 'id'"),
@@ -886,9 +888,9 @@ VECTORS = [[1.0, 2.0], [3.0, 4.0]]
         ({"id": ["a", "b"], "z_mean": VECTORS, "z_log_var": [[1.0], [2.0]]}, "make them equal"),
     ],
 )
-def test_a_hostile_parquet_is_refused(tmp_path: Path, columns: Any, told: str) -> None:
+def test_a_hostile_parquet_is_refused(tmp_path: Path, columns: Any, message: str) -> None:
     parquet.write_table(pa.table(columns), tmp_path / "o.parquet")
-    refused(tmp_path / "o.parquet", told)
+    refused(tmp_path / "o.parquet", message)
 
 
 def test_parquet_with_a_column_twice_or_no_rows_is_refused(tmp_path: Path) -> None:
@@ -916,7 +918,7 @@ def test_a_small_parquet_of_many_equal_rows_ends_soon(tmp_path: Path) -> None:
 
 
 @EACH
-def test_damage_is_told_in_one_line_or_harmless(tmp_path: Path, suffix: str) -> None:
+def test_damage_is_an_error_of_one_line_or_harmless(tmp_path: Path, suffix: str) -> None:
     """Cuts and flipped bytes, everywhere: an error of ours or an import, nothing else."""
     names = [f"r{n}" for n in range(20)]
     metadata = {"label": ["x", None] * 10, "n": [*range(19), None], "f": [0.5] * 20}
@@ -925,22 +927,22 @@ def test_damage_is_told_in_one_line_or_harmless(tmp_path: Path, suffix: str) -> 
     whole = (tmp_path / f"whole{suffix}").read_bytes()
     random = np.random.default_rng(0)
     damaged = [whole[:cut] for cut in random.integers(0, len(whole), 40)]
-    for place in random.integers(0, len(whole), 160):
+    for offset in random.integers(0, len(whole), 160):
         content = bytearray(whole)
-        content[place] ^= 1 << int(random.integers(8))
+        content[offset] ^= 1 << int(random.integers(8))
         damaged.append(bytes(content))
     out = tmp_path / f"o{suffix}"
-    told = []
+    messages = []
     for number, content in enumerate(damaged):
         out.write_bytes(content)
-        place = tmp_path / f"{number}.ldb"
+        store = tmp_path / f"{number}.ldb"
         try:
-            LatentDB.import_into(place, out)
+            LatentDB.import_into(store, out)
         except LatentDBError as error:
-            told.append(str(error))
-            assert not place.exists()
-    assert len(told) >= 20
-    assert [line for line in told if "\n" in line] == []
+            messages.append(str(error))
+            assert not store.exists()
+    assert len(messages) >= 20
+    assert [message for message in messages if "\n" in message] == []
 
 
 # --- the command line -----------------------------------------------------------
@@ -956,8 +958,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "is in the store: set on-conflict to skip or replace" in result.stderr
     result = run(main, [*words, "--on-conflict", "replace", "--json"])
-    told = json.loads(result.stdout)
-    assert (told["added"], told["replaced"], told["skipped"], told["rows"]) == (0, 2, 0, 2)
+    report = json.loads(result.stdout)
+    assert (report["added"], report["replaced"], report["skipped"], report["rows"]) == (0, 2, 0, 2)
     write_file(tmp_path / "o.npy", ["a", "b"])
     (tmp_path / "ids.txt").write_text("b\nc\n")
     words = ["import", str(tmp_path / "s.ldb"), str(tmp_path / "o.npy")]
