@@ -107,7 +107,7 @@ def plan(rows: int, dim: int, memory: int | None = None, *, prefer: str = "build
     """
     nlist = nlist_for(rows)
     if rows <= exact_rows(dim, prefer=prefer):
-        return Plan((), nlist, 0, f"{rows} rows of {dim} dimensions are few: all are compared")
+        return Plan((), nlist, 0, f"{rows:,} rows of {dim:,} dimensions are few: all are compared")
     wanted = (IVF4, IVF, HNSW) if prefer == "latency" else (IVF4, IVF)
     fitting = tuple(
         kind for kind in wanted if memory is None or index_bytes(kind, rows, dim) <= memory
@@ -117,6 +117,6 @@ def plan(rows: int, dim: int, memory: int | None = None, *, prefer: str = "build
     why = ""
     if missing:
         need = index_bytes(missing[0], rows, dim)
-        why = f"{missing[0]} would take {need} bytes of the {memory} allowed"
+        why = f"{missing[0]} would take {need:,} bytes, at most {memory:,} are allowed"
     most = max((index_bytes(kind, rows, dim) for kind in fitting), default=0)
     return Plan(fitting, nlist, most, why)

@@ -30,7 +30,7 @@ def test_a_small_store_is_scanned(prefer: str, most: int) -> None:
     chosen = plan(most, 64, prefer=prefer)
     assert chosen.kinds == ()
     assert chosen.bytes == 0
-    assert chosen.why == f"{most} rows of 64 dimensions are few: all are compared"
+    assert chosen.why == f"{most:,} rows of 64 dimensions are few: all are compared"
     assert plan(most + 1, 64, prefer=prefer).kinds != ()
     assert exact_rows(64, prefer=prefer) == most
 
@@ -70,7 +70,8 @@ def test_an_index_that_does_not_fit_is_left_out_with_the_reason() -> None:
     chosen = plan(10**6, 64, between, prefer="latency")
     assert chosen.kinds == (IVF4, IVF)
     assert chosen.why == (
-        f"hnsw-sq8 would take {index_bytes(HNSW, 10**6, 64)} bytes of the {between} allowed"
+        f"hnsw-sq8 would take {index_bytes(HNSW, 10**6, 64):,} bytes, "
+        f"at most {between:,} are allowed"
     )
     small = plan(10**6, 64, index_bytes(IVF4, 10**6, 64))
     assert (small.kinds, small.why) == ((IVF4,), "")
