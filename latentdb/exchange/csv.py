@@ -192,13 +192,15 @@ class CsvReader(RowReader):
             raise
 
     def _column(self, key: str, cells: list[str]) -> Column:
-        kind = self.types[key]
-        if kind == "str":
+        type_ = self.types[key]
+        if type_ == "str":
             return text_column(key, [cell or None for cell in cells])
-        parse: Any = {"int": int, "float": float, "bool": lambda cell: cell.lower() == "true"}[kind]
+        parse: Any = {"int": int, "float": float, "bool": lambda cell: cell.lower() == "true"}[
+            type_
+        ]
         try:
             values = np.array([parse(cell) if cell else 0 for cell in cells])
-            return number_column(kind, values, np.array([not cell for cell in cells]), key)
+            return number_column(type_, values, np.array([not cell for cell in cells]), key)
         except (ValueError, OverflowError) as error:
             raise self.refuse(f"changed while it was read ({key!r}): import it again") from error
 

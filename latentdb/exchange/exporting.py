@@ -88,9 +88,9 @@ def _check_room(snapshot: Snapshot, rows: Ints, target: Path) -> None:
 def _text_bytes(segment: Segment) -> int:
     """Size of the metadata text of a segment, were each row's text written out."""
     total = 0
-    for key, kind in segment.columns.items():
+    for key, type_ in segment.columns.items():
         column = segment.column(key)
-        if kind == "str" and column.categories:
+        if type_ == "str" and column.categories:
             sizes = np.array([len(text.encode()) for text in column.categories])
             total += int(sizes[np.clip(column.values, 0, len(sizes) - 1)].sum())
     return total

@@ -48,14 +48,14 @@ def write(snapshot: Snapshot, rows: Ints, file: IO[bytes]) -> None:
     fields = [
         pa.field("id", pa.string(), nullable=False),
         pa.field("path", pa.string()),
-        *(pa.field(key, types[kind]) for key, kind in columns.items()),
+        *(pa.field(key, types[type_]) for key, type_ in columns.items()),
         pa.field("z_mean", vector, nullable=False),
     ]
     if has_log_var(snapshot):
         fields.append(pa.field("z_log_var", vector, nullable=False))
     attributes = {"format": "latentdb export", **model_attributes(snapshot)}
     schema = pa.schema(fields, metadata=attributes)
-    texts = ["id", "path", *(key for key, kind in columns.items() if kind == "str")]
+    texts = ["id", "path", *(key for key, type_ in columns.items() if type_ == "str")]
     with parquet.ParquetWriter(file, schema, use_dictionary=texts) as writer:
         for block in read_blocks(snapshot, rows):
             scalars = [block.ids, block.paths, *block.metadata.values()]
@@ -106,23 +106,23 @@ class ParquetReader(RowReader):
             if name not in schema.names:
                 raise self.refuse(f"has no column {name!r}, expected id and z_mean")
         for field in schema:
-            kind = _value_type(field.type)
+            type_ = _value_type(field.type)
             if field.name in ("id", "path"):
-                valid = kind == "str" or (field.name == "id" and kind == "int")
+                valid = type_ == "str" or (field.name == "id" and type_ == "int")
             elif field.name in _DATA:
                 valid = _is_list(field.type) and _value_type(field.type.value_type) in (
                     "float",
                     "int",
                 )
             else:
-                valid = kind is not None
+                valid = type_ is not None
             if not valid:
                 wanted = {"id": "text", "path": "text"}.get(field.name, "text, numbers or booleans")
                 if field.name in ("z_mean", "z_log_var"):
                     wanted = "lists of numbers"
                 raise self.refuse(f"column {field.name!r} holds {field.type}, expected {wanted}")
-            if field.name not in _DATA and kind is not None and not pa.types.is_null(field.type):
-                self.types[field.name] = kind
+            if field.name not in _DATA and type_ is not None and not pa.types.is_null(field.type):
+                self.types[field.name] = type_
         self.check_keys(self.types)
         self.rows = self._parquet.metadata.num_rows
         self.has_log_var = "z_log_var" in schema.names
@@ -220,11 +220,11 @@ class ParquetReader(RowReader):
         import pyarrow as pa
 
         missing = array.is_null().to_numpy(zero_copy_only=False)
-        kind = _value_type(array.type) or "str"
-        if kind != "str":
-            values = array.fill_null(False if kind == "bool" else 0)
+        type_ = _value_type(array.type) or "str"
+        if type_ != "str":
+            values = array.fill_null(False if type_ == "bool" else 0)
             numbers = values.to_numpy(zero_copy_only=False)
-            return number_column(kind, numbers, missing, f"{self.path}: {key}")
+            return number_column(type_, numbers, missing, f"{self.path}: {key}")
         if not pa.types.is_dictionary(array.type):
             array = array.dictionary_encode()
         codes = array.indices.fill_null(0).to_numpy(zero_copy_only=False)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError, LatentDBError
 from latentdb.base.files import os_reason
-from latentdb.store.columns import Column, absent, check_key, make_column
+from latentdb.store.columns import DTYPES, Column, absent, check_key, make_column
 from latentdb.store.manifest import MAX_DIM
 from latentdb.store.segment import Floats, Rows
 
@@ -188,7 +188,7 @@ def text_column(key: str, values: Sequence[str | None]) -> Column:
 
 
 def number_column(
-    kind: str, values: NDArray[Any], missing: NDArray[np.bool_] | None, name: str
+    type_: str, values: NDArray[Any], missing: NDArray[np.bool_] | None, name: str
 ) -> Column:
     """A column of numbers or booleans; NaN is missing.
 
@@ -197,12 +197,12 @@ def number_column(
     InvalidInputError
         If an integer does not fit 64 bits.
     """
-    if kind == "float":
+    if type_ == "float":
         values = values.astype("<f8")
         missing = np.isnan(values) if missing is None else missing | np.isnan(values)
         values = np.where(missing, 0, values)
-    elif kind == "int" and values.dtype.kind == "u" and len(values) and values.max() >= 2**63:
+    elif type_ == "int" and values.dtype.kind == "u" and len(values) and values.max() >= 2**63:
         raise InvalidInputError(f"{name} has a whole number beyond 2**63 - 1: keep it as text")
     if missing is not None and not missing.any():
         missing = None
-    return Column(kind, values.astype({"int": "<i8", "float": "<f8", "bool": "u1"}[kind]), missing)
+    return Column(type_, values.astype(DTYPES[type_]), missing)

@@ -297,11 +297,11 @@ def _column_types(
     given = {} if table is None else table.types
     if labels_from_folders:
         given = {LABEL: "str", **given}
-    for key, kind in given.items():
-        expected = types.setdefault(key, kind)
-        if expected != kind and (kind, expected) != ("int", "float"):
+    for key, type_ in given.items():
+        expected = types.setdefault(key, type_)
+        if expected != type_ and (type_, expected) != ("int", "float"):
             raise InvalidInputError(
-                f"metadata {key!r} is {kind} here and {expected} in this store: "
+                f"metadata {key!r} is {type_} here and {expected} in this store: "
                 "convert it or use another key"
             )
     return types
