@@ -4,5 +4,6 @@ errors      every exception latentdb raises
 files       durable writes, verified reads
 validate    checks of vectors and ids that come from a caller
 progress    what a long run reports
+wording     numbers with their nouns, for messages
 cores       how many cores this process may use
 """

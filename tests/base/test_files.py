@@ -218,10 +218,10 @@ def test_map_checked_reports_a_missing_file(tmp_path: Path) -> None:
 def test_map_checked_notices_every_changed_byte(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
 ) -> None:
-    place = data.draw(st.integers(0, len(content) - 1))
+    position = data.draw(st.integers(0, len(content) - 1))
     change = data.draw(st.integers(1, 255))
     damaged = bytearray(content)
-    damaged[place] ^= change
+    damaged[position] ^= change
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(damaged)
     with pytest.raises(CorruptStoreError, match="damaged is damaged: its checksum"):

@@ -1,4 +1,4 @@
-"""Checks of vectors and ids: what is taken, what is refused, and how it is told."""
+"""Checks of vectors and ids: what is accepted, what is refused, and the message."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def test_numbers_of_any_kind_become_float32(dtype: str) -> None:
 
 def test_lists_and_transposed_arrays_are_taken() -> None:
     assert as_latents([[1, 2.5]], 2, "queries").tolist() == [[1, 2.5]]
-    turned = np.arange(6, dtype=np.float32).reshape(2, 3).T
-    latents = as_latents(turned, 2, "queries")
+    transposed = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    latents = as_latents(transposed, 2, "queries")
     assert latents.flags.c_contiguous
-    assert latents.tolist() == turned.tolist()
+    assert latents.tolist() == transposed.tolist()
 
 
 def test_no_rows_are_rows_too() -> None:

@@ -1,4 +1,4 @@
-"""Images in: every format and mode, damaged files, resize rules."""
+"""Reading images: every format and mode, damaged files, resize rules."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP":
            "TIFF": ".tif"}  # fmt: skip
 
 
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format=kind, **options)
+    image.save(buffer, format=format, **options)
     return buffer.getvalue()
 
 
@@ -67,7 +67,7 @@ def noise(height: int, width: int, seed: int = 0) -> Image.Image:
 
 
 def photo(height: int, width: int, seed: int = 1) -> Image.Image:
-    """Soft shades, edges and some noise, as in a photograph."""
+    """Smooth shades, edges and some noise, as in a photograph."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     waves = [np.sin(x / 97 + y / 53), np.cos(x / 31), np.sin(y / 41)]
@@ -104,13 +104,15 @@ def grey_png(rows: list[bytes], width: int, bits: int, clear: int | None = None)
     )
 
 
-def grey_tiff(data: bytes, size: int, bits: int, photometric: int = 1, kind: int = 1) -> bytes:
+def grey_tiff(
+    data: bytes, size: int, bits: int, photometric: int = 1, sample_format: int = 1
+) -> bytes:
     """A square grey TIFF of any depth, by hand.
 
-    Photometric 0 has black and white exchanged; kind is 1 unsigned, 2 signed, 3 float.
+    Photometric 0 is white-is-zero; sample format 1 is unsigned, 2 signed, 3 float.
     """
     tags = {256: size, 257: size, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: size,
-            279: len(data), 339: kind}  # fmt: skip
+            279: len(data), 339: sample_format}  # fmt: skip
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     body = data + b"\0" * (len(data) % 2)
     head = struct.pack("<2sHI", b"II", 42, 8 + len(body))
@@ -126,30 +128,30 @@ def bomb(width: int, height: int) -> bytes:
 # --- formats and modes ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
-def test_a_lossless_format_gives_its_pixels_exactly(kind: str) -> None:
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF"])
+def test_a_lossless_format_gives_its_pixels_exactly(format: str) -> None:
     image = noise(12, 9)
-    assert np.array_equal(decoded(encoded(image, kind), 12, 9), np.asarray(image))
+    assert np.array_equal(decoded(encoded(image, format), 12, 9), np.asarray(image))
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"kind": "TIFF", "compression": "tiff_lzw"},
-        {"kind": "TIFF", "compression": "tiff_adobe_deflate"},
-        {"kind": "TIFF", "compression": "packbits"},
-        {"kind": "WEBP", "lossless": True},
-        {"kind": "PNG", "compress_level": 0},
+        {"format": "TIFF", "compression": "tiff_lzw"},
+        {"format": "TIFF", "compression": "tiff_adobe_deflate"},
+        {"format": "TIFF", "compression": "packbits"},
+        {"format": "WEBP", "lossless": True},
+        {"format": "PNG", "compress_level": 0},
     ],
 )
 def test_lossless_compression_gives_its_pixels_exactly(options: dict[str, Any]) -> None:
     image = noise(12, 9)
-    kind = options.pop("kind")
-    assert np.array_equal(decoded(encoded(image, kind, **options), 12, 9), np.asarray(image))
+    format = options.pop("format")
+    assert np.array_equal(decoded(encoded(image, format, **options), 12, 9), np.asarray(image))
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
+    ("format", "options"),
     [
         ("JPEG", {"quality": 95}),
         ("JPEG", {"quality": 95, "progressive": True}),
@@ -158,58 +160,58 @@ def test_lossless_compression_gives_its_pixels_exactly(options: dict[str, Any]) 
         ("GIF", {}),
     ],
 )
-def test_a_lossy_format_gives_its_pixels_nearly(kind: str, options: dict[str, Any]) -> None:
+def test_a_lossy_format_gives_its_pixels_nearly(format: str, options: dict[str, Any]) -> None:
     image = corners()
-    assert gap(decoded(encoded(image, kind, **options), 32, 48), image).mean() < 6
+    assert gap(decoded(encoded(image, format, **options), 32, 48), image).mean() < 6
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
-def test_grey_and_colour_become_each_other(kind: str) -> None:
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_grey_and_colour_become_each_other(format: str) -> None:
     grey = Image.linear_gradient("L").resize((16, 16))
     for channels in (1, 3):
-        pixels = decoded(encoded(grey, kind), 16, 16, channels)
+        pixels = decoded(encoded(grey, format), 16, 16, channels)
         assert (pixels.dtype, pixels.shape) == (np.uint8, (16, 16, channels))
         assert gap(pixels, np.asarray(grey)[..., None]).max() <= 4
-    colour = decoded(encoded(Image.new("RGB", (4, 4), RED), kind), 4, 4, 1)
+    colour = decoded(encoded(Image.new("RGB", (4, 4), RED), format), 4, 4, 1)
     assert gap(colour, 0.299 * 250 + 0.587 * 20 + 0.114 * 20).max() <= 4
 
 
 def test_cmyk_becomes_colour() -> None:
     for ink, colour in (((0, 255, 255, 0), (255, 0, 0)), ((0, 0, 0, 255), (0, 0, 0))):
         image = Image.new("CMYK", (16, 16), ink)
-        for kind in ("JPEG", "TIFF"):
-            assert gap(decoded(encoded(image, kind), 8, 8), colour).max() <= 3
+        for format in ("JPEG", "TIFF"):
+            assert gap(decoded(encoded(image, format), 8, 8), colour).max() <= 3
             grey = Image.new("RGB", (1, 1), colour).convert("L").getpixel((0, 0))
-            assert gap(decoded(encoded(image, kind), 8, 8, 1), grey).max() <= 3
+            assert gap(decoded(encoded(image, format), 8, 8, 1), grey).max() <= 3
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF"])
-def test_a_palette_gives_its_colours(kind: str) -> None:
+@pytest.mark.parametrize("format", ["PNG", "GIF", "BMP", "TIFF"])
+def test_a_palette_gives_its_colours(format: str) -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([*RED, *BLUE])
     image.putpixel((1, 0), 1)
-    assert decoded(encoded(image, kind), 1, 2)[0].tolist() == [list(RED), list(BLUE)]
+    assert decoded(encoded(image, format), 1, 2)[0].tolist() == [list(RED), list(BLUE)]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF"])
-def test_one_bit_is_black_and_white(kind: str) -> None:
+@pytest.mark.parametrize("format", ["PNG", "GIF", "BMP", "TIFF"])
+def test_one_bit_is_black_and_white(format: str) -> None:
     image = Image.fromarray(np.eye(9, dtype=bool))
     assert image.mode == "1"
-    assert np.array_equal(decoded(encoded(image, kind), 9, 9, 1)[..., 0], 255 * np.eye(9))
+    assert np.array_equal(decoded(encoded(image, format), 9, 9, 1)[..., 0], 255 * np.eye(9))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
-def test_transparency_is_laid_over_white(kind: str) -> None:
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
+def test_transparency_is_composited_over_white(format: str) -> None:
     image = Image.new("RGBA", (4, 1))
     for position, alpha in enumerate((255, 128, 1, 0)):
         image.putpixel((position, 0), (200, 0, 0, alpha))
-    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
-    pixels = decoded(encoded(image, kind, **options), 1, 4)[0]
+    options = {"lossless": True, "exact": True} if format == "WEBP" else {}
+    pixels = decoded(encoded(image, format, **options), 1, 4)[0]
     expected = [[200, 0, 0], [227, 127, 127], [255, 254, 254], [255, 255, 255]]
     assert gap(pixels, expected).max() <= 1
 
 
-def test_grey_with_alpha_is_laid_over_white() -> None:
+def test_grey_with_alpha_is_composited_over_white() -> None:
     image = Image.new("LA", (3, 1))
     for position, alpha in enumerate((255, 128, 0)):
         image.putpixel((position, 0), (100, alpha))
@@ -280,8 +282,8 @@ NARROW = [0, 4, 117, 255]  # of WIDE, rounded
 @pytest.mark.parametrize("channels", [1, 3])
 def test_sixteen_bit_grey_is_scaled_not_clipped(channels: int) -> None:
     image = Image.fromarray(np.array([WIDE], np.uint16))
-    for kind in ("PNG", "TIFF"):
-        pixels = decoded(encoded(image, kind), 1, 4, channels)
+    for format in ("PNG", "TIFF"):
+        pixels = decoded(encoded(image, format), 1, 4, channels)
         assert np.array_equal(pixels, np.repeat(np.array([NARROW])[..., None], channels, -1))
 
 
@@ -317,8 +319,8 @@ def test_twelve_bit_grey_is_not_taken_for_sixteen() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        grey_tiff(np.zeros(4, "<f4").tobytes(), 2, 32, kind=3),
-        grey_tiff(np.zeros(4, "<i4").tobytes(), 2, 32, kind=2),
+        grey_tiff(np.zeros(4, "<f4").tobytes(), 2, 32, sample_format=3),
+        grey_tiff(np.zeros(4, "<i4").tobytes(), 2, 32, sample_format=2),
         grey_tiff(np.zeros(4, "<u4").tobytes(), 2, 32),
     ],
     ids=["float", "signed", "unsigned"],
@@ -328,11 +330,11 @@ def test_pixels_without_a_fixed_range_are_refused(data: bytes) -> None:
         decoded(data, 2, 2, 1)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_several_frames_or_pages_the_first_is_read(kind: str) -> None:
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_several_frames_or_pages_the_first_is_read(format: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
-    options = {"lossless": True} if kind == "WEBP" else {}
-    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
     assert gap(decoded(data, 8, 8), RED).max() <= 1
 
 
@@ -344,15 +346,15 @@ def test_a_photo_with_a_second_picture_in_it_is_the_same_photo() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "orientation"),
+    ("format", "orientation"),
     [
-        (kind, orientation)
-        for kind in ("JPEG", "PNG", "WEBP", "TIFF")
+        (format, orientation)
+        for format in ("JPEG", "PNG", "WEBP", "TIFF")
         for orientation in range(1, 9)
     ],
 )
-def test_exif_orientation_is_applied(kind: str, orientation: int, tmp_path: Path) -> None:
-    upright = corners()
+def test_exif_orientation_is_applied(format: str, orientation: int, tmp_path: Path) -> None:
+    oriented = corners()
     stored = {
         1: lambda image: image,
         2: lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
@@ -362,7 +364,7 @@ def test_exif_orientation_is_applied(kind: str, orientation: int, tmp_path: Path
         6: lambda image: image.transpose(Image.Transpose.ROTATE_90),
         7: lambda image: image.transpose(Image.Transpose.TRANSVERSE),
         8: lambda image: image.transpose(Image.Transpose.ROTATE_270),
-    }[orientation](upright)
+    }[orientation](oriented)
     exif = Image.Exif()
     exif[0x0112] = orientation
     options: dict[str, Any] = {
@@ -370,21 +372,21 @@ def test_exif_orientation_is_applied(kind: str, orientation: int, tmp_path: Path
         "PNG": {},
         "WEBP": {"lossless": True},
         "TIFF": {},
-    }[kind]
-    data = encoded(stored, kind, exif=exif, **options)
-    limit = 6 if kind == "JPEG" else 0
-    assert gap(decoded(data, 32, 48), upright).max() <= limit
+    }[format]
+    data = encoded(stored, format, exif=exif, **options)
+    limit = 6 if format == "JPEG" else 0
+    assert gap(decoded(data, 32, 48), oriented).max() <= limit
     assert (
-        gap(decoded(data, 16, 24), upright.resize((24, 16), Image.Resampling.BILINEAR)).mean()
+        gap(decoded(data, 16, 24), oriented.resize((24, 16), Image.Resampling.BILINEAR)).mean()
         <= limit
     )
-    file = tmp_path / f"image{ENDINGS[kind]}"
+    file = tmp_path / f"image{ENDINGS[format]}"
     file.write_bytes(data)
     assert probe(str(file)) == ImageShape(32, 48, 3)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_an_orientation_that_is_none_is_ignored(orientation: int) -> None:
+def test_an_invalid_orientation_is_ignored(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert np.array_equal(decoded(encoded(corners(), "PNG", exif=exif), 32, 48), corners())
@@ -494,8 +496,8 @@ def test_pad_keeps_the_whole_image_between_black() -> None:
     ],
 )
 def test_images_of_any_shape_are_read(resize: str, size: tuple[int, int]) -> None:
-    for kind in ("PNG", "JPEG"):
-        data = encoded(Image.new("RGB", size, WHITE), kind)
+    for format in ("PNG", "JPEG"):
+        data = encoded(Image.new("RGB", size, WHITE), format)
         assert decoded(data, 8, 12, resize=resize).shape == (8, 12, 3)
         assert decoded(data, 8, 12, resize=resize).max() > 0
 
@@ -537,7 +539,7 @@ def test_reading_is_the_same_every_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"height": 0}, "image size 0x8 cannot be used"),
         ({"width": -1}, "image size 8x-1"),
@@ -549,8 +551,10 @@ def test_reading_is_the_same_every_time() -> None:
         ({"resize": None}, "resize rule None is unknown"),
     ],
 )
-def test_a_size_or_rule_that_cannot_be_used_is_told(change: dict[str, Any], told: str) -> None:
-    with pytest.raises(InvalidInputError, match=told):
+def test_a_size_or_rule_that_cannot_be_used_is_refused(
+    change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=message):
         Preprocessing(**{"height": 8, "width": 8, "channels": 3, **change})
 
 
@@ -583,9 +587,9 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize("kind", WHOLE)
-def test_a_file_cut_anywhere_is_refused_or_has_all_its_pixels(kind: str) -> None:
-    data = WHOLE[kind]
+@pytest.mark.parametrize("format", WHOLE)
+def test_a_file_cut_anywhere_is_refused_or_has_all_its_pixels(format: str) -> None:
+    data = WHOLE[format]
     whole = decoded(data, 24, 24)
     refused = 0
     for length in range(len(data)):
@@ -598,16 +602,15 @@ def test_a_file_cut_anywhere_is_refused_or_has_all_its_pixels(kind: str) -> None
     assert refused >= len(data) - 25
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_file_cut_in_half_is_told_as_such(kind: str) -> None:
-    data = encoded(photo(256, 256), kind)
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_file_cut_in_half_is_damaged_or_truncated(format: str) -> None:
+    data = encoded(photo(256, 256), format)
     with pytest.raises(ImageError, match="the image: damaged or truncated"):
         decoded(data[: len(data) // 2], 24, 24)
 
 
 def test_a_changed_byte_of_png_pixels_is_found() -> None:
-    # A chunk has a checksum; it has to be looked at, because what is left of the
-    # compressed data once there are pixels enough is not.
+    # Pillow checks a chunk only as far as it needs data for the pixels: verify() checks the rest.
     data = WHOLE["PNG"]
     whole = decoded(data, 24, 24)
     wrong = []
@@ -623,8 +626,8 @@ def test_a_changed_byte_of_png_pixels_is_found() -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from(sorted(WHOLE)), st.integers(0, 60))
-def test_any_bytes_are_an_image_or_an_image_error(tail: bytes, kind: str, length: int) -> None:
-    for data in (tail, WHOLE[kind][:length] + tail):
+def test_any_bytes_are_an_image_or_an_image_error(tail: bytes, format: str, length: int) -> None:
+    for data in (tail, WHOLE[format][:length] + tail):
         blamed, shape = "the image", (8, 8, 3)
         try:
             shape = decoded(data, 8, 8).shape
@@ -634,20 +637,20 @@ def test_any_bytes_are_an_image_or_an_image_error(tail: bytes, kind: str, length
 
 
 @pytest.mark.parametrize("data", [b"just text\n", b"<svg/>", b"%PDF-1.7", b"\x00" * 100, b"II*\0"])
-def test_what_is_no_image_is_told(data: bytes, tmp_path: Path) -> None:
+def test_what_is_no_image_is_refused(data: bytes, tmp_path: Path) -> None:
     file = tmp_path / "image.jpg"
     file.write_bytes(data)
-    told = f"{file}: not one of JPEG, PNG, WEBP, GIF, BMP, TIFF, or its header is damaged"
+    message = f"{file}: not one of JPEG, PNG, WEBP, GIF, BMP, TIFF, or its header is damaged"
     for reader in (lambda: read_image(file, Preprocessing(8, 8, 3)), lambda: probe(str(file))):
         with pytest.raises(ImageError) as caught:
             reader()
-        assert str(caught.value) == told
+        assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "PCX"])
-def test_a_format_that_is_not_listed_is_refused(kind: str) -> None:
+@pytest.mark.parametrize("format", ["PPM", "ICO", "TGA", "PCX"])
+def test_a_format_that_is_not_listed_is_refused(format: str) -> None:
     with pytest.raises(ImageError, match="not one of JPEG"):
-        decoded(encoded(Image.new("RGB", (16, 16)), kind), 8, 8)
+        decoded(encoded(Image.new("RGB", (16, 16)), format), 8, 8)
 
 
 @pytest.mark.parametrize("size", [(20_000, 20_000), (14_000, 13_000), (2**31 - 1, 2**31 - 1)])
@@ -664,10 +667,10 @@ def test_a_decompression_bomb_is_refused_by_its_header(
 
 
 def test_a_large_image_below_the_limit_gives_no_warning() -> None:
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         with pytest.raises(ImageError, match="truncated"):
             decoded(bomb(13_000, 13_000), 8, 8)
-        assert told == []
+        assert caught == []
 
 
 def test_a_text_that_unpacks_without_end_is_refused() -> None:
@@ -680,7 +683,7 @@ def test_a_text_that_unpacks_without_end_is_refused() -> None:
 def test_reading_in_threads_leaves_the_warnings_of_the_program_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Two threads that read one file each, of which the first to begin is the first to end.
+    # Two threads read a file each; the first to begin is the first to end.
     data = WHOLE["PNG"]
     real = Image.open
     first_in, second_in = threading.Event(), threading.Event()
@@ -719,7 +722,7 @@ def test_read_bytes_gives_the_content(tmp_path: Path) -> None:
     assert read_bytes(str(file)) == b"content"
 
 
-def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     empty, folder, pipe = tmp_path / "empty.jpg", tmp_path / "folder.jpg", tmp_path / "pipe.jpg"
     broken, loop, large = tmp_path / "broken.jpg", tmp_path / "loop.jpg", tmp_path / "large.jpg"
     empty.touch()
@@ -729,7 +732,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     loop.symlink_to(loop)
     with large.open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)
-    for path, told in (
+    for path, message in (
         (empty, "empty file"),
         (folder, "is a directory"),
         (pipe, "not a regular file"),
@@ -740,17 +743,17 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
         (tmp_path / ("a" * 300), "file name too long"),
         (large, "over the limit of 1 GiB"),
     ):
-        with pytest.raises(ImageError, match=told) as caught:
+        with pytest.raises(ImageError, match=message) as caught:
             read_bytes(str(path))
         assert caught.value.path == str(path)
-        with pytest.raises(ImageError, match=told):
+        with pytest.raises(ImageError, match=message):
             read_image(path, Preprocessing(8, 8, 3))
-        with pytest.raises(ImageError, match=told):
+        with pytest.raises(ImageError, match=message):
             probe(str(path))
 
 
 @pytest.mark.parametrize("path", ["a\0b.jpg", "\ud800.jpg"])
-def test_a_path_that_can_be_none_is_told(path: str) -> None:
+def test_an_invalid_path_is_refused(path: str) -> None:
     with pytest.raises(ImageError):
         read_bytes(path)
 
@@ -759,7 +762,7 @@ def test_a_path_that_can_be_none_is_told(path: str) -> None:
     ("mode", "channels"),
     [("1", 1), ("L", 1), ("LA", 1), ("I;16", 1), ("P", 3), ("RGB", 3), ("RGBA", 3)],
 )
-def test_probe_tells_shape_and_channels(mode: str, channels: int, tmp_path: Path) -> None:
+def test_probe_gives_shape_and_channels(mode: str, channels: int, tmp_path: Path) -> None:
     file = tmp_path / "image.png"
     Image.new(mode, (5, 7)).save(file)
     assert probe(str(file)) == ImageShape(7, 5, channels)

@@ -90,8 +90,8 @@ def test_plain_files_are_decoded_by_simplejpeg_and_others_are_not(
     decode_pixels(encoded(image, "JPEG"), spec, name="x", out=out)
     assert len(calls) == 1
     assert calls[0]["buffer"] is out
-    for kind, mode in (("PNG", "RGB"), ("JPEG", "CMYK"), ("WEBP", "RGB")):
-        decode_pixels(encoded(image.convert(mode), kind), spec, name="x", out=out)
+    for format, mode in (("PNG", "RGB"), ("JPEG", "CMYK"), ("WEBP", "RGB")):
+        decode_pixels(encoded(image.convert(mode), format), spec, name="x", out=out)
     assert len(calls) == 1
 
 

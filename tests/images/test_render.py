@@ -133,13 +133,13 @@ def test_an_animation_goes_there_and_back(count: int, order: list[int], tmp_path
     frames = np.zeros((count, 8, 8, 1), np.uint8)
     frames += (40 * np.arange(1, count + 1, dtype=np.uint8))[:, None, None, None]
     write_animation(tmp_path / "x.gif", frames)
-    shown = []
+    frame_order = []
     with Image.open(tmp_path / "x.gif") as image:
         for index in range(getattr(image, "n_frames", 1)):
             image.seek(index)
             assert image.size == (96, 96)
-            shown.append(int(np.asarray(image.convert("L"))[48, 48]) // 40 - 1)
-    assert shown == order
+            frame_order.append(int(np.asarray(image.convert("L"))[48, 48]) // 40 - 1)
+    assert frame_order == order
 
 
 def test_a_sheet_shows_small_pictures_enlarged_pixel_for_pixel() -> None:

@@ -58,20 +58,22 @@ def test_rows_of_an_expression_become_one_array(
     assert os.listdir(out.parent) == ["discs.npy"]
 
 
-@pytest.mark.parametrize(("kind", "ending", "most"), [("jpeg", ".jpg", 12), ("webp", ".webp", 40)])
+@pytest.mark.parametrize(
+    ("format", "ending", "limit"), [("jpeg", ".jpg", 12), ("webp", ".webp", 40)]
+)
 def test_pictures_may_be_of_another_format(
-    store: Path, tmp_path: Path, kind: str, ending: str, most: int
+    store: Path, tmp_path: Path, format: str, ending: str, limit: int
 ) -> None:
     names = ["disc/000.png", "square/001.png"]
     with LatentDB.open(store) as db:
-        written = db.decode_to(names, tmp_path, format=kind)
+        written = db.decode_to(names, tmp_path, format=format)
         expected = db.decode(names)
     assert [Path(path).name for path in written] == [f"disc_000{ending}", f"square_001{ending}"]
     for path, pixels in zip(written, expected, strict=True):
         with Image.open(path) as image:
-            assert image.format == kind.upper()
+            assert image.format == format.upper()
             difference = np.abs(np.asarray(image.convert("RGB"), int) - pixels)
-        assert (difference.mean() < 6, difference.max() <= most) == (True, True)
+        assert (difference.mean() < 6, difference.max() <= limit) == (True, True)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
