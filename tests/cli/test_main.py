@@ -37,7 +37,7 @@ def test_errors_are_one_line_and_make_nothing(store: Path, images: Path, tmp_pat
     new = tmp_path / "new.ldb"
     assert "nowhere does not exist" in run_error("index", new, tmp_path / "nowhere", "--model", "m")
     assert "no images in" in run_error("index", new, tmp_path / "empty", "--model", "m")
-    assert "m is not a folder: expected a model" in run_error("index", new, images, "--model", "m")
+    assert "m is not a folder: give a model" in run_error("index", new, images, "--model", "m")
     assert "give --model MODEL" in run_error("index", new, images, code=2)
     assert not new.exists()
     assert "not a latentdb store" in run_error("query", new, "x")
@@ -49,7 +49,7 @@ def test_errors_are_one_line_and_make_nothing(store: Path, images: Path, tmp_pat
     assert "not a list of numbers" in run_error(
         "blend", store, "disc/000.png", "--weights", "1,x", "--out", "x.png", code=2
     )
-    assert "1 weights for 2 latents" in run_error(
+    assert "1 weight for 2 latents" in run_error(
         "blend", store, "disc/000.png", "disc/001.png", "--weights", "1", "--out", "x.png"
     )
     assert "give --out PNG, --query K" in run_error("blend", store, "disc/000.png", code=2)
