@@ -31,7 +31,7 @@ HEAVY = {
     "tensorflow": {"kerasfile", "model", "onnx"},
     "keras": {"kerasfile", "model"},
     "faiss": {"ann"},
-    "h5py": {"exchange", "kerasfile", "store"},
+    "h5py": {"base", "exchange", "kerasfile", "store"},
     "pyarrow": {"exchange"},
     "onnxruntime": {"onnx"},
     "openvino": {"onnx"},

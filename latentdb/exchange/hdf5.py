@@ -1,16 +1,10 @@
-"""Rows in an HDF5 file: a data set for each of id, path, z_mean, z_log_var and metadata key.
-
-An HDF5 file can name other files (links, external storage, virtual data sets),
-unpack a kilobyte to terabytes (filters, unallocated chunks), and let a million
-texts be the same megabyte.  All of it is refused before any data is read.
-"""
+"""Rows in an HDF5 file: a data set for each of id, path, z_mean, z_log_var and metadata key."""
 
 from __future__ import annotations
 
 import io
 import math
 import os
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError
+from latentdb.base.hdf5 import HeapText, SafeReader, is_variable
 from latentdb.exchange.row_reader import BATCH_BYTES, RowReader, number_column, text_column
 from latentdb.exchange.row_writer import has_log_var, model_attributes, read_blocks
 from latentdb.store.columns import Column, Value
@@ -26,13 +21,6 @@ from latentdb.store.segment import Ints, Rows
 from latentdb.store.snapshot import Snapshot
 
 _DATA = ("id", "path", "z_mean", "z_log_var")
-_FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
-_MOST_RATIO = 1100  # deflate reaches 1032
-_MOST_CHUNK = 256 << 20
-_MOST_OBJECTS = 10_000
-# Where a text of any length is: how long, in which collection, which of its objects.
-_REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("number", "<u4")])
-_OBJECT = struct.Struct("<HHIQ")  # number, references, nothing, size
 _MISSING = ".missing"
 
 
@@ -46,7 +34,7 @@ class H5Reader(RowReader):
         with self.reading():
             self._size = path.stat().st_size
             self._text = 0
-            self._references: dict[str, NDArray[Any]] = {}
+            self._heap_texts: dict[str, HeapText] = {}
             self._raw = path.open("rb")
             try:
                 self._file = h5py.File(path, "r", locking=False)
@@ -64,32 +52,29 @@ class H5Reader(RowReader):
         self._raw.close()
 
     def _open(self) -> None:
-        import h5py
 
         self._sets: dict[str, Any] = {}
-        for name, item in self._children(self._file.id, ""):
-            if name == "metadata" and isinstance(item, h5py.h5g.GroupID):
-                for inner, child in self._children(item, "metadata/"):
-                    self._sets[inner] = self._checked(inner, child)
-            elif name in _DATA:
-                self._sets[name] = self._checked(name, item)
-            else:
+        reader = SafeReader(self._size, self._refused, groups=["metadata"], any_layout=True)
+        for name, item in reader.data_sets(self._file.id):
+            if name not in _DATA and not name.startswith("metadata/"):
                 raise self.refuse(
                     f"{name!r} is none of {', '.join(_DATA)}, metadata/KEY: move or remove it"
                 )
+            self._sets[name] = self._checked(reader, name, item)
         for name in ("id", "z_mean"):
             if name not in self._sets:
                 raise self.refuse(f"has no data set {name!r}, expected id and z_mean")
-        shape = self._sets["z_mean"].shape
+        shape: tuple[int, ...] = self._sets["z_mean"].shape or ()
         if len(shape) != 2:
             raise self.refuse(f"z_mean has shape {list(shape)}, expected [rows, dimensions]")
         self.check_dim(int(shape[1]), "z_mean")
         self.rows = self._count = int(shape[0])
         for name, data in self._sets.items():
             wanted = shape if name in ("z_mean", "z_log_var") else shape[:1]
-            if data.shape != wanted:
+            found = data.shape or ()
+            if found != wanted:
                 raise self.refuse(
-                    f"{name} has shape {list(data.shape)}, expected {list(wanted)} as of z_mean"
+                    f"{name} has shape {list(found)}, expected {list(wanted)} as of z_mean"
                 )
         self.has_log_var = "z_log_var" in self._sets
         self._read_types()
@@ -111,129 +96,22 @@ class H5Reader(RowReader):
                 raise self.refuse(f"{name} says of no metadata which values are missing")
         self.check_keys(self.types)
 
-    @staticmethod
-    def _children(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    def _checked(self, reader: SafeReader, name: str, item: Any) -> Any:
+        """A data set that can be read: nothing but it, and no more than the file holds."""
         import h5py
 
-        for number, key in enumerate(group):
-            name = prefix + key.decode(errors="replace")
-            if number >= _MOST_OBJECTS:
-                raise ValueError(f"{name!r} is one object too many")
-            if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
-                raise ValueError(f"refused, {name!r} is a soft or external link")
-            yield name, h5py.h5o.open(group, key)
-
-    def _checked(self, name: str, item: Any) -> Any:
-        """A data set, after nothing but it and no more than the file holds would be read."""
-        import h5py
-
-        if not isinstance(item, h5py.h5d.DatasetID):
-            raise self.refuse(f"refused, {name!r} is no data set")
-        plist = item.get_create_plist()
-        layout = plist.get_layout()
-        if layout not in (h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED, h5py.h5d.COMPACT):
-            raise self.refuse(f"refused, {name!r} is a virtual data set, which reads other files")
-        if plist.get_external_count():
-            raise self.refuse(f"refused, {name!r} has external storage, which reads other files")
-        filters = [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
-        if not set(filters) <= set(_FILTERS) or len(set(filters)) != len(filters):
-            raise self.refuse(
-                f"refused, {name!r} has filters {filters}, expected {', '.join(_FILTERS.values())}"
-            )
-        kind = item.get_type().get_class()
-        if kind not in (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.ENUM):
-            raise self.refuse(f"refused, {name!r} holds neither numbers nor text")
-        loose = kind == h5py.h5t.STRING and item.get_type().is_variable_str()
-        each = _REFERENCE.itemsize if loose else item.get_type().get_size()
-        shape = tuple(int(side) for side in item.shape or ())
-        declared = math.prod(shape) * each
-        if layout == h5py.h5d.CHUNKED and math.prod(plist.get_chunk()) * each > _MOST_CHUNK:
-            raise self.refuse(f"refused, {name!r} has chunks over {_MOST_CHUNK} bytes")
-        stored = item.get_storage_size()
-        if layout == h5py.h5d.CONTIGUOUS and declared:
-            offset = item.get_offset()
-            stored = 0 if offset is None else min(stored, self._size - offset)
-        most = stored * _MOST_RATIO if filters else stored
-        if declared > most or stored > self._size:
-            raise self.refuse(
-                f"refused, {name!r} of shape {list(shape)} is {declared} bytes, "
-                f"of which the file holds {stored}"
-            )
-        if loose and declared:
-            self._find_texts(name, item, compressed=bool(filters))
+        shape = reader.check(name, item).shape
+        if is_variable(item) and 0 not in shape:
+            file = self._raw.fileno()
+            text = HeapText(name, item, reader, lambda start, count: os.pread(file, count, start))
+            self._heap_texts[name] = text
+            self._text += text.total()
+            if self._text > self._size:
+                raise self._refused(f"the texts up to {name!r} are longer than the file")
         return h5py.Dataset(item)
 
-    def _find_texts(self, name: str, item: Any, *, compressed: bool) -> None:
-        """Learn where texts are; refuse such as are more than the file, being one many times."""
-        import h5py
-
-        layout = item.get_create_plist().get_layout()
-        if compressed or layout == h5py.h5d.COMPACT or self._file.userblock_size:
-            raise self.refuse(
-                f"refused, {name!r} is text of any length under a filter, in a header or after a "
-                "user block: write it without, or as text of a fixed length"
-            )
-        if len(item.shape) != 1:
-            raise self.refuse(f"{name} has shape {list(item.shape)}, expected one text a row")
-        areas: list[tuple[int, int, int]] = []
-        if layout == h5py.h5d.CONTIGUOUS:
-            areas.append((0, item.get_offset(), item.get_storage_size()))
-        else:
-            item.chunk_iter(
-                lambda chunk: areas.append((chunk.chunk_offset[0], chunk.byte_offset, chunk.size))
-            )
-        references = np.zeros(item.shape, _REFERENCE)
-        for first, offset, size in areas:
-            rows = min(size // _REFERENCE.itemsize, len(references) - first)
-            data = os.pread(self._raw.fileno(), max(0, rows) * _REFERENCE.itemsize, offset)
-            part = np.frombuffer(data[: len(data) // _REFERENCE.itemsize * 16], _REFERENCE)
-            references[first : first + len(part)] = part
-        self._references[name] = references
-        self._text += int(references["length"].sum(dtype=np.int64))
-        if self._text > self._size:
-            raise self.refuse(f"refused, the texts up to {name!r} are longer than the file")
-
-    def _loose_texts(self, name: str, part: slice) -> list[bytes]:
-        """Texts of any length; HDF5 itself would read a damaged heap of them for ever."""
-        references = self._references[name][part]
-        texts = [b""] * len(references)
-        filled = np.flatnonzero(references["length"])
-        filled = filled[np.argsort(references["address"][filled], kind="stable")]
-        held, data = -1, b""
-        objects: dict[int, tuple[int, int]] = {}
-        budget = self._size
-        for place, (length, address, number) in zip(
-            filled.tolist(), references[filled].tolist(), strict=True
-        ):
-            if address != held:
-                data, objects = self._heap(name, address)
-                held, budget = address, budget - len(data)
-            start, size = objects.get(number, (0, -1))
-            if size != length or budget < 0:
-                raise self.refuse(f"the text of row {part.start + place} of {name} is damaged")
-            texts[place] = data[start : start + size].split(b"\0", 1)[0]
-        return texts
-
-    def _heap(self, name: str, address: int) -> tuple[bytes, dict[int, tuple[int, int]]]:
-        """A collection of texts: its bytes, and where each is in them."""
-        data = b""
-        if address < self._size:
-            head = os.pread(self._raw.fileno(), 16, address)
-            size = int.from_bytes(head[8:], "little")
-            if head[:5] == b"GCOL\x01" and 16 <= size <= self._size - address:
-                data = os.pread(self._raw.fileno(), size, address)
-        if not data:
-            raise self.refuse(f"the texts of {name} are damaged")
-        objects: dict[int, tuple[int, int]] = {}
-        at = 16
-        while at + _OBJECT.size <= len(data):
-            number, _, _, size = _OBJECT.unpack_from(data, at)
-            at += _OBJECT.size
-            if not number or size > len(data) - at:
-                break  # what follows is free
-            objects[number] = (at, size)
-            at += (size + 7) // 8 * 8
-        return data, objects
+    def _refused(self, message: str) -> Exception:
+        return self.refuse(f"refused, {message}")
 
     def _kind(self, name: str, data: Any) -> str:
         import h5py
@@ -276,8 +154,8 @@ class H5Reader(RowReader):
             yield slice(start, min(self._count, start + self.batch_rows))
 
     def _texts(self, name: str, part: slice) -> list[str]:
-        if name in self._references:
-            return [value.decode() for value in self._loose_texts(name, part)]
+        if name in self._heap_texts:
+            return [value.decode() for value in self._heap_texts[name].texts(part)]
         values = self._sets[name][part].tolist()
         return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 

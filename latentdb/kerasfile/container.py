@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import ModelError, NotFoundError
+from latentdb.base.hdf5 import SafeReader, StoredArray, heap_collection, is_variable
 
 MAX_CONFIG = 16 << 20  # bytes; ResNet-152 has 0.3 MB
 MAX_PARAMETERS = 500_000_000
@@ -34,22 +35,12 @@ _MAX_ENTRIES = 1000
 _MAX_OBJECTS = 100_000
 _MAX_DEPTH = 64
 _ATTRIBUTE_REACH = 512  # bytes between an attribute's name and its value
-_REFERENCE = struct.Struct("<IQI")  # length, address of the heap, number in it
-_OBJECT = struct.Struct("<HHIQ")
+_REFERENCE = struct.Struct("<IQI")  # length, address of a heap collection, number in it
 _HOW = "save it with model.save('x.keras')"
 _PARSE_ERRORS = (
     ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, RecursionError,
     NotImplementedError, zipfile.BadZipFile, struct.error,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _DataSet:
-    """Offset, type and shape of an array in the file."""
-
-    offset: int
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
 
 
 class Weights:
@@ -63,7 +54,7 @@ class Weights:
         Offset, type and shape of each array.
     """
 
-    def __init__(self, data: bytes, sets: Mapping[str, _DataSet]) -> None:
+    def __init__(self, data: bytes, sets: Mapping[str, StoredArray]) -> None:
         self._data = data
         self._sets = dict(sets)
 
@@ -222,14 +213,14 @@ def _json(text: bytes, name: str) -> dict[str, Any]:
 
 def _parse_h5(data: bytes, name: str) -> ModelFile:
     text = _model_config(data, name)
-    return ModelFile(name, _json(text, name), _weights(data, name, under="model_weights"), True)
+    return ModelFile(name, _json(text, name), _weights(data, name, group="model_weights"), True)
 
 
 def _model_config(data: bytes, name: str) -> bytes:
-    """The attribute that holds the architecture.
+    """The attribute that holds the configuration.
 
-    It is text of any length, kept in a heap that HDF5 itself may read for ever
-    if it is damaged: so the heap is read here.
+    It is variable-length text in a heap, which HDF5 itself may read forever if
+    it is damaged: so the reference to it is searched for, and the heap read here.
     """
     import h5py
 
@@ -240,113 +231,47 @@ def _model_config(data: bytes, name: str) -> bytes:
                 "model.save('x.keras') or model.save('x.h5')"
             )
         attribute = h5py.h5a.open(file.id, b"model_config")
-        kind = attribute.get_type()
-        if attribute.shape != () or kind.get_class() != h5py.h5t.STRING:
+        if attribute.shape != () or attribute.get_type().get_class() != h5py.h5t.STRING:
             raise ModelError(f"{name} has no model configuration; {_HOW}")
-        if not kind.is_variable_str():
-            if kind.get_size() > MAX_CONFIG:
+        if not is_variable(attribute):
+            if attribute.get_type().get_size() > MAX_CONFIG:
                 raise ModelError(f"{name} is refused: its configuration is over {MAX_CONFIG} bytes")
             value = file.attrs["model_config"]
             return value if isinstance(value, bytes) else str(value).encode()
-    start = 0
+
+    def read(offset: int, count: int) -> bytes:
+        return data[offset : offset + count]
+
+    start, budget = 0, len(data)
     while (start := data.find(b"model_config\0", start)) >= 0:
         start += len(b"model_config")
-        for place in range(start, min(start + _ATTRIBUTE_REACH, len(data) - _REFERENCE.size)):
-            length, address, number = _REFERENCE.unpack_from(data, place)
-            found = _heap_object(data, address, number) if 0 < length <= MAX_CONFIG else None
-            if found is not None and len(found) == length and found[:1] == b"{":
-                return found.split(b"\0", 1)[0]
+        for offset in range(start, min(start + _ATTRIBUTE_REACH, len(data) - _REFERENCE.size)):
+            length, address, number = _REFERENCE.unpack_from(data, offset)
+            if 0 < length <= MAX_CONFIG and budget >= 0:
+                count, objects = heap_collection(read, len(data), address)
+                budget -= count
+                text = objects.get(number, b"")
+                if len(text) == length and text[:1] == b"{":
+                    return text.split(b"\0", 1)[0]
     raise ModelError(f"{name} is refused: its configuration is damaged or over {MAX_CONFIG} bytes")
 
 
-def _heap_object(data: bytes, address: int, wanted: int) -> bytes | None:
-    """A text of a global heap collection (HDF5 file format specification, III.E)."""
-    if data[address : address + 5] != b"GCOL\x01":
-        return None
-    end = min(len(data), address + int.from_bytes(data[address + 8 : address + 16], "little"))
-    at = address + 16
-    while at + _OBJECT.size <= end:
-        number, _, _, size = _OBJECT.unpack_from(data, at)
-        at += _OBJECT.size
-        if not number or size > end - at:
-            return None  # what follows is free
-        if number == wanted:
-            return data[at : at + size]
-        at += (size + 7) // 8 * 8
-    return None
-
-
-def _weights(data: bytes, name: str, under: str = "") -> Weights:
-    """Find every array of an HDF5 file; refuse what reads other files or unpacks.
-
-    Parameters
-    ----------
-    under
-        The group to look in; what lies elsewhere (an optimizer's state) is not
-        looked at.
-    """
+def _weights(data: bytes, name: str, group: str = "") -> Weights:
+    """All arrays of an HDF5 file, or of one group in it."""
     import h5py
 
-    found: dict[str, _DataSet] = {}
-    seen = 0
+    def refused(message: str) -> ModelError:
+        return ModelError(f"{name} is refused: {message}")
 
-    def visit(group: Any, prefix: str, depth: int) -> None:
-        nonlocal seen
-        for key in group:
-            path = prefix + key.decode(errors="replace")
-            seen += 1
-            if seen > _MAX_OBJECTS or depth > _MAX_DEPTH:
-                raise ModelError(f"{name} is refused: {path!r} is one object too many")
-            if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
-                raise ModelError(
-                    f"{name} is refused: {path!r} is a soft or external link, which may lead "
-                    "to other files"
-                )
-            item = h5py.h5o.open(group, key)
-            if isinstance(item, h5py.h5g.GroupID):
-                visit(item, path + "/", depth + 1)
-            elif isinstance(item, h5py.h5d.DatasetID):
-                found[path] = _plain(item, path, len(data), name)
-            else:
-                raise ModelError(f"{name} is refused: {path!r} is neither group nor data set")
-
+    reader = SafeReader(len(data), refused, max_objects=_MAX_OBJECTS, max_depth=_MAX_DEPTH)
+    arrays: dict[str, StoredArray] = {}
     with h5py.File(io.BytesIO(data), "r") as file:
-        if under and file.id.links.exists(under.encode()):
-            if file.id.links.get_info(under.encode()).type != h5py.h5l.TYPE_HARD:
-                raise ModelError(f"{name} is refused: {under!r} is a soft or external link")
-            visit(h5py.h5g.open(file.id, under.encode()), "", 1)
-        elif not under:
-            visit(file.id, "", 0)
-    count = sum(math.prod(entry.shape) for entry in found.values())
+        if not group or file.id.links.exists(group.encode()):
+            root = reader.open(file.id, group.encode(), group) if group else file.id
+            arrays = {path: reader.check(path, item) for path, item in reader.data_sets(root)}
+    count = sum(math.prod(array.shape) for array in arrays.values())
     if count > MAX_PARAMETERS:
         raise ModelError(
             f"{name} is refused: it has {count:,} parameters, expected at most {MAX_PARAMETERS:,}"
         )
-    return Weights(data, found)
-
-
-def _plain(item: Any, path: str, size: int, name: str) -> _DataSet:
-    """Where a data set lies: one piece of numbers inside the file, or an error."""
-    import h5py
-
-    plist = item.get_create_plist()
-    if plist.get_layout() != h5py.h5d.CONTIGUOUS or plist.get_nfilters():
-        raise ModelError(
-            f"{name} is refused: {path!r} is virtual, chunked or packed, not numbers in one piece"
-        )
-    if plist.get_external_count():
-        raise ModelError(
-            f"{name} is refused: {path!r} has external storage, which reads other files"
-        )
-    if item.get_type().get_class() not in (h5py.h5t.INTEGER, h5py.h5t.FLOAT):
-        raise ModelError(f"{name} is refused: {path!r} holds something else than numbers")
-    shape = tuple(int(side) for side in item.shape or ())
-    count = math.prod(shape) if item.shape is not None else 0
-    if not count:
-        return _DataSet(0, item.dtype, shape if item.shape is not None else (0,))
-    offset = item.get_offset()
-    if offset is None or not 0 <= offset <= size - count * item.dtype.itemsize:
-        raise ModelError(
-            f"{name} is refused: {path!r} of shape {list(shape)} is more than the file holds"
-        )
-    return _DataSet(int(offset), item.dtype, shape)
+    return Weights(data, arrays)

@@ -35,7 +35,6 @@ CHECKSUMS = "checksums"
 LAYOUT = "layout"
 BLOCKS = "blocks"
 _OWN = (CHECKSUMS, LAYOUT, BLOCKS)
-_MAX_OBJECTS = 10_000
 _MAX_LAYOUT = 16 << 20
 _KINDS = "iuf"
 _REST = 8  # once an eighth of the blocks was checked one by one, the rest is checked at once
@@ -356,54 +355,19 @@ def hdf5_layout(path: Path, size: int) -> dict[str, Place]:
     """
     import h5py
 
-    found: dict[str, Place] = {}
-    seen = 0
+    from latentdb.base.hdf5 import SafeReader  # not at the head: a query reads no HDF5
 
-    def refuse(name: str, why: str) -> CorruptStoreError:
-        return CorruptStoreError(f"{path}: refused, {name!r} {why}")
+    def refused(message: str) -> CorruptStoreError:
+        return CorruptStoreError(f"{path}: refused, {message}")
 
-    def visit(group: Any, prefix: str, depth: int) -> None:
-        nonlocal seen
-        for key in group:
-            name = prefix + key.decode(errors="replace")
-            seen += 1
-            if seen > _MAX_OBJECTS or depth > 4:
-                raise refuse(name, "is one object too many")
-            if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
-                raise refuse(name, "is a soft or external link")
-            item = h5py.h5o.open(group, key)
-            if isinstance(item, h5py.h5g.GroupID):
-                visit(item, name + "/", depth + 1)
-            elif isinstance(item, h5py.h5d.DatasetID):
-                found[name] = contiguous(item, name)
-            else:
-                raise refuse(name, "is neither group nor data set")
-
-    def contiguous(item: Any, name: str) -> Place:
-        plist = item.get_create_plist()
-        if plist.get_layout() != h5py.h5d.CONTIGUOUS:
-            raise refuse(name, "is virtual, chunked or compact, not contiguous")
-        if plist.get_external_count() or plist.get_nfilters():
-            raise refuse(name, "has external storage or filters")
-        if item.get_type().get_class() not in (h5py.h5t.INTEGER, h5py.h5t.FLOAT):
-            raise refuse(name, "holds something else than numbers")
-        shape = tuple(int(side) for side in item.shape)
-        count = math.prod(shape)
-        offset = item.get_offset()
-        if count == 0:
-            return 0, item.dtype, shape
-        if offset is None or not 0 <= offset <= size - count * item.dtype.itemsize:
-            raise refuse(name, f"of shape {shape} lies outside the file")
-        return int(offset), item.dtype, shape
-
+    reader = SafeReader(size, refused)
     try:
         with h5py.File(path, "r", locking=False) as file:
-            visit(file.id, "", 0)
+            return {name: reader.check(name, item) for name, item in reader.data_sets(file.id)}
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} is missing") from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, CorruptStoreError):
             raise
-        told = " ".join(str(error).split())[:200]
-        raise CorruptStoreError(f"{path} is not a readable HDF5 file: {told}") from error
-    return found
+        message = " ".join(str(error).split())[:200]
+        raise CorruptStoreError(f"{path} is not a readable HDF5 file: {message}") from error

@@ -179,8 +179,11 @@ def _structures(secret: Path) -> dict[str, tuple[str, Edit]]:
         "gzip": ("chunked", instead("z_mean", data(data=floats, compression="gzip"))),
         "shuffle": ("chunked", instead("z_mean", data(data=floats, shuffle=True, chunks=(1, 1)))),
         "chunks": ("chunked", instead("z_mean", data(data=floats, chunks=(8, 8)))),
-        "36 TiB": ("outside the file", instead("z_mean", lambda file: _late(file, 1 << 40))),
-        "2^60 rows": ("outside the file", instead("z_mean", lambda file: _late(file, 1 << 57))),
+        "36 TiB": ("the file holds", instead("z_mean", lambda file: _late(file, 1 << 40))),
+        "2^60 rows": (
+            "of which the file holds",
+            instead("z_mean", lambda file: _late(file, 1 << 57)),
+        ),
         "variable length": (
             "numbers",
             instead("z_mean", data(shape=(ROWS,), dtype=h5py.vlen_dtype(np.float32))),
@@ -198,7 +201,7 @@ def _structures(secret: Path) -> dict[str, tuple[str, Edit]]:
             "numbers",
             instead("z_mean", data(shape=shape, dtype=h5py.enum_dtype({"a": 1}))),
         ),
-        "named type": ("neither group", lambda file: file.__setitem__("t", np.dtype("<f8"))),
+        "named type": ("not a data set", lambda file: file.__setitem__("t", np.dtype("<f8"))),
         "no data space": (
             "",
             instead("z_mean", lambda file: file.create_dataset("z_mean", data=h5py.Empty("<f4"))),

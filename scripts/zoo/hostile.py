@@ -277,7 +277,7 @@ HOSTILE = (
     Case("external link in the weights", _external_link, "is a soft or external link"),
     Case("external storage in the weights", _external_storage, "has external storage"),
     Case("virtual data set in the weights", _virtual, "is virtual"),
-    Case("weights that declare 64 GB", _huge_declared, "is more than the file holds"),
+    Case("weights that declare 64 GB", _huge_declared, "of which the file holds"),
     Case("weights of another shape", _shapes, "needs kernel of shape [784, 8], the file holds"),
     Case("graph with a cycle", _cycle, "has a cycle"),
     Case("nested models, 16,384 calls", _doubling, "or more than 10,000 steps"),

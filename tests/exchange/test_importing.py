@@ -650,7 +650,7 @@ HOSTILE: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda f: f.__setitem__("metadata/m", h5py.ExternalLink("/etc/passwd", "x")),
         "refused, 'metadata/m' is a soft or external link",
     ),
-    "virtual": (virtual, "refused, 'metadata/v' is a virtual data set"),
+    "virtual": (virtual, "refused, 'metadata/v' is virtual, expected contiguous"),
     "storage": (
         lambda f: f.create_dataset("path", (1000,), "i1", external=[("/etc/passwd", 0, 1000)]),
         "refused, 'path' has external storage",
@@ -680,27 +680,27 @@ HOSTILE: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda f: f.create_dataset(
             "path", data=["a"] * 1000, dtype=h5py.string_dtype(), chunks=(10,), compression=1
         ),
-        "refused, 'path' is text of any length under a filter",
+        "refused, 'path' is text of variable length with a filter",
     ),
     "compound": (
         lambda f: f.create_dataset("path", data=np.zeros(1000, "i4,i4")),
-        "refused, 'path' holds neither numbers nor text",
+        "refused, 'path' does not hold numbers or text",
     ),
     "reference": (
         lambda f: f.create_dataset("path", (1000,), h5py.ref_dtype),
-        "refused, 'path' holds neither",
+        "refused, 'path' does not hold numbers or text",
     ),
     "lists": (
         lambda f: f.create_dataset("path", (1000,), h5py.vlen_dtype("i4")),
-        "refused, 'path' holds neither",
+        "refused, 'path' does not hold numbers or text",
     ),
     "enum": (
         lambda f: f.create_dataset("metadata/e", (1000,), h5py.enum_dtype({"a": 1}), fillvalue=1)
         .__setitem__(0, 1),
         "metadata/e holds an enumeration",
     ),
-    "group": (lambda f: f.create_group("path"), "refused, 'path' is no data set"),
-    "deep": (lambda f: f.create_group("metadata/m/n"), "refused, 'metadata/m' is no data set"),
+    "group": (lambda f: f.create_group("path"), "refused, 'path' is not a data set"),
+    "deep": (lambda f: f.create_group("metadata/m/n"), "refused, 'metadata/m' is not a data set"),
     "unknown": (lambda f: f.create_dataset("x", data=[1]), "'x' is none of id, path, z_mean"),
     "numbers": (lambda f: f.create_dataset("path", data=np.zeros(1000)), "path holds float"),
     "short": (lambda f: f.create_dataset("path", data=[b"a"]), r"path has shape \[1\], expected"),
