@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.files import os_reason
 from latentdb.images import jpeg
-from latentdb.images.pixel_range import parse_pixel_range
+from latentdb.images.pixel_range import Pixels, parse_pixel_range
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -31,7 +30,6 @@ RESIZE_RULES = ("stretch", "crop", "pad")
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb warning
 MAX_FILE_BYTES = 1 << 30
 Box = tuple[float, float, float, float]
-Pixels = NDArray[np.uint8]
 # O_NONBLOCK: opening a pipe must not wait for a writer.
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
 _ORIENTATION_TAG = 0x0112  # of EXIF
@@ -75,7 +73,7 @@ class Preprocessing:
         parse_pixel_range(self.pixel_range, self.channels)
         if self.resize not in RESIZE_RULES:
             raise InvalidInputError(
-                f"resize rule {self.resize!r} is unknown: use one of {RESIZE_RULES}"
+                f"resize rule {self.resize!r} is unknown: use one of {', '.join(RESIZE_RULES)}"
             )
 
     @property

@@ -15,9 +15,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from latentdb.images.pixel_range import Pixels
 
 START = b"\xff\xd8\xff"
 ZERO_RUN = 512  # bytes: the smallest unit that disks and file systems lose

@@ -10,18 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
 from latentdb.base.errors import InvalidInputError
 from latentdb.base.files import write_output
 from latentdb.images import jpeg
 from latentdb.images.decode import FORMATS, to_pil
+from latentdb.images.pixel_range import Pixels
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
 
-Pixels = NDArray[np.uint8]
 Cell: TypeAlias = tuple[Pixels, str]  # uint8 [height, width, channels], caption
 
 _QUALITY = 96  # from here on TurboJPEG uses the accurate DCT, as Pillow always does

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from latentdb.base.errors import ImageError
 from latentdb.base.files import write_output
 from latentdb.images.decode import read_image
+from latentdb.images.pixel_range import Pixels
 from latentdb.images.render import (
     Cell,
     contact_sheet,
@@ -27,7 +27,6 @@ from latentdb.search.targets import Target
 from latentdb.store.segment import Floats
 
 PathLike = str | os.PathLike[str]
-Pixels = NDArray[np.uint8]
 _COLUMNS = 10
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import IO, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from latentdb.base.cores import core_count
 from latentdb.base.errors import InvalidInputError
 from latentdb.base.files import make_output_folder, open_output, write_unsynced
 from latentdb.base.progress import Progress, Report
+from latentdb.images.pixel_range import Pixels
 from latentdb.images.render import (
     Cell,
     contact_sheet,
@@ -41,7 +41,6 @@ from latentdb.store.segment import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
 PathLike = str | os.PathLike[str]
-Pixels = NDArray[np.uint8]
 NamedLatents: TypeAlias = tuple[Sequence[str], Floats]  # names, and float32 [n, d]
 Task: TypeAlias = Callable[[], object]
 FORMATS = ("png", "jpeg", "webp", "npy")
