@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from latentdb.search.results import Info
     from latentdb.stored_model import ModelLike
 
+DEFAULT_K = 10
 MAX_K = 100_000
 PathLike = str | os.PathLike[str]
 AnyReader = TypeVar("AnyReader", bound="Reader")
@@ -189,6 +190,7 @@ class Reader:
         FilterError, InvalidInputError
             If the expression, k, metric or radius is invalid.
         """
+        k = DEFAULT_K if k is None and radius is None else k
         check_target_list(like, "like")
         check_target_list(unlike, "unlike")
         liked = [*([] if target is None else [target]), *like]
@@ -229,6 +231,7 @@ class Reader:
         tuple of Matches
             One for each target, in their order.
         """
+        k = DEFAULT_K if k is None and radius is None else k
         check_target_list(targets, "targets")
         snapshot = self._snapshot()
         examples = self._resolve(snapshot, list(targets))
@@ -333,10 +336,9 @@ class Reader:
         condition = self._filter(searcher.snapshot, where)
         if k is None and radius is not None:
             return searcher.within(queries, radius, where=condition)
-        count = 10 if k is None else k
-        if type(count) is not int or not 1 <= count <= MAX_K:
+        if type(k) is not int or not 1 <= k <= MAX_K:
             raise InvalidInputError(f"k {k!r} cannot be used: give a whole number, 1 to {MAX_K:,}")
-        count = min(count + extra, max(len(searcher.snapshot), 1))
+        count = min(k + extra, max(len(searcher.snapshot), 1))
         hits = searcher.search(queries, k=count, where=condition, exact=exact)
         return hits if radius is None else hits.within(radius)
 
@@ -454,7 +456,7 @@ class Reader:
         snapshot = self._snapshot()
         total, count = sum_rows(snapshot, self._filter(snapshot, where))
         if not count:
-            reason = "the store is empty" if where is None else f"no row fits {where!r}"
+            reason = "the store is empty" if where is None else f"no row matches {where!r}"
             raise NotFoundError(f"{reason}: nothing to average")
         return Average((total / count).astype(np.float32), count)
 

@@ -83,7 +83,7 @@ def test_average_is_the_mean_of_the_rows_kept(vectors: LatentDB) -> None:
     assert vectors.average().vector.tolist() == [4.5, 0, 0]
     mean = vectors.average(where='half == "low"')
     assert (mean.vector.tolist(), mean.rows) == ([2, 0, 0], 5)
-    with pytest.raises(NotFoundError, match="no row fits"):
+    with pytest.raises(NotFoundError, match="no row matches"):
         vectors.average(where="n > 99")
 
 
@@ -239,6 +239,15 @@ def test_k_and_rows_are_checked(vectors: LatentDB) -> None:
     assert len(vectors.query("p0", k=50)) == 10
     with pytest.raises(NotFoundError, match="row 99 is not in the store"):
         vectors.ids(np.array([99]))
+
+
+def test_ten_matches_are_the_default_whatever_is_excluded(vectors: LatentDB) -> None:
+    rows = np.zeros((20, 3), np.float32)
+    vectors.add([f"q{n}" for n in range(20)], rows, metadata={"n": list(range(100, 120))})
+    found = vectors.query_many(["p0", np.zeros(3)], exclude_self=True)
+    assert [len(matches) for matches in found] == [10, 10]
+    assert len(vectors.query("p0", where="n >= 100", exclude_self=True)) == 10
+    assert len(vectors.query("p0", radius=100, exclude_self=True)) == 29
 
 
 def test_info_counts(vectors: LatentDB) -> None:
