@@ -175,7 +175,7 @@ class LatentDB(Reader):
         if precision is not None and config is not None and precision != config.precision:
             raise ModelMismatchError(
                 f"precision {precision} was asked for, but the images of this store are encoded "
-                f"in {config.precision}: leave the precision out, or index into a new store"
+                f"in {config.precision}: leave precision out, or index into a new store"
             )
 
     def index_images(
@@ -460,5 +460,7 @@ def _preference(value: str) -> str:
 
 def _recall(value: float) -> float:
     if not isinstance(value, int | float) or not 0 < value <= 1:
-        raise InvalidInputError(f"recall {value!r} cannot be used: give a share, such as 0.99")
+        raise InvalidInputError(
+            f"recall {value!r} cannot be used: give a share above 0 and up to 1, such as 0.99"
+        )
     return float(value)

@@ -152,7 +152,7 @@ def print_info(info: Info, as_json: bool) -> None:
     lines = [
         ("store", f"{info.path}, version {info.version}"),
         ("rows", f"{info.rows:,}" + (f" ({deleted} still on disk)" if info.deleted_rows else "")),
-        ("size", f"{info.bytes / 1e6:.1f} MB in {counted(info.segments, 'segment')}"),
+        ("size", f"{_megabytes(info.bytes)} in {counted(info.segments, 'segment')}"),
         ("latents", f"{counted(info.dim, 'dimension')}, float32"),
         ("metadata", ", ".join(f"{key} ({kind})" for key, kind in info.columns.items()) or "none"),
         *_model_lines(info),
@@ -162,6 +162,10 @@ def print_info(info: Info, as_json: bool) -> None:
         lines.append(("note", info.why))
     for key, value in lines:
         click.echo(f"{key:<9} {value}")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
 
 
 def _model_lines(info: Info) -> list[tuple[str, str]]:

@@ -8,6 +8,12 @@ import click
 
 from latentdb.cli.options import Channels, Size, json_option, quiet_option, strict_option
 
+_STOPPED = {  # reasons to end a training, as options
+    "epochs": "stopped by --epochs",
+    "minutes": "stopped by --minutes",
+    "converged": "stopped by --patience",
+}
+
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path())
@@ -78,8 +84,9 @@ def train(images: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) 
         f"trained on {done.images:,} of {counted(done.found, 'image')} at "
         f"{spec.height}x{spec.width}x{spec.channels}, {done.validation_images:,} held out"
     )
+    stopped = _STOPPED.get(done.stopped, done.stopped)
     click.echo(
-        f"{counted(done.epochs, 'epoch')} in {done.seconds:.0f} s ({done.stopped}), "
+        f"{counted(done.epochs, 'epoch')} in {done.seconds:.0f} s ({stopped}), "
         f"best epoch {done.best_epoch}; reconstructions of held-out images: {done.psnr:.1f} dB PSNR"
     )
     click.echo(f"{done.path}: encoder, decoder, history.csv, reconstructions.png")

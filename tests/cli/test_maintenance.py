@@ -101,7 +101,10 @@ def test_wrong_usage_of_optimize_is_two(large_store: Path, arguments: list[str])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recall", "1.5"], "recall 1.5 cannot be used: give a share, such as 0.99"),
+        (
+            ["--recall", "1.5"],
+            "recall 1.5 cannot be used: give a share above 0 and up to 1, such as 0.99",
+        ),
         (["--recall", "nan"], "recall nan cannot be used"),
         (["--memory", "99999999T"], "memory 99999999000000000000 cannot be used"),
         (["--metric", "wasserstein"], "this store has no z_log_var: use l2 or cosine"),
