@@ -33,7 +33,7 @@ class H5Reader(RowReader):
         super().__init__(path)
         with self.reading():
             self._size = path.stat().st_size
-            self._text = 0
+            self._text_bytes = 0
             self._heap_texts: dict[str, HeapText] = {}
             self._raw = path.open("rb")
             try:
@@ -52,48 +52,51 @@ class H5Reader(RowReader):
         self._raw.close()
 
     def _open(self) -> None:
-
-        self._sets: dict[str, Any] = {}
+        self._arrays: dict[str, Any] = {}
         reader = SafeReader(self._size, self._refused, groups=["metadata"], any_layout=True)
         for name, item in reader.data_sets(self._file.id):
             if name not in _DATA and not name.startswith("metadata/"):
                 raise self.refuse(
                     f"{name!r} is none of {', '.join(_DATA)}, metadata/KEY: move or remove it"
                 )
-            self._sets[name] = self._checked(reader, name, item)
+            self._arrays[name] = self._checked(reader, name, item)
         for name in ("id", "z_mean"):
-            if name not in self._sets:
+            if name not in self._arrays:
                 raise self.refuse(f"has no data set {name!r}, expected id and z_mean")
-        shape: tuple[int, ...] = self._sets["z_mean"].shape or ()
+        shape: tuple[int, ...] = self._arrays["z_mean"].shape or ()
         if len(shape) != 2:
             raise self.refuse(f"z_mean has shape {list(shape)}, expected [rows, dimensions]")
         self.check_dim(int(shape[1]), "z_mean")
         self.rows = self._count = int(shape[0])
-        for name, data in self._sets.items():
+        for name, data in self._arrays.items():
             wanted = shape if name in ("z_mean", "z_log_var") else shape[:1]
             found = data.shape or ()
             if found != wanted:
                 raise self.refuse(
                     f"{name} has shape {list(found)}, expected {list(wanted)} as of z_mean"
                 )
-        self.has_log_var = "z_log_var" in self._sets
+        self.has_log_var = "z_log_var" in self._arrays
         self._read_types()
         self.fingerprint = self._attribute(b"encoder_fingerprint")
 
     def _read_types(self) -> None:
-        wanted = {"id": ("str", "int"), "path": ("str",)}
+        accepted = {"id": ("str", "int"), "path": ("str",)}
         numbers = ("float", "int")
-        for name, data in self._sets.items():
-            kind = self._kind(name, data)
-            if name in _DATA and kind not in wanted.get(name, numbers):
-                raise self.refuse(f"{name} holds {kind}, expected {wanted.get(name, numbers)[0]}")
+        for name, data in self._arrays.items():
+            type_ = self._value_type(name, data)
+            if name in _DATA and type_ not in accepted.get(name, numbers):
+                raise self.refuse(
+                    f"{name} holds {type_}, expected {accepted.get(name, numbers)[0]}"
+                )
             key = name.removeprefix("metadata/")
             if name in _DATA:
                 continue
             if not key.endswith(_MISSING):
-                self.types[key] = kind
-            elif name.removesuffix(_MISSING) not in self._sets or kind not in ("bool", "int"):
-                raise self.refuse(f"{name} says of no metadata which values are missing")
+                self.types[key] = type_
+            elif name.removesuffix(_MISSING) not in self._arrays or type_ not in ("bool", "int"):
+                raise self.refuse(
+                    f"{name} must hold booleans, and have {name.removesuffix(_MISSING)} beside it"
+                )
         self.check_keys(self.types)
 
     def _checked(self, reader: SafeReader, name: str, item: Any) -> Any:
@@ -105,96 +108,94 @@ class H5Reader(RowReader):
             file = self._raw.fileno()
             text = HeapText(name, item, reader, lambda start, count: os.pread(file, count, start))
             self._heap_texts[name] = text
-            self._text += text.total()
-            if self._text > self._size:
+            self._text_bytes += text.total()
+            if self._text_bytes > self._size:
                 raise self._refused(f"the texts up to {name!r} are longer than the file")
         return h5py.Dataset(item)
 
     def _refused(self, message: str) -> Exception:
         return self.refuse(f"refused, {message}")
 
-    def _kind(self, name: str, data: Any) -> str:
+    def _value_type(self, name: str, data: Any) -> str:
         import h5py
 
         if data.id.get_type().get_class() == h5py.h5t.STRING:
             return "str"
-        kind = {"b": "bool", "i": "int", "u": "int", "f": "float"}.get(data.dtype.kind)
-        named = h5py.check_enum_dtype(data.dtype) is not None
-        if kind is None or named:
-            found = "an enumeration" if named else data.dtype
-            raise self.refuse(f"{name} holds {found}, expected text, numbers or truth values")
-        return kind
+        type_ = {"b": "bool", "i": "int", "u": "int", "f": "float"}.get(data.dtype.kind)
+        is_enum = h5py.check_enum_dtype(data.dtype) is not None
+        if type_ is None or is_enum:
+            found = "an enumeration" if is_enum else data.dtype
+            raise self.refuse(f"{name} holds {found}, expected text, numbers or booleans")
+        return type_
 
     def _attribute(self, name: bytes) -> str | None:
-        """A short text that the file says of itself."""
+        """A text attribute of the file; None if it has none of fixed length."""
         import h5py
 
         if not h5py.h5a.exists(self._file.id, name):
             return None
         attribute = h5py.h5a.open(self._file.id, name)
-        kind = attribute.get_type()
-        # One of any length would be read from a heap, which may be damaged.
-        if attribute.shape != () or kind.get_class() != h5py.h5t.STRING or kind.is_variable_str():
+        type_ = attribute.get_type()
+        # Text of variable length would be read from a heap, which may be damaged.
+        if attribute.shape != () or type_.get_class() != h5py.h5t.STRING or type_.is_variable_str():
             return None
         value = self._file.attrs[name.decode()]
         return value.decode() if isinstance(value, bytes) else str(value)
 
     @property
     def batch_rows(self) -> int:
-        sizes = [
+        column_bytes = [
             data.dtype.itemsize * math.prod(data.shape[1:])
-            for data in self._sets.values()
+            for data in self._arrays.values()
             if data.dtype.kind != "O"
         ]
-        each = sum(sizes) + self._text // max(1, self._count)
-        return max(1, min(super().batch_rows, int(BATCH_BYTES // max(1, each))))
+        row_bytes = sum(column_bytes) + self._text_bytes // max(1, self._count)
+        return max(1, min(super().batch_rows, int(BATCH_BYTES // max(1, row_bytes))))
 
     def _slices(self) -> Iterator[slice]:
         for start in range(0, self._count, self.batch_rows):
             yield slice(start, min(self._count, start + self.batch_rows))
 
-    def _texts(self, name: str, part: slice) -> list[str]:
+    def _texts(self, name: str, positions: slice) -> list[str]:
         if name in self._heap_texts:
-            return [value.decode() for value in self._heap_texts[name].texts(part)]
-        values = self._sets[name][part].tolist()
+            return [value.decode() for value in self._heap_texts[name].texts(positions)]
+        values = self._arrays[name][positions].tolist()
         return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
     def ids(self) -> Iterator[list[str]]:
-        for part in self._slices():
+        for positions in self._slices():
             with self.reading():
-                names = self._texts("id", part)
+                names = self._texts("id", positions)
             yield names
 
     def pieces(self) -> Iterator[Rows]:
-        for part in self._slices():
+        for positions in self._slices():
             with self.reading():
-                paths = self._texts("path", part) if "path" in self._sets else None
+                paths = self._texts("path", positions) if "path" in self._arrays else None
                 log_vars = None
                 if self.has_log_var:
-                    values = self._sets["z_log_var"][part]
-                    log_vars = self.vectors(values, "z_log_var", part.start)
+                    values = self._arrays["z_log_var"][positions]
+                    log_vars = self.vectors(values, "z_log_var", positions.start)
                 rows = Rows(
-                    self._texts("id", part),
-                    self.vectors(self._sets["z_mean"][part], "z_mean", part.start),
+                    self._texts("id", positions),
+                    self.vectors(self._arrays["z_mean"][positions], "z_mean", positions.start),
                     log_vars,
                     paths if paths and any(paths) else None,
-                    columns={key: self._column(key, part) for key in self.types},
+                    columns={key: self._column(key, positions) for key in self.types},
                 )
             yield rows
 
-    def _column(self, key: str, part: slice) -> Column:
+    def _column(self, key: str, positions: slice) -> Column:
         name = f"metadata/{key}"
         missing: NDArray[np.bool_] | None = None
-        if name + _MISSING in self._sets:
-            missing = self._sets[name + _MISSING][part].astype(bool)
+        if name + _MISSING in self._arrays:
+            missing = self._arrays[name + _MISSING][positions].astype(bool)
         if self.types[key] != "str":
             where = f"{self.path}: {name}"
-            return number_column(self.types[key], self._sets[name][part], missing, where)
-        values: list[str | None] = list(self._texts(name, part))
+            return number_column(self.types[key], self._arrays[name][positions], missing, where)
+        values: list[str | None] = list(self._texts(name, positions))
         if missing is not None:
-            values = [
-                None if lacking else value for value, lacking in zip(values, missing, strict=True)
-            ]
+            values = [None if m else value for value, m in zip(values, missing, strict=True)]
         return text_column(key, values)
 
 

@@ -719,7 +719,7 @@ HOSTILE: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "missing": (
         lambda f: f.create_dataset("metadata/x.missing", data=np.zeros(1000, bool)),
-        "metadata/x.missing says of no metadata",
+        "metadata/x.missing must hold booleans, and have metadata/x beside it",
     ),
     "beyond": (
         lambda f: f.create_dataset("metadata/n", data=np.full(1000, 2**63, "u8")),
