@@ -1,7 +1,7 @@
-"""latentdb asked by what arithmetic makes of rows: such queries are unlike those it was tuned on.
+"""latentdb with queries that are composed of rows, unlike those that its index was tuned on.
 
-Sums and differences of latents lie where few rows are or none, and differ from
-thousands of rows by less than a code tells.
+Sums and differences of latents are far from all rows: quantisation error exceeds the
+gaps between their distances.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import own, sets
+from benchmarks import latentdb_system, sets
 from benchmarks.measuring import Watch, hits, lines, percentiles
 from benchmarks.sets import Floats, K, Rows
 from latentdb import LatentDB
@@ -45,7 +45,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     folder = Path(request["set"])
     rows = Rows(folder / "rows.npy")
     cells = []
-    with LatentDB.open(Path(request["folder"]) / own.STORE) as db:
+    with LatentDB.open(Path(request["folder"]) / latentdb_system.STORE) as db:
         for kind in KINDS:
             asked = queries(kind, rows, folder)
             truth = sets.nearest((part for _, part in rows.parts(500_000)), asked, K)
@@ -66,4 +66,4 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     if request["phase"] == "composed":
         return measure(request)
     rows, folder = Rows(Path(request["set"]) / "rows.npy"), Path(request["folder"])
-    return own.Default().build(rows, folder, {"recall": request["target"]})
+    return latentdb_system.Default().build(rows, folder, {"recall": request["target"]})

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import own, sets
+from benchmarks import latentdb_system, sets
 from benchmarks.measuring import Watch, hits, lines, percentiles
 from benchmarks.sets import Floats, K, Rows, Source
 from latentdb import LatentDB
@@ -59,14 +59,16 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     rows = Rows(Path(request["set"]) / "rows.npy")
     columns = _columns(_source(request), rows)
 
-    def some(first: int, count: int) -> own.Columns:
+    def some(first: int, count: int) -> latentdb_system.Columns:
         return {name: each[first : first + count].tolist() for name, each in columns.items()}
 
     folder = Path(request["folder"])
-    with LatentDB.create(folder / own.STORE, dim=rows.dim, recall=request["target"]) as db:
-        own.fill(db, rows.parts(min(rows.count, own.PART)), some)
-        seconds = own.optimize(db, request["target"])
-        return {"index_s": seconds, "told": own.told(db)}
+    with LatentDB.create(
+        folder / latentdb_system.STORE, dim=rows.dim, recall=request["target"]
+    ) as db:
+        latentdb_system.fill(db, rows.parts(min(rows.count, latentdb_system.PART)), some)
+        seconds = latentdb_system.optimize(db, request["target"])
+        return {"index_s": seconds, "told": latentdb_system.describe_search(db)}
 
 
 def _cases(
@@ -93,7 +95,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     columns, vectors = _columns(source, rows), rows.mapped()
     cells = []
     unfiltered: dict[str, list[float]] = {}
-    with LatentDB.open(Path(request["folder"]) / own.STORE) as db:
+    with LatentDB.open(Path(request["folder"]) / latentdb_system.STORE) as db:
         for kind in KINDS:
             for share in SHARES:
                 times: list[float] = []

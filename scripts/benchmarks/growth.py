@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import measuring, own, sets
+from benchmarks import latentdb_system, measuring, sets
 from benchmarks.sets import Floats, K, Source
 from latentdb import LatentDB
 
 
-def parts(source: Source, rows: int, size: int = own.PART) -> Iterator[tuple[int, Floats]]:
+def parts(
+    source: Source, rows: int, size: int = latentdb_system.PART
+) -> Iterator[tuple[int, Floats]]:
     """The rows as they are drawn, some chunks at a time."""
     held: list[Floats] = []
     first = 0
@@ -39,21 +41,21 @@ def _written(source: Source, rows: int, file: Path) -> None:
 def build(request: dict[str, Any]) -> dict[str, Any]:
     """Draw, and import: one commit, one index, as the command line makes them."""
     folder, rows = Path(request["folder"]), int(request["rows"])
-    file, ids, path = folder / "rows.npy", folder / "ids.txt", folder / own.STORE
+    file, ids, path = folder / "rows.npy", folder / "ids.txt", folder / latentdb_system.STORE
     _written(sets.make_source("easy", request["seed"]), rows, file)
     with open(ids, "w") as stream:
-        for first in range(0, rows, own.PART):
-            names = own.named(first, min(own.PART, rows - first))
+        for first in range(0, rows, latentdb_system.PART):
+            names = latentdb_system.named(first, min(latentdb_system.PART, rows - first))
             stream.writelines(f"{name}\n" for name in names)
     peak = measuring.Peak(watch=True)
     with measuring.Watch() as took:
         LatentDB.create(path, dim=sets.DIM, recall=request["target"]).close()
         LatentDB.import_into(path, file, ids=ids)
-    memory = peak.told()
+    memory = peak.mebibytes()
     file.unlink()
     ids.unlink()
     with LatentDB.open(path) as db:
-        account = own.told(db)
+        account = latentdb_system.describe_search(db)
     index = account["index"]
     indexed = 0.0 if index is None else index["build_seconds"]
     return {
@@ -82,7 +84,7 @@ def single(request: dict[str, Any]) -> dict[str, Any]:
     folder = Path(request["folder"])
     peak = measuring.Peak(watch=False)
     queries, truth = np.load(folder / "queries.npy"), np.load(folder / "truth.npy")
-    system = own.Default()
+    system = latentdb_system.Default()
     system.open(folder, 1)
     warm, _ = np.array_split(queries, [100])
     for query in warm:
@@ -92,7 +94,7 @@ def single(request: dict[str, Any]) -> dict[str, Any]:
         with measuring.Watch() as took:
             answers.append(system.one(query))
         times.append(took.seconds)
-    memory = peak.told()
+    memory = peak.mebibytes()
     system.close()
     found = measuring.lines(answers, K)
     return {

@@ -44,7 +44,7 @@ class _Lance(System):
         self.table = lancedb.connect(str(folder / "lance")).open_table("rows")
         self.value = 1
 
-    def turn(self, value: int) -> None:
+    def set_knob(self, value: int) -> None:
         self.value = value
 
     def _options(self, search: Any) -> Any:

@@ -99,10 +99,10 @@ def _status(key: str) -> int:
 
 
 class Peak:
-    """Memory of this process: the peak of all that is resident, and of what is its own.
+    """Peak memory of this process: resident, and anonymous.
 
-    Resident counts mapped files, too; of its own (anonymous) is only what no file
-    can give back.  Watched by a thread, which is no part of timed queries.
+    Resident memory includes mapped files; anonymous memory does not. A thread
+    watches it, which is not used in timed queries.
     """
 
     def __init__(self, *, watch: bool) -> None:
@@ -116,8 +116,8 @@ class Peak:
         while not self._over.wait(0.05):
             self._own = max(self._own, _status("RssAnon"))
 
-    def told(self) -> dict[str, int]:
-        """In MiB."""
+    def mebibytes(self) -> dict[str, int]:
+        """What was resident, and anonymous memory (``own``), in MiB."""
         self._over.set()
         if not self._linux:
             import resource

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.systems import SYSTEMS
 
-# What pip is asked for, by the distribution whose version is told.
+# What pip is asked for, by the distribution whose version is reported.
 ASKED = {
     "hnswlib": ["hnswlib"],
     "usearch": ["usearch"],
@@ -86,9 +86,9 @@ def prepare(folder: Path, names: list[str], *, install: bool) -> dict[str, str]:
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            told = [line for line in done.stderr.splitlines() if line.strip()]
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
             failed[package] = "pip could not install it: " + (
-                told[-1] if told else "no reason told"
+                lines[-1] if lines else "no reason given"
             )
     for name in wanted:
         if SYSTEMS[name].packages[0] in failed:

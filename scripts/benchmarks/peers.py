@@ -16,7 +16,7 @@ from benchmarks.measuring import Watch, grid, lines
 from benchmarks.sets import Floats, Ints, K, Rows
 from benchmarks.systems import System
 
-# Links per row and width of the search when building: defaults, then more.
+# Links per row and ef_construction: defaults, then more.
 _GRAPHS = ({"M": 16, "ef": 200}, {"M": 32, "ef": 400})
 _SYNC = 10_000
 _HOUR = 3600.0  # seconds
@@ -57,7 +57,7 @@ class Hnswlib(System):
     def values(self) -> Sequence[int]:
         return grid(K, 2000)
 
-    def turn(self, value: int) -> None:
+    def set_knob(self, value: int) -> None:
         self.index.set_ef(value)
 
     def one(self, query: Floats) -> Sequence[int]:
@@ -110,7 +110,7 @@ class Usearch(System):
     def values(self) -> Sequence[int]:
         return grid(K, 2000)
 
-    def turn(self, value: int) -> None:
+    def set_knob(self, value: int) -> None:
         self.index.expansion_search = value
 
     def one(self, query: Floats) -> Sequence[int]:
@@ -169,13 +169,13 @@ class Chroma(System):
     def values(self) -> Sequence[int]:
         return grid(K, 2000)
 
-    def turn(self, value: int) -> None:
+    def set_knob(self, value: int) -> None:
         from chromadb.api.shared_system_client import SharedSystemClient
 
         if self.collection.configuration["hnsw"]["ef_search"] == value:
             return
         self.collection.modify(configuration={"hnsw": {"ef_search": value}})
-        # An index that is open keeps the width it was opened with.
+        # An open index keeps the ef it was opened with.
         self.client.close()
         SharedSystemClient.clear_system_cache()
         self.open(self.folder, 1)
@@ -257,10 +257,10 @@ class Milvus(System):
             schema.add_field("vector", DataType.FLOAT_VECTOR, dim=rows.dim)
             client.create_collection("rows", schema=schema)
             for first, part in rows.parts(10_000):
-                told = [
+                entries = [
                     {"id": first + number, "vector": vector} for number, vector in enumerate(part)
                 ]
-                client.insert("rows", told)
+                client.insert("rows", entries)
             client.flush("rows")
         with Watch() as indexed:
             index = client.prepare_index_params()
@@ -288,7 +288,7 @@ class Milvus(System):
     def values(self) -> Sequence[int]:
         return grid(K, 2000)
 
-    def turn(self, value: int) -> None:
+    def set_knob(self, value: int) -> None:
         self.value = value
 
     def one(self, query: Floats) -> Sequence[int]:

@@ -45,20 +45,20 @@ class Ranked:
         found = rows[0]
         if found[-1] < 0:
             found = found[found >= 0]
-        apart = self.vectors[found] - query
-        squares = np.einsum("nd,nd->n", apart, apart)
+        differences = self.vectors[found] - query
+        squares = np.einsum("nd,nd->n", differences, differences)
         return np.asarray(found[np.argsort(squares, kind="stable")[:K]])
 
     def many(self, queries: Floats) -> Ints:
         _, rows = self.index.search(queries, self.candidates, params=self.options)
-        apart = self.vectors[rows] - queries[:, None]
-        squares = np.einsum("qnd,qnd->qn", apart, apart)
+        differences = self.vectors[rows] - queries[:, None]
+        squares = np.einsum("qnd,qnd->qn", differences, differences)
         squares[rows < 0] = np.inf
         order = np.argsort(squares, axis=1, kind="stable")[:, :K]
         return np.asarray(np.take_along_axis(rows, order, axis=1))
 
 
-def lists_for(rows: int) -> int:
+def nlist_for(rows: int) -> int:
     return max(1, round(4 * math.sqrt(rows)))
 
 
@@ -73,21 +73,21 @@ def build_ivf(index: Any, rows: Rows) -> tuple[float, float]:
     return trained.seconds, added.seconds
 
 
-def new_ivf_codes(dim: int, lists: int) -> Any:
+def new_ivf_codes(dim: int, nlist: int) -> Any:
     import faiss
 
     quantizer = faiss.IndexFlatL2(dim)
-    return faiss.IndexIVFScalarQuantizer(quantizer, dim, lists, faiss.ScalarQuantizer.QT_8bit)
+    return faiss.IndexIVFScalarQuantizer(quantizer, dim, nlist, faiss.ScalarQuantizer.QT_8bit)
 
 
-def probing(value: int) -> Any:
+def ivf_parameters(value: int) -> Any:
     import faiss
 
     make: Any = faiss.SearchParametersIVF
     return make(nprobe=value)
 
 
-def walking(value: int) -> Any:
+def hnsw_parameters(value: int) -> Any:
     import faiss
 
     make: Any = faiss.SearchParametersHNSW
@@ -97,7 +97,7 @@ def walking(value: int) -> Any:
 class _Raw(System):
     """An index in one file; the vectors of the set stay where they are."""
 
-    def _save(self, index: Any, rows: Rows, folder: Path, **told: Any) -> dict[str, Any]:
+    def _save(self, index: Any, rows: Rows, folder: Path, **measured: Any) -> dict[str, Any]:
         import faiss
 
         with Watch() as saved:
@@ -105,7 +105,7 @@ class _Raw(System):
         (folder / "rows").symlink_to(rows.file)
         # Ranking needs the vectors; IVF-flat holds them itself.
         more = 0 if isinstance(self, IvfFlat) else rows.file.stat().st_size
-        return {"save_s": saved.seconds, "more_bytes": more, **told}
+        return {"save_s": saved.seconds, "more_bytes": more, **measured}
 
     def open(self, folder: Path, threads: int, *, cold: bool = False) -> None:
         import faiss
@@ -128,7 +128,7 @@ class IvfCodes(_Raw):
     knob = "nprobe"
 
     def build(self, rows: Rows, folder: Path, step: dict[str, Any]) -> dict[str, Any]:
-        index = new_ivf_codes(rows.dim, lists_for(rows.count))
+        index = new_ivf_codes(rows.dim, nlist_for(rows.count))
         trained, added = build_ivf(index, rows)
         parameters = {"lists": index.nlist, "candidates": CANDIDATES}
         return self._save(index, rows, folder, index_s=trained + added, parameters=parameters)
@@ -136,8 +136,8 @@ class IvfCodes(_Raw):
     def values(self) -> Sequence[int]:
         return grid(1, self.index.nlist)
 
-    def turn(self, value: int) -> None:
-        self.ranked.options = probing(value)
+    def set_knob(self, value: int) -> None:
+        self.ranked.options = ivf_parameters(value)
 
 
 class IvfFlat(IvfCodes):
@@ -147,7 +147,7 @@ class IvfFlat(IvfCodes):
         import faiss
 
         quantizer = faiss.IndexFlatL2(rows.dim)
-        index = faiss.IndexIVFFlat(quantizer, rows.dim, lists_for(rows.count))
+        index = faiss.IndexIVFFlat(quantizer, rows.dim, nlist_for(rows.count))
         trained, added = build_ivf(index, rows)
         parameters = {"lists": index.nlist}
         return self._save(index, rows, folder, index_s=trained + added, parameters=parameters)
@@ -189,5 +189,5 @@ class GraphCodes(_Raw):
     def values(self) -> Sequence[int]:
         return grid(CANDIDATES, 2000)
 
-    def turn(self, value: int) -> None:
-        self.ranked.options = walking(value)
+    def set_knob(self, value: int) -> None:
+        self.ranked.options = hnsw_parameters(value)

@@ -77,7 +77,7 @@ class Work:
             )
         kept.write_text(json.dumps(settings))
 
-    def place(self, group: str, system: str) -> Path:
+    def folder_of(self, group: str, system: str) -> Path:
         return self.folder / "results" / group / system
 
     def store(self, group: str, system: str) -> Path:
@@ -86,18 +86,18 @@ class Work:
 
     def known(self, group: str, system: str) -> dict[str, Result]:
         """All results of a system on a set."""
-        files = sorted(self.place(group, system).glob("*.json"))
+        files = sorted(self.folder_of(group, system).glob("*.json"))
         return {file.stem: json.loads(file.read_text()) for file in files}
 
     def forget(self, group: str, system: str) -> None:
-        shutil.rmtree(self.place(group, system), ignore_errors=True)
+        shutil.rmtree(self.folder_of(group, system), ignore_errors=True)
         shutil.rmtree(self.store(group, system), ignore_errors=True)
 
     def _spent(self, group: str, system: str) -> float:
         return sum(result.get("seconds", 0.0) for result in self.known(group, system).values())
 
-    def keep(self, group: str, system: str, phase: str, result: Result) -> Result:
-        file = self.place(group, system) / f"{phase}.json"
+    def save(self, group: str, system: str, phase: str, result: Result) -> Result:
+        file = self.folder_of(group, system) / f"{phase}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(".new")
         temporary.write_text(json.dumps(result, indent=1))
@@ -118,7 +118,7 @@ class Work:
 
         What fails or takes too long gives ``{"failed": reason}``.
         """
-        file = self.place(group, system) / f"{phase}.json"
+        file = self.folder_of(group, system) / f"{phase}.json"
         if file.exists():
             known: Result = json.loads(file.read_text())
             return known
@@ -128,8 +128,8 @@ class Work:
         asked.parent.mkdir(parents=True, exist_ok=True)
         store = self.store(group, system)
         # A phase may be run under a name of its own, for each of several rounds.
-        told = {"phase": phase, "system": system, "folder": str(store), **request}
-        asked.write_text(json.dumps(told))
+        job = {"phase": phase, "system": system, "folder": str(store), **request}
+        asked.write_text(json.dumps(job))
         answer = asked.with_suffix(".result")
         answer.unlink(missing_ok=True)
         start = time.monotonic()
@@ -160,13 +160,13 @@ class Work:
         if "failed" in result:
             say(f"{group} {system} {result['failed']}")
         answer.unlink(missing_ok=True)
-        return self.keep(group, system, phase, result)
+        return self.save(group, system, phase, result)
 
     def cold(
         self, group: str, system: str, request: Result, *, python: Path, times: int = 5
     ) -> Result:
         """Seconds from the start of a process until it has answered one query."""
-        file = self.place(group, system) / "cold.json"
+        file = self.folder_of(group, system) / "cold.json"
         if file.exists():
             known: Result = json.loads(file.read_text())
             return known
@@ -174,24 +174,24 @@ class Work:
         asked = file.with_suffix(".request")
         asked.parent.mkdir(parents=True, exist_ok=True)
         store = self.store(group, system)
-        told = {"phase": "cold", "system": system, "folder": str(store), **request}
-        asked.write_text(json.dumps(told))
+        job = {"phase": "cold", "system": system, "folder": str(store), **request}
+        asked.write_text(json.dumps(job))
         seconds: list[float] = []
         while len(seconds) < times and sum(seconds) < 60:
             left = max(self.limit - self._spent(group, system) - sum(seconds), 1)
             command = [str(python), "-m", "benchmarks.worker", str(asked)]
             took = _until_answered(command, asked.with_suffix(".log"), left)
             if isinstance(took, str):
-                return self.keep(group, system, "cold", {"failed": f"cold: {took}"})
+                return self.save(group, system, "cold", {"failed": f"cold: {took}"})
             seconds.append(took)
         result = {"cold_s": statistics.median(seconds), "all": seconds, "seconds": sum(seconds)}
-        return self.keep(group, system, "cold", result)
+        return self.save(group, system, "cold", result)
 
 
 def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    told = [line for line in lines if line]
-    return told[-1][:300] if told else ""
+    filled = [line for line in lines if line]
+    return filled[-1][:300] if filled else ""
 
 
 def _until_answered(command: Sequence[str], log: Path, limit: float) -> float | str:

@@ -47,7 +47,7 @@ class System:
         """What the knob may be, ascending."""
         return ()
 
-    def turn(self, value: int) -> None:
+    def set_knob(self, value: int) -> None:
         """Set the knob."""
 
     def one(self, query: Floats) -> Sequence[int]:
@@ -73,7 +73,7 @@ class Entry:
     home
         Module and class, loaded only in the process that measures it.
     packages
-        Distributions whose versions are told; empty for what is in this clone.
+        Distributions whose versions are reported; none for what is in this clone.
     peer
         Whether it is looked for in the environment of the peers.
     note
@@ -88,9 +88,9 @@ class Entry:
 
 
 SYSTEMS: dict[str, Entry] = {
-    "latentdb": Entry("latentdb", "own:Default", ("latentdb", "faiss-cpu"), False),
+    "latentdb": Entry("latentdb", "latentdb_system:Default", ("latentdb", "faiss-cpu"), False),
     "latentdb-latency": Entry(
-        'latentdb, `prefer="latency"`', "own:Latency", ("latentdb", "faiss-cpu"), False
+        'latentdb, `prefer="latency"`', "latentdb_system:Latency", ("latentdb", "faiss-cpu"), False
     ),
     "faiss-ivf-sq8": Entry(
         "FAISS IVF-SQ8, ranked by the vectors", "raw:IvfCodes", ("faiss-cpu",), False

@@ -43,12 +43,12 @@ def build(request: Request) -> dict[str, Any]:
     folder = Path(request["folder"])
     peak = measuring.Peak(watch=True)
     with measuring.Watch() as took:
-        told = system.build(sets.Rows(Path(request["set"]) / "rows.npy"), folder, step)
-    memory = peak.told()
-    stored = measuring.bytes_of(folder) + told.pop("more_bytes", 0)
+        built = system.build(sets.Rows(Path(request["set"]) / "rows.npy"), folder, step)
+    memory = peak.mebibytes()
+    stored = measuring.bytes_of(folder) + built.pop("more_bytes", 0)
     return {
         "bytes": stored,
-        **told,
+        **built,
         "build_s": took.seconds,
         "memory": memory,
         "steps": len(system.steps),
@@ -60,7 +60,7 @@ def _opened(request: Request, threads: int, *, cold: bool = False) -> systems.Sy
     system = systems.make(request["system"])
     system.open(Path(request["folder"]), threads, cold=cold)
     if request.get("value") is not None:
-        system.turn(request["value"])
+        system.set_knob(request["value"])
     return system
 
 
@@ -71,7 +71,7 @@ def tune(request: Request) -> dict[str, Any]:
     values = system.values()
 
     def shares(value: int) -> Any:
-        system.turn(value)
+        system.set_knob(value)
         return measuring.hits(system.many(queries), truth)
 
     done: dict[str, Any]
@@ -99,7 +99,7 @@ def single(request: Request) -> dict[str, Any]:
         with measuring.Watch() as took:
             answers.append(system.one(query))
         times.append(took.seconds)
-    memory = peak.told()
+    memory = peak.mebibytes()
     system.close()
     found = measuring.lines(answers, sets.K)
     return {
@@ -138,10 +138,10 @@ def cold(request: Request) -> None:
 
 def pair(request: Request) -> dict[str, Any]:
     """latentdb and raw FAISS with its index, in turns."""
-    from benchmarks import own
+    from benchmarks.latentdb_system import pair_batch, pair_single
 
     queries, truth = sets.load(Path(request["set"]), "test")
-    run = own.pair_single if request["phase"] == "pair-single" else own.pair_batch
+    run = pair_single if request["phase"] == "pair-single" else pair_batch
     return run(Path(request["folder"]), Path(request["set"]) / "rows.npy", queries, truth)
 
 

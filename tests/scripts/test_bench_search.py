@@ -15,7 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import composed, latents, measuring, own, peerage, runs, sets, systems, tables
+from benchmarks import (
+    composed,
+    latentdb_system,
+    latents,
+    measuring,
+    peerage,
+    runs,
+    sets,
+    systems,
+    tables,
+)
 from benchmarks.measuring import hits, lines, tune
 from benchmarks.runs import Work
 from benchmarks.sets import K
@@ -44,8 +54,8 @@ def test_a_small_run_measures_and_names_what_it_cannot(tmp_path: Path) -> None:
         "--work", tmp_path / "work", "--json", tmp_path / "all.json",
     ]  # fmt: skip
     done = bench(*words)
-    told = json.loads((tmp_path / "all.json").read_text())
-    found = told["search"]["lines"]["easy"]
+    report = json.loads((tmp_path / "all.json").read_text())
+    found = report["search"]["lines"]["easy"]
     for name in ("latentdb", "faiss-ivf-flat"):
         assert found[name]["failed"] is None
         assert found[name]["recall"] >= 0.99
@@ -55,20 +65,20 @@ def test_a_small_run_measures_and_names_what_it_cannot(tmp_path: Path) -> None:
     assert found["hnswlib"]["failed"] == f"not installed in {tmp_path / 'none'}"
     assert f"| easy | hnswlib | not installed in {tmp_path / 'none'} | - |" in done.stdout
 
-    pair = told["search"]["phases"]["easy"]["latentdb"]["pair-single"]
+    pair = report["search"]["phases"]["easy"]["latentdb"]["pair-single"]
     assert pair["twin"] == "exact scan"
     assert pair["search_recall"] == pair["query_recall"] == pair["faiss_recall"] == 1.0
     assert pair["query_us"] > pair["faiss_us"] > 0
 
-    cells = told["filters"]["easy"]["cells"]
+    cells = report["filters"]["easy"]["cells"]
     assert len(cells) == 15
     assert {cell["kept"] for cell in cells} == {1000, 200, 20, 2, 1}
     assert min(cell["recall"] for cell in cells) == 1.0
-    asked = told["composed"]["easy"]["cells"]
+    asked = report["composed"]["easy"]["cells"]
     assert [cell["kind"] for cell in asked] == list(composed.KINDS)
     assert {cell["recall"] for cell in asked} == {1.0}
     assert "| easy | a + b - c | 1.0000 |" in done.stdout
-    assert told["growth"]["1500"]["growth-single"]["recall"] == 1.0
+    assert report["growth"]["1500"]["growth-single"]["recall"] == 1.0
     assert "| 1,500 |" in done.stdout
     assert not list((tmp_path / "work" / "stores").rglob("*.ldb"))
 
@@ -79,7 +89,7 @@ def test_a_small_run_measures_and_names_what_it_cannot(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--sets", "none"], "there is no set 'none': choose of easy, hard, real"),
         (["--peers", "oracle"], "there is no peer 'oracle': choose of faiss-ivf-sq8"),
@@ -87,9 +97,9 @@ def test_a_small_run_measures_and_names_what_it_cannot(tmp_path: Path) -> None:
         (["--recall", "0"], "--recall 0.0 cannot be reached"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(words: list[str], told: str) -> None:
+def test_what_cannot_be_measured_is_refused(words: list[str], message: str) -> None:
     done = bench(*words, code=2)
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -195,21 +205,21 @@ def test_a_grid_ascends_and_ends_where_it_should(low: int, more: int) -> None:
 
 
 @given(st.integers(0, 59), st.floats(0.5, 1.0))
-def test_the_least_value_that_reaches_the_recall_is_found(place: int, target: float) -> None:
+def test_the_least_value_that_reaches_the_recall_is_found(position: int, target: float) -> None:
     values = measuring.grid(1, 1000)[:60]
     asked: list[int] = []
 
     def shares(value: int) -> Any:
         asked.append(value)
-        return np.full(100, target + 1e-6 if value >= values[place] else target - 0.1)
+        return np.full(100, target + 1e-6 if value >= values[position] else target - 0.1)
 
     found = tune(shares, values, target, 2.0)
-    assert (found["value"], found["reached"]) == (values[place], True)
+    assert (found["value"], found["reached"]) == (values[position], True)
     assert found["recall"] == pytest.approx(target, abs=1e-5)
     assert len(asked) <= 8
 
 
-def test_a_margin_is_asked_for_and_a_recall_out_of_reach_is_told() -> None:
+def test_a_margin_is_asked_for_and_a_recall_out_of_reach_is_reported() -> None:
     # Nine of ten queries find all, one finds 0.9: mean 0.99, standard error 0.003.
     share = np.tile([1.0] * 9 + [0.9], 10)
     assert tune(lambda _: share, [1, 2, 3], 0.989, 0.0)["value"] == 1
@@ -224,8 +234,8 @@ def test_a_margin_is_asked_for_and_a_recall_out_of_reach_is_told() -> None:
 
 def test_memory_is_that_of_this_process() -> None:
     peak = measuring.Peak(watch=True)
-    told = peak.told()
-    assert 10 < told["resident"] < 1 << 20
+    memory = peak.mebibytes()
+    assert 10 < memory["resident"] < 1 << 20
 
 
 def test_the_twin_of_a_store_has_its_index_and_its_recall(tmp_path: Path) -> None:
@@ -238,18 +248,20 @@ def test_the_twin_of_a_store_has_its_index_and_its_recall(tmp_path: Path) -> Non
     rows, queries = vectors[:51_000], vectors[51_000:]
     np.save(tmp_path / "rows.npy", rows)
     truth = sets.nearest([rows], queries, K)
-    built = own.Default().build(sets.Rows(tmp_path / "rows.npy"), tmp_path, {"recall": 0.95})
+    built = latentdb_system.Default().build(
+        sets.Rows(tmp_path / "rows.npy"), tmp_path, {"recall": 0.95}
+    )
     assert built["told"]["covered"] == 51_000
     assert built["index_s"] > 0
-    one = own.pair_single(tmp_path, tmp_path / "rows.npy", queries, truth)
+    one = latentdb_system.pair_single(tmp_path, tmp_path / "rows.npy", queries, truth)
     assert one["twin"].startswith("the store's own index file, ")
     assert one["search_recall"] == one["query_recall"] >= 0.94
     assert one["faiss_recall"] == pytest.approx(one["search_recall"], abs=0.01)
-    many = own.pair_batch(tmp_path, tmp_path / "rows.npy", queries, truth)
+    many = latentdb_system.pair_batch(tmp_path, tmp_path / "rows.npy", queries, truth)
     assert many["ratio"] > 0
 
 
-# --- processes, time limits, and what is kept ----------------------------------------
+# --- processes, time limits, and what is saved ---------------------------------------
 
 
 def program(path: Path, text: str) -> Path:
@@ -306,11 +318,11 @@ def test_of_several_rounds_the_middle_one_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "text"),
     [(None, "-"), (0.031, "0.031"), (1.23, "1.23"), (678.9, "679"), (4e3, "4,000")],
 )  # fmt: skip
-def test_numbers_are_told_in_three_figures(value: float | None, told: str) -> None:
-    assert tables.number(value) == told
+def test_numbers_have_three_figures(value: float | None, text: str) -> None:
+    assert tables.number(value) == text
 
 
 def test_no_process_starts_with_threads_it_was_not_given() -> None:

@@ -74,8 +74,8 @@ def optimize(db: LatentDB, recall: float, prefer: str = "build") -> float:
     return took.seconds
 
 
-def told(db: LatentDB) -> dict[str, Any]:
-    """How it searches, by its own account."""
+def describe_search(db: LatentDB) -> dict[str, Any]:
+    """What `LatentDB.info` says about the search."""
     info = db.info()
     index = None if info.index is None else asdict(info.index)
     return {
@@ -100,7 +100,7 @@ class Default(System):
             size = rows.count if rows.count <= 2 * PART else PART
             added = fill(db, rows.parts(size))
             seconds = optimize(db, recall, self.prefer)
-            account = told(db)
+            account = describe_search(db)
         index = account["index"]
         parameters = {} if index is None else dict(index["parameters"])
         parameters["search"] = account["search"]
@@ -109,7 +109,7 @@ class Default(System):
             "index_s": seconds,
             "parameters": parameters,
             "told": account,
-            # Not what lies in the folder: the index that came with the add is swept later.
+            # Not the size of the folder: the index of the add is garbage-collected later.
             "bytes": account["bytes"],
         }
 
@@ -137,7 +137,7 @@ class Latency(Default):
 
 
 def _parameter(parameters: Mapping[str, Any], *words: str) -> int | None:
-    """Of the parameters an index is said to have, the one tuned for 10 that fits a word."""
+    """The parameter of an index, tuned for 10 neighbours, whose name contains one of the words."""
     for word in words:
         for name, value in parameters.items():
             if word in name.lower() and (name.endswith(f"_{K}") or "_" not in name):
@@ -154,12 +154,12 @@ def _inner(index: Any) -> Any:
     return index
 
 
-def _options(index: Any, effort: int) -> Any:
-    """Search parameters: lists probed, or candidates kept while walking the graph."""
+def _search_parameters(index: Any, nprobe: int) -> Any:
+    """Search parameters: nprobe of an inverted file, or ef_search of a graph."""
     import faiss
 
     inverted = hasattr(_inner(index), "nprobe")
-    inner = raw.probing(effort) if inverted else raw.walking(effort)
+    inner = raw.ivf_parameters(nprobe) if inverted else raw.hnsw_parameters(nprobe)
     make: Any = faiss.SearchParametersPreTransform
     return make(index_params=inner) if isinstance(index, faiss.IndexPreTransform) else inner
 
@@ -169,22 +169,22 @@ class Twin:
 
     Attributes
     ----------
-    how
-        Where index and parameters are from.
+    origin
+        Where the index and its parameters are from.
     """
 
     def __init__(self, db: LatentDB, folder: Path, vectors: Floats) -> None:
         account = db.info().index
-        self.how = "exact scan"
+        self.origin = "exact scan"
         self.ranked: raw.Ranked | None = None
         self._vectors = vectors
         if account is None:
             return
         index = self._stored(folder / STORE / account.file.name, len(vectors))
-        self.how = "the store's own index file"
+        self.origin = "the store's own index file"
         if index is None:
-            index = self._alike(account.kind, dict(account.parameters), vectors)
-            self.how = "an index built alike"
+            index = self._rebuild(account.kind, dict(account.parameters), vectors)
+            self.origin = "an index built alike"
         parameters = dict(account.parameters)
         candidates = _parameter(parameters, "width") or raw.CANDIDATES
         self.ranked = raw.Ranked(index, vectors, candidates)
@@ -192,34 +192,34 @@ class Twin:
         value = _parameter(parameters, "effort", "probe", "ef")
         if value is not None:
             value = value if self._inverted else max(value, candidates)
-            self.turn(value)
-            self.how += f", {'nprobe' if self._inverted else 'efSearch'} {value}"
+            self.set_knob(value)
+            self.origin += f", {'nprobe' if self._inverted else 'efSearch'} {value}"
         self.value = value
 
     def one_by_one(self) -> None:
-        """Let packed codes be searched as latentdb does for one query, not as FAISS for many."""
+        """Search 4-bit codes list by list, as latentdb does for one query."""
         if self.ranked is not None and hasattr(_inner(self.ranked.index), "implem"):
             _inner(self.ranked.index).implem = 10
 
-    def turn(self, value: int) -> None:
+    def set_knob(self, value: int) -> None:
         if self.ranked is not None:
-            self.ranked.options = _options(self.ranked.index, value)
+            self.ranked.options = _search_parameters(self.ranked.index, value)
 
     def match(self, queries: Floats, truth: Ints, target: float) -> None:
-        """Where the parameters could not be read: tune to the recall latentdb has."""
+        """Tune to the recall of latentdb, where the parameters could not be read."""
         if self.ranked is None or self.value is not None:
             return
         most = _inner(self.ranked.index).nlist if self._inverted else 2000
         values = grid(1 if self._inverted else raw.CANDIDATES, most)
 
         def shares(value: int) -> Any:
-            self.turn(value)
+            self.set_knob(value)
             return hits(self.many(queries), truth)
 
         done = tune(shares, values, target, 0.0)
         self.value = int(done["value"])
-        self.turn(self.value)
-        self.how += f", tuned to the same recall: {self.value}"
+        self.set_knob(self.value)
+        self.origin += f", tuned to the same recall: {self.value}"
 
     @staticmethod
     def _stored(file: Path, rows: int) -> Any:
@@ -235,15 +235,15 @@ class Twin:
         return index if known and index.ntotal == rows else None
 
     @staticmethod
-    def _alike(kind: str, parameters: Mapping[str, Any], vectors: Floats) -> Any:
+    def _rebuild(kind: str, parameters: Mapping[str, Any], vectors: Floats) -> Any:
         import faiss
 
         dim = vectors.shape[1]
         if "hnsw" in kind:
             index = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_8bit, 32)
         else:
-            lists = _parameter(parameters, "list") or raw.lists_for(len(vectors))
-            index = raw.new_ivf_codes(dim, lists)
+            nlist = _parameter(parameters, "list") or raw.nlist_for(len(vectors))
+            index = raw.new_ivf_codes(dim, nlist)
             index.cp.min_points_per_centroid = 1
         index.train(np.ascontiguousarray(vectors[:: max(1, len(vectors) // 250_000)]))
         for start in range(0, len(vectors), 100_000):
@@ -266,10 +266,9 @@ class Twin:
 
 
 def _turns(count: int, ways: int) -> Iterator[tuple[int, list[int]]]:
-    """For every turn: which way begins, and the query each way takes.
+    """For every turn: which way goes first, and the query of each way.
 
-    No way is given the query that another has just asked, whose rows are in the
-    cache of the processor.
+    No two ways get the same query in a turn: its rows would be in the cache.
     """
     for turn in range(count):
         yield turn % ways, [(turn + way * (count // ways)) % count for way in range(ways)]
@@ -281,8 +280,8 @@ def pair_single(folder: Path, rows: Path, queries: Floats, truth: Ints) -> dict[
     vectors = np.load(rows, mmap_mode="r")
     with LatentDB.open(folder / STORE) as db:
         twin = Twin(db, folder, vectors)
-        _, own = db.search(queries, k=K)
-        twin.match(queries, truth, float(hits(own, truth).mean()))
+        _, stored = db.search(queries, k=K)
+        twin.match(queries, truth, float(hits(stored, truth).mean()))
         twin.one_by_one()
         raw.threads_of(1)
         ways = (
@@ -295,18 +294,18 @@ def pair_single(folder: Path, rows: Path, queries: Floats, truth: Ints) -> dict[
                 way(query)
         times: list[list[float]] = [[], [], []]
         found: list[list[Any]] = [[None] * len(queries) for _ in ways]
-        for begins, asked in _turns(len(queries), len(ways)):
-            for place in range(len(ways)):
-                number = (begins + place) % len(ways)
-                query = queries[asked[number]]
+        for first, order in _turns(len(queries), len(ways)):
+            for position in range(len(ways)):
+                number = (first + position) % len(ways)
+                query = queries[order[number]]
                 with Watch() as took:
                     answer = ways[number](query)
                 times[number].append(took.seconds)
-                found[number][asked[number]] = answer
+                found[number][order[number]] = answer
         matches = [numbers(match.id for match in answer) for answer in found[2]]
         p50 = [float(np.median(each)) * 1e6 for each in times]
         return {
-            "twin": twin.how,
+            "twin": twin.origin,
             "faiss_us": p50[0],
             "search_us": p50[1],
             "query_us": p50[2],
@@ -321,8 +320,8 @@ def pair_batch(folder: Path, rows: Path, queries: Floats, truth: Ints) -> dict[s
     vectors = np.load(rows, mmap_mode="r")
     with LatentDB.open(folder / STORE) as db:
         twin = Twin(db, folder, vectors)
-        _, own = db.search(queries, k=K)
-        twin.match(queries, truth, float(hits(own, truth).mean()))
+        _, stored = db.search(queries, k=K)
+        twin.match(queries, truth, float(hits(stored, truth).mean()))
         times: list[list[float]] = [[], []]
         for turn in range(8):
             for number in (turn % 2, 1 - turn % 2):
@@ -336,7 +335,7 @@ def pair_batch(folder: Path, rows: Path, queries: Floats, truth: Ints) -> dict[s
                     times[number].append(took.seconds)
     seconds = [float(np.median(each)) for each in times]
     return {
-        "twin": twin.how,
+        "twin": twin.origin,
         "faiss_qps": len(queries) / seconds[0],
         "latentdb_qps": len(queries) / seconds[1],
         "ratio": seconds[1] / seconds[0],
