@@ -1,9 +1,12 @@
 """Index images into the latents of a variational autoencoder, query and decode them.
 
 >>> from latentdb import LatentDB
->>> db = LatentDB.create("photos.ldb", model="my-model")      # doctest: +SKIP
+>>> db = LatentDB.create("photos.ldb", "my-model")            # doctest: +SKIP
 >>> db.index_images("photos")                                 # doctest: +SKIP
->>> db.query("photos/cat.jpg", k=5)                           # doctest: +SKIP
+>>> db.query("new.jpg", k=5)                                  # doctest: +SKIP
+>>> db.decode(["cat/003.png"])                                # doctest: +SKIP
+
+See `help(latentdb.LatentDB)`; ``latentdb --help`` shows the command line.
 """
 
 from __future__ import annotations

@@ -422,10 +422,10 @@ class Reader:
         if isinstance(targets, np.ndarray):
             array = targets[None] if targets.ndim == 1 else targets
             return as_latents(array, snapshot.dim, "latents")
-        listed: Any = [targets] if isinstance(targets, str | os.PathLike) else targets
-        if not len(listed):
+        items: Any = [targets] if isinstance(targets, str | os.PathLike) else targets
+        if not len(items):
             return np.empty((0, snapshot.dim), np.float32)
-        return np.stack([target.vector for target in self._resolve(snapshot, listed)])
+        return np.stack([target.vector for target in self._resolve(snapshot, items)])
 
     def blend(
         self,

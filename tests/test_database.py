@@ -52,15 +52,15 @@ def test_an_indexed_image_finds_itself_first(store: Path, images: Path) -> None:
         assert matches.scanned == 80
 
 
-def test_decode_gives_back_the_image_about(store: Path, images: Path) -> None:
+def test_decode_reconstructs_the_image_roughly(store: Path, images: Path) -> None:
     with LatentDB.open(store) as db:
         ids = db.ids()
         decoded = db.decode(ids)
         originals = np.stack([np.asarray(Image.open(images / name)) for name in ids])
         assert decoded.dtype == np.uint8
-        own = np.square(decoded.astype(float) - originals).mean()
-        others = np.square(decoded.astype(float) - np.roll(originals, 7, axis=0)).mean()
-        assert own < others
+        error = np.square(decoded.astype(float) - originals).mean()
+        other_error = np.square(decoded.astype(float) - np.roll(originals, 7, axis=0)).mean()
+        assert error < other_error
         assert np.array_equal(db.decode(db.vectors(ids)), decoded)
         assert np.array_equal(db.decode(ids[0])[0], decoded[0])
         assert db.decode([]).shape == (0, 16, 16, 3)
@@ -79,7 +79,7 @@ def test_a_blend_of_one_is_that_one_to_the_pixel(store: Path, tmp_path: Path) ->
         assert np.array_equal(path[[0, -1]], db.vectors(pair))
 
 
-def test_average_is_the_mean_of_the_rows_kept(vectors: LatentDB) -> None:
+def test_average_is_the_mean_of_the_selected_rows(vectors: LatentDB) -> None:
     assert vectors.average().vector.tolist() == [4.5, 0, 0]
     mean = vectors.average(where='half == "low"')
     assert (mean.vector.tolist(), mean.rows) == ([2, 0, 0], 5)
@@ -112,7 +112,7 @@ def test_conflicts(vectors: LatentDB) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "z_mean", "told"),
+    ("ids", "z_mean", "message"),
     [
         (["a"], [[1, 2]], r"shape \[1, 2\]: expected \[n, 3\]"),
         (["a"], [[1, 2, np.nan]], "not finite in row 0"),
@@ -127,9 +127,9 @@ def test_conflicts(vectors: LatentDB) -> None:
     ],
 )
 def test_vectors_that_do_not_fit_are_refused(
-    vectors: LatentDB, ids: list[str], z_mean: list[list[float]], told: str
+    vectors: LatentDB, ids: list[str], z_mean: list[list[float]], message: str
 ) -> None:
-    with pytest.raises(InvalidInputError, match=told):
+    with pytest.raises(InvalidInputError, match=message):
         vectors.add(ids, np.array(z_mean))
     assert len(vectors) == 10
 
@@ -152,19 +152,19 @@ def test_another_model_is_refused_naming_both_fingerprints(
 ) -> None:
     other = train_model([images], tmp_path / "m", epochs=1, latent_dim=4, seed=99)
     with LatentDB.open(store) as db:
-        own = db.codec.config
-        fingerprints = f"{other.config.encoder_fingerprint}.*{own.encoder_fingerprint}"
+        stored = db.codec.config
+        fingerprints = f"{other.config.encoder_fingerprint}.*{stored.encoder_fingerprint}"
         with pytest.raises(ModelMismatchError, match=fingerprints):
             db.index_images(images, model=tmp_path / "m")
         with pytest.raises(ModelMismatchError, match=fingerprints):
             db.decode("disc/000.png", model=tmp_path / "m")
-        foreign = Codec.from_folder(tmp_path / "m")
-        mixed = {**db.codec.files, "decoder.keras": foreign.files["decoder.keras"]}
+        other_codec = Codec.from_folder(tmp_path / "m")
+        mixed = {**db.codec.files, "decoder.keras": other_codec.files["decoder.keras"]}
         config = latentdb.ModelConfig(
-            **{**vars(own), "decoder_fingerprint": foreign.config.decoder_fingerprint}
+            **{**vars(stored), "decoder_fingerprint": other_codec.config.decoder_fingerprint}
         )
         codec = Codec(config, mixed["encoder.keras"], mixed["decoder.keras"])
-        decoders = f"{foreign.config.decoder_fingerprint}.*{own.decoder_fingerprint}"
+        decoders = f"{other_codec.config.decoder_fingerprint}.*{stored.decoder_fingerprint}"
         with pytest.raises(ModelMismatchError, match=decoders):
             db.decode("disc/000.png", model=codec)
 
@@ -253,12 +253,12 @@ def test_ten_matches_are_the_default_whatever_is_excluded(vectors: LatentDB) -> 
 def test_info_counts(vectors: LatentDB) -> None:
     vectors.add(["p0"], np.ones((1, 3)), on_conflict="replace",
                 metadata={"half": ["x"], "n": [0]})  # fmt: skip
-    told = vectors.info()
-    assert (told.rows, told.deleted_rows, told.segments, told.dim) == (10, 1, 2, 3)
-    assert told.model is None
-    assert told.search == "exact scan"
-    on_disk = sum(p.stat().st_size for p in Path(told.path).glob("segments/*"))
-    assert told.bytes == on_disk
+    info = vectors.info()
+    assert (info.rows, info.deleted_rows, info.segments, info.dim) == (10, 1, 2, 3)
+    assert info.model is None
+    assert info.search == "exact scan"
+    on_disk = sum(p.stat().st_size for p in Path(info.path).glob("segments/*"))
+    assert info.bytes == on_disk
 
 
 @given(st.data())
@@ -278,10 +278,10 @@ def test_any_ids_and_metadata_come_back_as_they_were(data: st.DataObject) -> Non
             assert again.ids() == ids
             assert again.vectors(ids).tolist() == line.tolist()
             for match in again.query(np.zeros(1), k=len(ids)):
-                place = ids.index(match.id)
-                given_ = {"label": labels[place], "count": counts[place]}
+                row = ids.index(match.id)
+                metadata = {"label": labels[row], "count": counts[row]}
                 assert dict(match.metadata) == {
-                    key: value for key, value in given_.items() if value is not None
+                    key: value for key, value in metadata.items() if value is not None
                 }
 
 
@@ -292,11 +292,11 @@ def test_the_index_serves_large_stores_and_new_rows_are_found(tmp_path: Path) ->
     points = points.astype(np.float32)
     with LatentDB.create(tmp_path / "big.ldb", dim=8, recall=0.95) as db:
         db.add([str(n) for n in range(51_000)], points)
-        told = db.info()
-        assert told.search == "ivf-sq4"
-        assert told.index is not None
-        assert told.index.recall_measured >= 0.95
-        assert told.covered_rows == 51_000
+        info = db.info()
+        assert info.search == "ivf-sq4"
+        assert info.index is not None
+        assert info.index.recall_measured >= 0.95
+        assert info.covered_rows == 51_000
         assert not db.query("7").exact
         db.add(["new"], points[7:8] + 1e-3)
         assert [match.id for match in db.query("7", k=2)] == ["7", "new"]

@@ -72,7 +72,7 @@ def progress(quiet: bool) -> Iterator[Report | None]:
 
 
 def show_warnings_in_one_line() -> None:
-    """Print a warning as one line on stderr, without its place in the code."""
+    """Print a warning as one line on stderr, without the code it comes from."""
 
     def show(
         message: Warning | str,

@@ -28,7 +28,7 @@ class Terminal:
         return True
 
 
-def test_nobody_is_told_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_progress_without_a_terminal_or_with_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     with progress(quiet=False) as report:  # pytest's stderr is no terminal
         assert report is None
     monkeypatch.setattr(sys, "stderr", Terminal())

@@ -23,9 +23,9 @@ def test_train_index_query_decode(tmp_path: Path, images: Path) -> None:
     assert set(answer["matches"][0]) == {"rank", "id", "distance", "path", "metadata"}
     assert answer["matches"][0]["id"] == "disc/004.png"
     assert answer["matches"][0]["metadata"] == {"label": "disc"}
-    shown = run("query", db, "disc/004.png", "-k", 2).stdout.splitlines()
-    assert len(shown) == 2
-    assert shown[0].split() == ["1", "0.0000", "disc/004.png", "label=disc"]
+    lines = run("query", db, "disc/004.png", "-k", 2).stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[0].split() == ["1", "0.0000", "disc/004.png", "label=disc"]
     out = tmp_path / "out"
     written = run_json("decode", db, "disc/004.png", images / "square/001.png", "--out", out)
     assert written["written"][0] == str(out / "disc_004.png")

@@ -59,7 +59,7 @@ def test_an_index_that_does_not_fit_the_memory_is_not_built(large_store: Path) -
     assert result.exit_code == 0
     assert "exact scan" in result.stdout
     assert "note      ivf-sq4 would take " in result.stdout
-    assert "of the 10000 allowed" in result.stdout
+    assert "at most 10,000 are allowed" in result.stdout
     with LatentDB.open(large_store) as opened:
         version = opened.info().version
         opened.add(["one more"], latents(1, 2))

@@ -50,9 +50,9 @@ def test_matches_are_printed_a_line_each(db: str) -> None:
 def test_metrics_are_those_of_the_api(db: str, metric: str) -> None:
     found = run_json("query", db, "r5", "--metric", metric)
     with LatentDB.open(db) as opened:
-        own = opened.query("r5", metric=metric)
+        expected = opened.query("r5", metric=metric)
     assert found["metric"] == metric
-    assert [match["id"] for match in found["matches"]] == [match.id for match in own]
+    assert [match["id"] for match in found["matches"]] == [match.id for match in expected]
 
 
 def test_a_radius_gives_all_within_it(db: str) -> None:
@@ -82,25 +82,25 @@ def test_the_target_and_examples_are_left_out(db: str) -> None:
 def test_examples_alone_are_a_query(db: str) -> None:
     found = run_json("query", db, "--like", "r6", "--like", "r7", "-k", 4)
     with LatentDB.open(db) as opened:
-        own = opened.query(opened.vectors(["r6", "r7"]).mean(axis=0), k=4)
-    assert [match["id"] for match in found["matches"]] == [match.id for match in own]
+        expected = opened.query(opened.vectors(["r6", "r7"]).mean(axis=0), k=4)
+    assert [match["id"] for match in found["matches"]] == [match.id for match in expected]
 
 
-def test_many_targets_are_asked_at_once(db: str, tmp_path: Path) -> None:
+def test_a_text_file_of_targets(db: str, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("r5\nid:r6\n")
     found = run_json("query", db, "--targets", tmp_path / "t.txt", "-k", 2)
     assert list(found) == ["queries"]
     assert [one["target"] for one in found["queries"]] == ["r5", "id:r6"]
     assert list(found["queries"][0]) == ["target", "metric", "exact", "scanned", "matches"]
-    for own, name in zip(found["queries"], ("r5", "r6"), strict=True):
+    for answer, name in zip(found["queries"], ("r5", "r6"), strict=True):
         alone = run_json("query", db, name, "-k", 2)
-        assert {key: value for key, value in own.items() if key != "target"} == alone
+        assert {key: value for key, value in answer.items() if key != "target"} == alone
     lines = run("query", db, "--targets", tmp_path / "t.txt", "-k", 2).stdout.splitlines()
     assert len(lines) == 6
     assert [lines[0], lines[3]] == ["r5:", "id:r6:"]
 
 
-def test_a_npy_of_targets_is_asked_at_once(db: str, tmp_path: Path) -> None:
+def test_a_npy_file_of_targets(db: str, tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", latents(ROWS)[[3, 9]])
     how = ("--targets", tmp_path / "t.npy", "-k", 1, "--where", "n > 4", "--json")
     found = json.loads(run("query", db, *how).stdout)["queries"]
