@@ -2,6 +2,7 @@
 
 errors      every exception latentdb raises
 files       durable writes, verified reads
+hdf5        arrays and text of HDF5 files that are not trusted
 validate    checks of vectors and ids that come from a caller
 progress    what a long run reports
 wording     numbers with their nouns, for messages

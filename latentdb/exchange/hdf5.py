@@ -100,7 +100,7 @@ class H5Reader(RowReader):
         self.check_keys(self.types)
 
     def _checked(self, reader: SafeReader, name: str, item: Any) -> Any:
-        """A data set that can be read: nothing but it, and no more than the file holds."""
+        """The data set, once it is known to be inside the file and no larger than it."""
         import h5py
 
         shape = reader.check(name, item).shape

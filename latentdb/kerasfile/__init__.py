@@ -1,12 +1,10 @@
-"""A Keras model file of anyone, read as data, and converted without running its code.
+"""A Keras model file read as data, and converted without running its code.
 
-In the order in which a file passes through them:
-
-- ``container``: bytes to configuration and weights
-- ``graph``: the configuration as a graph of layers
-- ``locate``: z_mean, z_log_var and the decoder in the graph
-- ``builder``: keras models of allow-listed layers with the file's weights
-- ``convert``: file to `ConvertedModel`, an encoder and a decoder that hold no code
-- ``runtime``: keras, imported late; loading and saving
-- ``sampling``: the sampling layer of latentdb's own VAEs
+container   bytes to configuration and weights
+graph       the configuration as a graph of layers
+locate      z_mean, z_log_var and the decoder in the graph
+builder     keras models of allow-listed layers, with the file's weights
+convert     a file to `ConvertedModel`: an encoder and a decoder that hold no code
+runtime     keras, imported late; loading and saving
+sampling    the sampling layer of latentdb's own VAEs
 """

@@ -21,7 +21,7 @@ from latentdb.base.errors import ModelError, UntrustedModelError
 from latentdb.kerasfile.container import ModelFile
 from latentdb.kerasfile.graph import IDENTITIES, Call, Layer, Ref, Step, Tensor, is_keras, upstream
 
-TRUST_HINT = "or, if you trust whoever made it, --trust-model runs its code"
+TRUST_HINT = "if you trust whoever made it, --trust-model runs its code"
 MAX_ACTIVATION = 1 << 28  # numbers in one image's tensor: 1 GiB of float32
 _MAX_VALUES = 100_000  # in one setting
 _NUMBERS = frozenset((int, float))

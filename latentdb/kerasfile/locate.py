@@ -135,7 +135,7 @@ def find(
         raise UntrustedModelError(
             f"{model.file.name} holds only the name of the class {model.kind!r}, its layers are in "
             "code: in the program that made it, save model.encoder and model.decoder each as "
-            f".keras; {TRUST_HINT}"
+            f".keras; or, {TRUST_HINT}"
         )
     mean = _find_mean(model, trust_model) if z_mean is None else _layer_named(model, z_mean)
     notes: list[str] = []
@@ -261,7 +261,8 @@ def _find_mean(model: Architecture, trust_model: bool) -> Tensor:
         raise ModelError(f"{model.file.name}: no layer is named z_mean or mu; {give}")
     raise UntrustedModelError(
         f"{model.file.name}: no layer is named z_mean or mu, and its first output depends on a "
-        f"layer that is not built: {_first_unsupported(upstream([first]))}; {give}; {TRUST_HINT}"
+        f"layer that is not built: {_first_unsupported(upstream([first]))}; {give}; "
+        f"or, {TRUST_HINT}"
     )
 
 
