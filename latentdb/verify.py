@@ -1,7 +1,7 @@
-"""Check everything a store promises, and mend what can be made again.
+"""Verify every file of a store and its content, and repair what can be rebuilt.
 
-Opening checks the size, checksum and structure of every file.  Verifying also
-checks what the files say: row numbers, ids, hashes, vectors, the index.
+Reading verifies checksums as far as it reads.  `verify` reads every file, and also
+checks its content: row numbers, ids, hashes, vectors, the index, the model.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ QUARANTINE = "quarantine"
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it was written.
+    """A file that is damaged or inconsistent.
 
     Attributes
     ----------
     file
-        Under the store's folder.
+        Name in the folder of the store.
     what
         What is wrong with it.
     repair
@@ -53,14 +53,14 @@ class VerifyReport:
     Attributes
     ----------
     files, rows
-        Checked; rows are those alive.
+        Number of files checked, and of live rows.
     orphans
         Files that no version names: left by a killed writer, or replaced and
-        kept for readers.  The next writer removes them.
+        kept for readers.  A later writer deletes them.
     problems
-        Empty if all is well.
+        Empty if nothing was found.
     lost_rows
-        Rows that were in quarantined segments.
+        Rows of segments that were moved to quarantine.
     """
 
     files: int
@@ -71,25 +71,25 @@ class VerifyReport:
 
 
 def verify(folder: Path, *, repair: bool = False) -> VerifyReport:
-    """Check a store; with `repair`, mend or set aside what is damaged.
+    """Verify a store; with `repair`, rebuild what is damaged or move it to quarantine.
 
-    The search index and the id look-up of a segment are made again from what
-    they were derived from.  A segment whose rows are damaged is moved to the
-    folder ``quarantine`` and its rows are lost; nothing is deleted.
+    A damaged search index is dropped, and the id look-up of a segment rebuilt from
+    its ids.  A segment whose rows are damaged is moved to the folder ``quarantine``
+    and its rows are lost.  No file is deleted.
 
     Parameters
     ----------
     folder
-        Of the store.
+        Folder of the store.
     repair
-        Take the writer's lock and mend.
+        Repair, under the lock of the writer.
 
     Raises
     ------
     NotFoundError
         If there is no store.
     CorruptStoreError
-        If its manifest is damaged: without it nothing else can be checked.
+        If its manifest is damaged, without which nothing else can be verified.
     LockedError
         With `repair`, if another process is writing.
     """
@@ -98,12 +98,12 @@ def verify(folder: Path, *, repair: bool = False) -> VerifyReport:
     with manifests.writer_lock(folder):
         check = _Check(folder)
         report = check.run()
-        lost = check.mend() if report.problems else 0
+        lost = check.repair() if report.problems else 0
     return replace(report, problems=tuple(check.problems), lost_rows=lost)
 
 
 class _Check:
-    """One pass over one version of a store."""
+    """One pass over the current version of a store."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -165,10 +165,10 @@ class _Check:
         rows = np.frombuffer(view, "<i8")
         if (np.diff(rows) <= 0).any():
             raise CorruptStoreError("its row numbers do not ascend")
-        held = sum(int(segment.holds(rows).sum()) for segment in self.segments)
-        if not self.bad_segments and held != entry.in_segments:
+        in_segments = sum(int(segment.holds(rows).sum()) for segment in self.segments)
+        if not self.bad_segments and in_segments != entry.in_segments:
             raise CorruptStoreError(
-                f"{held} of its rows are in segments, the manifest says {entry.in_segments}"
+                f"{in_segments} of its rows are in segments, the manifest says {entry.in_segments}"
             )
         self.deleted = rows
 
@@ -180,11 +180,11 @@ class _Check:
         data = map_checked(path, entry.file.bytes, entry.file.checksum)
         dim = Space(entry.metric).dim(self.manifest.dim)
         index = VectorIndex.load(data, entry.parameters, rows=entry.rows, dim=dim)
-        held = index.row_numbers()
+        indexed = index.row_numbers()
         for segment in self.segments:
             rows = segment.rows[segment.rows < entry.rows_below]
             rows = rows[~np.isin(rows, self.deleted)]
-            missing = rows[~np.isin(rows, held)]
+            missing = rows[~np.isin(rows, indexed)]
             if len(missing):
                 raise CorruptStoreError(
                     f"row {missing[0]} is missing from it ({len(missing)} rows)"
@@ -198,11 +198,11 @@ class _Check:
             owners.append(np.stack([np.full(len(alive), number), alive], axis=1))
         if not hashes:
             return
-        joined, places = np.concatenate(hashes), np.concatenate(owners)
-        order = np.argsort(joined, kind="stable")
-        twice = np.flatnonzero(joined[order][1:] == joined[order][:-1])
-        for same in twice.tolist():
-            pair = [places[order[same]], places[order[same + 1]]]
+        every_hash, every_owner = np.concatenate(hashes), np.concatenate(owners)
+        order = np.argsort(every_hash, kind="stable")
+        equal = np.flatnonzero(every_hash[order][1:] == every_hash[order][:-1])
+        for first in equal.tolist():
+            pair = [every_owner[order[first]], every_owner[order[first + 1]]]
             names = [self.segments[number].ids[int(position)] for number, position in pair]
             if names[0] == names[1]:
                 raise CorruptStoreError(f"id {names[0]!r} has two rows")
@@ -218,57 +218,57 @@ class _Check:
             data = bytes(map_checked(path, entry.bytes, entry.checksum))
             files[Path(entry.name).name] = data
 
-        whole = []
+        model_files_intact = []
         for entry in model.files:
-            held = self._try(entry, lambda entry=entry: read(entry))  # type: ignore[misc]
+            intact = self._try(entry, lambda entry=entry: read(entry))  # type: ignore[misc]
             if compiled_name(entry.name) is None:
-                whole.append(held)
-            elif not held:
+                model_files_intact.append(intact)
+            elif not intact:
                 self.bad_compiled.add(entry)
 
-        def join() -> None:
+        def check_model() -> None:
             config = ModelConfig.from_json(files[CONFIG_FILE].decode(errors="replace"), CONFIG_FILE)
             Codec.from_bytes(config, files[ENCODER_FILE], files.get(DECODER_FILE), name="model")
             if config.encoder_fingerprint != model.encoder_fingerprint:
-                raise CorruptStoreError("it is not the model the manifest speaks of")
+                raise CorruptStoreError("it is not the model that the manifest names")
 
-        def fits(entry: FileEntry) -> None:
+        def check_compiled(entry: FileEntry) -> None:
             made = inspect(files[Path(entry.name).name], entry.name).fingerprint
             if made not in (model.encoder_fingerprint, model.decoder_fingerprint):
-                raise CorruptStoreError(f"it was compiled from a model {made}, which is not here")
+                raise CorruptStoreError(f"it was compiled from model {made}, not from this store's")
 
-        if all(whole):
-            self._try(FileEntry("model", 0, ""), join)
+        if all(model_files_intact):
+            self._try(FileEntry("model", 0, ""), check_model)
         for entry in model.files:
             if compiled_name(entry.name) is None or entry in self.bad_compiled:
                 continue
-            if not self._try(entry, lambda entry=entry: fits(entry)):  # type: ignore[misc]
+            if not self._try(entry, lambda entry=entry: check_compiled(entry)):  # type: ignore[misc]
                 self.bad_compiled.add(entry)
-        told = "copy it from the model folder the store was made with"
+        advice = "copy it from the model folder the store was made with"
         derived = {entry.name for entry in self.bad_compiled}
         self.problems = [
-            replace(problem, repair=told)
+            replace(problem, repair=advice)
             if problem.file.startswith("model") and problem.file not in derived
             else problem
             for problem in self.problems
         ]
 
-    # --- mending ----------------------------------------------------------------
+    # --- repairing ----------------------------------------------------------------
 
-    def mend(self) -> int:
-        """Commit a version without what is damaged; give the number of rows lost."""
+    def repair(self) -> int:
+        """Commit a version without what is damaged; returns the number of rows lost."""
         manifest = self.manifest
-        kept: list[SegmentEntry] = []
+        segments: list[SegmentEntry] = []
         done: dict[str, str] = {}
         lost = 0
         for entry in manifest.segments:
             if entry not in self.bad_segments:
-                kept.append(entry)
+                segments.append(entry)
                 continue
-            saved = self._salvage(entry)
-            if saved is not None:
-                kept.append(saved)
-                done[entry.file.name] = "id look-up made again from the ids"
+            rebuilt = self._rebuild(entry)
+            if rebuilt is not None:
+                segments.append(rebuilt)
+                done[entry.file.name] = "id look-up rebuilt from the ids"
             else:
                 lost += entry.rows
                 done[entry.file.name] = f"moved to {QUARANTINE}; {entry.rows} rows are lost"
@@ -283,7 +283,7 @@ class _Check:
             deletions = replace(deletions, in_segments=inside)
         drop_index = self.bad_index or bool(lost) or self.bad_deletions
         if manifest.index is not None and drop_index:
-            done[manifest.index.file.name] = "dropped, and built again where it pays"
+            done[manifest.index.file.name] = "dropped, and rebuilt where it pays"
         model = manifest.model
         if model is not None and self.bad_compiled:
             model = replace(
@@ -295,7 +295,7 @@ class _Check:
             manifest,
             model=model,
             version=manifest.version + 1,
-            segments=tuple(kept),
+            segments=tuple(segments),
             deletions=deletions,
             index=None if drop_index else manifest.index,
         )
@@ -308,8 +308,8 @@ class _Check:
         ]
         return lost
 
-    def _salvage(self, entry: SegmentEntry) -> SegmentEntry | None:
-        """The segment written anew, if only what is derived in it is damaged."""
+    def _rebuild(self, entry: SegmentEntry) -> SegmentEntry | None:
+        """The rebuilt segment, if only its id look-up is damaged; else None."""
         try:
             made = rebuild_segment(self.folder / entry.file.name, entry)
         except LatentDBError:
@@ -319,14 +319,14 @@ class _Check:
         write_new(self.folder / name, data)
         sync_folder(self.folder / "segments")
         file = FileEntry(name, len(data), checksum(data))
-        saved = replace(entry, file=file, layout=made.layout)
+        rebuilt = replace(entry, file=file, layout=made.layout)
         try:
-            segment = Segment(self.folder, saved, self.manifest.dim, self.manifest.columns)
+            segment = Segment(self.folder, rebuilt, self.manifest.dim, self.manifest.columns)
             segment.check()
         except LatentDBError:
             return None
         self.segments.append(segment)
-        return saved
+        return rebuilt
 
     def _quarantine(self, names: set[str]) -> None:
         try:

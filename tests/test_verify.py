@@ -1,4 +1,4 @@
-"""Checking everything, and mending what can be made again."""
+"""Verifying every file, and repairing what can be rebuilt."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_a_damaged_id_look_up_is_made_again(path: Path) -> None:
         damage(segment_of(path, 1), name)
         with (
             LatentDB.open(path) as db,
-            pytest.raises(CorruptStoreError, match="is damaged: its checksum does not hold"),
+            pytest.raises(CorruptStoreError, match="is damaged: the checksum of the block"),
         ):
             db.vectors(db.ids())
         report = LatentDB.verify(path, repair=True)
         assert [problem.repair for problem in report.problems] == [
-            "id look-up made again from the ids"
+            "id look-up rebuilt from the ids"
         ]
         assert report.lost_rows == 0
         assert verify(path).problems == ()

@@ -1,1 +1,14 @@
-"""A store on disk: immutable HDF5 segments under one manifest that is replaced atomically."""
+"""A store on disk: immutable HDF5 segments under one manifest that is replaced atomically.
+
+manifest    the JSON file that names every file of a version, with its checksum
+columns     typed metadata, and metadata files
+blocks      arrays of a segment file, each block of 64 KiB verified before it is used
+segment     rows as one HDF5 file; opened, they are mapped
+id_filter   which ids are surely not in the store
+snapshot    one committed version, open for reading
+creation    making the folder of a store
+writer      the one writer: append, delete, replace; each method is one commit
+store       open, create, current snapshot, write
+compaction  merging small segments and dropping deleted rows
+garbage     deleting files that no version names
+"""

@@ -1,10 +1,11 @@
-"""The parts of a segment file: arrays of numbers, each checked before it is used.
+"""The arrays of a segment file, verified block by block before they are used.
 
-A segment is an HDF5 file of contiguous numbers.  Its *layout* says where each
-part lies, and a table has the checksum of every block of 64 KiB of it, so that
-a reader maps the file and checks only the blocks it looks at: what a query
-costs does not grow with the store, and no byte is used unchecked.  The
-manifest has the checksum of the layout, the layout that of the table.
+A segment is an HDF5 file of contiguous arrays of numbers.  Its *layout* has the
+offset, dtype and shape of each array; a table has the checksum of every block
+of 64 KiB of them.  A reader maps the file and verifies only the blocks that it
+reads, so the cost of a query does not grow with the store, and no byte is used
+unverified.  The manifest has the checksum of the layout, the layout that of the
+table.
 """
 
 from __future__ import annotations
@@ -34,34 +35,34 @@ BLOCK = 1 << 16  # bytes under one checksum
 CHECKSUMS = "checksums"
 LAYOUT = "layout"
 BLOCKS = "blocks"
-_OWN = (CHECKSUMS, LAYOUT, BLOCKS)
+_INTERNAL = (CHECKSUMS, LAYOUT, BLOCKS)
 _MAX_LAYOUT = 16 << 20
-_KINDS = "iuf"
-_REST = 8  # once an eighth of the blocks was checked one by one, the rest is checked at once
+_DTYPE_KINDS = "iuf"
+_VERIFY_ALL = 8  # past an eighth of the blocks, verifying the rest in order is faster
 
-Place = tuple[int, np.dtype[Any], tuple[int, ...]]  # offset in the file, type, shape
+ArrayLayout = tuple[int, np.dtype[Any], tuple[int, ...]]  # offset in the file, dtype, shape
 
 
 @dataclass(frozen=True)
 class SegmentBytes:
-    """A segment file: its bytes, and where in them its layout lies."""
+    """A segment file in memory, and the entry of its layout for the manifest."""
 
     data: bytes
     layout: LayoutEntry
 
 
 def dump(arrays: Mapping[str, Numbers]) -> SegmentBytes:
-    """Arrays as a contiguous HDF5 file, made in memory.
+    """Write arrays into a contiguous HDF5 file in memory.
 
     Parameters
     ----------
     arrays
-        ArrayFile by name, little-endian numbers.
+        Little-endian numbers, by name.
     """
     import h5py
 
     buffer = io.BytesIO()
-    places: dict[str, list[Any]] = {}
+    entries: dict[str, list[Any]] = {}
     sums: list[int] = []
     with h5py.File(
         buffer,
@@ -72,26 +73,26 @@ def dump(arrays: Mapping[str, Numbers]) -> SegmentBytes:
     ) as file:
 
         def write(name: str, values: Numbers) -> int:
-            """Offset of the part; 0 where it has no bytes."""
+            """Write an array; its offset, 0 where it has no bytes."""
             return file.create_dataset(name, data=values, track_times=False).id.get_offset() or 0
 
         for name, values in arrays.items():
             contiguous = np.ascontiguousarray(values)
             offset = write(name, contiguous)
-            places[name] = [offset, contiguous.dtype.str, list(contiguous.shape), len(sums)]
+            entries[name] = [offset, contiguous.dtype.str, list(contiguous.shape), len(sums)]
             sums += _block_sums(contiguous.reshape(-1).view("u1"))
         write(CHECKSUMS, array_checksums(arrays))
         table = np.array(sums, "<u8")
         offset = write(BLOCKS, table)
         text = json.dumps(
-            {"parts": places, "blocks": [offset, len(table), checksum(table.tobytes())]}
+            {"parts": entries, "blocks": [offset, len(table), checksum(table.tobytes())]}
         ).encode()
-        place = write(LAYOUT, np.frombuffer(text, "u1"))
-    return SegmentBytes(buffer.getvalue(), LayoutEntry(place, len(text), checksum(text)))
+        start = write(LAYOUT, np.frombuffer(text, "u1"))
+    return SegmentBytes(buffer.getvalue(), LayoutEntry(start, len(text), checksum(text)))
 
 
 def array_checksums(arrays: Mapping[str, Numbers]) -> NDArray[np.uint64]:
-    """xxh3 of each array, in the order of their names: tells which part of a file is damaged."""
+    """xxh3 of each array, in the order of their names: shows which array is damaged."""
     digests = [
         xxhash.xxh3_64_intdigest(np.ascontiguousarray(arrays[name]).tobytes())
         for name in sorted(arrays)
@@ -106,16 +107,16 @@ def _block_sums(raw: NDArray[np.uint8]) -> list[int]:
 
 
 class MappedArray:
-    """One array of a file.
+    """One array of a mapped file, verified as far as it is read.
 
     Parameters
     ----------
     array
-        Mapped.
+        The array, in the mapping.
     sums
-        uint64: the checksum of each block; None where the file was checked whole.
+        uint64: checksum of each block; None where the whole file was verified.
     name
-        For errors.
+        File and array, for errors.
     """
 
     def __init__(self, array: Numbers, sums: NDArray[np.uint64] | None, name: str) -> None:
@@ -124,26 +125,26 @@ class MappedArray:
         self._name = name
         self._sums = sums
         self._checked = None if sums is None else np.zeros(len(sums), bool)
-        self._one_by_one = 0
+        self._single_checks = 0
 
     def __len__(self) -> int:
         return len(self._array)
 
     def whole(self) -> Numbers:
-        """All of it.
+        """The whole array, mapped.
 
         Raises
         ------
         CorruptStoreError
-            If a block is not what was written.
+            If the checksum of a block does not match.
         """
         if self._checked is not None:
-            self._check(np.flatnonzero(~self._checked).tolist())
+            self._verify(np.flatnonzero(~self._checked).tolist())
             self._checked = None
         return self._array
 
     def take(self, positions: Ints) -> Numbers:
-        """Copies of the rows at some positions, which must be inside.
+        """Copies of the rows at some positions, which must exist.
 
         Raises
         ------
@@ -151,20 +152,20 @@ class MappedArray:
             As `whole`.
         """
         if self._checked is not None:
-            width = self._array.itemsize * math.prod(self._array.shape[1:])
-            if width > BLOCK:
+            row_bytes = self._array.itemsize * math.prod(self._array.shape[1:])
+            if row_bytes > BLOCK:
                 self.whole()
             else:
-                blocks = positions * width // BLOCK
-                if width and BLOCK % width:  # a row may end in the next block
-                    last = (positions * width + width - 1) // BLOCK
+                blocks = positions * row_bytes // BLOCK
+                if row_bytes and BLOCK % row_bytes:  # a row may end in the next block
+                    last = (positions * row_bytes + row_bytes - 1) // BLOCK
                     blocks = np.concatenate([blocks, last])
                 if not self._checked[blocks].all():
-                    self._touch(blocks)
+                    self._verify_few(blocks)
         return self._array.take(positions, axis=0)
 
-    def part(self, start: int, stop: int) -> Numbers:
-        """The rows from start to stop, of a part that is one-dimensional.
+    def range(self, start: int, stop: int) -> Numbers:
+        """The items from start to stop of a one-dimensional array, mapped.
 
         Raises
         ------
@@ -175,22 +176,22 @@ class MappedArray:
             size = self._array.itemsize
             first, last = start * size // BLOCK, (stop * size - 1) // BLOCK
             if not self._checked[first : last + 1].all():
-                self._touch(np.arange(first, last + 1))
+                self._verify_few(np.arange(first, last + 1))
         return self._array[start:stop]
 
-    def _touch(self, blocks: Ints) -> None:
+    def _verify_few(self, blocks: Ints) -> None:
         checked = self._checked
         if checked is None:
             return
         # Not np.unique, which imports numpy.ma: 10 ms of a cold query.
         new = sorted(set(blocks[~checked[blocks]].tolist()))
-        self._one_by_one += len(new)
-        if self._one_by_one * _REST > len(checked):
+        self._single_checks += len(new)
+        if self._single_checks * _VERIFY_ALL > len(checked):
             self.whole()
         else:
-            self._check(new)
+            self._verify(new)
 
-    def _check(self, blocks: list[int]) -> None:
+    def _verify(self, blocks: list[int]) -> None:
         sums, checked = self._sums, self._checked
         if sums is None or checked is None:
             return
@@ -199,45 +200,45 @@ class MappedArray:
             start = number * BLOCK
             if digest(self._raw[start : start + BLOCK]) != sums[number]:
                 raise CorruptStoreError(
-                    f"{self._name} is damaged: its checksum does not hold "
-                    f"from byte {start} of it on"
+                    f"{self._name} is damaged: the checksum of the block "
+                    f"from byte {start} of it does not match"
                 )
             checked[number] = True
 
 
 class ArrayFile:
-    """The parts of one file, opened.
+    """The arrays of one mapped file.
 
     Parameters
     ----------
     path, entry
-        The file, and what the manifest says of it.
+        The file, and its entry in the manifest.
     layout
-        Where its layout is; None for a file of format version 1, which has none
-        and is checked whole.
+        Entry of its layout; None for a file of format version 1, which has no
+        layout and is verified whole.
 
     Raises
     ------
     NotFoundError
         If the file is missing.
     CorruptStoreError
-        If it is damaged, or holds anything else than contiguous numbers.
+        If it is damaged, or holds anything but contiguous numbers.
     """
 
     def __init__(self, path: Path, entry: FileEntry, layout: LayoutEntry | None) -> None:
         self._path = path
         self._sums: NDArray[np.uint64] | None = None
-        self._firsts: dict[str, int] = {}
+        self._first_blocks: dict[str, int] = {}
         self._opened: dict[str, MappedArray] = {}
         self._map: mmap.mmap
         if layout is None:
             self._map = map_checked(path, entry.bytes, entry.checksum)
-            self._places = hdf5_layout(path, entry.bytes)
+            self._layouts = hdf5_layout(path, entry.bytes)
         else:
             self._map = map_sized(path, entry.bytes)
-            self._places = self._read(layout)
+            self._layouts = self._read(layout)
 
-    def _read(self, layout: LayoutEntry) -> dict[str, Place]:
+    def _read(self, layout: LayoutEntry) -> dict[str, ArrayLayout]:
         end = layout.offset + layout.bytes
         if layout.bytes > _MAX_LAYOUT or end > len(self._map):
             raise CorruptStoreError(f"{self._path}: refused, its layout lies outside the file")
@@ -252,68 +253,68 @@ class ArrayFile:
                 raise CorruptStoreError(
                     f"{self._path} is damaged: the checksum of its table of blocks is wrong"
                 )
-            places: dict[str, Place] = {}
-            for name, (start, kind, shape, first) in document["parts"].items():
-                dtype = np.dtype(str(kind))
-                if dtype.kind not in _KINDS or dtype.hasobject:
+            layouts: dict[str, ArrayLayout] = {}
+            for name, (start, dtype_text, shape, first) in document["parts"].items():
+                dtype = np.dtype(str(dtype_text))
+                if dtype.kind not in _DTYPE_KINDS or dtype.hasobject:
                     raise ValueError(f"{name} is of type {dtype}")
-                place = (_whole(start), dtype, tuple(_whole(side) for side in shape))
-                blocks = -(-self._numbers(name, place).nbytes // BLOCK)
-                if not 0 <= _whole(first) <= count - blocks:
+                found = (_natural(start), dtype, tuple(_natural(side) for side in shape))
+                blocks = -(-self._numbers(name, found).nbytes // BLOCK)
+                if not 0 <= _natural(first) <= count - blocks:
                     raise ValueError(f"{name} has no checksums")
-                places[name], self._firsts[name] = place, first
+                layouts[name], self._first_blocks[name] = found, first
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, CorruptStoreError):
                 raise
-            told = " ".join(str(error).split())[:200]
-            raise CorruptStoreError(f"{self._path}: refused, its layout is none: {told}") from error
+            reason = " ".join(str(error).split())[:200]
+            raise CorruptStoreError(f"{self._path}: refused, invalid layout: {reason}") from error
         self._sums = table
-        return places
+        return layouts
 
     def is_intact(self) -> bool:
-        """Whether the file still has the size it was mapped with: a system call."""
+        """Whether the file still has the size it was mapped with (one system call)."""
         return self._map.size() == len(self._map)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._layouts
 
     def names(self) -> set[str]:
-        """Names of all parts but those that only check the others."""
-        return set(self._places).difference(_OWN)
+        """Names of the arrays, without checksums and layout."""
+        return set(self._layouts).difference(_INTERNAL)
 
     def length(self, name: str) -> int:
-        """First side of a part; 0 where there is none."""
-        return self._places[name][2][0] if name in self._places and self._places[name][2] else 0
+        """Length of the first dimension of an array; 0 where it is missing."""
+        return self._layouts[name][2][0] if name in self._layouts and self._layouts[name][2] else 0
 
     def get(self, name: str, dtype: str, shape: tuple[int, ...]) -> MappedArray:
-        """A part, which must be of this type and shape.
+        """An array, which must have this dtype and shape.
 
         Raises
         ------
         CorruptStoreError
-            If it is not, or is missing.
+            If it has not, or is missing.
         """
         opened = self._opened.get(name)
         if opened is not None:
             return opened
-        if name not in self._places:
+        if name not in self._layouts:
             raise CorruptStoreError(f"{self._path}: {name!r} is missing")
-        place = self._places[name]
-        if place[1] != np.dtype(dtype) or place[2] != shape:
+        layout = self._layouts[name]
+        if layout[1] != np.dtype(dtype) or layout[2] != shape:
             raise CorruptStoreError(
-                f"{self._path}: refused, {name!r} is {place[1]} {place[2]}, "
+                f"{self._path}: refused, {name!r} is {layout[1]} {layout[2]}, "
                 f"expected {dtype} {shape}"
             )
-        array = self._numbers(name, place)
+        array = self._numbers(name, layout)
         sums = None
         if self._sums is not None:
-            first = self._firsts[name]
+            first = self._first_blocks[name]
             sums = self._sums[first : first + -(-array.nbytes // BLOCK)]
-        part = self._opened[name] = MappedArray(array, sums, f"{self._path}: {name}")
-        return part
+        mapped = self._opened[name] = MappedArray(array, sums, f"{self._path}: {name}")
+        return mapped
 
-    def _numbers(self, name: str, place: Place) -> Numbers:
-        offset, dtype, shape = place
+    def _numbers(self, name: str, layout: ArrayLayout) -> Numbers:
+        offset, dtype, shape = layout
         count = math.prod(shape)
         if not 0 <= offset <= len(self._map) - count * dtype.itemsize:
             raise CorruptStoreError(f"{self._path}: refused, {name!r} lies outside the file")
@@ -321,28 +322,28 @@ class ArrayFile:
         return found.reshape(shape)
 
     def check(self, entry: FileEntry) -> None:
-        """Check all of the file, and that HDF5 says of it what its layout says.
+        """Verify the whole file, and that its layout agrees with its HDF5 structure.
 
         Raises
         ------
         CorruptStoreError
-            If anything is not as it was written.
+            If either does not hold.
         """
         map_checked(self._path, entry.bytes, entry.checksum)
         found = hdf5_layout(self._path, entry.bytes)
-        if {name: found[name] for name in found if name not in _OWN} != {
-            name: self._places[name] for name in self.names()
+        if {name: found[name] for name in found if name not in _INTERNAL} != {
+            name: self._layouts[name] for name in self.names()
         }:
-            raise CorruptStoreError(f"{self._path}: refused, its layout is not that of its HDF5")
+            raise CorruptStoreError(f"{self._path}: refused, its layout differs from its HDF5")
 
 
-def _whole(value: Any) -> int:
+def _natural(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**62:
         raise ValueError(f"{value!r} is out of bounds")
     return value
 
 
-def hdf5_layout(path: Path, size: int) -> dict[str, Place]:
+def hdf5_layout(path: Path, size: int) -> dict[str, ArrayLayout]:
     """Offset, type and shape of every data set; refuse whatever else HDF5 can express.
 
     Virtual data sets, external links and external storage read other files;

@@ -1,6 +1,6 @@
-"""Typed metadata: columns of text, whole numbers, numbers and truth values.
+"""Typed metadata: columns of str, int, float and bool, and files with metadata.
 
-A value may be missing in any column.  Text is kept as codes into a table of
+A value may be missing in any column.  Text is stored as codes into a table of
 categories, because labels repeat.
 """
 
@@ -39,12 +39,12 @@ Value = str | int | float | bool | None
 
 
 def check_key(key: str) -> None:
-    """Refuse a metadata key that no expression could name.
+    """Refuse a metadata key that no filter expression could name.
 
     Raises
     ------
     InvalidInputError
-        If it is not an identifier, or has a meaning already.
+        If it is not an identifier, or is reserved.
     """
     if not isinstance(key, str) or not key.isidentifier() or keyword.iskeyword(key):
         raise InvalidInputError(
@@ -70,11 +70,11 @@ class Column:
         ``"str"``, ``"int"``, ``"float"`` or ``"bool"``.
     values
         ``[n]``: int32 codes into `categories` for text, else int64, float64
-        or uint8.  Where a value is missing its entry means nothing.
+        or uint8.  The entry of a missing value has no meaning.
     missing
         bool ``[n]``, or None where nothing is missing.
     categories
-        The different texts, for text.
+        The distinct texts, for type ``"str"``.
     """
 
     type: str
@@ -139,9 +139,9 @@ def make_column(key: str, values: Sequence[Any] | NDArray[Any]) -> Column | None
     Raises
     ------
     InvalidInputError
-        If values are of different types, or none that can be kept.
+        If values are of different types, or of one that cannot be stored.
     """
-    # Of times numpy would give bare nanoseconds.
+    # tolist() would turn times into bare nanoseconds.
     if isinstance(values, np.ndarray) and values.dtype.kind not in "mM":
         plain = values.tolist()
     else:
@@ -175,11 +175,11 @@ def _typed(key: str, type_: str, plain: list[Any]) -> Column:
     missing = np.array(
         [value is None or (isinstance(value, float) and math.isnan(value)) for value in plain], bool
     )
-    lost = missing if missing.any() else None
+    mask = missing if missing.any() else None
     if type_ == "str":
         table: dict[str, int] = {}
-        codes = [0 if gone else table.setdefault(value, len(table))
-                 for value, gone in zip(plain, missing, strict=True)]  # fmt: skip
+        codes = [0 if absent else table.setdefault(value, len(table))
+                 for value, absent in zip(plain, missing, strict=True)]  # fmt: skip
         for text in table:
             try:
                 text.encode()
@@ -187,10 +187,10 @@ def _typed(key: str, type_: str, plain: list[Any]) -> Column:
                 raise InvalidInputError(
                     f"metadata {key!r} has text that is not valid Unicode: {text!r}"
                 ) from error
-        return Column(type_, np.array(codes, "<i4"), lost, tuple(table))
-    filled = [0 if gone else value for value, gone in zip(plain, missing, strict=True)]
+        return Column(type_, np.array(codes, "<i4"), mask, tuple(table))
+    filled = [0 if absent else value for value, absent in zip(plain, missing, strict=True)]
     try:
-        return Column(type_, np.array(filled, DTYPES[type_]), lost)
+        return Column(type_, np.array(filled, DTYPES[type_]), mask)
     except OverflowError as error:
         raise InvalidInputError(
             f"metadata {key!r} has a whole number beyond 64 bits: keep it as text"
@@ -228,24 +228,27 @@ def make_columns(metadata: Mapping[str, Any] | None, rows: int) -> dict[str, Col
     return columns
 
 
-def join(type_: str, parts: Sequence[Column]) -> Column:
+def join(type_: str, columns: Sequence[Column]) -> Column:
     """One column out of several of the same type, row after row."""
     missing = None
-    if any(part.missing is not None for part in parts):
+    if any(column.missing is not None for column in columns):
         missing = np.concatenate(
-            [np.zeros(len(part), bool) if part.missing is None else part.missing for part in parts]
+            [
+                np.zeros(len(column), bool) if column.missing is None else column.missing
+                for column in columns
+            ]
         )
     if type_ != "str":
-        return Column(type_, np.concatenate([part.values for part in parts]), missing)
+        return Column(type_, np.concatenate([column.values for column in columns]), missing)
     table: dict[str, int] = {}
     codes = []
-    for part in parts:
-        mapped = [table.setdefault(text, len(table)) for text in part.categories]
+    for column in columns:
+        mapped = [table.setdefault(text, len(table)) for text in column.categories]
         if not mapped:
-            codes.append(np.zeros(len(part), "<i4"))
+            codes.append(np.zeros(len(column), "<i4"))
             continue
         # Entries of missing values may lie outside the categories.
-        codes.append(np.array(mapped, "<i4")[np.clip(part.values, 0, len(mapped) - 1)])
+        codes.append(np.array(mapped, "<i4")[np.clip(column.values, 0, len(mapped) - 1)])
     return Column(type_, np.concatenate(codes), missing, tuple(table))
 
 
@@ -269,11 +272,11 @@ class Table:
 
     @property
     def types(self) -> dict[str, str]:
-        """Kind of every column."""
+        """Type of every column."""
         return {key: column.type for key, column in self.columns.items()}
 
     def row(self, name: str, path: str) -> dict[str, Value] | None:
-        """The values for an image, by its id or else its path; None where there are none."""
+        """The values of an image, found by its id or else its path; None where there are none."""
         number = self.rows.get(name, self.rows.get(path))
         if number is None:
             return None

@@ -1,7 +1,7 @@
 """Merge small segments and drop deleted rows, while readers keep reading.
 
-A merged segment is written beside the old ones and named by a new manifest; the
-old files stay for the readers of earlier versions until their grace is over.
+A merged segment is written beside the old ones and named by a new manifest.  The
+old files are kept for readers of earlier versions until their grace ends.
 Row numbers do not change, so the search index stays as it is.
 """
 
@@ -18,9 +18,9 @@ from latentdb.store.segment import Rows
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import SEGMENT_BYTES, Writer
 
-MOST_SEGMENTS = 100  # small ones; merged when there are more
-MOST_DELETED = 0.3  # share of the rows on disk
-_LEAST_ROWS = 1000  # below this nothing is gained by dropping rows early
+MOST_SEGMENTS = 100  # small segments; they are merged when there are more
+MOST_DELETED = 0.3  # share of the rows on disk; they are dropped when there are more
+_LEAST_ROWS = 1000  # on disk; in a smaller store deleted rows cost readers nothing
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class CompactReport:
     Attributes
     ----------
     merged, written
-        Segments that went, and that came in their place.
+        Segments replaced, and segments written in their place.
     dropped
-        Deleted rows that are no longer on disk.
+        Deleted rows removed from disk.
     segments
-        How many there are now.
+        Segments after it.
     """
 
     merged: int
@@ -49,15 +49,15 @@ def compact(writer: Writer, *, everything: bool = True) -> CompactReport:
     Parameters
     ----------
     writer
-        Of the store.
+        The writer of the store.
     everything
-        Merge all that is small or has deleted rows; otherwise only as much as
-        keeps the cost of many small commits low.
+        Merge every segment that is small or has deleted rows; otherwise only the
+        last ones, so that many small commits stay cheap.
 
     Returns
     -------
     CompactReport
-        Zeros where there was nothing to do.
+        With zeros where there was nothing to do.
     """
     merged = written = dropped = 0
     for names in _groups(writer.snapshot, everything=everything):
@@ -72,7 +72,7 @@ def compact(writer: Writer, *, everything: bool = True) -> CompactReport:
         except StoreError as error:
             if everything:
                 raise
-            # It was not asked for: the rows are committed, and the next writer tries again.
+            # Nobody asked for it: the rows are committed, and the next writer tries again.
             warnings.warn(
                 f"segments were not merged ({error}); latentdb compact merges them",
                 RuntimeWarning,
@@ -86,7 +86,7 @@ def compact(writer: Writer, *, everything: bool = True) -> CompactReport:
 
 
 def is_due(snapshot: Snapshot) -> bool:
-    """Whether there are so many small segments or deleted rows that readers feel it."""
+    """Whether there are so many small segments or deleted rows that reads become slower."""
     manifest = snapshot.manifest
     on_disk = manifest.rows + manifest.deleted_rows
     if on_disk >= _LEAST_ROWS and manifest.deleted_rows > MOST_DELETED * on_disk:
@@ -96,7 +96,7 @@ def is_due(snapshot: Snapshot) -> bool:
 
 
 def _groups(snapshot: Snapshot, *, everything: bool) -> list[set[str]]:
-    """Runs of neighbouring segments to merge, by file name, each about a full segment at most."""
+    """Runs of neighbouring segments to merge, by file name, each at most about a full segment."""
     sizes = []
     for segment in snapshot.segments:
         alive = snapshot.live(segment)
@@ -104,7 +104,7 @@ def _groups(snapshot: Snapshot, *, everything: bool) -> list[set[str]]:
         sizes.append((segment.entry.file.name, share * segment.entry.file.bytes, share))
     start = 0
     if not everything and sum(size for _, size, share in sizes if share < 1) == 0:
-        start = _tail(sizes)
+        start = _first_of_last_run(sizes)
     groups: list[set[str]] = []
     run: list[tuple[str, float, float]] = []
 
@@ -121,11 +121,11 @@ def _groups(snapshot: Snapshot, *, everything: bool) -> list[set[str]]:
     return groups
 
 
-def _tail(sizes: Sequence[tuple[str, float, float]]) -> int:
-    """Where the run of last segments begins that is worth merging.
+def _first_of_last_run(sizes: Sequence[tuple[str, float, float]]) -> int:
+    """Index of the first segment of the last run that is worth merging.
 
-    A segment joins while it is no larger than twice what comes after it, so
-    that a row is written again only when its segment doubles.
+    A segment joins the run while it is at most twice as large as all that follow
+    it, so a row is rewritten only when its segment grows by half or more.
     """
     start = len(sizes)
     after = 0.0

@@ -1,7 +1,7 @@
-"""The manifest: one JSON file that says what a store is, replaced atomically.
+"""The manifest: one JSON file that describes a version of a store, replaced atomically.
 
-A version of a store is exactly what its manifest names.  Everything else in
-the folder is either on its way in or on its way out.
+A version consists of exactly the files that its manifest names.  Any other file
+is being written, or waits for garbage collection.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from latentdb.base.errors import CorruptStoreError, LockedError, NotFoundError, 
 from latentdb.base.files import os_reason, read_limited, replace_atomically
 from latentdb.store.columns import COLUMN_TYPES, check_key
 
-FORMAT_VERSION = 2  # 1 had segments without a layout
+FORMAT_VERSION = 2  # version 1 had segments without a layout
 _READABLE = (1, 2)
 MANIFEST = "MANIFEST.json"
 TEMPORARY_MANIFEST = f".{MANIFEST}."  # prefix of a manifest that is not in force yet
@@ -49,7 +49,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class LayoutEntry:
-    """Where in a segment file its layout lies: offset and bytes; and its checksum."""
+    """Offset, bytes and checksum of the layout in a segment file."""
 
     offset: int
     bytes: int
@@ -91,30 +91,30 @@ class DeletionsEntry:
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """The search index and what was measured of it.
+    """The search index, and what was measured when it was built.
 
     Attributes
     ----------
     file
         The serialized FAISS index.
     kind
-        How vectors are kept in it (``"ivf-sq8"``, ``"hnsw-sq8"``).
+        Structure and quantiser (``"ivf-sq8"``, ``"ivf-sq4"``, ``"hnsw-sq8"``).
     rows_below
-        Every row with a smaller number that was alive is in it.
+        It holds every live row with a smaller number; larger ones are unindexed.
     rows
         How many rows it holds.
     parameters
         Of the search: see `latentdb.ann.tuning.Tuning`.
     recall_target, recall_measured
-        Asked for, and found on held-out rows, at ``recall_k`` neighbours.
+        Recall@``recall_k``: the target, and what was measured on held-out rows.
     queries
         How many rows the recall was measured on.
     build_seconds
         Wall time of building and tuning.
     metric, centre
-        What it finds the nearest by, and what cosine is measured around.
+        Metric it was built for, and the centre of cosine.
     trained_rows
-        How many rows there were when it was last built from nothing.
+        Rows in the store when it was last built from scratch.
     milliseconds
         Median time of one query when it was tuned.
     """
@@ -151,15 +151,15 @@ class Settings:
     Attributes
     ----------
     recall
-        Least share of the true neighbours to find, as the user asked.
+        The recall target: least share of the true neighbours to find.
     exact_rows
-        Up to so many rows an index was found to be no gain.
+        Up to this many rows an index was measured to be no faster than a scan.
     memory
-        Bytes the index may take; 0 for as many as it needs.
+        Bytes that the index may take; 0 for no limit.
     prefer
         ``"build"`` or ``"latency"``: see `latentdb.ann.plan.plan`.
     metric
-        That the index is for.
+        Metric that the index is built for.
     """
 
     recall: float = 0.99
@@ -176,15 +176,15 @@ class Manifest:
     Attributes
     ----------
     uuid
-        Of the store; the same in every version.
+        Identifies the store; the same in every version.
     version
-        Counts commits.
+        Number of commits.
     dim
         Dimensions of z_mean.
     next_row
-        The first row number not yet given; numbers are never given twice.
+        Next row number; numbers are never reused.
     columns
-        Kind of every metadata key.
+        Type of every metadata key.
     """
 
     uuid: str
@@ -200,16 +200,16 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        """Rows that are alive."""
+        """Rows that are not deleted."""
         return sum(segment.rows for segment in self.segments) - self.deleted_rows
 
     @property
     def deleted_rows(self) -> int:
-        """Rows that are deleted and still in a segment."""
+        """Deleted rows that are still in a segment."""
         return 0 if self.deletions is None else self.deletions.in_segments
 
     def file_names(self) -> set[str]:
-        """Every file that this version needs."""
+        """Names of all files of this version."""
         names = {segment.file.name for segment in self.segments}
         if self.deletions is not None:
             names.add(self.deletions.file.name)
@@ -226,9 +226,9 @@ def unique_name() -> str:
 
 
 def dump(manifest: Manifest) -> bytes:
-    """The manifest as the bytes of its file, with a checksum over its content."""
+    """The bytes of the manifest file, with a checksum over its content."""
     body = _canonical(manifest)
-    # A line for each segment; a text inside has no bare quotation mark, so none is split.
+    # A line for each segment; quotation marks in a text are escaped, so no text is split.
     lines = body.replace('{"file":{', '\n{"file":{')
     return (
         f'{{"format":"latentdb","format_version":{FORMAT_VERSION},\n'
@@ -237,7 +237,7 @@ def dump(manifest: Manifest) -> bytes:
 
 
 def _canonical(body: Any) -> str:
-    """The one way to write a content down: what the checksum is over."""
+    """Canonical JSON, over which the checksum is computed."""
     return json.dumps(body, default=vars, sort_keys=True, separators=(",", ":"))
 
 
@@ -246,12 +246,12 @@ def _checksum(text: str, version: int) -> str:
 
 
 def load(data: bytes, name: str) -> Manifest:
-    """Read the bytes of a manifest file; `name` is what an error calls it.
+    """Parse the bytes of a manifest file; errors call it `name`.
 
     Raises
     ------
     CorruptStoreError
-        If it is not what `dump` wrote, or says what no store can be.
+        If it is not what `dump` wrote, or describes no possible store.
     StoreError
         If a newer latentdb wrote it.
     """
@@ -267,7 +267,7 @@ def load(data: bytes, name: str) -> Manifest:
             )
         body = document["manifest"]
         if found not in _READABLE or document["checksum"] != _checksum(_canonical(body), found):
-            raise ValueError("its checksum does not hold")
+            raise ValueError("its checksum does not match")
         return _manifest(body)
     except (
         ValueError,
@@ -277,9 +277,9 @@ def load(data: bytes, name: str) -> Manifest:
         OverflowError,
         RecursionError,
     ) as error:
-        told = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise CorruptStoreError(
-            f"{name} is damaged ({told}): restore it from a backup; its segments are whole"
+            f"{name} is damaged ({reason}): restore it from a backup; its segments are whole"
         ) from error
 
 
@@ -292,9 +292,9 @@ def _manifest(body: Any) -> Manifest:
         check_key(key)
     manifest = Manifest(
         uuid=_text(body["uuid"]),
-        version=_whole(body["version"]),
-        dim=_whole(body["dim"], 1, MAX_DIM),
-        next_row=_whole(body["next_row"]),
+        version=_integer(body["version"]),
+        dim=_integer(body["dim"], 1, MAX_DIM),
+        next_row=_integer(body["next_row"]),
         segments=tuple(_segment(item) for item in body["segments"]),
         deletions=None if body["deletions"] is None else _deletions(body["deletions"]),
         index=None if body["index"] is None else _index(body["index"]),
@@ -306,7 +306,7 @@ def _manifest(body: Any) -> Manifest:
     for segment in manifest.segments:
         _require(segment.first_row > last, "row numbers of segments overlap")
         last = segment.last_row
-    _require(last < manifest.next_row, "a segment has rows not yet given")
+    _require(last < manifest.next_row, "a segment has row numbers beyond next_row")
     _require(manifest.rows >= 0, "more rows are deleted than there are")
     centre = () if manifest.index is None else manifest.index.centre
     sides = manifest.dim if manifest.index is not None and manifest.index.metric == COSINE else 0
@@ -314,18 +314,18 @@ def _manifest(body: Any) -> Manifest:
     return manifest
 
 
-def _require(holds: bool, told: str) -> None:
+def _require(holds: bool, violation: str) -> None:
     if not holds:
-        raise ValueError(told)
+        raise ValueError(violation)
 
 
-def _whole(value: Any, least: int = 0, most: int = 2**62) -> int:
+def _integer(value: Any, least: int = 0, most: int = 2**62) -> int:
     _require(type(value) is int and least <= value <= most, f"{value!r} is out of bounds")
     return int(value)
 
 
-def _share(value: Any) -> float:
-    _require(type(value) in (int, float) and 0 <= value <= 1, f"{value!r} is not a share")
+def _fraction(value: Any) -> float:
+    _require(type(value) in (int, float) and 0 <= value <= 1, f"{value!r} is not between 0 and 1")
     return float(value)
 
 
@@ -337,19 +337,19 @@ def _text(value: Any) -> str:
 def _file(item: Any) -> FileEntry:
     name = _text(item["name"])
     _require(_NAME.match(name) is not None, f"file name {name!r} is not allowed")
-    return FileEntry(name, _whole(item["bytes"], 1), _digest(item["checksum"]))
+    return FileEntry(name, _integer(item["bytes"], 1), _digest(item["checksum"]))
 
 
 def _digest(value: Any) -> str:
     digest = _text(value)
-    _require(_CHECKSUM.match(digest) is not None, f"checksum {digest!r} is none")
+    _require(_CHECKSUM.match(digest) is not None, f"malformed checksum {digest!r}")
     return digest
 
 
 def _segment(item: Any) -> SegmentEntry:
-    first, last = _whole(item["first_row"]), _whole(item["last_row"])
-    rows = _whole(item["rows"], 1)
-    _require(rows <= last - first + 1, "a segment has more rows than numbers")
+    first, last = _integer(item["first_row"]), _integer(item["last_row"])
+    rows = _integer(item["rows"], 1)
+    _require(rows <= last - first + 1, "a segment has more rows than row numbers")
     layout = item.get("layout")
     return SegmentEntry(
         _file(item["file"]), rows, first, last, None if layout is None else _layout(layout)
@@ -357,45 +357,49 @@ def _segment(item: Any) -> SegmentEntry:
 
 
 def _layout(item: Any) -> LayoutEntry:
-    return LayoutEntry(_whole(item["offset"]), _whole(item["bytes"], 1), _digest(item["checksum"]))
+    return LayoutEntry(
+        _integer(item["offset"]), _integer(item["bytes"], 1), _digest(item["checksum"])
+    )
 
 
 def _deletions(item: Any) -> DeletionsEntry:
-    rows = _whole(item["rows"], 1)
-    return DeletionsEntry(_file(item["file"]), rows, _whole(item["in_segments"], 0, rows))
+    rows = _integer(item["rows"], 1)
+    return DeletionsEntry(_file(item["file"]), rows, _integer(item["in_segments"], 0, rows))
 
 
 def _index(item: Any) -> IndexEntry:
     metric, centre = item.get("metric", "l2"), item.get("centre", [])
-    _require(metric in METRICS and isinstance(centre, list), "its metric is not known")
+    _require(metric in METRICS and isinstance(centre, list), "its metric is unknown")
     return IndexEntry(
         file=_file(item["file"]),
         kind=_text(item["kind"]),
-        rows_below=_whole(item["rows_below"]),
-        rows=_whole(item["rows"], 1),
-        parameters={_text(key): _whole(value) for key, value in item["parameters"].items()},
-        recall_target=_share(item["recall_target"]),
-        recall_measured=_share(item["recall_measured"]),
-        recall_k=_whole(item["recall_k"], 1),
-        queries=_whole(item["queries"], 1),
+        rows_below=_integer(item["rows_below"]),
+        rows=_integer(item["rows"], 1),
+        parameters={_text(key): _integer(value) for key, value in item["parameters"].items()},
+        recall_target=_fraction(item["recall_target"]),
+        recall_measured=_fraction(item["recall_measured"]),
+        recall_k=_integer(item["recall_k"], 1),
+        queries=_integer(item["queries"], 1),
         build_seconds=_number(item["build_seconds"]),
         metric=metric,
         centre=tuple(_number(value) for value in centre),
-        trained_rows=_whole(item.get("trained_rows", 0)),
+        trained_rows=_integer(item.get("trained_rows", 0)),
         milliseconds=_number(item.get("milliseconds", 0.0)),
     )
 
 
 def _number(value: Any) -> float:
-    _require(type(value) in (int, float) and math.isfinite(value), f"{value!r} is no number")
+    _require(
+        type(value) in (int, float) and math.isfinite(value), f"{value!r} is not a finite number"
+    )
     return float(value)
 
 
 def _settings(item: Any) -> Settings:
     metric, prefer = item.get("metric", "l2"), item.get("prefer", "build")
-    _require(metric in METRICS and prefer in PREFERENCES, "its settings are not known")
-    memory = _whole(item.get("memory", 0))
-    return Settings(_share(item["recall"]), _whole(item["exact_rows"]), memory, prefer, metric)
+    _require(metric in METRICS and prefer in PREFERENCES, "its settings are unknown")
+    memory = _integer(item.get("memory", 0))
+    return Settings(_fraction(item["recall"]), _integer(item["exact_rows"]), memory, prefer, metric)
 
 
 def _model(item: Any) -> ModelEntry:
@@ -408,7 +412,7 @@ def _model(item: Any) -> ModelEntry:
 
 
 def read(folder: Path) -> Manifest:
-    """The version of a store that is committed now.
+    """The current version of a store.
 
     Raises
     ------
@@ -440,13 +444,13 @@ def read_bytes(folder: Path) -> bytes:
 
 
 def stamp(file: str) -> tuple[int, int, int] | None:
-    """What tells one manifest file from another; None where nothing does."""
+    """Inode, time and size of a manifest file; None where they cannot identify it."""
     try:
         status = os.stat(file)  # a Path would take microseconds
     except OSError:
         return None
     if time.time_ns() - status.st_mtime_ns < _TICK_NS:
-        return None  # within a tick of the clock an inode may come back with the same time
+        return None  # within a tick of the clock an inode can be reused with the same time
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
@@ -456,12 +460,12 @@ def commit(folder: Path, manifest: Manifest) -> tuple[Manifest, bytes]:
     Returns
     -------
     tuple
-        What a reader reads from now on, and the bytes of the file.
+        The manifest as a reader parses it, and the bytes of the file.
 
     Raises
     ------
     StoreError
-        If it cannot be written, or no reader could read it; the old one is in force then.
+        If it cannot be written, or no reader could parse it; the old version stays then.
     """
     data = dump(manifest)
     try:
@@ -475,12 +479,12 @@ def commit(folder: Path, manifest: Manifest) -> tuple[Manifest, bytes]:
 
 @contextmanager
 def writer_lock(folder: Path) -> Iterator[None]:
-    """Be the only writer of a store; the system frees the lock of a killed process.
+    """Hold the lock of the only writer; the system frees that of a killed process.
 
     Raises
     ------
     LockedError
-        At once, if another holds it: says who.
+        At once, if another process holds it; names that process.
     """
     path = folder / LOCK
     try:

@@ -1,7 +1,7 @@
-"""A segment: some rows as one immutable HDF5 file.
+"""A segment: rows as one immutable HDF5 file.
 
-Written in memory, byte for byte.  Every part is checked before it is used, and
-only as far as it is used: see `latentdb.store.blocks`.
+The file is built in memory and written in one piece.  Its arrays are mapped and
+verified as far as they are read: see `latentdb.store.blocks`.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from latentdb.store.blocks import (
     array_checksums,
     hdf5_layout,
 )
-from latentdb.store.blocks import dump as dump_parts
+from latentdb.store.blocks import dump as dump_arrays
 from latentdb.store.columns import DTYPES, Column, Value, absent, join
 from latentdb.store.manifest import SegmentEntry
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-_FEW = 50  # numbers for which Python is faster than numpy
-MAX_COLUMNS = 1_000  # each is up to six objects
+_NUMPY_PAYS = 50  # up to so many numbers, min and max of Python are faster
+MAX_COLUMNS = 1_000  # each is up to six HDF5 objects, of at most 10,000
 
 
 @dataclass(frozen=True, eq=False)
 class FileStats:
-    """What is known of the image files behind some rows.
+    """Size, time and content hash of the image files that rows were encoded from.
 
     Attributes
     ----------
     sizes, mtimes_ns
-        int64 ``[n]``: bytes, and nanoseconds of the last change.
+        int64 ``[n]``: bytes, and time of the last change in nanoseconds.
     digests
         uint64 ``[n]``: xxh3 of the content.
     """
@@ -64,7 +64,7 @@ class FileStats:
 
     @staticmethod
     def concat(blocks: Sequence[FileStats]) -> FileStats:
-        """Those of several blocks, one after the other."""
+        """The stats of several blocks, one after the other."""
         return FileStats(
             np.concatenate([block.sizes for block in blocks]),
             np.concatenate([block.mtimes_ns for block in blocks]),
@@ -72,18 +72,18 @@ class FileStats:
         )
 
     def take(self, positions: Ints | slice) -> FileStats:
-        """Those of some of the rows."""
+        """The stats of some rows: at positions, in their order, or a slice."""
         return FileStats(self.sizes[positions], self.mtimes_ns[positions], self.digests[positions])
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows on their way into a store.
+    """Rows in memory, as they are written into a store.
 
     Attributes
     ----------
     ids
-        Different from each other.
+        Without duplicates.
     z_mean, z_log_var
         float32 ``[n, d]``; z_log_var may be absent.
     paths
@@ -91,9 +91,9 @@ class Rows:
     file_stats
         Of those images.
     columns
-        Metadata.
+        Metadata, by key.
     hashes
-        `hash_ids` of the ids, where it is known already.
+        `hash_ids` of the ids, where they were computed already.
     """
 
     ids: Sequence[str]
@@ -166,7 +166,7 @@ def _concat_present(arrays: Sequence[NDArray[Any] | None]) -> NDArray[Any] | Non
 
 
 def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
-    """64-bit xxh3 of each id, by which rows are looked up; text that is no Unicode has one too."""
+    """64-bit xxh3 of each id; text with lone surrogates, which is no Unicode, has one too."""
     digest = xxhash.xxh3_64_intdigest
     return np.fromiter(
         (digest(name.encode(errors="surrogatepass")) for name in ids), np.uint64, len(ids)
@@ -174,7 +174,7 @@ def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def dump(rows: Rows, numbers: Ints) -> SegmentBytes:
-    """A segment file.
+    """Write rows into a segment file in memory.
 
     Parameters
     ----------
@@ -206,23 +206,23 @@ def dump(rows: Rows, numbers: Ints) -> SegmentBytes:
             arrays[f"metadata/{key}/missing"] = column.missing.astype("u1")
         if column.type == "str":
             arrays.update(_text_arrays(f"metadata/{key}/categories", column.categories))
-    return dump_parts(arrays)
+    return dump_arrays(arrays)
 
 
 def rebuild_segment(path: Path, entry: SegmentEntry) -> SegmentBytes:
-    """Make a damaged segment again, if all that is damaged in it is derived.
+    """Rebuild a segment of which only the id look-up is damaged.
 
     Parameters
     ----------
     path
-        The file, whose checksum did not hold.
+        The file, whose checksum does not match.
     entry
-        What the manifest says of it.
+        Its entry in the manifest.
 
     Returns
     -------
     SegmentBytes
-        The segment, with its id look-up made anew from its ids.
+        The segment, with the id look-up computed from its ids.
 
     Raises
     ------
@@ -238,27 +238,27 @@ def rebuild_segment(path: Path, entry: SegmentEntry) -> SegmentBytes:
     stored = arrays.pop(CHECKSUMS, np.empty(0, "<u8"))
     actual = array_checksums(arrays)
     if len(stored) != len(actual):
-        raise CorruptStoreError(f"{path}: its parts cannot be told apart")
+        raise CorruptStoreError(f"{path}: it has no checksum of each array")
     damaged = {name for name, bad in zip(sorted(arrays), stored != actual, strict=True) if bad}
     if not damaged <= {"id/hashes", "id/order"}:
         raise CorruptStoreError(f"{path}: {', '.join(sorted(damaged))} is damaged")
-    texts = [MappedArray(arrays[f"id/{part}"], None, str(path)) for part in ("offsets", "bytes")]
+    texts = [MappedArray(arrays[f"id/{name}"], None, str(path)) for name in ("offsets", "bytes")]
     hashes = hash_ids(list(Texts(texts[0], texts[1], str(path))))
     order = np.argsort(hashes, kind="stable")
     arrays["id/hashes"], arrays["id/order"] = hashes[order].astype("<u8"), order.astype("<i4")
-    return dump_parts(arrays)
+    return dump_arrays(arrays)
 
 
 def _text_arrays(name: str, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
-    parts = [text.encode() for text in texts]
-    offsets = np.zeros(len(parts) + 1, "<i8")
-    np.cumsum([len(part) for part in parts], out=offsets[1:])
-    blob = np.frombuffer(b"".join(parts), "u1")
+    encoded = [text.encode() for text in texts]
+    offsets = np.zeros(len(encoded) + 1, "<i8")
+    np.cumsum([len(text) for text in encoded], out=offsets[1:])
+    blob = np.frombuffer(b"".join(encoded), "u1")
     return {f"{name}/offsets": offsets, f"{name}/bytes": blob}
 
 
 class Texts:
-    """Texts kept as one UTF-8 blob and offsets into it."""
+    """Texts, stored as one UTF-8 blob and offsets into it."""
 
     def __init__(self, offsets: MappedArray, blob: MappedArray, name: str) -> None:
         self._offsets = offsets
@@ -269,10 +269,10 @@ class Texts:
         return len(self._offsets) - 1
 
     def __getitem__(self, position: int) -> str:
-        start, stop = self._offsets.part(position, position + 2).tolist()
+        start, stop = self._offsets.range(position, position + 2).tolist()
         if not 0 <= start <= stop <= len(self._blob):
             raise CorruptStoreError(f"{self._name}: its text offsets do not ascend")
-        return self._decoded(self._blob.part(start, stop).tobytes())
+        return self._decoded(self._blob.range(start, stop).tobytes())
 
     def __iter__(self) -> Iterator[str]:
         offsets = self._offsets.whole()
@@ -296,24 +296,23 @@ class Texts:
 
 
 class Segment:
-    """An open segment: parts mapped from the file, nothing copied.
+    """An open segment: arrays mapped from the file, not copied.
 
     Parameters
     ----------
     folder
-        Of the store.
+        Folder of the store.
     entry
-        What the manifest says of it.
+        The segment's entry in the manifest.
     dim
         Dimensions of z_mean.
     columns
-        Kinds of metadata, as the manifest says.
+        Metadata types by key, from the manifest.
 
     Raises
     ------
     CorruptStoreError
-        If the file is not the one that was written, or holds anything else
-        than this class reads.
+        If the file is damaged, or holds anything that is not part of a segment.
     """
 
     def __init__(
@@ -321,24 +320,24 @@ class Segment:
     ) -> None:
         self.entry = entry
         self.name = str(folder / entry.file.name)
-        self._parts = ArrayFile(folder / entry.file.name, entry.file, entry.layout)
+        self._arrays = ArrayFile(folder / entry.file.name, entry.file, entry.layout)
         self.columns = dict(columns)
         self._columns: dict[tuple[str, str], Column] = {}
         self._readers: dict[
             tuple[str, str], tuple[tuple[str, MappedArray, MappedArray | None] | None, Texts | None]
         ] = {}
         count = entry.rows
-        get = self._parts.get
+        get = self._arrays.get
         self._rows = get("row", "<i8", (count,))
         self._z_mean = get("z_mean", "<f4", (count, dim))
         self._z_log_var = (
-            get("z_log_var", "<f4", (count, dim)) if "z_log_var" in self._parts else None
+            get("z_log_var", "<f4", (count, dim)) if "z_log_var" in self._arrays else None
         )
-        self._sorted = get("id/hashes", "<u8", (count,)), get("id/order", "<i4", (count,))
+        self._id_lookup = get("id/hashes", "<u8", (count,)), get("id/order", "<i4", (count,))
         self.ids = self._texts("id", count)
-        self.paths = self._texts("path", count) if "path/offsets" in self._parts else None
+        self.paths = self._texts("path", count) if "path/offsets" in self._arrays else None
         self._check_names()
-        # Numbers without a gap need not be read to be known.
+        # Row numbers without a gap follow from the first one and need not be read.
         self.gapless = entry.last_row - entry.first_row + 1 == count
         if not self.gapless:
             _ = self.rows
@@ -354,17 +353,17 @@ class Segment:
             return np.arange(entry.first_row, entry.last_row + 1, dtype=np.int64)
         rows: Ints = self._rows.whole()
         if rows[0] != entry.first_row or rows[-1] != entry.last_row:
-            raise CorruptStoreError(f"{self.name}: its row numbers are not the manifest's")
+            raise CorruptStoreError(f"{self.name}: its row numbers differ from the manifest")
         return rows
 
     @property
     def z_mean(self) -> Floats:
-        """float32 ``[n, d]``, mapped, checked whole."""
+        """float32 ``[n, d]``, mapped; all of it is verified."""
         return self._z_mean.whole()
 
     @property
     def z_log_var(self) -> Floats | None:
-        """float32 ``[n, d]``, mapped, checked whole; None where there is none."""
+        """float32 ``[n, d]``, mapped; all of it is verified.  None where there is none."""
         return None if self._z_log_var is None else self._z_log_var.whole()
 
     @property
@@ -394,11 +393,10 @@ class Segment:
     def is_intact(self) -> bool:
         """Whether the file still has the size it was mapped with.
 
-        To touch a page of a mapping whose file was cut is SIGBUS, the end of
-        the process; so this is asked before each use.  A system call, half a
-        microsecond.
+        Reading a mapped page of a file that was truncated ends the process with
+        SIGBUS, so this is called before each use.  It takes half a microsecond.
         """
-        return self._parts.is_intact()
+        return self._arrays.is_intact()
 
     def with_columns(self, columns: Mapping[str, str]) -> Segment:
         """The same open segment under the metadata types of a later version."""
@@ -410,31 +408,33 @@ class Segment:
         known = {"row", "z_mean", "z_log_var", "id/hashes", "id/order", "id/offsets", "id/bytes"}
         known |= {"path/offsets", "path/bytes", "file/sizes", "file/mtimes_ns", "file/digests"}
         for key, type_ in self.columns.items():
-            parts = ("int", type_, "missing", "categories/offsets", "categories/bytes")
-            known |= {f"metadata/{key}/{part}" for part in parts}
-        unknown = sorted(self._parts.names() - known)
+            names = ("int", type_, "missing", "categories/offsets", "categories/bytes")
+            known |= {f"metadata/{key}/{name}" for name in names}
+        unknown = sorted(self._arrays.names() - known)
         if unknown:
-            raise CorruptStoreError(f"{self.name}: refused, {unknown[0]!r} is no part of a segment")
+            raise CorruptStoreError(
+                f"{self.name}: refused, {unknown[0]!r} is not part of a segment"
+            )
 
     def _texts(self, name: str, count: int) -> Texts:
-        offsets = self._parts.get(f"{name}/offsets", "<i8", (count + 1,))
-        size = self._parts.length(f"{name}/bytes")
-        return Texts(offsets, self._parts.get(f"{name}/bytes", "u1", (size,)), self.name)
+        offsets = self._arrays.get(f"{name}/offsets", "<i8", (count + 1,))
+        size = self._arrays.length(f"{name}/bytes")
+        return Texts(offsets, self._arrays.get(f"{name}/bytes", "u1", (size,)), self.name)
 
     @cached_property
     def file_stats(self) -> FileStats | None:
-        """What is known of the image files, if the rows came from images."""
-        if "file/sizes" not in self._parts:
+        """Stats of the image files; None where the rows came from no images."""
+        if "file/sizes" not in self._arrays:
             return None
         shape = (len(self),)
         return FileStats(
-            self._parts.get("file/sizes", "<i8", shape).whole(),
-            self._parts.get("file/mtimes_ns", "<i8", shape).whole(),
-            self._parts.get("file/digests", "<u8", shape).whole(),
+            self._arrays.get("file/sizes", "<i8", shape).whole(),
+            self._arrays.get("file/mtimes_ns", "<i8", shape).whole(),
+            self._arrays.get("file/digests", "<u8", shape).whole(),
         )
 
     def column(self, key: str) -> Column:
-        """A metadata column; all missing where the segment has none.
+        """A metadata column; every value is missing where the segment has no such column.
 
         Raises
         ------
@@ -442,10 +442,10 @@ class Segment:
             If the store has no such key.
         """
         type_ = self._type(key)
-        made = self._columns.get((key, type_))
-        if made is None:
-            made = self._columns[key, type_] = self._column(key, type_)
-        return made
+        column = self._columns.get((key, type_))
+        if column is None:
+            column = self._columns[key, type_] = self._column(key, type_)
+        return column
 
     def _type(self, key: str) -> str:
         if key not in self.columns:
@@ -453,21 +453,21 @@ class Segment:
         return self.columns[key]
 
     def _stored(self, key: str, type_: str) -> tuple[str, MappedArray, MappedArray | None] | None:
-        """Kind in the file, values and which are missing; None where the segment has none."""
+        """Type in the file, values, mask of missing ones; None where the segment has no column."""
         prefix = f"metadata/{key}"
-        # A column of whole numbers may have been written before numbers came in.
-        stored = next((part for part in (type_, "int") if f"{prefix}/{part}" in self._parts), None)
+        # An int column may have been written before the first float made the column float.
+        stored = next((name for name in (type_, "int") if f"{prefix}/{name}" in self._arrays), None)
         if stored is None:
             return None
         shape = (len(self),)
         missing = None
-        if f"{prefix}/missing" in self._parts:
-            missing = self._parts.get(f"{prefix}/missing", "u1", shape)
-        return stored, self._parts.get(f"{prefix}/{stored}", DTYPES[stored].str, shape), missing
+        if f"{prefix}/missing" in self._arrays:
+            missing = self._arrays.get(f"{prefix}/missing", "u1", shape)
+        return stored, self._arrays.get(f"{prefix}/{stored}", DTYPES[stored].str, shape), missing
 
     def _categories(self, key: str) -> Texts:
         prefix = f"metadata/{key}/categories"
-        return self._texts(prefix, max(self._parts.length(f"{prefix}/offsets"), 1) - 1)
+        return self._texts(prefix, max(self._arrays.length(f"{prefix}/offsets"), 1) - 1)
 
     def _column(self, key: str, type_: str) -> Column:
         stored = self._stored(key, type_)
@@ -487,7 +487,7 @@ class Segment:
         return CorruptStoreError(f"{self.name}: {key!r} has codes without a category")
 
     def items(self, key: str, positions: Ints) -> list[Value]:
-        """Metadata of some rows, without reading the column; None where it is missing."""
+        """Values of some rows, without reading the whole column; None where one is missing."""
         type_ = self._type(key)
         found = self._readers.get((key, type_))
         if found is None:
@@ -500,7 +500,7 @@ class Segment:
         values: list[Any] = stored[1].take(positions).tolist()
         if stored[2] is not None:
             missing = stored[2].take(positions).tolist()
-            values = [None if gone else v for v, gone in zip(values, missing, strict=True)]
+            values = [None if absent else v for v, absent in zip(values, missing, strict=True)]
         if texts is not None:
             if any(code is not None and not 0 <= code < len(texts) for code in values):
                 raise self._no_category(key)
@@ -510,11 +510,11 @@ class Segment:
 
     @property
     def _hashes(self) -> NDArray[np.uint64]:
-        return self._sorted[0].whole()
+        return self._id_lookup[0].whole()
 
     @property
     def _order(self) -> NDArray[np.int32]:
-        return self._sorted[1].whole()
+        return self._id_lookup[1].whole()
 
     @property
     def hashes(self) -> NDArray[np.uint64]:
@@ -524,19 +524,19 @@ class Segment:
     def find(self, ids: Sequence[str], hashes: NDArray[np.uint64]) -> Ints:
         """Positions of ids, by bisection over their hashes; -1 where one is not here."""
         positions = np.full(len(ids), -1, np.int64)
-        own = self._hashes
-        left = own.searchsorted(hashes)
+        stored = self._hashes
+        left = stored.searchsorted(hashes)
         inside = np.minimum(left, len(self) - 1)
-        for number in np.flatnonzero(own[inside] == hashes):
-            place = int(left[number])
-            while place < len(self) and own[place] == hashes[number]:
-                position = int(self._order[place])
+        for number in np.flatnonzero(stored[inside] == hashes):
+            entry = int(left[number])
+            while entry < len(self) and stored[entry] == hashes[number]:
+                position = int(self._order[entry])
                 if not 0 <= position < len(self):
                     raise CorruptStoreError(f"{self.name}: its id order is out of bounds")
                 if self.ids[position] == ids[int(number)]:
                     positions[number] = position
                     break
-                place += 1
+                entry += 1
         return positions
 
     def hashes_by_position(self) -> NDArray[np.uint64]:
@@ -546,30 +546,35 @@ class Segment:
         return hashes
 
     def check(self) -> None:
-        """Check what the arrays say, beyond their checksums.
+        """Verify the whole file and the content of its arrays.
 
         Raises
         ------
         CorruptStoreError
-            Names the first thing that cannot be.
+            Names the first violation.
         """
-        self._parts.check(self.entry.file)
-        everything = np.arange(len(self))
+        self._arrays.check(self.entry.file)
         numbers = self._rows.whole()
-        holds = (
+        conditions = (
             (bool((np.diff(numbers) > 0).all()), "its row numbers do not ascend"),
-            (np.array_equal(numbers, self.rows), "its row numbers are not the manifest's"),
+            (
+                np.array_equal(numbers, self.rows),
+                "its row numbers differ from the manifest",
+            ),
             (bool(np.isfinite(self.z_mean).all()), "a z_mean is not finite"),
             (
                 self.z_log_var is None or bool(np.isfinite(self.z_log_var).all()),
                 "a z_log_var is not finite",
             ),
             (bool((self._hashes[1:] >= self._hashes[:-1]).all()), "its id hashes do not ascend"),
-            (np.array_equal(np.sort(self._order), everything), "its id order is none"),
+            (
+                np.array_equal(np.sort(self._order), np.arange(len(self))),
+                "its id order is not a permutation",
+            ),
         )
-        for true, what in holds:
-            if not true:
-                raise CorruptStoreError(f"{self.name}: {what}")
+        for holds, violation in conditions:
+            if not holds:
+                raise CorruptStoreError(f"{self.name}: {violation}")
         if not np.array_equal(hash_ids(list(self.ids)), self.hashes_by_position()):
             raise CorruptStoreError(f"{self.name}: an id hash is not that of its id")
         if self.paths is not None:
@@ -578,34 +583,34 @@ class Segment:
             self.column(key)
 
     def holds(self, numbers: Ints) -> NDArray[np.bool_]:
-        """Which row numbers are here."""
+        """Mask of the row numbers that are in this segment."""
         if self.gapless:
             return (numbers >= self.entry.first_row) & (numbers <= self.entry.last_row)
-        places = np.minimum(np.searchsorted(self.rows, numbers), len(self) - 1)
-        return np.asarray(self.rows[places] == numbers)
+        nearest = np.minimum(np.searchsorted(self.rows, numbers), len(self) - 1)
+        return np.asarray(self.rows[nearest] == numbers)
 
     def numbers(self, positions: Ints) -> Ints:
-        """Row numbers of positions."""
+        """Row numbers at positions."""
         return positions + self.entry.first_row if self.gapless else self.rows[positions]
 
     def positions(self, numbers: Ints) -> Ints:
-        """Positions of row numbers, all of which must be here.
+        """Positions of row numbers, all of which must be in this segment.
 
         Raises
         ------
         CorruptStoreError
-            If one is not, or the file was cut since it was opened.
+            If one is not, or the file was truncated since it was opened.
         """
         if not self.is_intact():
-            raise CorruptStoreError(f"{self.name} was cut while it was open: restore it")
+            raise CorruptStoreError(f"{self.name} was truncated while it was open: restore it")
         if self.gapless:
-            places = numbers - self.entry.first_row
-            least, most = (min, max) if len(places) <= _FEW else (np.min, np.max)
-            if len(places) and not 0 <= least(places) <= most(places) < self.entry.rows:
+            positions = numbers - self.entry.first_row
+            least, most = (min, max) if len(positions) <= _NUMPY_PAYS else (np.min, np.max)
+            if len(positions) and not 0 <= least(positions) <= most(positions) < self.entry.rows:
                 raise CorruptStoreError(f"{self.name}: a row number is not where it should be")
-            return places
-        places = np.searchsorted(self.rows, numbers)
-        inside = np.minimum(places, len(self) - 1)
+            return positions
+        positions = np.searchsorted(self.rows, numbers)
+        inside = np.minimum(positions, len(self) - 1)
         if not np.array_equal(self.rows[inside], numbers):
             raise CorruptStoreError(f"{self.name}: a row number is not where the manifest says")
-        return places
+        return positions

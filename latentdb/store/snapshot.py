@@ -26,19 +26,19 @@ from latentdb.store.manifest import (
 )
 from latentdb.store.segment import Floats, Ints, Segment, hash_ids
 
-_FEW = 100  # rows for which Python is faster than numpy
+_NUMPY_PAYS = 100  # up to so many rows, a set of Python is faster than np.unique
 
 
 class Snapshot:
     """One committed version of a store, opened for reading."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, cache: dict[str, Segment], lookup: IdFilter
+        self, folder: Path, manifest: Manifest, cache: dict[str, Segment], id_filter: IdFilter
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         self._cache = cache
-        self._lookup = lookup
+        self._id_filter = id_filter
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -75,44 +75,44 @@ class Snapshot:
         return np.frombuffer(bytes(view), "<i8")  # a copy: the file may be cut while it is mapped
 
     def file(self, entry: FileEntry) -> mmap.mmap:
-        """The content of the index or a model file, mapped, after its checksum held."""
+        """The content of the index or a model file, mapped, after its checksum was verified."""
         return map_checked(self.folder / entry.name, entry.bytes, entry.checksum)
 
     def live(self, segment: Segment) -> NDArray[np.bool_] | None:
-        """bool ``[n]``: which rows of a segment are not deleted; None for all."""
+        """bool ``[n]``: mask of the rows of a segment that are not deleted; None for all."""
         entry = segment.entry
         bounds = np.searchsorted(self.deleted, (entry.first_row, entry.last_row + 1))
-        gone = self.deleted[bounds[0] : bounds[1]]
-        gone = gone[segment.holds(gone)]
-        if not len(gone):
+        deleted = self.deleted[bounds[0] : bounds[1]]
+        deleted = deleted[segment.holds(deleted)]
+        if not len(deleted):
             return None
-        keep = np.ones(len(segment), bool)
-        keep[segment.positions(gone)] = False
-        return keep
+        live = np.ones(len(segment), bool)
+        live[segment.positions(deleted)] = False
+        return live
 
     def live_positions(self, segment: Segment) -> Ints:
         """Positions of the rows of a segment that are not deleted, ascending."""
-        alive = self.live(segment)
-        return np.arange(len(segment)) if alive is None else np.flatnonzero(alive)
+        live = self.live(segment)
+        return np.arange(len(segment)) if live is None else np.flatnonzero(live)
 
     def is_deleted(self, rows: Ints) -> NDArray[np.bool_]:
-        """Which row numbers are deleted."""
+        """Mask of the row numbers that are deleted."""
         if not len(self.deleted):
             return np.zeros(len(rows), bool)
-        places = np.minimum(np.searchsorted(self.deleted, rows), len(self.deleted) - 1)
-        return np.asarray(self.deleted[places] == rows)
+        nearest = np.minimum(np.searchsorted(self.deleted, rows), len(self.deleted) - 1)
+        return np.asarray(self.deleted[nearest] == rows)
 
     def locate(self, ids: Sequence[str], hashes: NDArray[np.uint64] | None = None) -> Ints:
-        """Row numbers of ids, whose hashes may be known; -1 where one is not in the store."""
+        """Row numbers of ids; -1 where one is not in the store.  `hashes` are those of the ids."""
         if hashes is None:
-            # A question about a few ids is not worth what `IdFilter` costs once.
+            # A look-up of a few ids does not pay for building the `IdFilter`.
             hashes = hash_ids(ids)
             order = np.arange(len(ids))
         else:
-            order = self._lookup.possible(self.segments, hashes)
-        # Bisection for one after the other is several times faster in ascending order.
+            order = self._id_filter.possible(self.segments, hashes)
+        # Bisection for hashes in ascending order is several times faster.
         order = order[np.argsort(hashes[order], kind="stable")]
-        names, sought = [ids[int(place)] for place in order], hashes[order]
+        names, sought = [ids[int(index)] for index in order], hashes[order]
         rows = np.full(len(ids), -1, np.int64)
         for segment in reversed(self.segments) if names else ():
             positions = segment.find(names, sought)
@@ -120,8 +120,8 @@ class Snapshot:
             found = found[rows[order[found]] < 0]
             if len(found):
                 numbers = segment.numbers(positions[found])
-                alive = ~self.is_deleted(numbers)
-                rows[order[found[alive]]] = numbers[alive]
+                live = ~self.is_deleted(numbers)
+                rows[order[found[live]]] = numbers[live]
         return rows
 
     def find(self, ids: Sequence[str]) -> Ints:
@@ -130,7 +130,7 @@ class Snapshot:
         Raises
         ------
         NotFoundError
-            Names the first that is not.
+            Names the first id that is not.
         """
         rows = self.locate(ids)
         missing = np.flatnonzero(rows < 0)
@@ -140,18 +140,18 @@ class Snapshot:
         return rows
 
     def groups(self, rows: Ints) -> Iterator[tuple[Segment, Ints, Ints]]:
-        """Row numbers by segment: (segment, positions in it, places in `rows`)."""
+        """Row numbers by segment: (segment, positions in it, indices into `rows`)."""
         numbers = self._firsts.searchsorted(rows, side="right") - 1
-        if len(rows) <= _FEW:
+        if len(rows) <= _NUMPY_PAYS:
             present = sorted(set(numbers.tolist()))
         else:
             present = np.unique(numbers).tolist()
         for number in present:
             if number < 0:
                 raise CorruptStoreError(f"{self.folder}: a row number before the first segment")
-            places = (numbers == number).nonzero()[0]
+            indices = (numbers == number).nonzero()[0]
             segment = self.segments[number]
-            yield segment, segment.positions(rows[places]), places
+            yield segment, segment.positions(rows[indices]), indices
 
     @cached_property
     def _firsts(self) -> Ints:
@@ -159,12 +159,12 @@ class Snapshot:
         return np.array([segment.entry.first_row for segment in self.segments], np.int64)
 
     def vectors_ascending(self, rows: Ints, numbers: Sequence[int]) -> Floats:
-        """`vectors` of row numbers that ascend: for the few of one answer, in microseconds.
+        """`vectors` of row numbers that ascend: faster for the few rows of one result.
 
         Parameters
         ----------
         rows, numbers
-            The same, as an array and for Python.
+            The same row numbers, as an array and as a sequence.
         """
         result = np.empty((len(numbers), self.dim), np.float32)
         start = 0
@@ -184,51 +184,51 @@ class Snapshot:
     def vectors(self, rows: Ints) -> Floats:
         """z_mean of row numbers: float32 ``[n, d]``."""
         result = np.empty((len(rows), self.dim), np.float32)
-        for segment, positions, places in self.groups(rows):
-            result[places] = segment.z_means(positions)
+        for segment, positions, indices in self.groups(rows):
+            result[indices] = segment.z_means(positions)
         return result
 
     def log_vars(self, rows: Ints) -> Floats | None:
         """z_log_var of row numbers, float32 ``[n, d]``; None if one of them has none."""
         result = np.empty((len(rows), self.dim), np.float32)
-        for segment, positions, places in self.groups(rows):
+        for segment, positions, indices in self.groups(rows):
             found = segment.z_log_vars(positions)
             if found is None:
                 return None
-            result[places] = found
+            result[indices] = found
         return result
 
     def ids(self, rows: Ints) -> list[str]:
         """Ids of row numbers."""
         result = [""] * len(rows)
-        for segment, positions, places in self.groups(rows):
-            for position, place in zip(positions, places, strict=True):
-                result[place] = segment.ids[int(position)]
+        for segment, positions, indices in self.groups(rows):
+            for position, index in zip(positions, indices, strict=True):
+                result[index] = segment.ids[int(position)]
         return result
 
     def paths(self, rows: Ints) -> list[str | None]:
         """Paths of the images behind row numbers; None for rows that had none."""
         result: list[str | None] = [None] * len(rows)
-        for segment, positions, places in self.groups(rows):
+        for segment, positions, indices in self.groups(rows):
             if segment.paths is None:
                 continue
-            for position, place in zip(positions, places, strict=True):
-                result[place] = segment.paths[int(position)] or None
+            for position, index in zip(positions, indices, strict=True):
+                result[index] = segment.paths[int(position)] or None
         return result
 
     def records(self, rows: Ints) -> list[tuple[str, str | None, dict[str, Value]]]:
         """Id, path and metadata of row numbers; a missing value is left out."""
         result: list[tuple[str, str | None, dict[str, Value]]] = [("", None, {})] * len(rows)
-        for segment, positions, places in self.groups(rows):
+        for segment, positions, indices in self.groups(rows):
             texts = segment.paths
             columns = [(key, segment.items(key, positions)) for key in self.manifest.columns]
-            for number, place in enumerate(places.tolist()):
+            for number, index in enumerate(indices.tolist()):
                 position = int(positions[number])
                 path = None if texts is None else texts[position] or None
                 values: dict[str, Value] = {
                     key: value for key, column in columns if (value := column[number]) is not None
                 }
-                result[place] = segment.ids[position], path, values
+                result[index] = segment.ids[position], path, values
         return result
 
     def metadata(self, rows: Ints) -> list[dict[str, Value]]:
@@ -236,9 +236,9 @@ class Snapshot:
         return [values for _, _, values in self.records(rows)]
 
     def live_rows(self) -> Ints:
-        """Every row number that is alive, ascending."""
-        parts = [np.empty(0, np.int64)]
+        """Row numbers of all rows that are not deleted, ascending."""
+        numbers = [np.empty(0, np.int64)]
         for segment in self.segments:
-            keep = self.live(segment)
-            parts.append(segment.rows if keep is None else segment.rows[keep])
-        return np.concatenate(parts)
+            live = self.live(segment)
+            numbers.append(segment.rows if live is None else segment.rows[live])
+        return np.concatenate(numbers)

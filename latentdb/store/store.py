@@ -45,7 +45,7 @@ class Store:
         self._snapshot: Snapshot | None = None
         self._seen: tuple[int, int, int] | None = None
         self._data = b""  # of the manifest of the snapshot
-        self._lookup = IdFilter()
+        self._id_filter = IdFilter()
 
     @classmethod
     def create(
@@ -61,14 +61,13 @@ class Store:
         Parameters
         ----------
         path
-            A folder that does not exist or is empty (or was left by a creation
-            that was killed).
+            A folder that does not exist, is empty, or was left by a killed creation.
         dim
             Dimensions of z_mean.
         model
             Fingerprints of encoder and decoder, and the model's files.
         settings
-            To keep with it.
+            Search settings to store with it.
 
         Raises
         ------
@@ -95,9 +94,9 @@ class Store:
         return store
 
     def snapshot(self) -> Snapshot:
-        """The version that is committed now; the same object while nothing changed."""
+        """The current version; the same object while nothing is committed."""
         if self._snapshot and not all(map(Segment.is_intact, self._snapshot.segments)):
-            self._snapshot, self._segments = None, {}  # opened anew, which says what is wrong
+            self._snapshot, self._segments = None, {}  # reopened, which names what is wrong
         for _ in range(_RETRIES):
             seen = manifests.stamp(self._manifest)
             if self._snapshot is not None and seen is not None and seen == self._seen:
@@ -111,7 +110,7 @@ class Store:
                 snapshot = self.switch_to(manifest, data)
             except NotFoundError as error:
                 if manifests.read(self.path).version != manifest.version:
-                    continue  # a file went because a later version had dropped it
+                    continue  # a later version dropped a file, which was then deleted
                 raise CorruptStoreError(
                     f"{error}, and the manifest names it: restore it from a backup"
                 ) from error
@@ -120,7 +119,7 @@ class Store:
         raise StoreError(f"{self.path} changes faster than it can be opened: try again")
 
     def switch_to(self, manifest: Manifest, data: bytes) -> Snapshot:
-        """Take a committed version for the current one, and open its files.
+        """Make a committed version the current snapshot, and open its files.
 
         Parameters
         ----------
@@ -130,10 +129,10 @@ class Store:
         Raises
         ------
         NotFoundError, CorruptStoreError, StoreError
-            If a file cannot be opened; the version from before is kept then.
+            If a file cannot be opened; the current snapshot stays as it was then.
         """
-        snapshot = Snapshot(self.path, manifest, self._segments, self._lookup)
-        # Opened at once: a file may go when a later version drops it.
+        snapshot = Snapshot(self.path, manifest, self._segments, self._id_filter)
+        # Opened at once: a file may be deleted after a later version drops it.
         _ = snapshot.segments, snapshot.deleted
         names = {entry.file.name for entry in manifest.segments}
         for name in set(self._segments) - names:
@@ -143,12 +142,12 @@ class Store:
 
     @contextmanager
     def writer(self) -> Iterator[Writer]:
-        """Be the one writer.
+        """The one writer, while its lock is held.
 
         Raises
         ------
         LockedError
-            If another process is; says which.
+            If another process is writing; names it.
         """
         with manifests.writer_lock(self.path):
             for name in manifests.FOLDERS:
@@ -160,6 +159,6 @@ class Store:
             writer = Writer(self)
             yield writer
             if not writer.committed:
-                # What a killed writer renamed may not be durable, and what is acknowledged now
-                # ("nothing to do") rests on it.  A commit syncs it besides.
+                # The manifest that a killed writer renamed may not be durable, and "nothing to do"
+                # relies on it.  A commit would sync the folder.
                 sync_folder(self.path)

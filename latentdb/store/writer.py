@@ -28,7 +28,7 @@ from latentdb.store.segment import MAX_COLUMNS, Ints, Rows, dump
 if TYPE_CHECKING:
     from latentdb.store.store import Store
 
-SEGMENT_BYTES = 64 << 20  # of vectors: what one append holds in memory at a time
+SEGMENT_BYTES = 64 << 20  # of vectors in one segment: bounds the memory of an append
 GRACE_SECONDS = 600  # how long a file that no version names is kept for readers
 
 
@@ -41,7 +41,7 @@ class Writer:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.snapshot = store.snapshot()
-        self.committed = False
+        self.committed = False  # whether any method has committed
 
     def append(self, rows: Rows | Iterable[Rows], replaced: Ints | None = None) -> Ints:
         """Add rows, and delete those they replace, in one commit.
@@ -49,8 +49,8 @@ class Writer:
         Parameters
         ----------
         rows
-            With ids that no remaining row has; several parts are written one
-            after the other and committed together.
+            With ids that no remaining row has.  Several blocks are written one after
+            the other and committed together.
         replaced
             Row numbers to delete.
 
@@ -72,22 +72,22 @@ class Writer:
         with self._written() as written:
             entries: list[SegmentEntry] = []
             next_row = first
-            for part in [rows] if isinstance(rows, Rows) else rows:
+            for block in [rows] if isinstance(rows, Rows) else rows:
                 columns = {}
-                for key, column in part.columns.items():
+                for key, column in block.columns.items():
                     type_ = types.setdefault(key, column.type)
                     if (type_, column.type) == ("int", "float"):
-                        type_ = types[key] = "float"  # older segments are read as numbers now
+                        type_ = types[key] = "float"  # older segments are read as float from now on
                     columns[key] = column.cast(type_, key)
                 if len(types) > MAX_COLUMNS:
                     raise InvalidInputError(
                         f"{len(types)} metadata keys are too many: "
                         f"a store has at most {MAX_COLUMNS}"
                     )
-                part = replace(part, columns=columns)
-                numbers = np.arange(next_row, next_row + len(part), dtype=np.int64)
-                entries += self._segments(part, numbers, written)
-                next_row += len(part)
+                block = replace(block, columns=columns)
+                numbers = np.arange(next_row, next_row + len(block), dtype=np.int64)
+                entries += self._segments(block, numbers, written)
+                next_row += len(block)
             deletions = old.deletions
             if replaced is not None and len(replaced):
                 deletions = self._deletions(replaced, written)
@@ -103,46 +103,47 @@ class Writer:
         return np.arange(first, next_row, dtype=np.int64)
 
     def delete(self, rows: Ints) -> None:
-        """Delete rows by number, in one commit; their place on disk is freed by compaction."""
+        """Delete rows by number, in one commit; compaction frees their space on disk."""
         with self._written() as written:
             deletions = self._deletions(rows, written)
             self._commit(replace(self.snapshot.manifest, deletions=deletions))
 
     def replace_segments(self, old: Sequence[SegmentEntry], rows: Rows, numbers: Ints) -> None:
-        """Put live rows, as one segment, in the place of the neighbouring segments they are from.
+        """Replace neighbouring segments by one with their live rows, in one commit.
 
         Parameters
         ----------
         old
             Neighbours, in order.
         rows, numbers
-            Every live row of them, with its number, ascending; may be none.
+            All their live rows, and the row numbers, ascending; may be empty.
         """
         manifest = self.snapshot.manifest
-        gone = {entry.file.name for entry in old}
+        replaced = {entry.file.name for entry in old}
         with self._written() as written:
-            entries = self._segments(rows, numbers, written, whole=True) if len(rows) else []
+            entries = self._segments(rows, numbers, written, single=True) if len(rows) else []
             segments: list[SegmentEntry] = []
             for entry in manifest.segments:
-                if entry.file.name not in gone:
+                if entry.file.name not in replaced:
                     segments.append(entry)
                 elif entry.file.name == old[0].file.name:
                     segments += entries
             dropped = sum(entry.rows for entry in old) - len(rows)
             deletions = manifest.deletions
             if deletions is not None and dropped:
-                kept = deletions.in_segments - dropped
-                covered = 0 if manifest.index is None else manifest.index.rows_below
-                still = [
-                    self.snapshot.deleted[self.snapshot.deleted < covered],
+                in_segments = deletions.in_segments - dropped
+                indexed_below = 0 if manifest.index is None else manifest.index.rows_below
+                deleted = [
+                    self.snapshot.deleted[self.snapshot.deleted < indexed_below],
                     *(
-                        segment.rows[~alive]
+                        segment.rows[~live]
                         for segment in self.snapshot.segments
-                        if segment.entry.file.name not in gone
-                        and (alive := self.snapshot.live(segment)) is not None
+                        if segment.entry.file.name not in replaced
+                        and (live := self.snapshot.live(segment)) is not None
                     ),
                 ]
-                deletions = self._deletions_file(np.unique(np.concatenate(still)), kept, written)
+                rows_deleted = np.unique(np.concatenate(deleted))
+                deletions = self._deletions_file(rows_deleted, in_segments, written)
             self._commit(replace(manifest, segments=tuple(segments), deletions=deletions))
 
     def set_index(
@@ -153,9 +154,9 @@ class Writer:
         *,
         extended: bool = False,
     ) -> None:
-        """Make a search index the current one; `entry.file` is filled in here.
+        """Replace the search index; `entry.file` is filled in here.
 
-        One that was `extended` holds the deleted rows that the old one held.
+        An index that was `extended` still holds the deleted rows that the old one held.
         """
         manifest = self.snapshot.manifest
         with self._written() as written:
@@ -170,25 +171,25 @@ class Writer:
             )
 
     def drop_index(self, settings: Settings) -> None:
-        """Go without an index; keep `settings` for the next."""
+        """Remove the search index; store `settings` for the next one."""
         with self._written() as written:
             deletions = self._without_compacted(written)
             manifest = self.snapshot.manifest
             self._commit(replace(manifest, index=None, settings=settings, deletions=deletions))
 
     def set_compiled(self, files: Mapping[str, bytes]) -> None:
-        """Keep compiled forms of the model, by name, in the place of those there were."""
+        """Replace the compiled files of the model, given by name."""
         model = self.snapshot.manifest.model
         if model is not None:
             with self._written() as written:
-                kept = [file for file in model.files if not file.name.endswith(tuple(files))]
-                kept += [self._write("model", f".{key}", files[key], written) for key in files]
-                new = replace(model, files=tuple(kept))
+                entries = [file for file in model.files if not file.name.endswith(tuple(files))]
+                entries += [self._write("model", f".{key}", files[key], written) for key in files]
+                new = replace(model, files=tuple(entries))
                 self._commit(replace(self.snapshot.manifest, model=new))
 
     @contextmanager
     def _written(self) -> Iterator[list[FileEntry]]:
-        """Collect the files of a commit, and withdraw them if it fails."""
+        """Collects the files of a commit; they are deleted if it fails."""
         written: list[FileEntry] = []
         try:
             yield written
@@ -198,7 +199,7 @@ class Writer:
             for file in written:
                 if file.name not in named:
                     try_remove(self._store.path / file.name)
-            # A next commit by this writer goes on from what is on disk now.
+            # The next commit of this writer starts from what is on disk now.
             self.snapshot = self._store.snapshot()
             raise
 
@@ -209,27 +210,30 @@ class Writer:
         path = self._store.path / name
         file = FileEntry(name, len(data), checksum(data))
         written.append(file)
-        make_folder(path.parent)  # that of the index may be lost
+        make_folder(path.parent)  # the folder index/ may have been deleted: it can be rebuilt
         write_new(path, data)
         sync_folder(path.parent)
         return file
 
     def _segments(
-        self, rows: Rows, numbers: Ints, written: list[FileEntry], *, whole: bool = False
+        self, rows: Rows, numbers: Ints, written: list[FileEntry], *, single: bool = False
     ) -> list[SegmentEntry]:
-        """Write rows as segments of a size that fits in memory, or as one."""
-        each = 4 * self.snapshot.dim * (1 if rows.z_log_var is None else 2)
-        step = len(rows) if whole else max(1, SEGMENT_BYTES // each)
+        """Write rows as segments of at most `SEGMENT_BYTES`, or as a single one."""
+        row_bytes = 4 * self.snapshot.dim * (1 if rows.z_log_var is None else 2)
+        step = len(rows) if single else max(1, SEGMENT_BYTES // row_bytes)
         entries = []
         for start in range(0, len(rows), step):
-            part, own = rows.take(slice(start, start + step)), numbers[start : start + step]
-            made = dump(part, own)
+            block = rows.take(slice(start, start + step))
+            taken = numbers[start : start + step]
+            made = dump(block, taken)
             file = self._write("segments", ".h5", made.data, written)
-            entries.append(SegmentEntry(file, len(part), int(own[0]), int(own[-1]), made.layout))
+            entries.append(
+                SegmentEntry(file, len(block), int(taken[0]), int(taken[-1]), made.layout)
+            )
         return entries
 
     def _deletions(self, rows: Ints, written: list[FileEntry]) -> DeletionsEntry | None:
-        """The deletions of now and some more, none of which is deleted yet."""
+        """The deletions of the current version and more rows, none of which is deleted yet."""
         deleted = self.snapshot.deleted
         union = np.union1d(deleted, rows)
         new = len(union) - len(deleted)
@@ -245,16 +249,16 @@ class Writer:
         return DeletionsEntry(file, len(rows), in_segments)
 
     def _without_compacted(self, written: list[FileEntry]) -> DeletionsEntry | None:
-        """The deletions of now, less those that only the old index had."""
+        """The deletions of the current version without rows that only the old index held."""
         entry = self.snapshot.manifest.deletions
         if entry is None or entry.rows == entry.in_segments:
             return entry
-        still = [
-            segment.rows[~alive]
+        deleted = [
+            segment.rows[~live]
             for segment in self.snapshot.segments
-            if (alive := self.snapshot.live(segment)) is not None
+            if (live := self.snapshot.live(segment)) is not None
         ]
-        rows = np.concatenate([np.empty(0, np.int64), *still])
+        rows = np.concatenate([np.empty(0, np.int64), *deleted])
         return self._deletions_file(rows, len(rows), written)
 
     def _commit(self, manifest: Manifest) -> None:
@@ -266,11 +270,11 @@ class Writer:
         self.snapshot = self._store.switch_to(*written)
         for name in old - self.snapshot.manifest.file_names():
             try:
-                os.utime(self._store.path / name)  # the grace of readers starts now
+                os.utime(self._store.path / name)  # the grace starts now
             except OSError:
                 continue
 
     def collect_garbage(self) -> int:
-        """Delete files no version names: left by a killed writer, or replaced and past grace."""
+        """Delete files that no version names and whose grace is over; returns their number."""
         named = self.snapshot.manifest.file_names()
         return garbage.collect_garbage(self._store.path, named, GRACE_SECONDS)

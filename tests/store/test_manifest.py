@@ -236,7 +236,7 @@ def test_a_newer_format_is_told_before_its_content_is_judged() -> None:
 
 @pytest.mark.parametrize("version", [0, -1, "1", None, 1.5])
 def test_a_format_version_that_never_was_is_told(version: Any) -> None:
-    with pytest.raises(CorruptStoreError, match="checksum does not hold"):
+    with pytest.raises(CorruptStoreError, match="checksum does not match"):
         load(sealed(body_of(FULL), version=version), "M")
 
 
@@ -289,18 +289,21 @@ def test_a_file_name_stays_in_the_folders_of_the_store(
         ({"dim": 65_537}, "65537 is out of bounds"),
         ({"dim": True}, "True is out of bounds"),
         ({"version": -1}, "-1 is out of bounds"),
-        ({"next_row": 299}, "rows not yet given"),
+        ({"next_row": 299}, "row numbers beyond next_row"),
         ({"deletions": DeletionsEntry(entry("segments/c"), 251, 251)}, "more rows are deleted"),
         ({"deletions": DeletionsEntry(entry("segments/c"), 3, 4)}, "4 is out of bounds"),
         ({"segments": FULL.segments[::-1]}, "row numbers of segments overlap"),
         (
             {"segments": (SegmentEntry(entry("segments/a"), 101, 0, 99),)},
-            "more rows than numbers",
+            "more rows than row numbers",
         ),
         ({"columns": {"label": "object"}}, "unknown type"),
-        ({"settings": Settings(recall=1.5)}, "1.5 is not a share"),
+        ({"settings": Settings(recall=1.5)}, "1.5 is not between 0 and 1"),
         ({"segments": (SegmentEntry(FileEntry("segments/a", 0, HEX * 2), 1, 0, 0),)}, "0 is out"),
-        ({"segments": (SegmentEntry(FileEntry("segments/a", 1, "AB"), 1, 0, 0),)}, "'AB' is none"),
+        (
+            {"segments": (SegmentEntry(FileEntry("segments/a", 1, "AB"), 1, 0, 0),)},
+            "malformed",
+        ),
     ],
 )
 def test_what_no_store_can_be_is_told(change: dict[str, Any], message: str) -> None:
