@@ -576,7 +576,8 @@ def test_rows_without_log_var_are_added_to_a_store_that_wants_it_for_its_index(
 def test_a_graph_goes_through_all_of_its_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "IVF4", plan.HNSW)  # so that nothing else is built
+    graph = plan.Plan((plan.HNSW,), 1, 0, "")
+    monkeypatch.setattr(plan, "plan", lambda *_, **__: graph)
     path = tmp_path / "s"
     vectors = latents(3_300, 1)
     names = [f"r{number}" for number in range(3_300)]
