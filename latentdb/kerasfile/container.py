@@ -36,7 +36,7 @@ _MAX_OBJECTS = 100_000
 _MAX_DEPTH = 64
 _ATTRIBUTE_REACH = 512  # bytes between an attribute's name and its value
 _REFERENCE = struct.Struct("<IQI")  # length, address of a heap collection, number in it
-_HOW = "save it with model.save('x.keras')"
+_ADVICE = "save it with model.save('x.keras')"
 _PARSE_ERRORS = (
     ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, RecursionError,
     NotImplementedError, zipfile.BadZipFile, struct.error,
@@ -50,22 +50,22 @@ class Weights:
     ----------
     data
         The file.
-    sets
+    arrays
         Offset, type and shape of each array.
     """
 
-    def __init__(self, data: bytes, sets: Mapping[str, StoredArray]) -> None:
+    def __init__(self, data: bytes, arrays: Mapping[str, StoredArray]) -> None:
         self._data = data
-        self._sets = dict(sets)
+        self._arrays = dict(arrays)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._sets)
+        return iter(self._arrays)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._sets
+        return name in self._arrays
 
     def array(self, name: str) -> NDArray[Any]:
-        entry = self._sets[name]
+        entry = self._arrays[name]
         count = math.prod(entry.shape)
         flat = np.frombuffer(self._data, entry.dtype, count, entry.offset if count else 0)
         return flat.reshape(entry.shape)
@@ -163,7 +163,7 @@ def parse(data: bytes, name: str) -> ModelFile:
             raise
         message = " ".join(str(error).split())[:200] or type(error).__name__
         kind = "an .h5" if data[:4] == b"\x89HDF" else "a .keras"
-        raise ModelError(f"{name} is not {kind} model file: {message}; {_HOW}") from error
+        raise ModelError(f"{name} is not {kind} model file: {message}; {_ADVICE}") from error
 
 
 def _parse_zip(data: bytes, name: str) -> ModelFile:
@@ -175,7 +175,7 @@ def _parse_zip(data: bytes, name: str) -> ModelFile:
             )
         config = _unpack(archive, "config.json", MAX_CONFIG, name)
         if "model.weights.h5" not in archive.namelist():
-            raise ModelError(f"{name} is refused: it holds no model.weights.h5; {_HOW}")
+            raise ModelError(f"{name} is refused: it holds no model.weights.h5; {_ADVICE}")
         weights = _unpack(archive, "model.weights.h5", MAX_UNPACKED, name)
     return ModelFile(name, _json(config, name), _weights(weights, name), False)
 
@@ -207,7 +207,7 @@ def _json(text: bytes, name: str) -> dict[str, Any]:
         )
     config = json.loads(text)
     if not isinstance(config, dict) or not isinstance(config.get("config"), dict | list):
-        raise ModelError(f"{name} has no model configuration; {_HOW}")
+        raise ModelError(f"{name} has no model configuration; {_ADVICE}")
     return config
 
 
@@ -232,7 +232,7 @@ def _model_config(data: bytes, name: str) -> bytes:
             )
         attribute = h5py.h5a.open(file.id, b"model_config")
         if attribute.shape != () or attribute.get_type().get_class() != h5py.h5t.STRING:
-            raise ModelError(f"{name} has no model configuration; {_HOW}")
+            raise ModelError(f"{name} has no model configuration; {_ADVICE}")
         if not is_variable(attribute):
             if attribute.get_type().get_size() > MAX_CONFIG:
                 raise ModelError(f"{name} is refused: its configuration is over {MAX_CONFIG} bytes")
@@ -242,7 +242,7 @@ def _model_config(data: bytes, name: str) -> bytes:
     def read(offset: int, count: int) -> bytes:
         return data[offset : offset + count]
 
-    start, budget = 0, len(data)
+    start, budget = 0, 8 * len(data)  # bytes: several attributes may share a collection
     while (start := data.find(b"model_config\0", start)) >= 0:
         start += len(b"model_config")
         for offset in range(start, min(start + _ATTRIBUTE_REACH, len(data) - _REFERENCE.size)):
