@@ -1,10 +1,10 @@
 """Index images into the latents of a variational autoencoder, query and decode them.
 
 >>> from latentdb import LatentDB
->>> db = LatentDB.create("photos.ldb", "my-model")            # doctest: +SKIP
->>> db.index_images("photos")                                 # doctest: +SKIP
->>> db.query("new.jpg", k=5)                                  # doctest: +SKIP
->>> db.decode(["cat/003.png"])                                # doctest: +SKIP
+>>> db = LatentDB.create("photos.ldb", "my-model")
+>>> db.index_images("photos")
+>>> db.query("new.jpg", k=5)
+>>> db.decode(["cat/003.png"])
 
 See `help(latentdb.LatentDB)`; ``latentdb --help`` shows the command line.
 """

@@ -50,19 +50,19 @@ class LatentDB(Reader):
 
     Index a folder of images:
 
-    >>> db = LatentDB.create("photos.ldb", "my-model")                 # doctest: +SKIP
-    >>> db.index_images("photos", labels_from_folders=True)            # doctest: +SKIP
+    >>> db = LatentDB.create("photos.ldb", "my-model")
+    >>> db.index_images("photos", labels_from_folders=True)
 
     Query similar images, by an id, an image file or a vector:
 
-    >>> db = LatentDB.open("photos.ldb")                               # doctest: +SKIP
-    >>> for match in db.query("new.jpg", k=5, where='label == "cat"'):  # doctest: +SKIP
+    >>> db = LatentDB.open("photos.ldb")
+    >>> for match in db.query("new.jpg", k=5, where='label == "cat"'):
     ...     print(match.rank, match.id, match.distance)
 
     Decode latents as they are stored, or blended:
 
-    >>> pixels = db.decode(["cat/003.png", "dog/001.png"])             # doctest: +SKIP
-    >>> halfway = db.decode(db.blend(["cat/003.png", "dog/001.png"]))  # doctest: +SKIP
+    >>> pixels = db.decode(["cat/003.png", "dog/001.png"])
+    >>> halfway = db.decode(db.blend(["cat/003.png", "dog/001.png"]))
 
     A context manager.  Every call works on the version that is committed when it
     begins.  Use it in one process: after a fork, open the store again.
