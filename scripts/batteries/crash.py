@@ -28,7 +28,7 @@ from batteries.world import (
     State,
     Summary,
     check,
-    check_swept,
+    check_garbage_collected,
     make,
     scenarios,
     small,
@@ -147,7 +147,7 @@ def _point(
     after = op.after(state)
     which = check(path, [after] if done else [state, after])
     if grace < 0:
-        check_swept(path)
+        check_garbage_collected(path)
     shutil.rmtree(path)
     return told[-1]["names"] if done else [], "wholly there" if which else "wholly absent"
 

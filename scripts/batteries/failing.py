@@ -24,7 +24,7 @@ from batteries.world import (
     State,
     Summary,
     check,
-    check_swept,
+    check_garbage_collected,
     held,
     make,
     names,
@@ -248,7 +248,7 @@ class _Filled:
         ballast.unlink(missing_ok=True)
         with small(index_above=1 << 60):
             outcome = _told(path, done, self.state, self.after)
-            check_swept(path)
+            check_garbage_collected(path)
         if room is None and done.returncode:
             raise BrokenPromise(f"it failed with all the room: {done.stderr}")
         if "was not built" in done.stderr or "were not merged" in done.stderr:

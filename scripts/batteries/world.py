@@ -308,7 +308,7 @@ def check(path: Path, allowed: Sequence[State], *, write: bool = True) -> int:
     return allowed.index(state)
 
 
-def check_swept(path: Path) -> None:
+def check_garbage_collected(path: Path) -> None:
     """The next writer leaves nothing that no version names (the grace must be over)."""
     store = Store.open(path)
     with store.writer() as writer:

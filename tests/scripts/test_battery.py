@@ -74,7 +74,7 @@ def test_the_shim_stands_before_all_that_changes_a_store() -> None:
 # --- what the battery found ----------------------------------------------------------
 
 
-def test_a_power_cut_after_a_kill_and_a_sweep_loses_nothing(tmp_path: Path) -> None:
+def test_a_power_cut_after_a_kill_and_garbage_collection_loses_nothing(tmp_path: Path) -> None:
     """Garbage collection must not make deletions durable before the manifest."""
     path = tmp_path / "s.ldb"
     with world.small():

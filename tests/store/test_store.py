@@ -418,7 +418,7 @@ def test_a_segment_that_is_a_link_is_refused(store: Store, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["segments", "index", "model"])
-def test_a_folder_that_is_a_link_is_neither_read_nor_swept(
+def test_a_folder_that_is_a_link_is_neither_read_nor_emptied(
     store: Store, tmp_path: Path, name: str
 ) -> None:
     home = tmp_path / "home"
@@ -553,7 +553,7 @@ def orphan(store: Store, name: str) -> Path:
     return path
 
 
-def test_the_sweep_deletes_old_orphans_and_nothing_else(store: Store) -> None:
+def test_garbage_collection_deletes_old_orphans_and_nothing_else(store: Store) -> None:
     append(store, some(["a", "b"]))
     append(store, some(["a"], seed=1), [0])
     named = store.snapshot().manifest.file_names()
@@ -590,7 +590,7 @@ def test_a_replaced_file_has_its_grace_from_the_commit_that_dropped_it(store: St
     assert not old.exists()
 
 
-def test_the_sweep_deletes_the_manifest_a_killed_writer_left(store: Store) -> None:
+def test_garbage_collection_deletes_the_manifest_a_killed_writer_left(store: Store) -> None:
     left = orphan(store, ".MANIFEST.json.1.tmp")
     age(left)
     with store.writer() as writer:
