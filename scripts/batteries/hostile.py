@@ -211,7 +211,7 @@ def _structures(secret: Path) -> dict[str, tuple[str, Edit]]:
         "float64": ("expected", instead("z_mean", data(data=floats.astype("<f8")))),
         "big endian": ("expected", instead("z_mean", data(data=floats.astype(">f4")))),
         "missing": ("missing", lambda file: file.__delitem__("z_mean")),
-        "unknown part": ("no part", lambda file: file.create_dataset("x", data=[1])),
+        "unknown part": ("not part", lambda file: file.create_dataset("x", data=[1])),
         "10,100 groups": ("too many", _many),
         "cycle of groups": ("too many", _cycle),
         "deep groups": ("too many", _deep),
