@@ -67,7 +67,7 @@ def test_the_shim_stands_before_all_that_changes_a_store() -> None:
         if calls.search(file.read_text())
     }
     # These write or read what is no store.
-    outside = {"kerasfile.runtime", "exchange.exporting", "images.decode"}
+    outside = {"kerasfile.runtime", "images.decode"}
     assert users == set(shim.SHIMMED) | outside
 
 
