@@ -364,7 +364,7 @@ class LatentDB(Reader):
 
         Raises
         ------
-        NotFoundError
+        IdNotFoundError
             If an id is not in the store; nothing is deleted then.
         LockedError
             If another process is writing.

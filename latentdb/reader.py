@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.ann.metrics import KL, L2, check_metric
-from latentdb.base.errors import ClosedError, InvalidInputError, NotFoundError
+from latentdb.base.errors import ClosedError, IdNotFoundError, InvalidInputError, NotFoundError
 from latentdb.base.validate import as_latents, check_ids, check_target_list
 from latentdb.search.filters import Filter
 from latentdb.search.manager import IndexManager
@@ -77,7 +77,7 @@ class Reader:
 
         Raises
         ------
-        NotFoundError
+        StoreNotFoundError
             If there is no store at `path`.
         CorruptStoreError
             If it is damaged; names the file.
@@ -185,7 +185,7 @@ class Reader:
 
         Raises
         ------
-        NotFoundError
+        IdNotFoundError
             If the target is neither an id nor a file.
         FilterError, InvalidInputError
             If the expression, k, metric or radius is invalid.
@@ -362,7 +362,7 @@ class Reader:
 
         Raises
         ------
-        NotFoundError
+        IdNotFoundError
             If a row does not exist, or is deleted.
         """
         snapshot = self._snapshot()
@@ -373,7 +373,7 @@ class Reader:
         numbers = np.asarray(rows, np.int64).reshape(-1)
         live = np.isin(numbers, snapshot.live_rows())
         if not live.all():
-            raise NotFoundError(f"row {numbers[~live][0]} is not in the store")
+            raise IdNotFoundError(f"row {numbers[~live][0]} is not in the store")
         return snapshot.ids(numbers)
 
     def vectors(self, ids: Sequence[str]) -> Floats:
@@ -381,7 +381,7 @@ class Reader:
 
         Raises
         ------
-        NotFoundError
+        IdNotFoundError
             Names the first id that is not in the store.
         """
         names = check_ids(ids, unique=False)

@@ -86,7 +86,7 @@ def verify(folder: Path, *, repair: bool = False) -> VerifyReport:
 
     Raises
     ------
-    NotFoundError
+    StoreNotFoundError
         If there is no store.
     CorruptStoreError
         If its manifest is damaged, without which nothing else can be verified.

@@ -15,11 +15,13 @@ import latentdb
 from latentdb.base.errors import (
     AlreadyExistsError,
     ClosedError,
+    IdNotFoundError,
     InvalidInputError,
     LockedError,
     ModelError,
     ModelMismatchError,
     NotFoundError,
+    StoreNotFoundError,
 )
 from latentdb.database import LatentDB
 from latentdb.model.codec import Codec
@@ -190,7 +192,7 @@ def test_create_and_open_say_what_is_wrong(tmp_path: Path, model: Path) -> None:
             LatentDB.create(tmp_path / "a", dim=dim)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match=r"recall 1\.5 cannot be used"):
         LatentDB.create(tmp_path / "a", dim=3, recall=1.5)
-    with pytest.raises(NotFoundError, match="is not a latentdb store"):
+    with pytest.raises(StoreNotFoundError, match="is not a latentdb store"):
         LatentDB.open(tmp_path / "a")
     LatentDB.create(tmp_path / "a", dim=3).close()
     with pytest.raises(AlreadyExistsError, match="is a store already"):
@@ -237,7 +239,7 @@ def test_k_and_rows_are_checked(vectors: LatentDB) -> None:
         with pytest.raises(InvalidInputError, match=r"k .* cannot be used"):
             vectors.query("p0", k=k)  # type: ignore[arg-type]
     assert len(vectors.query("p0", k=50)) == 10
-    with pytest.raises(NotFoundError, match="row 99 is not in the store"):
+    with pytest.raises(IdNotFoundError, match="row 99 is not in the store"):
         vectors.ids(np.array([99]))
 
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from latentdb.base.errors import CorruptStoreError, NotFoundError
+from latentdb.base.errors import CorruptStoreError, StoreNotFoundError
 from latentdb.database import LatentDB
 from latentdb.verify import verify
 
@@ -147,7 +147,7 @@ def test_orphans_are_counted_and_not_a_problem(path: Path) -> None:
 
 
 def test_what_is_no_store_is_said(tmp_path: Path, path: Path) -> None:
-    with pytest.raises(NotFoundError, match="is not a latentdb store"):
+    with pytest.raises(StoreNotFoundError, match="is not a latentdb store"):
         verify(tmp_path)
     (path / "MANIFEST.json").write_text("{}")
     with pytest.raises(CorruptStoreError, match="is damaged"):

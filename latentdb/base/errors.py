@@ -2,7 +2,7 @@
 
 Each has two parents: `LatentDBError`, so that one ``except`` catches all of
 them, and the standard exception a caller would expect of the same mistake
-(an unknown id is a `KeyError`, bad input a `ValueError`).  A message is one
+(an unknown id is a `KeyError`, a missing store a `FileNotFoundError`).  A message is one
 line: what was received, what is accepted, what to do next.
 """
 
@@ -21,8 +21,16 @@ class InvalidInputError(LatentDBError, ValueError):
     """An argument has a value, shape or type that is not accepted."""
 
 
-class NotFoundError(LatentDBError, KeyError):
+class NotFoundError(LatentDBError, LookupError):
     """An id, a store, a model or a file does not exist."""
+
+
+class IdNotFoundError(NotFoundError, KeyError):
+    """An id or a row number is not in the store."""
+
+
+class StoreNotFoundError(NotFoundError, FileNotFoundError):
+    """There is no store at a path."""
 
 
 class AlreadyExistsError(LatentDBError, FileExistsError):

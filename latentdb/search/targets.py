@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
 
-from latentdb.base.errors import InvalidInputError, NotFoundError
+from latentdb.base.errors import IdNotFoundError, InvalidInputError, NotFoundError
 from latentdb.base.validate import as_latents
 from latentdb.base.wording import counted
 from latentdb.store.segment import Floats
@@ -70,7 +70,7 @@ def resolve(
 
     Raises
     ------
-    NotFoundError
+    IdNotFoundError
         If a text is neither an id nor a file.
     InvalidInputError, ImageError
         If a vector does not fit the store, or a file cannot be read.
@@ -238,7 +238,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _not_found(snapshot: Snapshot, text: str, kind: str) -> NotFoundError:
+def _not_found(snapshot: Snapshot, text: str, kind: str) -> IdNotFoundError:
     import difflib
 
     problem = "no id" if kind == "id" else "neither an id nor a file:"
@@ -250,4 +250,4 @@ def _not_found(snapshot: Snapshot, text: str, kind: str) -> NotFoundError:
         hint = f"ids look like {ids[0]!r}"
     else:
         hint = "the store is empty: add images with latentdb index"
-    return NotFoundError(f"{problem} {text!r} among {counted(len(snapshot), 'row')}; {hint}")
+    return IdNotFoundError(f"{problem} {text!r} among {counted(len(snapshot), 'row')}; {hint}")

@@ -21,7 +21,13 @@ from typing import Any
 
 from latentdb.ann.metrics import COSINE, METRICS
 from latentdb.ann.plan import PREFERENCES
-from latentdb.base.errors import CorruptStoreError, LockedError, NotFoundError, StoreError
+from latentdb.base.errors import (
+    CorruptStoreError,
+    LockedError,
+    NotFoundError,
+    StoreError,
+    StoreNotFoundError,
+)
 from latentdb.base.files import os_reason, read_limited, replace_atomically
 from latentdb.store.columns import COLUMN_TYPES, check_key
 
@@ -416,7 +422,7 @@ def read(folder: Path) -> Manifest:
 
     Raises
     ------
-    NotFoundError
+    StoreNotFoundError
         If there is no store in the folder.
     CorruptStoreError, StoreError
         If its manifest cannot be read.
@@ -429,7 +435,7 @@ def read_bytes(folder: Path) -> bytes:
 
     Raises
     ------
-    NotFoundError
+    StoreNotFoundError
         If there is no store in the folder.
     CorruptStoreError, StoreError
         If the file cannot be read.
@@ -437,7 +443,7 @@ def read_bytes(folder: Path) -> bytes:
     try:
         return read_limited(folder / MANIFEST, _MAX_BYTES)
     except NotFoundError as error:
-        raise NotFoundError(
+        raise StoreNotFoundError(
             f"{folder} is not a latentdb store (it has no {MANIFEST}): "
             "make one with latentdb index, or check the path"
         ) from error

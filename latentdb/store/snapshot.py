@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from latentdb.base.errors import (
     CorruptStoreError,
-    NotFoundError,
+    IdNotFoundError,
 )
 from latentdb.base.files import (
     map_checked,
@@ -129,14 +129,14 @@ class Snapshot:
 
         Raises
         ------
-        NotFoundError
+        IdNotFoundError
             Names the first id that is not.
         """
         rows = self.locate(ids)
         missing = np.flatnonzero(rows < 0)
         if len(missing):
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise NotFoundError(f"no id {ids[missing[0]]!r}{others} among {len(self)} rows")
+            raise IdNotFoundError(f"no id {ids[missing[0]]!r}{others} among {len(self)} rows")
         return rows
 
     def groups(self, rows: Ints) -> Iterator[tuple[Segment, Ints, Ints]]:

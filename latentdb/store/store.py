@@ -86,7 +86,7 @@ class Store:
 
         Raises
         ------
-        NotFoundError, CorruptStoreError, StoreError
+        StoreNotFoundError, CorruptStoreError, StoreError
             If there is none, or its manifest cannot be read.
         """
         store = cls(as_path(path))

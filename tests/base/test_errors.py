@@ -11,6 +11,7 @@ import pytest
 from latentdb.base import errors
 from latentdb.base.errors import (
     CorruptStoreError,
+    IdNotFoundError,
     ImageError,
     LatentDBError,
     LockedError,
@@ -19,12 +20,15 @@ from latentdb.base.errors import (
     ModelMismatchError,
     NotFoundError,
     StoreError,
+    StoreNotFoundError,
 )
 
 STANDARD: dict[str, type[Exception]] = {
     "LatentDBError": Exception,
     "InvalidInputError": ValueError,
-    "NotFoundError": KeyError,
+    "NotFoundError": LookupError,
+    "IdNotFoundError": KeyError,
+    "StoreNotFoundError": FileNotFoundError,
     "AlreadyExistsError": FileExistsError,
     "ImageError": ValueError,
     "FilterError": ValueError,
@@ -73,13 +77,20 @@ def test_the_text_is_the_message_without_quotes(name: str) -> None:
 
 def test_a_key_error_does_not_show_a_repr() -> None:
     # KeyError by itself would say "'it\\'s gone'".
-    assert str(NotFoundError("it's gone")) == "it's gone"
+    assert str(IdNotFoundError("it's gone")) == "it's gone"
 
 
 def test_narrower_errors_are_caught_as_the_wider() -> None:
     assert issubclass(ModelMismatchError, ModelError)
     assert issubclass(CorruptStoreError, StoreError)
     assert issubclass(LockedError, StoreError)
+    assert issubclass(IdNotFoundError, NotFoundError)
+    assert issubclass(StoreNotFoundError, NotFoundError)
+
+
+def test_a_missing_store_is_no_missing_id() -> None:
+    assert not issubclass(StoreNotFoundError, KeyError)
+    assert not issubclass(IdNotFoundError, OSError)
 
 
 def test_an_image_error_keeps_path_and_reason_apart() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from latentdb.ann import plan
 from latentdb.ann.index import VectorIndex
-from latentdb.base.errors import InvalidInputError, LatentDBError, NotFoundError
+from latentdb.base.errors import IdNotFoundError, InvalidInputError, LatentDBError
 from latentdb.database import LatentDB
 from latentdb.search import filtered, searcher
 from latentdb.store.store import Store
@@ -455,7 +455,7 @@ def test_nothing_to_look_for_is_reported(db: LatentDB) -> None:
     for how in (empty, {"unlike": ["r1"]}):
         with pytest.raises(InvalidInputError, match="give a target, or examples with like"):
             db.query(**how)
-    with pytest.raises(NotFoundError, match="no id 'nobody'"):
+    with pytest.raises(IdNotFoundError, match="no id 'nobody'"):
         db.query("r20", unlike=["id:nobody"])
 
 

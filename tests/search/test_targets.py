@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from latentdb.base.errors import InvalidInputError, LatentDBError, NotFoundError
+from latentdb.base.errors import IdNotFoundError, InvalidInputError, LatentDBError, NotFoundError
 from latentdb.database import LatentDB
 from latentdb.model.codec import Codec
 from latentdb.search.targets import Target, TargetLike, resolve
@@ -75,17 +75,17 @@ def test_targets_come_back_in_the_order_asked(snapshot: Snapshot) -> None:
 
 
 def test_a_mistyped_id_is_reported_with_the_nearest_one(snapshot: Snapshot) -> None:
-    with pytest.raises(NotFoundError, match=r"neither an id nor a file: 'cats/a\.pgn' among 7"):
+    with pytest.raises(IdNotFoundError, match=r"neither an id nor a file: 'cats/a\.pgn' among 7"):
         one(snapshot, "cats/a.pgn")
-    with pytest.raises(NotFoundError, match=r"did you mean 'cats/a\.png'"):
+    with pytest.raises(IdNotFoundError, match=r"did you mean 'cats/a\.png'"):
         one(snapshot, "cats/a.pgn")
-    with pytest.raises(NotFoundError, match=r"^no id 'qqqqqqqq' .* ids look like 'cats/a\.png'"):
+    with pytest.raises(IdNotFoundError, match=r"^no id 'qqqqqqqq' .* ids look like 'cats/a\.png'"):
         one(snapshot, "id:qqqqqqqq")
 
 
 def test_an_empty_store_says_how_to_fill_it(tmp_path: Path) -> None:
     snapshot = Store.create(tmp_path / "s", dim=DIM).snapshot()
-    with pytest.raises(NotFoundError, match="the store is empty: add images with latentdb index"):
+    with pytest.raises(IdNotFoundError, match="the store is empty: add images with latentdb index"):
         one(snapshot, "a")
 
 
@@ -98,13 +98,13 @@ def test_a_replaced_id_is_its_new_vector(snapshot: Snapshot) -> None:
 
 @pytest.mark.parametrize("text", ["", "id:", "a\0b", "x" * 5000, ":", "id:id:"])
 def test_a_text_that_is_nothing_is_reported(snapshot: Snapshot, text: str) -> None:
-    with pytest.raises(NotFoundError, match=r"no id|neither an id nor a file"):
+    with pytest.raises(IdNotFoundError, match=r"no id|neither an id nor a file"):
         one(snapshot, text)
 
 
 @pytest.mark.parametrize("text", ["\udcff.png", "id:\udcff"])
 def test_a_text_that_is_no_unicode_is_reported(snapshot: Snapshot, text: str) -> None:
-    with pytest.raises(NotFoundError, match=r"no id|neither an id nor a file"):
+    with pytest.raises(IdNotFoundError, match=r"no id|neither an id nor a file"):
         one(snapshot, text)
 
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentdb.base.errors import CorruptStoreError, LockedError, NotFoundError, StoreError
+from latentdb.base.errors import CorruptStoreError, LockedError, StoreError, StoreNotFoundError
 from latentdb.store import manifest as manifests
 from latentdb.store.columns import COLUMN_TYPES
 from latentdb.store.manifest import (
@@ -398,9 +398,9 @@ def test_a_segment_is_a_line_whatever_a_text_holds() -> None:
 
 
 def test_read_says_what_to_do_where_there_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match=r"is not a latentdb store .*latentdb index"):
+    with pytest.raises(StoreNotFoundError, match=r"is not a latentdb store .*latentdb index"):
         manifests.read(tmp_path)
-    with pytest.raises(NotFoundError, match="is not a latentdb store"):
+    with pytest.raises(StoreNotFoundError, match="is not a latentdb store"):
         manifests.read(tmp_path / "missing")
 
 

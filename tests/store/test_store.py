@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from latentdb.base.errors import (
     AlreadyExistsError,
     CorruptStoreError,
+    IdNotFoundError,
     InvalidInputError,
     LatentDBError,
     LockedError,
-    NotFoundError,
     StoreError,
+    StoreNotFoundError,
 )
 from latentdb.store import manifest as manifests
 from latentdb.store import writer as writers
@@ -148,7 +149,7 @@ def test_a_folder_of_the_user_is_not_taken_for_a_killed_creation(tmp_path: Path,
 
 def test_opening_what_is_no_store_says_what_to_do(tmp_path: Path) -> None:
     for name in ("missing", "."):
-        with pytest.raises(NotFoundError, match="is not a latentdb store"):
+        with pytest.raises(StoreNotFoundError, match="is not a latentdb store"):
             Store.open(tmp_path / name)
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="cannot be read: not a directory"):
@@ -194,7 +195,7 @@ def test_find_names_what_is_missing(store: Store) -> None:
     append(store, some(["a"]))
     snapshot = store.snapshot()
     assert snapshot.find(["a"]).tolist() == [0]
-    with pytest.raises(NotFoundError, match=r"^no id 'x' \(and 1 more\) among 1 rows"):
+    with pytest.raises(IdNotFoundError, match=r"^no id 'x' \(and 1 more\) among 1 rows"):
         snapshot.find(["a", "x", "y"])
 
 
