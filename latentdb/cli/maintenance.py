@@ -98,7 +98,8 @@ def verify(db: str, repair: bool, as_json: bool) -> None:
 @click.option(
     "--memory",
     type=Memory(),
-    help="Most bytes for the index, such as 4G; 0: no limit.  [default: unchanged]",
+    help="Most bytes for the index: 4G is 4 x 10^9, 4GiB is 4 x 2^30; 0: no limit.  "
+    "[default: unchanged]",
 )
 @click.option(
     "--prefer",

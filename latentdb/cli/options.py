@@ -30,7 +30,7 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 class Memory(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A number of bytes: 4G, 500M, 4GiB; 0 for no limit."""
+    """A number of bytes: 4G or 4GB is 4 x 10^9, 4GiB is 4 x 2^30; 0 for no limit."""
 
     name = "memory"
 
@@ -42,7 +42,9 @@ class Memory(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         text = str(value).strip().lower()
         found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgt]?)(i?)b?", text)
         if found is None or (found[3] and not found[2]):
-            self.fail(f"{value!r} is not a size: give bytes, such as 4G or 500M", param, ctx)
+            self.fail(
+                f"{value!r} is not a size: give bytes, such as 4G (10^9) or 4GiB (2^30)", param, ctx
+            )
         return int(Fraction(found[1]) * (1024 if found[3] else 1000) ** _POWERS[found[2]])
 
 

@@ -6,6 +6,7 @@ import click
 import pytest
 
 from latentdb.cli.options import Channels, Memory, Size, Weights
+from tests.cli.running import run
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,13 @@ from latentdb.cli.options import Channels, Memory, Size, Weights
 )
 def test_a_size_is_bytes(text: str, count: int) -> None:
     assert Memory().convert(text, None, None) == count
+
+
+def test_the_words_on_sizes_are_those_of_their_numbers() -> None:
+    words = " ".join(run("optimize", "--help").stdout.split())
+    assert "4G is 4 x 10^9, 4GiB is 4 x 2^30" in words
+    with pytest.raises(click.BadParameter, match=r"4G \(10\^9\) or 4GiB \(2\^30\)"):
+        Memory().convert("4X", None, None)
 
 
 def test_an_image_size_is_a_height_and_a_width() -> None:
