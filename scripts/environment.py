@@ -13,8 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST, NEWEST = (3, 10), (3, 13)
 
 
-def make(name: str, extras: str) -> Path:
-    """Make ROOT/name with latentdb and its extras in it; give the path of its Python."""
+def make(name: str, extras: str, data: tuple[str, ...] = ()) -> Path:
+    """The Python of the environment ROOT/name, made if needed, with latentdb and its extras.
+
+    Packages of `data` are installed without what they depend on: only their files are read.
+    """
     if os.name != "posix":
         sys.exit("latentdb runs on Linux and macOS: its stores rely on POSIX locks")
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
@@ -26,7 +29,7 @@ def make(name: str, extras: str) -> Path:
     python = folder / "bin" / "python"
     stamp = folder / "latentdb-environment"
     wanted = hashlib.sha256(
-        f"{sys.version} {folder} {extras}".encode() + (ROOT / "setup.cfg").read_bytes()
+        f"{sys.version} {folder} {extras} {data}".encode() + (ROOT / "setup.cfg").read_bytes()
     ).hexdigest()
     if stamp.is_file() and stamp.read_text() == wanted:
         return python
@@ -36,8 +39,10 @@ def make(name: str, extras: str) -> Path:
     if made.returncode:
         sys.exit("python -m venv failed: on Debian and Ubuntu it needs  apt install python3-venv")
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*install, "--editable", f"{ROOT}[{extras}]"], check=False)
-    if done.returncode:
-        sys.exit("pip could not install latentdb: see its message above")
+    wanted_packages = [["--editable", f"{ROOT}[{extras}]"]]
+    wanted_packages += [["--no-deps", package] for package in data]
+    for packages in wanted_packages:
+        if subprocess.run([*install, *packages], check=False).returncode:
+            sys.exit(f"pip could not install {packages[-1]}: see its message above")
     stamp.write_text(wanted)
     return python

@@ -16,8 +16,8 @@ from latentdb.store.manifest import FORMAT_VERSION
 from latentdb.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
-# The last revision that wrote each format version; HEAD for the one of now.
-REVISIONS = {1: "3f7c201bd57e", 2: "HEAD"}
+# A revision that wrote each format version; of version 2 the last one of flat modules.
+REVISIONS = {1: "3f7c201bd57e", 2: "5b577eb457c4"}
 
 
 def old_store(revision: str, out: Path) -> Path:
