@@ -237,7 +237,7 @@ def test_a_loaded_index_answers_as_the_one_that_was_dumped(built: Built) -> None
 
 def test_an_index_is_copied_after_a_smaller_one_was_loaded(built: Built) -> None:
     """The largest vector that FAISS may read is set for the whole process."""
-    with pytest.raises(CorruptStoreError):
+    with pytest.raises(CorruptStoreError, match="the search index cannot be read"):
         VectorIndex.load(b"IxF2", {"effort_10": 1}, rows=1, dim=DIM)
     assert built.index.copy().rows == 6000
 

@@ -94,7 +94,7 @@ def test_what_is_taken_is_finite_and_the_nearest_float32(values: Any) -> None:
 
 def test_a_masked_value_is_not_taken_for_a_number() -> None:
     masked = np.ma.MaskedArray([[1.0, 2.0]], [[False, True]])
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError, match="some values are masked"):
         as_latents(masked, 2, "queries")
 
 
@@ -137,5 +137,5 @@ def test_a_single_text_is_not_taken_for_a_list_of_letters() -> None:
 
 @pytest.mark.parametrize("ids", [None, 5, np.array("a")])
 def test_ids_that_are_no_list_are_refused(ids: Any) -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError, match="is not a list: give a list of ids"):
         check_ids(ids)

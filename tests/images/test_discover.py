@@ -73,13 +73,13 @@ def test_a_missing_source_is_reported_before_anything_is_found(tmp_path: Path) -
 
 
 def test_a_source_whose_name_is_too_long_is_refused(tmp_path: Path) -> None:
-    with pytest.raises((NotFoundError, InvalidInputError)):
+    with pytest.raises(NotFoundError, match="a does not exist: give a folder or image files"):
         discover([tmp_path / ("a" * 300)])
 
 
 def test_an_empty_source_is_not_the_working_directory() -> None:
     # What is left of "$FOLDER" where the variable is not set.
-    with pytest.raises((NotFoundError, InvalidInputError)):
+    with pytest.raises(InvalidInputError, match="a source is an empty text"):
         discover([""])
 
 
@@ -174,7 +174,7 @@ def test_there_have_to_be_images(tmp_path: Path) -> None:
     (tmp_path / "note.txt").touch()
     with pytest.raises(InvalidInputError, match=r"no images in .*: expected files ending in \.bmp"):
         require_images([tmp_path])
-    with pytest.raises(NotFoundError):
+    with pytest.raises(NotFoundError, match="gone does not exist"):
         require_images([tmp_path / "gone"])
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.png").touch()

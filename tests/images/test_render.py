@@ -97,32 +97,29 @@ def test_a_folder_that_may_not_be_written_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "reason"),
     [
-        pytest.param("file/x.png", id="in a file"),
-        pytest.param("a" * 300 + ".png", id="too long"),
-        pytest.param(
-            "a\0b.png",
-            id="null",
-        ),
+        pytest.param("file/x.png", "(file exists|not a directory)", id="in a file"),
+        pytest.param("a" * 300 + ".png", "file name too long", id="too long"),
+        pytest.param("a\0b.png", "it has a null character", id="null"),
     ],
 )
-def test_a_path_that_can_hold_no_picture_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_path_that_can_hold_no_picture_is_refused(name: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises((StoreError, InvalidInputError)):
+    with pytest.raises(StoreError, match=f"cannot be written: {reason}"):
         write_picture(tmp_path / name, corners())
 
 
 @pytest.mark.parametrize("name", ["x.webp", "x.jpg", "x.gif"])
 def test_a_picture_too_large_for_its_format_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises((StoreError, InvalidInputError)):
+    with pytest.raises(InvalidInputError, match=r"70000x2 pixels cannot be written .* use \.png"):
         write_picture(tmp_path / name, Image.new("RGB", (70_000, 2)))
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.bmp"])
 def test_an_animation_needs_a_format_with_animations(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError, match=r"(JPEG|BMP) has no animations, use \.gif"):
         write_animation(tmp_path / name, np.zeros((3, 8, 8, 3), np.uint8))
 
 

@@ -78,7 +78,10 @@ def test_an_error_of_the_search_is_raised_to_the_caller(
     monkeypatch.setattr(broken, "look_up", lambda candidates: 1 / 0)
     with read_batches(broken, [images]) as batches, pytest.raises(ZeroDivisionError):
         next(batches)
-    with pytest.raises(NotFoundError), read_batches(broken, [images / "gone"]):
+    with (
+        pytest.raises(NotFoundError, match="gone does not exist"),
+        read_batches(broken, [images / "gone"]),
+    ):
         pass
 
 

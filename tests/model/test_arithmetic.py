@@ -106,7 +106,7 @@ def test_weights_that_are_no_numbers_are_refused(weights: Any) -> None:
 @pytest.mark.parametrize("weights", [[[1, 2]], [[1], [2]]])
 def test_weights_of_another_shape_have_a_message_of_their_own(weights: Any) -> None:
     # "2 weights for 2 latents: give one per latent" would not help.
-    with pytest.raises(InvalidInputError) as caught:
+    with pytest.raises(InvalidInputError, match=r"weights have shape .*: expected \[2\]") as caught:
         normalise_weights(weights, 2)
     assert "2 weights for 2 latents" not in str(caught.value)
 

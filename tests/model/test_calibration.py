@@ -181,5 +181,8 @@ def test_a_store_of_a_trusted_model_asks_for_trust_again(tmp_path: Path, images:
     assert "'half' is code in the file" in again.stderr
     trusted = run("query", db, f"file:{new}", "--trust-model", "-k", 1)
     assert "disc/000.png" in trusted.stdout
-    with LatentDB.open(db) as opened, pytest.raises(UntrustedModelError):
+    with (
+        LatentDB.open(db) as opened,
+        pytest.raises(UntrustedModelError, match="'half' is code in the file"),
+    ):
         opened.query(new)

@@ -172,7 +172,7 @@ def test_precision_is_part_of_the_config(model: Path) -> None:
     assert codec.config.precision == "float32"
     assert "precision" not in codec.config.to_json()  # older versions still read it
     if not _has_bf16():
-        with pytest.raises((ModelError, MissingExtraError)):
+        with pytest.raises((ModelError, MissingExtraError), match="bf16"):
             codec.with_precision("bf16")
         return
     low = codec.with_precision("bf16")

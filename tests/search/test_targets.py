@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from latentdb.base.errors import IdNotFoundError, InvalidInputError, LatentDBError, NotFoundError
+from latentdb.base.errors import IdNotFoundError, InvalidInputError, NotFoundError
 from latentdb.database import LatentDB
 from latentdb.model.codec import Codec
 from latentdb.search.targets import Target, TargetLike, resolve
@@ -156,10 +156,10 @@ def test_what_is_no_vector_of_the_store_is_reported(
 
 def test_a_ragged_vector_is_reported(snapshot: Snapshot) -> None:
     ragged: Any = [[1, 2], [3]]
-    try:
+    with pytest.raises(
+        InvalidInputError, match=rf"the vector is not numbers .*: expected \[{DIM}\]"
+    ):
         one(snapshot, ragged)
-    except LatentDBError:
-        return
 
 
 def test_a_masked_vector_is_reported(snapshot: Snapshot) -> None:
