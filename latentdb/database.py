@@ -36,6 +36,7 @@ from latentdb.store.store import Store
 from latentdb.stored_model import (
     ModelLike,
     config_of,
+    is_own_encoder,
     load_model,
     load_other_model,
     store_compiled,
@@ -320,7 +321,13 @@ class LatentDB(Reader):
         store = self._open_store()
         with opened(file, ids) as source, store.writer() as writer:
             writer.collect_garbage()
-            done = import_rows(writer, source, on_conflict=on_conflict, report=report)
+            done = import_rows(
+                writer,
+                source,
+                on_conflict=on_conflict,
+                is_own_encoder=is_own_encoder,
+                report=report,
+            )
             self._index_manager.maintain(writer, report)
         return done
 

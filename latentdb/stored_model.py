@@ -16,9 +16,11 @@ from latentdb.base.errors import (
     NotFoundError,
     StoreError,
 )
+from latentdb.kerasfile.container import parse
 from latentdb.model.calibration import import_model, is_file
 from latentdb.model.codec import CONFIG_FILE, DECODER_FILE, ENCODER_FILE, Codec
 from latentdb.model.config import ModelConfig, ModelOptions
+from latentdb.model.fingerprint import VERSION, encoder_fingerprint, version_of
 from latentdb.onnx.compiled import ENCODER_ONNX, ONNX_FILES, compiled_name
 from latentdb.search.results import Info
 from latentdb.store.snapshot import Snapshot
@@ -147,16 +149,28 @@ def check_same_model(snapshot: Snapshot, codec: Codec) -> None:
             f"this store has no model, received one with encoder {config.encoder_fingerprint}: "
             "index into a store that was created with it"
         )
-    for network, stated, given in (
-        ("encoder", model.encoder_fingerprint, config.encoder_fingerprint),
-        ("decoder", model.decoder_fingerprint, config.decoder_fingerprint),
-    ):
+    own = (model.encoder_fingerprint, model.decoder_fingerprint)
+    other = (config.encoder_fingerprint, config.decoder_fingerprint)
+    if any(version_of(one) < VERSION for one in (*own, *other) if one is not None):
+        # Old fingerprints do not cover the architecture: compare current ones.
+        own, other = codec_of(snapshot).current_fingerprints(), codec.current_fingerprints()
+    for network, stated, given in zip(("encoder", "decoder"), own, other, strict=True):
         if stated != given:
             raise ModelMismatchError(
                 f"the {network} received has fingerprint {given}, this store's latents are of "
                 f"{network} {stated}: leave the model out to use the store's, "
                 "or index into a new store"
             )
+
+
+def is_own_encoder(snapshot: Snapshot, fingerprint: str) -> bool:
+    """Whether a fingerprint, of whichever version, is that of the store's encoder."""
+    model = snapshot.manifest.model
+    if model is None or version_of(fingerprint) == version_of(model.encoder_fingerprint):
+        return model is not None and fingerprint == model.encoder_fingerprint
+    codec = codec_of(snapshot)
+    file, spec = parse(codec.files[ENCODER_FILE], ENCODER_FILE), codec.config.preprocessing
+    return fingerprint == encoder_fingerprint(file, spec, version=version_of(fingerprint))
 
 
 def describe(snapshot: Snapshot) -> Info:

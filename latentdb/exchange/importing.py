@@ -118,7 +118,12 @@ def _require_file(path: Path) -> None:
 
 
 def import_rows(
-    writer: Writer, reader: RowReader, *, on_conflict: str = "error", report: Report | None = None
+    writer: Writer,
+    reader: RowReader,
+    *,
+    on_conflict: str = "error",
+    is_own_encoder: Callable[[Snapshot, str], bool] | None = None,
+    report: Report | None = None,
 ) -> ImportReport:
     """Append the rows of a file to a store, in one commit.
 
@@ -130,6 +135,9 @@ def import_rows(
         The open file.
     on_conflict
         For an id that is in the store: ``"error"``, ``"skip"`` or ``"replace"``.
+    is_own_encoder
+        Whether a fingerprint is of the store's encoder; by default if it equals
+        the manifest's.
     report
         Called with the progress.
 
@@ -145,6 +153,7 @@ def import_rows(
         raise InvalidInputError(f"on_conflict {on_conflict!r} is unknown: use one of {CONFLICTS}")
     snapshot = writer.snapshot
     _check_vectors(snapshot, reader)
+    _check_encoder(snapshot, reader, is_own_encoder)
     hashes, rows = _locate_ids(snapshot, reader, report)
     existing = np.flatnonzero(rows >= 0)
     if len(existing) and on_conflict == "error":
@@ -164,19 +173,26 @@ def import_rows(
     return ImportReport(added, *counts, len(writer.snapshot), time.monotonic() - start)
 
 
+def _check_encoder(
+    snapshot: Snapshot, reader: RowReader, is_own_encoder: Callable[[Snapshot, str], bool] | None
+) -> None:
+    """Refuse vectors of another encoder."""
+    model, made_by = snapshot.manifest.model, reader.fingerprint
+    if model is None or made_by is None or made_by == model.encoder_fingerprint:
+        return
+    if is_own_encoder is None or not is_own_encoder(snapshot, made_by):
+        raise ModelMismatchError(
+            f"{reader.path} was made by encoder {made_by}, this store's latents are of encoder "
+            f"{model.encoder_fingerprint}: import into another store"
+        )
+
+
 def _check_vectors(snapshot: Snapshot, reader: RowReader) -> None:
-    """Refuse vectors of another size, of another encoder, or with z_log_var unlike the store's."""
+    """Refuse vectors of another size, or with z_log_var unlike the store's."""
     if reader.dim != snapshot.dim:
         raise InvalidInputError(
             f"{reader.path} has {reader.dim} dimensions, this store {snapshot.dim}: "
             "import into another store"
-        )
-    model = snapshot.manifest.model
-    made_by = reader.fingerprint
-    if model is not None and made_by is not None and model.encoder_fingerprint != made_by:
-        raise ModelMismatchError(
-            f"{reader.path} was made by encoder {made_by}, this store's latents are of encoder "
-            f"{model.encoder_fingerprint}: import into another store"
         )
     if snapshot.segments:
         stored = snapshot.segments[0].has_log_var

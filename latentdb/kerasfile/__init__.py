@@ -5,6 +5,7 @@ graph       the configuration as a graph of layers
 locate      z_mean, z_log_var and the decoder in the graph
 builder     keras models of allow-listed layers, with the file's weights
 convert     a file to `ConvertedModel`: an encoder and a decoder that hold no code
+canonical   what the layers compute, as data that can be hashed
 runtime     keras, imported late; loading and saving
 sampling    the sampling layer of latentdb's own VAEs
 """

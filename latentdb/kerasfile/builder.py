@@ -99,12 +99,12 @@ _OPERATIONS = {
 }
 OPERATIONS = {name: op for op, names in _OPERATIONS.items() for name in names.split()}
 # Settings that do not change what a trained layer computes.
-_IGNORED_SETTINGS = re.compile(
+IGNORED_SETTINGS = re.compile(
     r"name|trainable|dtype|seed|implementation|(renorm_)?momentum|autocast|synchronized|(batch_)?input_shape"
     r"|batch_size|input_dtype|input_dim|activity_regularizer|\w+_(initializer|regularizer|constraint)"
 )
 # Settings that do not change it if they have these values.
-_ALLOWED_VALUES: Mapping[str, Any] = {
+HARMLESS_VALUES: Mapping[str, Any] = {
     "groups": 1,
     "ragged": False,
     "sparse": False,
@@ -112,7 +112,7 @@ _ALLOWED_VALUES: Mapping[str, Any] = {
     "pad_to_aspect_ratio": False,
     "antialias": False,
 }
-_RENAMED = {"alpha": "negative_slope"}  # of Keras 2's LeakyReLU
+RENAMED_SETTINGS = {"alpha": "negative_slope"}  # of Keras 2's LeakyReLU
 
 
 def unsupported(layer: Layer) -> str | None:
@@ -121,7 +121,7 @@ def unsupported(layer: Layer) -> str | None:
     if layer.is_input or layer.graph is not None:
         return None
     if is_keras(layer):
-        if _operation(layer) is not None or layer.kind in IDENTITIES:
+        if operation_of(layer) is not None or layer.kind in IDENTITIES:
             return None
         if layer.module.startswith(("keras.src.ops", "keras.ops")):
             return f"{label} is an operation that latentdb does not support"
@@ -134,7 +134,7 @@ def unsupported(layer: Layer) -> str | None:
     return f"{label} is not a layer that latentdb supports"
 
 
-def _operation(layer: Layer) -> str | None:
+def operation_of(layer: Layer) -> str | None:
     """The keras.ops function of an operation in the graph; None for a layer."""
     if layer.kind == "TFOpLambda":
         return OPERATIONS.get(str(layer.config.get("function")))
@@ -263,7 +263,7 @@ class Builder:
             return value
 
         try:
-            operation = _operation(layer)
+            operation = operation_of(layer)
             if operation is not None:
                 operands = [argument(value) for value in self._operands(layer, call)]
                 result = getattr(self._keras.ops, operation)(*operands)
@@ -314,16 +314,16 @@ class Builder:
         allowed = ALLOWED_LAYERS[layer.kind]
         settings: dict[str, Any] = {}
         for key, value in layer.config.items():
-            new = _RENAMED.get(key, key) if layer.kind == "LeakyReLU" else key
+            new = RENAMED_SETTINGS.get(key, key) if layer.kind == "LeakyReLU" else key
             if new in allowed:
                 if new != "activation":
                     self._check_setting(layer, new, value)
                 settings[new] = value
             elif not (
-                _IGNORED_SETTINGS.fullmatch(key)
+                IGNORED_SETTINGS.fullmatch(key)
                 or value is None
                 or value is False
-                or (key in _ALLOWED_VALUES and value == _ALLOWED_VALUES[key])
+                or (key in HARMLESS_VALUES and value == HARMLESS_VALUES[key])
                 or (layer.kind == "Resizing" and key in ("fill_mode", "fill_value"))
             ):
                 raise self._error(layer, f"has a setting {key!r} that is not supported")

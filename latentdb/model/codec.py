@@ -8,16 +8,14 @@ tensorflow is imported at the first image or latent otherwise.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +29,7 @@ from latentdb.kerasfile.container import parse, read_file
 from latentdb.kerasfile.convert import convert, load_model
 from latentdb.kerasfile.runtime import load_keras, quiet_stderr
 from latentdb.model.config import ModelConfig, ModelOptions
+from latentdb.model.fingerprint import decoder_fingerprint, encoder_fingerprint, version_of
 from latentdb.onnx import export, runtime
 from latentdb.onnx.compiled import ONNX_FILES, CompiledModel, compile_model, map_chunks
 
@@ -138,19 +137,15 @@ class Codec:
         ModelError
             If a fingerprint differs from the config's.
         """
-        found = fingerprints(encoder, decoder, config.preprocessing, name)
-        for network, stated, actual in zip(
-            ("encoder", "decoder"),
-            (config.encoder_fingerprint, config.decoder_fingerprint),
-            found,
-            strict=True,
-        ):
-            if stated != actual:
-                raise ModelError(
-                    f"the {network} in {name} has fingerprint {actual}, its {CONFIG_FILE} says "
-                    f"{stated}: the files are of different models; put the original file back, or "
-                    "give encoder and decoder as files of their own (--encoder, --decoder)"
-                )
+        spec, file = config.preprocessing, parse(encoder, f"the encoder in {name}")
+        stated, other = config.encoder_fingerprint, config.decoder_fingerprint
+        found: str | None = encoder_fingerprint(file, spec, version=version_of(stated))
+        _check_stated("encoder", name, stated, found)
+        found = None
+        if decoder is not None:
+            second = parse(decoder, f"the decoder in {name}")
+            found = decoder_fingerprint(second, spec, version=version_of(other or ""))
+        _check_stated("decoder", name, other, found)
         return cls(config, encoder, decoder, compiled=compiled, trust_model=trust_model)
 
     @classmethod
@@ -231,6 +226,11 @@ class Codec:
             decoder_fingerprint=decoder,
         )
         return self._with_config(config)
+
+    def current_fingerprints(self) -> tuple[str, str | None]:
+        """Fingerprints of encoder and decoder in the current version, whatever the config's are."""
+        spec = self.config.preprocessing
+        return fingerprints(self._encoder_bytes, self._decoder_bytes, spec, "the model")
 
     def with_precision(self, precision: str) -> Codec:
         """The same model, used in ``"float32"`` or ``"bf16"``.
@@ -502,25 +502,27 @@ class Codec:
 def fingerprints(
     encoder: bytes, decoder: bytes | None, spec: Preprocessing, name: str
 ) -> tuple[str, str | None]:
-    """Fingerprints of an encoder with its preprocessing, and of a decoder with its pixel range.
-
-    They cover the weights as arrays and not the bytes of a file: a model that
-    is saved again has the same fingerprint.
+    """Fingerprints of an encoder and of a decoder, in the current version.
 
     Raises
     ------
     ModelError
         If a file is no .keras file.
     """
-    first = _fingerprint(encoder, f"the encoder in {name}", asdict(spec))
+    first = encoder_fingerprint(parse(encoder, f"the encoder in {name}"), spec)
     if decoder is None:
         return first, None
-    return first, _fingerprint(decoder, f"the decoder in {name}", spec.pixel_range)
+    return first, decoder_fingerprint(parse(decoder, f"the decoder in {name}"), spec)
 
 
-def _fingerprint(data: bytes, name: str, *parts: object) -> str:
-    text = json.dumps([parse(data, name).weights.digest(), *parts], sort_keys=True)
-    return sha256(text.encode()).hexdigest()[:16]
+def _check_stated(network: str, name: str, stated: str | None, actual: str | None) -> None:
+    """Refuse an encoder or a decoder that is not the one of its config."""
+    if stated != actual:
+        raise ModelError(
+            f"the {network} in {name} has fingerprint {actual}, its {CONFIG_FILE} says "
+            f"{stated}: the files are of different models; put the original file back, or "
+            "give encoder and decoder as files of their own (--encoder, --decoder)"
+        )
 
 
 def _outputs(run: Callable[[Any], Any], values: Floats, refusal: str) -> list[Floats]:

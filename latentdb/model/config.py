@@ -23,9 +23,9 @@ class ModelConfig:
     latent_dim
         Dimensions of z_mean.
     encoder_fingerprint
-        Hash of the encoder's weights and the preprocessing.
+        Of the encoder and the preprocessing: see `latentdb.model.fingerprint`.
     decoder_fingerprint
-        Hash of the decoder's weights and the pixel range; None without a decoder.
+        Of the decoder and the pixel range; None without a decoder.
     has_z_log_var
         Whether the encoder gives z_log_var as its second output.
     about
