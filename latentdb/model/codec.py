@@ -374,7 +374,12 @@ class Codec:
             return self._run_encoder(self._prepare(images[part]))
 
         for outputs in map_chunks(self._compiled.encoder, work, len(images)):
-            for chunk, output in zip(chunks, outputs, strict=False):
+            if len(outputs) < len(chunks):
+                raise ModelError(
+                    "the encoder gives z_mean alone, and its model.json says has_z_log_var: "
+                    "set it to false, or give the encoder that has both"
+                )
+            for chunk, output in zip(chunks, outputs[: len(chunks)], strict=True):
                 chunk.append(output)
         z_mean, *z_log_var = (np.concatenate(chunk).astype(np.float32) for chunk in chunks)
         if not all(np.isfinite(latents).all() for latents in (z_mean, *z_log_var)):

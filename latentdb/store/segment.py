@@ -94,6 +94,11 @@ class Rows:
         Metadata, by key.
     hashes
         `hash_ids` of the ids, where they were computed already.
+
+    Raises
+    ------
+    InvalidInputError
+        If an array has another length, shape or dtype; ids and values are not looked at.
     """
 
     ids: Sequence[str]
@@ -103,6 +108,26 @@ class Rows:
     file_stats: FileStats | None = None
     columns: Mapping[str, Column] = field(default_factory=dict)
     hashes: NDArray[np.uint64] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.ids)
+        if self.z_mean.ndim != 2:
+            raise InvalidInputError(f"z_mean has shape {self.z_mean.shape}: expected [n, d]")
+        _check_array("z_mean", self.z_mean, "f4", (count, self.z_mean.shape[1]))
+        if self.z_log_var is not None:
+            _check_array("z_log_var", self.z_log_var, "f4", self.z_mean.shape)
+        if self.paths is not None and len(self.paths) != count:
+            raise InvalidInputError(f"paths are {len(self.paths)} for {count} ids: give one each")
+        if self.file_stats is not None:
+            _check_array("file sizes", self.file_stats.sizes, "i8", (count,))
+            _check_array("file times", self.file_stats.mtimes_ns, "i8", (count,))
+            _check_array("file digests", self.file_stats.digests, "u8", (count,))
+        if self.hashes is not None:
+            _check_array("hashes of ids", self.hashes, "u8", (count,))
+        for key, column in self.columns.items():
+            _check_array(f"metadata {key!r}", column.values, DTYPES[column.type].str, (count,))
+            if column.missing is not None:
+                _check_array(f"missing values of {key!r}", column.missing, "?", (count,))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -151,6 +176,14 @@ class Rows:
                 for key, column in first.columns.items()
             },
             _concat_present([block.hashes for block in blocks]),
+        )
+
+
+def _check_array(name: str, array: NDArray[Any], dtype: str, shape: tuple[int, ...]) -> None:
+    if array.shape != shape or array.dtype != dtype:
+        raise InvalidInputError(
+            f"{name}: received {array.dtype} {list(array.shape)}, "
+            f"expected {np.dtype(dtype)} {list(shape)}"
         )
 
 
@@ -544,6 +577,22 @@ class Segment:
         hashes = np.empty(len(self), np.uint64)
         hashes[self._order] = self._hashes
         return hashes
+
+    def check_layout(self) -> None:
+        """Verify that every array has its dtype and shape, without reading its content.
+
+        Raises
+        ------
+        CorruptStoreError
+            If one has not.
+        """
+        for name, dtype in (("sizes", "<i8"), ("mtimes_ns", "<i8"), ("digests", "<u8")):
+            if "file/sizes" in self._arrays:
+                self._arrays.get(f"file/{name}", dtype, (len(self),))
+        for key, type_ in self.columns.items():
+            stored = self._stored(key, type_)
+            if stored is not None and stored[0] == "str":
+                self._categories(key)
 
     def check(self) -> None:
         """Verify the whole file and the content of its arrays.

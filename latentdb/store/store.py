@@ -131,13 +131,18 @@ class Store:
         NotFoundError, CorruptStoreError, StoreError
             If a file cannot be opened; the current snapshot stays as it was then.
         """
-        snapshot = Snapshot(self.path, manifest, self._segments, self._id_filter)
-        # Opened at once: a file may be deleted after a later version drops it.
-        _ = snapshot.segments, snapshot.deleted
+        snapshot = self.open_version(manifest)
         names = {entry.file.name for entry in manifest.segments}
         for name in set(self._segments) - names:
             del self._segments[name]
         self._snapshot, self._data, self._seen = snapshot, data, None
+        return snapshot
+
+    def open_version(self, manifest: Manifest) -> Snapshot:
+        """A version with its files opened; it need not be committed yet."""
+        snapshot = Snapshot(self.path, manifest, self._segments, self._id_filter)
+        # Opened at once: a file may be deleted after a later version drops it.
+        _ = snapshot.segments, snapshot.deleted
         return snapshot
 
     @contextmanager

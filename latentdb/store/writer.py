@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latentdb.base.errors import InvalidInputError
+from latentdb.base.errors import (
+    CorruptStoreError,
+    InvalidInputError,
+    NotFoundError,
+    StoreError,
+)
 from latentdb.base.files import checksum, make_folder, sync_folder, try_remove, write_new
 from latentdb.store import garbage
 from latentdb.store import manifest as manifests
@@ -73,6 +78,10 @@ class Writer:
             entries: list[SegmentEntry] = []
             next_row = first
             for block in [rows] if isinstance(rows, Rows) else rows:
+                if block.z_mean.shape[1] != old.dim:
+                    raise InvalidInputError(
+                        f"z_mean has {block.z_mean.shape[1]} dimensions: this store has {old.dim}"
+                    )
                 columns = {}
                 for key, column in block.columns.items():
                     type_ = types.setdefault(key, column.type)
@@ -262,9 +271,15 @@ class Writer:
         return self._deletions_file(rows, len(rows), written)
 
     def _commit(self, manifest: Manifest) -> None:
-        written = manifests.commit(
-            self._store.path, replace(manifest, version=manifest.version + 1)
-        )
+        manifest = replace(manifest, version=manifest.version + 1)
+        known = {segment.entry for segment in self.snapshot.segments}
+        try:
+            for segment in self._store.open_version(manifest).segments:
+                if segment.entry not in known:
+                    segment.check_layout()
+        except (CorruptStoreError, NotFoundError) as error:
+            raise StoreError(f"nothing was committed: what was written is bad ({error})") from error
+        written = manifests.commit(self._store.path, manifest)
         self.committed = True
         old = self.snapshot.manifest.file_names()
         self.snapshot = self._store.switch_to(*written)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,15 @@ def test_one_output_is_z_mean_alone(tmp_path: Path) -> None:
     assert not codec.has_decoder
     with pytest.raises(ModelError, match="has no decoder"):
         codec.decode(np.zeros((1, 3), np.float32))
+
+
+def test_a_config_that_promises_a_log_var_the_encoder_lacks_is_refused(tmp_path: Path) -> None:
+    save_keras_files(tmp_path, outputs=1)
+    codec = Codec.from_files(tmp_path / "e.keras")
+    config = replace(codec.config, has_z_log_var=True)
+    codec = Codec.from_bytes(config, (tmp_path / "e.keras").read_bytes(), None, name="model")
+    with pytest.raises(ModelError, match="the encoder gives z_mean alone"):
+        codec.encode(random_images(SHAPE))
 
 
 def test_behind_a_sampled_z_its_mean_is_found(tmp_path: Path) -> None:

@@ -51,6 +51,32 @@ def sample() -> Rows:
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (
+            {"z_log_var": np.empty((0, DIM), "f4")},
+            r"z_log_var: received float32 \[0, 3\], expected",
+        ),
+        ({"z_mean": np.zeros((N + 1, DIM), "f4")}, r"z_mean: received float32 \[7, 3\], expected"),
+        ({"z_mean": np.zeros((N, DIM))}, "z_mean: received float64"),
+        ({"z_mean": np.zeros(N, "f4")}, r"z_mean has shape \(6,\)"),
+        ({"paths": ["/data/0"]}, "paths are 1 for 6 ids"),
+        ({"file_stats": FileStats.blank(N - 1)}, "file sizes: received"),
+        ({"hashes": np.zeros(N, "i8")}, "hashes of ids: received int64"),
+        ({"columns": make_columns({"i": [1]}, 1)}, r"metadata 'i': received int64 \[1\]"),
+        ({"columns": {"i": Column("int", np.zeros(N, "i4"))}}, "metadata 'i': received int32"),
+        (
+            {"columns": {"i": Column("int", np.zeros(N, "i8"), np.ones(2, bool))}},
+            "missing values of 'i'",
+        ),
+    ],
+)
+def test_rows_whose_arrays_differ_are_never_made(change: dict[str, Any], match: str) -> None:
+    with pytest.raises(InvalidInputError, match=match):
+        replace(sample(), **change)
+
+
 NUMBERS = np.array([10, 11, 12, 14, 15, 19], np.int64)
 
 

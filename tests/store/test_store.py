@@ -26,6 +26,7 @@ from latentdb.base.errors import (
     StoreNotFoundError,
 )
 from latentdb.store import manifest as manifests
+from latentdb.store import segment as segments
 from latentdb.store import writer as writers
 from latentdb.store.columns import make_columns
 from latentdb.store.manifest import Settings
@@ -528,6 +529,27 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(store: Store, after: int)
     assert set(numbers) == set(range(commits))
     np.testing.assert_array_equal(snapshot.vectors(rows)[:, 0], numbers)
     append(store, some(["after"]))  # the lock is free, too
+
+
+def test_a_version_that_no_reader_can_open_is_not_committed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(store, some(["a"]))
+    before = tree(store.path)
+    with pytest.raises(InvalidInputError, match="z_mean has 3 dimensions: this store has 8"):
+        append(store, Rows(["b"], np.zeros((1, 3), np.float32)))
+
+    write, damage = segments.dump_arrays, {"z_mean": np.zeros((2, DIM), np.float32)}
+    monkeypatch.setattr(segments, "dump_arrays", lambda arrays: write({**arrays, **damage}))
+    with pytest.raises(StoreError, match=r"nothing was committed.*'z_mean' is float32 \(2, 8\)"):
+        append(store, some(["b"]))
+    damage = {"metadata/year/int": np.arange(7)}  # a reader opens it when it is asked for
+    with pytest.raises(StoreError, match=r"nothing was committed.*'metadata/year/int' is int64"):
+        append(store, some(["b"], year=[1]))
+    assert tree(store.path) == before
+    monkeypatch.undo()
+    assert append(store, some(["b"], year=[1])) == [1]
+    assert Store.open(store.path).snapshot().metadata(np.array([1])) == [{"year": 1}]
 
 
 # --- garbage collection ---------------------------------------------------------
