@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import re
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,8 @@ from latentdb.base.errors import (
     NotFoundError,
     StoreError,
 )
+
+_MAX_WRITING_SECONDS = 86_400  # since the last write to a temporary file: its process has ended
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
@@ -115,8 +119,8 @@ def replace_atomically(path: Path, data: bytes) -> None:
         If it cannot be written.  The old file is unchanged then, unless only the
         sync of the folder failed: after a power cut either may be found.
     """
+    _sweep(path.parent, re.escape(path.name))
     temporary = _temporary(path)
-    try_remove(temporary)
     write_new(temporary, data)
     try:
         os.rename(temporary, path)
@@ -160,8 +164,8 @@ def open_output(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         If it cannot be written; an old file is unchanged then.
     """
     target = _output_path(path)
+    _sweep(target.parent, re.escape(target.name))
     temporary = _temporary(target)
-    try_remove(temporary)
     try:
         with open(temporary, "x+b") as file:
             yield file
@@ -186,10 +190,9 @@ def write_unsynced(path: str, data: bytes) -> None:
     StoreError
         If it cannot be written.
     """
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    temporary = _temporary(Path(path))
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o644)
         try:
             _write_all(descriptor, data)
@@ -197,12 +200,14 @@ def write_unsynced(path: str, data: bytes) -> None:
             os.close(descriptor)
         os.rename(temporary, path)
     except OSError as error:
-        try_remove(Path(temporary))
+        try_remove(temporary)
         raise _unwritable(Path(path), error) from error
 
 
-def make_output_folder(path: str | os.PathLike[str]) -> None:
-    """Make a folder and its parents, unless they exist.
+def make_output_folder(path: str | os.PathLike[str], suffix: str) -> None:
+    """Make a folder of files with a suffix, and its parents, unless they exist.
+
+    Temporary files that a killed run left there are deleted.
 
     Raises
     ------
@@ -210,6 +215,7 @@ def make_output_folder(path: str | os.PathLike[str]) -> None:
         If the system cannot.
     """
     _make_parents(Path(path).absolute(), Path(path).absolute())
+    _sweep(Path(path), ".*" + re.escape(suffix))
 
 
 def _output_path(path: str | os.PathLike[str]) -> Path:
@@ -229,7 +235,35 @@ def _make_parents(target: Path, folder: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A new name beside a file; no other thread or process has it."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+
+
+def _sweep(folder: Path, names: str) -> None:
+    """Delete the temporary files, of names that match a pattern, that killed processes left."""
+    form = re.compile(rf"\.{names}\.([0-9]+)(-[0-9a-f]{{8}})?\.tmp")
+    try:
+        found = [match for name in os.listdir(folder) if (match := form.fullmatch(name))]
+    except OSError:
+        return
+    for match in found:
+        path = folder / match[0]
+        if _is_abandoned(path, int(match[1])):
+            try_remove(path)
+
+
+def _is_abandoned(path: Path, process: int) -> bool:
+    """Whether a process has ended that was writing a temporary file, or must have."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass  # it runs, as another user; or it is no process number
+    try:
+        return time.time() - path.lstat().st_mtime > _MAX_WRITING_SECONDS
+    except OSError:
+        return False
 
 
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:

@@ -239,7 +239,7 @@ class FolderSink:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        make_output_folder(self._path)
+        make_output_folder(self._path, _SUFFIXES[self._format])
         yield
 
     def write(self, names: Sequence[str], images: Pixels) -> Iterable[Task]:

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from hypothesis import strategies as st
 from latentdb.base.errors import CorruptStoreError, NotFoundError, StoreError
 from latentdb.base.files import (
     checksum,
+    make_output_folder,
     map_checked,
+    open_output,
     os_reason,
     read_limited,
     replace_atomically,
@@ -24,6 +28,7 @@ from latentdb.base.files import (
     try_remove,
     write_new,
     write_output,
+    write_unsynced,
 )
 
 LIMITED = """
@@ -103,12 +108,63 @@ def test_replace_leaves_no_temporary_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_replace_overcomes_the_temporary_file_of_a_killed_process(
-    tmp_path: Path,
+def process_that_ended() -> int:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
+def write_one(path: Path) -> None:
+    with open_output(path) as file:
+        file.write(b"whole")
+
+
+@pytest.mark.parametrize("write", [lambda path: replace_atomically(path, b"whole"), write_one])
+def test_the_temporary_files_of_killed_processes_are_deleted(
+    tmp_path: Path, write: Callable[[Path], None]
 ) -> None:
-    (tmp_path / f".a.{os.getpid()}.tmp").write_bytes(b"half")
-    replace_atomically(tmp_path / "a", b"whole")
-    assert (tmp_path / "a").read_bytes() == b"whole"
+    ended = process_that_ended()
+    for name in (f".a.csv.{ended}.tmp", f".a.csv.{ended}-01234567.tmp", ".a.csv.1-89abcdef.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    os.utime(tmp_path / ".a.csv.1-89abcdef.tmp", (0, 0))  # process 1 lives, and reused a number
+    others = {
+        f".ba.csv.{ended}.tmp",
+        f".a.csv.{ended}.tmp.bak",
+        f".axcsv.{ended}.tmp",
+        ".a.csv.tmp",
+    }
+    live = f".a.csv.{os.getpid()}-01234567.tmp"  # of another thread
+    for name in (*others, live):
+        (tmp_path / name).write_bytes(b"not mine")
+    write(tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_bytes() == b"whole"
+    assert set(os.listdir(tmp_path)) == {"a.csv", live, *others}
+
+
+def test_a_folder_of_outputs_is_swept_of_what_a_killed_run_left(tmp_path: Path) -> None:
+    ended = process_that_ended()
+    for name in (f".b.png.{ended}-01234567.tmp", f".b.jpg.{ended}-01234567.tmp", "b.png"):
+        (tmp_path / name).write_bytes(b"x")
+    make_output_folder(tmp_path, ".png")
+    assert sorted(os.listdir(tmp_path)) == [f".b.jpg.{ended}-01234567.tmp", "b.png"]
+
+
+def test_two_writers_of_one_file_do_not_share_a_temporary_one(tmp_path: Path) -> None:
+    with open_output(tmp_path / "a") as first:
+        first.write(b"first")
+        with open_output(tmp_path / "a") as second:
+            second.write(b"second, longer")
+        assert (tmp_path / "a").read_bytes() == b"second, longer"
+        replace_atomically(tmp_path / "a", b"third")
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_threads_write_one_file_of_many(tmp_path: Path) -> None:
+    contents = {bytes([number]) * 100_000 for number in range(8)}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda data: write_unsynced(str(tmp_path / "a"), data), contents))
+    assert (tmp_path / "a").read_bytes() in contents
     assert os.listdir(tmp_path) == ["a"]
 
 
