@@ -2,7 +2,8 @@
 
 A store may come from a stranger, and ONNX can do more than a network needs:
 name other files on the disk as its weights, call operators of other libraries,
-loop, branch, and draw random numbers.  Only what is listed here is accepted.
+loop, branch, and draw random numbers.  Only what is listed here is accepted, and a
+runtime gets what was read, written anew: a file can be valid in two formats.
 Field numbers are those of onnx.proto (https://github.com/onnx/onnx).
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from latentdb.base.errors import ModelError
+from latentdb.base.wording import counted
 
 FINGERPRINT = "fingerprint"  # metadata key: the fingerprint of the compiled encoder or decoder
 DOMAINS = ("", "ai.onnx")  # both name the standard operators
@@ -53,6 +55,11 @@ _FORBIDDEN = {
 }
 _TEXTS = ("domain", "operator", "key", "value")
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
+_IR_VERSION, _OPSETS, _GRAPH = 1, 8, 7  # the fields of a model that compute something
+_DROPPED = {"graph": 10, "node": 6, "attribute": 13, "tensor": 12}  # texts for people
+_ORT_MARK = b"ORTM"  # in bytes 4 to 8: ONNX Runtime then reads a flatbuffer, whatever else it is
+
+Bytes = bytes | memoryview
 
 
 @dataclass(frozen=True)
@@ -86,14 +93,35 @@ def inspect(data: bytes, name: str) -> OnnxFile:
     ModelError
         If it is damaged, or holds a field or an operator that is not allowed.
     """
+    return _parse(data, name).found
+
+
+def rewrite(data: bytes, name: str) -> tuple[OnnxFile, bytes]:
+    """What `inspect` returns, and the same network in bytes for a runtime.
+
+    They hold the fields that were inspected and that compute something, in one
+    order and in the shortest encoding, and begin with the version of the format.
+
+    Raises
+    ------
+    ModelError
+        As `inspect`.
+    """
+    parser = _parse(data, name)
+    return parser.found, b"".join(parser.parts)
+
+
+def _parse(data: bytes, name: str) -> _Parser:
     parser = _Parser()
     try:
         if len(data) > MAX_BYTES:
             raise ValueError(f"it has {len(data):,} bytes, at most {MAX_BYTES:,} are allowed")
-        parser.message(memoryview(data), "model")
+        if data[4:8] == _ORT_MARK:
+            raise ValueError("it is a file in the format of ONNX Runtime too")
+        parser.model(memoryview(data))
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise ModelError(f"{name} is not a usable compiled model: {error}") from error
-    return OnnxFile(parser.metadata.get(FINGERPRINT), frozenset(parser.operators))
+    return parser
 
 
 class _Parser:
@@ -103,8 +131,35 @@ class _Parser:
         self.fields = 0
         self.operators: set[str] = set()
         self.metadata: dict[str, str] = {}
+        self.parts: list[Bytes] = []
 
-    def message(self, data: memoryview, message_type: str) -> None:
+    @property
+    def found(self) -> OnnxFile:
+        return OnnxFile(self.metadata.get(FINGERPRINT), frozenset(self.operators))
+
+    def model(self, data: memoryview) -> None:
+        """Read a file, and write the fields that compute something to `parts`."""
+        written = list(self._fields(data, "model"))
+        for number, what in ((_IR_VERSION, "format version"), (_GRAPH, "graph")):
+            count = sum(field == number for field, _ in written)
+            if count != 1:
+                raise ValueError(f"it has {counted(count, what)}, expected 1")
+        for number in (_IR_VERSION, _OPSETS, _GRAPH):
+            for field, parts in written:
+                if field == number:
+                    self.parts += parts
+
+    def _message(self, data: memoryview, message_type: str) -> list[Bytes]:
+        dropped = _DROPPED.get(message_type)
+        return [
+            part
+            for field, parts in self._fields(data, message_type)
+            if field != dropped
+            for part in parts
+        ]
+
+    def _fields(self, data: memoryview, message_type: str) -> Iterator[tuple[int, list[Bytes]]]:
+        """The fields of a message, inspected, and each written anew."""
         allowed = _FIELDS[message_type]
         entry = {"key": "", "value": ""}
         for number, wire, value in self._split(data):
@@ -113,6 +168,11 @@ class _Parser:
             if number not in allowed:
                 raise ValueError(f"its {message_type} has the unknown field {number}")
             value_type = allowed[number]
+            tag = _encode(number << 3 | wire)
+            if isinstance(value, int):
+                parts: list[Bytes] = [tag, _encode(value)]
+            else:
+                parts = [tag, value] if wire != _LENGTH else [tag, _encode(len(value)), value]
             if value_type == "location":
                 if wire != _VARINT or value != 0:
                     raise ValueError("it has weights in another file")
@@ -123,7 +183,9 @@ class _Parser:
                     entry[value_type] = text = bytes(value).decode()
                     self._check_text(value_type, text)
                 else:
-                    self.message(value, value_type)
+                    inner = self._message(value, value_type)
+                    parts = [tag, _encode(sum(map(len, inner))), *inner]
+            yield number, parts
         if message_type == "entry":
             self.metadata[entry["key"]] = entry["value"]
 
@@ -174,3 +236,13 @@ def _varint(data: memoryview, offset: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, offset
     raise ValueError("it has an integer of more than ten bytes")
+
+
+def _encode(value: int) -> bytes:
+    """The shortest encoding of a variable-length integer of at most 64 bits."""
+    value &= (1 << 64) - 1
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*encoded, value))

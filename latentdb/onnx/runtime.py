@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from latentdb.base.cores import core_count
 from latentdb.base.errors import MissingExtraError, ModelError
-from latentdb.onnx.inspect import inspect
+from latentdb.onnx.inspect import rewrite
 
 FLOAT32, BF16 = "float32", "bf16"
 PRECISIONS = (FLOAT32, BF16)
@@ -90,16 +90,16 @@ class CompiledNetwork:
     def __init__(
         self, data: bytes, name: str, *, fingerprint: str, precision: str = FLOAT32
     ) -> None:
-        found = inspect(data, name).fingerprint
-        if found != fingerprint:
+        found, plain = rewrite(data, name)
+        if found.fingerprint != fingerprint:
             raise ModelError(
-                f"{name} was compiled from a model with fingerprint {found}, "
+                f"{name} was compiled from a model with fingerprint {found.fingerprint}, "
                 f"this one has {fingerprint}"
             )
         check_precision(precision)
         self.precision = precision
         try:
-            self._run = _onnxruntime(data) if precision == FLOAT32 else _openvino(data)
+            self._run = _onnxruntime(plain) if precision == FLOAT32 else _openvino(plain)
         except Exception as error:  # the runtimes raise many types
             raise ModelError(f"{name} cannot be run: {_one_line(error)}") from error
         self._pool: ThreadPoolExecutor | None = None
@@ -147,6 +147,7 @@ def _onnxruntime(data: bytes) -> Callable[[Floats], list[Floats]]:
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # fatal only: errors are raised as well
     options.add_session_config_entry("session.use_env_allocators", "1")
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # else its bytes decide
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     inputs = session.get_inputs()
     if len(inputs) != 1:

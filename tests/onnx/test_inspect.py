@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentdb.base.errors import ModelError
-from latentdb.onnx.inspect import MAX_FIELDS, inspect
+from latentdb.onnx.inspect import MAX_FIELDS, inspect, rewrite
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -126,6 +126,59 @@ def test_a_second_graph_is_inspected_too() -> None:
     random_numbers(other)
     with pytest.raises(ModelError, match="RandomNormalLike"):
         inspect(model.SerializeToString() + other.SerializeToString(), "it")
+
+
+def test_a_second_graph_is_refused() -> None:
+    data = network().SerializeToString()
+    with pytest.raises(ModelError, match="it has 2 format versions, expected 1"):
+        inspect(data + data, "it")
+    second = onnx.ModelProto(graph=network().graph).SerializeToString()
+    with pytest.raises(ModelError, match="it has 2 graphs, expected 1"):
+        inspect(data + second, "it")
+
+
+def test_a_model_without_a_graph_is_refused() -> None:
+    model = network()
+    model.ClearField("graph")
+    with pytest.raises(ModelError, match="it has 0 graphs, expected 1"):
+        inspect(model.SerializeToString(), "it")
+    with pytest.raises(ModelError, match="it has 0 format versions, expected 1"):
+        inspect(b"", "it")
+
+
+def test_a_file_of_two_formats_is_refused() -> None:
+    # Producer "ORTM" at byte 4: valid protobuf, and a flatbuffer for ONNX Runtime.
+    model = network()
+    model.producer_name = "ORTM"
+    data = model.SerializeToString()
+    assert data[4:8] == b"ORTM"
+    with pytest.raises(ModelError, match="it is a file in the format of ONNX Runtime too"):
+        inspect(data, "it")
+
+
+def test_a_runtime_gets_the_network_alone_written_anew() -> None:
+    model = network()
+    model.producer_name, model.doc_string, model.graph.doc_string = "me", "ORTM", "ORTM"
+    model.graph.node[0].doc_string = "ORTM"
+    data = model.SerializeToString()
+    found, plain = rewrite(data, "it")
+    assert found == inspect(data, "it")
+    assert b"ORTM" not in plain
+    assert plain[:1] == b"\x08"
+    read = onnx.ModelProto.FromString(plain)
+    assert read == onnx.ModelProto(
+        ir_version=8, opset_import=model.opset_import, graph=network().graph
+    )
+    assert rewrite(plain, "it")[1] == plain
+    # A long encoding of the format version is written in the short one.
+    assert rewrite(b"\x08\x88\x80\x00" + plain[2:], "it")[1] == plain
+
+
+def test_negative_numbers_are_written_as_protobuf_does() -> None:
+    model = network()
+    model.graph.node[1].attribute.append(helper.make_attribute("axis", -1))
+    _, plain = rewrite(model.SerializeToString(), "it")
+    assert onnx.ModelProto.FromString(plain).graph == model.graph
 
 
 def test_many_tiny_fields_are_refused_early() -> None:

@@ -96,6 +96,21 @@ def test_a_file_that_cannot_run_is_refused() -> None:
         runtime.CompiledNetwork(network(inputs=2), "it", fingerprint="abc")
 
 
+def test_the_runtime_is_told_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    seen: list[tuple[bytes, str]] = []
+    session = onnxruntime.InferenceSession
+
+    def record(data: bytes, options: Any, **rest: Any) -> Any:
+        seen.append((data, options.get_session_config_entry("session.load_model_format")))
+        return session(data, options, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", record)
+    runtime.CompiledNetwork(network(), "it", fingerprint="abc")
+    assert [(data != network(), stated) for data, stated in seen] == [(True, "ONNX")]
+
+
 def test_a_file_that_wants_all_memory_fails_instead() -> None:
     compiled = runtime.CompiledNetwork(
         network(pad=1 << 33), "it", fingerprint="abc"
