@@ -130,8 +130,9 @@ class Reader:
         """
         from latentdb.stored_model import codec_of
 
+        snapshot = self._snapshot()  # always: the store may have been replaced by another
         if self._codec is None:
-            self._codec = codec_of(self._snapshot(), trust_model=self._trust_model)
+            self._codec = codec_of(snapshot, trust_model=self._trust_model)
         return self._codec
 
     def _check_model(self, model: ModelLike | None) -> None:

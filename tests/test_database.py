@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from latentdb.base.errors import (
     ModelError,
     ModelMismatchError,
     NotFoundError,
+    StoreError,
     StoreNotFoundError,
 )
 from latentdb.database import LatentDB
@@ -52,6 +54,24 @@ def test_an_indexed_image_finds_itself_first(store: Path, images: Path) -> None:
             assert matches[0].path == str(images / "disc/007.png")
         assert matches.exact
         assert matches.scanned == 80
+
+
+def test_a_model_is_not_used_for_the_store_that_replaced_its_own(
+    tmp_path: Path, model: Path, images: Path
+) -> None:
+    with LatentDB.create(tmp_path / "a.ldb", model) as db:
+        shutil.rmtree(tmp_path / "a.ldb")
+        LatentDB.create(tmp_path / "a.ldb", dim=4).add(["x"], np.zeros((1, 4)))
+        image = images / "disc/000.png"
+        for use in (
+            lambda: db.codec,
+            lambda: db.query(image),
+            lambda: db.decode(np.zeros((1, 4), np.float32)),
+            lambda: db.index_images(images),
+        ):
+            with pytest.raises(StoreError, match="was replaced by another store"):
+                use()
+    assert LatentDB.open(tmp_path / "a.ldb").ids() == ["x"]
 
 
 def test_decode_reconstructs_the_image_roughly(store: Path, images: Path) -> None:

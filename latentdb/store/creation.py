@@ -59,8 +59,8 @@ def is_unfinished(folder: Path) -> bool:
     return locked or not any(item.is_dir() and any(item.iterdir()) for item in items)
 
 
-def create_files(folder: Path, *, dim: int, model: Model | None, settings: Settings) -> None:
-    """Make the folder of an empty store, durably.
+def create_files(folder: Path, *, dim: int, model: Model | None, settings: Settings) -> str:
+    """Make the folder of an empty store, durably, and give its uuid.
 
     Raises
     ------
@@ -87,6 +87,7 @@ def create_files(folder: Path, *, dim: int, model: Model | None, settings: Setti
         first = Manifest(manifests.unique_name(), 1, dim, model=entry, settings=settings)
         manifests.commit(folder, first)
         sync_folder(folder.absolute().parent)
+    return first.uuid
 
 
 def _write_model(folder: Path, files: Mapping[str, bytes]) -> tuple[FileEntry, ...]:

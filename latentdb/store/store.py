@@ -45,6 +45,7 @@ class Store:
         self._snapshot: Snapshot | None = None
         self._seen: tuple[int, int, int] | None = None
         self._data = b""  # of the manifest of the snapshot
+        self._uuid = ""  # of the store that was opened; another may be made at its path
         self._id_filter = IdFilter()
 
     @classmethod
@@ -77,8 +78,9 @@ class Store:
         if type(dim) is not int or not 1 <= dim <= manifests.MAX_DIM:
             raise InvalidInputError(f"dim {dim!r} cannot be used: give 1 to {manifests.MAX_DIM}")
         folder = as_path(path)
-        create_files(folder, dim=dim, model=model, settings=settings or Settings())
-        return cls(folder)
+        store = cls(folder)
+        store._uuid = create_files(folder, dim=dim, model=model, settings=settings or Settings())
+        return store
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Store:
@@ -94,7 +96,13 @@ class Store:
         return store
 
     def snapshot(self) -> Snapshot:
-        """The current version; the same object while nothing is committed."""
+        """The current version; the same object while nothing is committed.
+
+        Raises
+        ------
+        StoreError
+            If another store was made at the path since this one was opened.
+        """
         if self._snapshot and not all(map(Segment.is_intact, self._snapshot.segments)):
             self._snapshot, self._segments = None, {}  # reopened, which names what is wrong
         for _ in range(_RETRIES):
@@ -106,6 +114,11 @@ class Store:
                 self._seen = seen
                 return self._snapshot
             manifest = manifests.load(data, self._manifest)
+            self._uuid = self._uuid or manifest.uuid
+            if manifest.uuid != self._uuid:
+                raise StoreError(
+                    f"{self.path} was replaced by another store since it was opened: open it again"
+                )
             try:
                 snapshot = self.switch_to(manifest, data)
             except NotFoundError as error:
@@ -117,6 +130,19 @@ class Store:
             self._seen = seen
             return snapshot
         raise StoreError(f"{self.path} changes faster than it can be opened: try again")
+
+    def check_unchanged(self) -> None:
+        """Refuse to commit over anything but the version of the current snapshot.
+
+        The lock does not prevent it: with the folder of a store, its lock can be removed.
+
+        Raises
+        ------
+        StoreError
+            If another manifest is there.
+        """
+        if manifests.read_bytes(self.path) != self._data:
+            raise StoreError(f"{self.path} was replaced while it was written: open it again")
 
     def switch_to(self, manifest: Manifest, data: bytes) -> Snapshot:
         """Make a committed version the current snapshot, and open its files.

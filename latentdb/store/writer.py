@@ -279,6 +279,7 @@ class Writer:
                     segment.check_layout()
         except (CorruptStoreError, NotFoundError) as error:
             raise StoreError(f"nothing was committed: what was written is bad ({error})") from error
+        self._store.check_unchanged()
         written = manifests.commit(self._store.path, manifest)
         self.committed = True
         old = self.snapshot.manifest.file_names()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -676,3 +678,45 @@ def test_a_writer_that_commits_nothing_makes_what_it_found_durable(
     with store.writer() as writer:
         writer.append(Rows(["a"], np.zeros((1, 2), np.float32)))
     assert synced[1:] == [store.path / "segments"]  # the manifest's own commit does the rest
+
+
+# --- another store at the same path -------------------------------------------------
+
+
+def make_other(path: Path) -> None:
+    shutil.rmtree(path)
+    append(Store.create(path, dim=DIM), some(["other"]))
+
+
+@pytest.mark.parametrize("opened", ["created", "opened", "read"])
+def test_a_handle_does_not_survive_the_replacement_of_its_store(store: Store, opened: str) -> None:
+    if opened == "opened":
+        store = Store.open(store.path)
+    if opened == "read":
+        append(store, some(["a"]))
+    make_other(store.path)
+    before = tree(store.path)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="replaced by another store since it was opened"):
+            store.snapshot()
+        with pytest.raises(StoreError, match="replaced by another store since it was opened"):
+            append(store, some(["b"]))
+    assert tree(store.path) == before
+    assert Store.open(store.path).snapshot().ids(np.array([0])) == ["other"]
+
+
+def test_a_writer_whose_store_is_replaced_commits_nothing_to_the_new_one(store: Store) -> None:
+    append(store, some(["a"]))
+    with contextlib.suppress(StoreError), store.writer() as writer:
+        make_other(store.path)
+        before = tree(store.path)
+        with pytest.raises(StoreError, match="replaced by another store"):
+            writer.append(some(["b"]))
+    assert tree(store.path) == before
+
+
+def test_a_writer_whose_store_is_removed_says_so(store: Store) -> None:
+    with contextlib.suppress(StoreError), store.writer() as writer:
+        shutil.rmtree(store.path)
+        with pytest.raises(StoreNotFoundError, match="is not a latentdb"):
+            writer.append(some(["b"]))
