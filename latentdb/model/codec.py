@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from latentdb.base.errors import InvalidInputError, MissingExtraError, ModelError, NotFoundError
 from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import PixelRange, parse_pixel_range
+from latentdb.kerasfile.canonical import output_count
 from latentdb.kerasfile.container import parse, read_file
 from latentdb.kerasfile.convert import convert, load_model
 from latentdb.kerasfile.runtime import load_keras, quiet_stderr
@@ -37,6 +38,10 @@ ENCODER_FILE = "encoder.keras"
 DECODER_FILE = "decoder.keras"
 CONFIG_FILE = "model.json"
 BATCH = 256  # images that reading and decoding hold at a time
+_NO_LOG_VAR = (
+    f"the encoder gives z_mean alone, and its {CONFIG_FILE} says has_z_log_var: "
+    "set it to false, or give the encoder that has both"
+)
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -135,7 +140,7 @@ class Codec:
         Raises
         ------
         ModelError
-            If a fingerprint differs from the config's.
+            If a fingerprint, or the number of outputs, differs from the config's.
         """
         spec, file = config.preprocessing, parse(encoder, f"the encoder in {name}")
         stated, other = config.encoder_fingerprint, config.decoder_fingerprint
@@ -146,6 +151,8 @@ class Codec:
             second = parse(decoder, f"the decoder in {name}")
             found = decoder_fingerprint(second, spec, version=version_of(other or ""))
         _check_stated("decoder", name, other, found)
+        if config.has_z_log_var and output_count(file) == 1:
+            raise ModelError(f"in {name}, {_NO_LOG_VAR}")
         return cls(config, encoder, decoder, compiled=compiled, trust_model=trust_model)
 
     @classmethod
@@ -374,12 +381,14 @@ class Codec:
             return self._run_encoder(self._prepare(images[part]))
 
         for outputs in map_chunks(self._compiled.encoder, work, len(images)):
-            if len(outputs) < len(chunks):
-                raise ModelError(
-                    "the encoder gives z_mean alone, and its model.json says has_z_log_var: "
-                    "set it to false, or give the encoder that has both"
-                )
+            if len(outputs) < len(chunks):  # found here where code connects the encoder
+                raise ModelError(_NO_LOG_VAR)
             for chunk, output in zip(chunks, outputs[: len(chunks)], strict=True):
+                if output.shape[1:] != empty.shape[1:]:
+                    raise ModelError(
+                        f"the encoder gives latents of shape {list(output.shape[1:])}, its "
+                        f"{CONFIG_FILE} says [{self.config.latent_dim}]: put the original back"
+                    )
                 chunk.append(output)
         z_mean, *z_log_var = (np.concatenate(chunk).astype(np.float32) for chunk in chunks)
         if not all(np.isfinite(latents).all() for latents in (z_mean, *z_log_var)):

@@ -61,6 +61,13 @@ class ModelConfig:
             values = json.loads(text)
             values["preprocessing"] = Preprocessing(**values["preprocessing"])
             config = cls(**values)
+            if type(config.has_z_log_var) is not bool:
+                raise ValueError(f"has_z_log_var {config.has_z_log_var!r} is not true or false")
+            if type(config.latent_dim) is not int or config.latent_dim < 1:
+                raise ValueError(f"latent_dim {config.latent_dim!r} is not a positive whole number")
+            prints = (config.encoder_fingerprint, config.decoder_fingerprint or "")
+            if not all(isinstance(text, str) for text in prints):
+                raise ValueError("its fingerprints are not text")
             if config.precision not in PRECISIONS:
                 raise ValueError(
                     f"precision {config.precision!r} is not one of {', '.join(PRECISIONS)}"

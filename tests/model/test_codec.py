@@ -113,15 +113,6 @@ def test_one_output_is_z_mean_alone(tmp_path: Path) -> None:
         codec.decode(np.zeros((1, 3), np.float32))
 
 
-def test_a_config_that_promises_a_log_var_the_encoder_lacks_is_refused(tmp_path: Path) -> None:
-    save_keras_files(tmp_path, outputs=1)
-    codec = Codec.from_files(tmp_path / "e.keras")
-    config = replace(codec.config, has_z_log_var=True)
-    codec = Codec.from_bytes(config, (tmp_path / "e.keras").read_bytes(), None, name="model")
-    with pytest.raises(ModelError, match="the encoder gives z_mean alone"):
-        codec.encode(random_images(SHAPE))
-
-
 def test_behind_a_sampled_z_its_mean_is_found(tmp_path: Path) -> None:
     _, _, reference = save_keras_files(tmp_path, sampled=True)
     codec = Codec.from_files(tmp_path / "e.keras")
@@ -218,6 +209,37 @@ def test_a_latent_that_is_not_finite_is_refused(tmp_path: Path) -> None:
                   (tmp_path / "nan.keras").read_bytes(), None)  # fmt: skip
     with pytest.raises(ModelError, match="not finite"):
         codec.encode(random_images(SHAPE))
+
+
+def test_z_log_var_that_the_encoder_does_not_give_is_refused(tmp_path: Path) -> None:
+    save_keras_files(tmp_path, outputs=1)
+    codec = Codec.from_files(tmp_path / "e.keras")
+    data = codec.files["encoder.keras"]
+    stated = replace(codec.config, has_z_log_var=True)
+    with pytest.raises(ModelError, match=r"in it, the encoder gives z_mean alone, and its model"):
+        Codec.from_bytes(stated, data, None, name="it")
+    with pytest.raises(ModelError, match="the encoder gives z_mean alone"):
+        Codec(stated, data, None).encode(random_images(SHAPE))
+    with pytest.raises(ModelError, match=r"latents of shape \[3\], its model\.json says \[5\]"):
+        Codec(replace(codec.config, latent_dim=5), data, None).encode(random_images(SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("has_z_log_var", "yes"),
+        ("has_z_log_var", 1),
+        ("latent_dim", "4"),
+        ("latent_dim", True),
+        ("latent_dim", 0),
+        ("encoder_fingerprint", 7),
+        ("decoder_fingerprint", ["v2:"]),
+    ],
+)
+def test_a_config_of_other_types_is_refused(model: Path, field: str, value: object) -> None:
+    values = json.loads((model / "model.json").read_text())
+    with pytest.raises(ModelError, match=r"x is not a latentdb model config: .*(is not|are not)"):
+        ModelConfig.from_json(json.dumps({**values, field: value}), "x")
 
 
 def test_images_of_another_size_are_refused(model: Path) -> None:
