@@ -3,11 +3,53 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+
+class _StderrCapture:
+    """File descriptor 2 is the whole process's: uses that overlap share one capture."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._failed = False
+        self._saved = -1
+        self._buffer: IO[bytes] | None = None
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._users:
+                try:
+                    self._saved = os.dup(2)
+                except OSError:  # there is none, as in a daemon
+                    self._buffer = None
+                else:
+                    self._buffer = tempfile.TemporaryFile()  # noqa: SIM115  closed by `end`
+                    os.dup2(self._buffer.fileno(), 2)
+            self._users += 1
+
+    def end(self, *, failed: bool) -> None:
+        with self._lock:
+            self._users -= 1
+            self._failed |= failed
+            if self._users or self._buffer is None:
+                return
+            os.dup2(self._saved, 2)
+            os.close(self._saved)
+            with self._buffer as buffer:
+                if self._failed:
+                    buffer.seek(0)
+                    os.write(2, buffer.read())
+            self._buffer, self._failed = None, False
+
+
+_capture = _StderrCapture()
 
 
 @contextmanager
@@ -15,26 +57,24 @@ def quiet_stderr() -> Iterator[None]:
     """Hold back what is written to stderr, and write it only if the body raises.
 
     tensorflow 2.21 logs several lines to file descriptor 2 when it is imported,
-    and no setting turns them off.
+    and no setting turns them off.  What other threads write meanwhile is held
+    back too, so the body is short.  Of uses that overlap, the last to end
+    restores stderr.
     """
-    with tempfile.TemporaryFile() as buffer:
-        saved = os.dup(2)
-        os.dup2(buffer.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            buffer.seek(0)
-            os.write(saved, buffer.read())
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+    _capture.begin()
+    try:
+        yield
+    except BaseException:
+        _capture.end(failed=True)
+        raise
+    _capture.end(failed=False)
 
 
 def load_keras() -> Any:
     """The keras module, imported with latentdb's layers and without tensorflow's log lines."""
-    with quiet_stderr():
-        import latentdb.kerasfile.sampling  # noqa: F401  registers Sampling
+    if "latentdb.kerasfile.sampling" not in sys.modules:
+        with quiet_stderr():
+            import latentdb.kerasfile.sampling  # noqa: F401  registers Sampling
     import keras
 
     return keras
