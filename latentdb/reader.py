@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +19,7 @@ from latentdb.base.validate import as_latents, check_ids, check_target_list
 from latentdb.search.filters import Filter
 from latentdb.search.manager import IndexManager
 from latentdb.search.results import Average, Hits, Matches, to_matches
-from latentdb.search.searcher import Searcher
+from latentdb.search.searcher import MAX_FLOAT32, Searcher, check_total
 from latentdb.search.selection import select_rows, sum_rows
 from latentdb.search.targets import (
     Target,
@@ -327,8 +329,12 @@ class Reader:
         exact: bool,
     ) -> Hits:
         """The k nearest rows of each query, and `extra` ones in place of excluded rows."""
-        if radius is not None and not (isinstance(radius, int | float) and radius >= 0):
-            raise InvalidInputError(f"radius {radius!r} cannot be used: give a distance, 0 or more")
+        if radius is not None:
+            if not (isinstance(radius, Real) and radius >= 0):
+                raise InvalidInputError(
+                    f"radius {radius!r} cannot be used: give a distance, 0 or more"
+                )
+            radius = float(radius) if radius <= MAX_FLOAT32 else math.inf
         if exact and searcher.metric == KL:
             raise InvalidInputError(
                 "exact does not go with metric 'kl', which ranks the nearest by wasserstein: "
@@ -339,6 +345,7 @@ class Reader:
             return searcher.within(queries, radius, where=condition)
         if type(k) is not int or not 1 <= k <= MAX_K:
             raise InvalidInputError(f"k {k!r} cannot be used: give a whole number, 1 to {MAX_K:,}")
+        check_total(len(queries), k)
         count = min(k + extra, max(len(searcher.snapshot), 1))
         hits = searcher.search(queries, k=count, where=condition, exact=exact)
         return hits if radius is None else hits.within(radius)
@@ -464,7 +471,7 @@ class Reader:
     def interpolate(
         self, a: TargetLike, b: TargetLike, *, steps: int = 10, method: str = "linear"
     ) -> Floats:
-        """A path of latents from one target to another, both included.
+        """A path of 2 to 10,000 latents from one target to another, both included.
 
         Returns
         -------
@@ -485,12 +492,13 @@ class Reader:
         ending: one decoded image pixel for pixel, or several in a row.
         """
         from latentdb.images.render import picture_format
-        from latentdb.output.figures import write_images, write_vectors
+        from latentdb.output.figures import check_count, write_images, write_vectors
 
         if Path(out).suffix.lower() == ".npy":
             write_vectors(latents, out)
         else:
             picture_format(out)  # refuse a suffix before the images are decoded
+            check_count(np.atleast_2d(latents).shape[0], self.codec.config.preprocessing.shape)
             write_images(self.decode(latents), out)
 
     def decode_to(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Cell: TypeAlias = tuple[Pixels, str]  # uint8 [height, width, channels], caption
 
 _QUALITY = 96  # from here on TurboJPEG uses the accurate DCT, as Pillow always does
-_CELL = 96  # side of an image on a sheet, unless it is larger
+SIDE = 96  # of an image on a sheet, unless it is larger
 _GAP = 4
 _CAPTION = 14  # height of a line
 
@@ -134,7 +134,7 @@ def contact_sheet(rows: Sequence[Sequence[Cell]]) -> PILImage.Image:
 
     pictures = [[(_enlarge(pixels), caption) for pixels, caption in row] for row in rows]
     font = ImageFont.load_default(size=11)
-    cell = max((picture.width for row in pictures for picture, _ in row), default=_CELL)
+    cell = max((picture.width for row in pictures for picture, _ in row), default=SIDE)
     heights = [
         max((picture.height for picture, _ in row), default=0)
         + _CAPTION * max((len(caption.splitlines()) for _, caption in row), default=0)
@@ -172,6 +172,6 @@ def _enlarge(pixels: Pixels) -> PILImage.Image:
     from PIL import Image
 
     picture = to_pil(pixels).convert("RGB")
-    factor = max(1, math.ceil(_CELL / max(picture.size)))
+    factor = max(1, math.ceil(SIDE / max(picture.size)))
     size = (picture.width * factor, picture.height * factor)
     return picture.resize(size, Image.Resampling.NEAREST)

@@ -16,6 +16,7 @@ from latentdb.base.errors import InvalidInputError
 from latentdb.base.wording import counted
 
 METHODS = ("linear", "slerp", "norm")
+MAX_STEPS = 10_000
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -220,7 +221,7 @@ def interpolate(a: NDArray[Any], b: NDArray[Any], steps: int, *, method: str = "
     a, b
         ``[d]``.
     steps
-        Number of points on the path, at least 2.
+        Number of points on the path, 2 to `MAX_STEPS`.
     method
         As in `blend`.
 
@@ -234,8 +235,10 @@ def interpolate(a: NDArray[Any], b: NDArray[Any], steps: int, *, method: str = "
         steps = operator.index(steps)
     except TypeError as error:
         raise InvalidInputError(f"steps {steps!r} is not a whole number: give 2 or more") from error
-    if steps < 2:
-        raise InvalidInputError(f"{counted(steps, 'step')} cannot make a path: give at least 2")
+    if not 2 <= steps <= MAX_STEPS:
+        raise InvalidInputError(
+            f"{counted(steps, 'step')} cannot make a path: give 2 to {MAX_STEPS:,}"
+        )
     pair = np.stack([np.asarray(a, np.float32), np.asarray(b, np.float32)])
     positions = np.linspace(0.0, 1.0, steps)
     return np.stack([blend(pair, [1.0 - t, t], method=method) for t in positions])

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from latentdb.base.errors import ImageError
+from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.files import write_output
 from latentdb.images.decode import read_image
 from latentdb.images.pixel_range import Pixels
 from latentdb.images.render import (
+    SIDE,
     Cell,
     contact_sheet,
     grid,
@@ -28,6 +29,7 @@ from latentdb.store.segment import Floats
 
 PathLike = str | os.PathLike[str]
 _COLUMNS = 10
+_MAX_PIXEL_BYTES = 2 << 30  # of the images of one picture
 
 
 def write_vectors(latents: Floats, out: PathLike) -> None:
@@ -41,6 +43,24 @@ def write_vectors(latents: Floats, out: PathLike) -> None:
     buffer = io.BytesIO()
     np.save(buffer, latents)
     write_output(out, buffer.getvalue())
+
+
+def check_count(count: int, shape: tuple[int, int, int]) -> None:
+    """Refuse to draw so many images, ``[height, width, channels]``, into one picture.
+
+    Raises
+    ------
+    InvalidInputError
+        If their pixels would take more than 2 GiB.
+    """
+    height, width, _ = shape
+    scale = max(1, -(-SIDE // max(height, width)))  # small ones are enlarged
+    most = _MAX_PIXEL_BYTES // (3 * height * width * scale * scale)
+    if count > max(most, 1):
+        raise InvalidInputError(
+            f"{count:,} images of {height}x{width} pixels do not fit into one picture: "
+            f"at most {most:,} do; give fewer, or .npy"
+        )
 
 
 def write_images(pixels: Pixels, out: PathLike) -> None:
@@ -87,6 +107,7 @@ def write_query(
                 pass
         return reconstruction, "~" + caption
 
+    check_count(len(matches) + 2, codec.config.preprocessing.shape)
     decoded = codec.decode(np.concatenate([target.vector[None], latents]))
     top = [cell(path, decoded[0], one_line(target.name)), (decoded[0], "reconstruction")]
     cells = [

@@ -35,7 +35,7 @@ from latentdb.images.render import (
 )
 from latentdb.model.codec import BATCH, Codec
 from latentdb.model.config import ModelConfig
-from latentdb.output.figures import write_images
+from latentdb.output.figures import check_count, write_images
 from latentdb.search.targets import Target
 from latentdb.store.segment import Floats, Ints
 from latentdb.store.snapshot import Snapshot
@@ -356,6 +356,7 @@ def make_sinks(
     if out is not None and format == "npy":
         sinks.append(NpySink(out, total, config))
     elif out is not None and format == "picture":
+        check_count(total, config.preprocessing.shape)
         sinks.append(PictureSink(out))
     elif out is not None:
         sinks.append(FolderSink(out, format))

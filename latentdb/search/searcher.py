@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -19,11 +20,28 @@ from latentdb.store.segment import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
 MAX_WITHIN = 100_000  # rows that a radius may return
+MAX_TOTAL = 500_000_000  # matches of all queries of a search, of 12 bytes each
+MAX_FLOAT32 = float(np.finfo(np.float32).max)
 _MAX_DELETED = 0.25  # share of a query's candidates; if more are deleted, it is searched again
 _REACH_GROWTH = 4  # factor on k where candidates were deleted
 _KL_FACTOR, _KL_EXTRA = 10, 100  # candidates under kl: for each neighbour, and on top
 _FIRST_WITHIN = 256  # rows that a search within a radius asks for first
 _NONE = np.empty(0, np.int64)
+
+
+def check_total(queries: int, k: int) -> None:
+    """Refuse a search that would return more than `MAX_TOTAL` matches.
+
+    Raises
+    ------
+    InvalidInputError
+        If it would.
+    """
+    if queries * k > MAX_TOTAL:
+        raise InvalidInputError(
+            f"{queries:,} queries of {k:,} matches each cannot be answered at once: "
+            f"give fewer queries or a smaller k, {MAX_TOTAL:,} matches in all"
+        )
 
 
 class Searcher:
@@ -87,15 +105,19 @@ class Searcher:
         InvalidInputError
             If they are more than `MAX_WITHIN`.
         """
+        too_many = InvalidInputError(
+            f"over {MAX_WITHIN:,} rows lie within {radius:g}: give a smaller radius, or k"
+        )
+        if math.isinf(radius) and where is None and len(self.snapshot) > MAX_WITHIN:
+            raise too_many
         k = _FIRST_WITHIN
         while True:
+            check_total(len(queries), k)
             hits = self.search(queries, k=k, where=where, exact=True)
             if not ((hits.distances[:, -1] <= radius) & (hits.rows[:, -1] >= 0)).any():
                 return hits.within(radius)
             if k >= MAX_WITHIN:
-                raise InvalidInputError(
-                    f"over {MAX_WITHIN:,} rows lie within {radius}: give a smaller radius, or k"
-                )
+                raise too_many
             k = min(8 * k, MAX_WITHIN)
 
     def _search_l2(

@@ -336,9 +336,11 @@ def test_the_steps_of_a_path_are_even() -> None:
         assert close(path, [between(a, b, t) for t in positions], 1e-6)
 
 
-@pytest.mark.parametrize("steps", [1, 0, -3])
-def test_a_path_has_at_least_two_points(steps: int) -> None:
-    with pytest.raises(InvalidInputError, match=rf"{steps} steps? cannot make a path"):
+@pytest.mark.parametrize("steps", [1, 0, -3, 10_001, 10**9, 10**30])
+def test_a_path_has_two_to_ten_thousand_points(steps: int) -> None:
+    with pytest.raises(
+        InvalidInputError, match=rf"{steps:,} steps? cannot make a path: give 2 to 10,000"
+    ):
         interpolate([1, 0], [0, 1], steps)
 
 

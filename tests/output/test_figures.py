@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from PIL import Image
 
 from latentdb.base.errors import InvalidInputError, StoreError
 from latentdb.database import LatentDB
+from latentdb.output.figures import write_query
+from latentdb.search.results import Matches
 from tests.conftest import make_images
 
 
@@ -77,3 +80,18 @@ def test_what_cannot_be_written_is_refused(store: Path, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="cannot be written"):
             db.write(vector, tmp_path / "file" / "a.npy")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_one_picture_has_at_most_2_gib_of_pixels(store: Path, tmp_path: Path) -> None:
+    most = 2**31 // (96 * 96 * 3)  # the images have 16x16 pixels, and are drawn larger
+    message = rf"{most + 1:,} images of 16x16 pixels .*: at most {most:,} do; give fewer, or \.npy"
+    with LatentDB.open(store) as db:
+        vectors = np.broadcast_to(db.vectors(["disc/000.png"]), (most + 1, 4))
+        with pytest.raises(InvalidInputError, match=message):
+            db.write(vectors, tmp_path / "a.png")
+        with pytest.raises(InvalidInputError, match=message):
+            db.decode_to(["disc/000.png"] * (most + 1), tmp_path / "a.png")
+        found: Any = Matches("l2", True, 0, (None,) * 99_998)  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError, match="100,000 images of 16x16"):
+            write_query(db.codec, found, None, found, vectors, tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()

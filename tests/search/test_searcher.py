@@ -375,6 +375,31 @@ def test_too_many_rows_within_a_radius_are_reported(
     monkeypatch.setattr(searcher, "MAX_WITHIN", 1_000)
     with pytest.raises(InvalidInputError, match=r"over 1,000 rows lie within 99: give a smaller"):
         db.query("r11", radius=99)
+    monkeypatch.setattr(searcher.Searcher, "search", None)  # refused before anything is compared
+    for radius in (float("inf"), 1e300, 10**400):
+        with pytest.raises(InvalidInputError, match="over 1,000 rows lie within inf"):
+            db.query("r11", radius=radius)
+
+
+def test_a_radius_may_be_any_number(db: LatentDB) -> None:
+    expected = db.query("r11", radius=0.5)
+    assert db.query("r11", radius=np.float32(0.5)) == expected  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(db.query("r11", radius=10**400, k=3)) == 3
+
+
+def test_the_matches_of_all_queries_have_a_limit(
+    db: LatentDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = np.lib.stride_tricks.as_strided(np.zeros(DIM, np.float32), (5001, DIM), (0, 4))
+    with pytest.raises(
+        InvalidInputError, match=r"5,001 queries of 100,000 matches .*, 500,000,000 matches in all"
+    ):
+        db.search(queries, k=100_000)
+    monkeypatch.setattr(searcher, "MAX_TOTAL", 500)
+    with pytest.raises(InvalidInputError, match="2 queries of 256 matches each"):
+        db.query_many(["r11", "r12"], radius=1.0)
 
 
 @pytest.mark.parametrize("radius", [-1, float("nan"), "1", None.__class__])
