@@ -109,6 +109,9 @@ def _block_sums(raw: NDArray[np.uint8]) -> list[int]:
 class MappedArray:
     """One array of a mapped file, verified as far as it is read.
 
+    Threads may share it: each works on the mask of checked blocks that it saw first, which
+    another may drop meanwhile, and verifies a block twice at worst.
+
     Parameters
     ----------
     array
@@ -138,8 +141,9 @@ class MappedArray:
         CorruptStoreError
             If the checksum of a block does not match.
         """
-        if self._checked is not None:
-            self._verify(np.flatnonzero(~self._checked).tolist())
+        checked = self._checked
+        if checked is not None:
+            self._verify(np.flatnonzero(~checked).tolist(), checked)
             self._checked = None
         return self._array
 
@@ -151,7 +155,8 @@ class MappedArray:
         CorruptStoreError
             As `whole`.
         """
-        if self._checked is not None:
+        checked = self._checked
+        if checked is not None:
             row_bytes = self._array.itemsize * math.prod(self._array.shape[1:])
             if row_bytes > BLOCK:
                 self.whole()
@@ -160,8 +165,8 @@ class MappedArray:
                 if row_bytes and BLOCK % row_bytes:  # a row may end in the next block
                     last = (positions * row_bytes + row_bytes - 1) // BLOCK
                     blocks = np.concatenate([blocks, last])
-                if not self._checked[blocks].all():
-                    self._verify_few(blocks)
+                if not checked[blocks].all():
+                    self._verify_few(blocks, checked)
         return self._array.take(positions, axis=0)
 
     def range(self, start: int, stop: int) -> Numbers:
@@ -172,28 +177,26 @@ class MappedArray:
         CorruptStoreError
             As `whole`.
         """
-        if self._checked is not None and stop > start:
+        checked = self._checked
+        if checked is not None and stop > start:
             size = self._array.itemsize
             first, last = start * size // BLOCK, (stop * size - 1) // BLOCK
-            if not self._checked[first : last + 1].all():
-                self._verify_few(np.arange(first, last + 1))
+            if not checked[first : last + 1].all():
+                self._verify_few(np.arange(first, last + 1), checked)
         return self._array[start:stop]
 
-    def _verify_few(self, blocks: Ints) -> None:
-        checked = self._checked
-        if checked is None:
-            return
+    def _verify_few(self, blocks: Ints, checked: NDArray[np.bool_]) -> None:
         # Not np.unique, which imports numpy.ma: 10 ms of a cold query.
         new = sorted(set(blocks[~checked[blocks]].tolist()))
         self._single_checks += len(new)
         if self._single_checks * _VERIFY_ALL > len(checked):
             self.whole()
         else:
-            self._verify(new)
+            self._verify(new, checked)
 
-    def _verify(self, blocks: list[int]) -> None:
-        sums, checked = self._sums, self._checked
-        if sums is None or checked is None:
+    def _verify(self, blocks: list[int], checked: NDArray[np.bool_]) -> None:
+        sums = self._sums
+        if sums is None:
             return
         digest = xxhash.xxh3_64_intdigest
         for number in blocks:
