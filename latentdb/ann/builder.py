@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from latentdb.ann.exact import Block, Fetch, Floats, Ints, fits_float32, set_threads
+from latentdb.ann.exact import Block, Fetch, Floats, Ints, faiss_threads, fits_float32
 from latentdb.ann.index import VectorIndex
 from latentdb.ann.plan import BITS, DEGREE, HNSW, IVF, IVF4, Plan, nlist_for
 from latentdb.ann.tuning import NO_ROWS, Blocks, Tuner, Tuning
@@ -173,7 +173,6 @@ class _Builder:
         """An index without rows, trained on a sample rotated to a basis."""
         import faiss
 
-        set_threads()
         self.report("training the search index")
         rotated = sample if basis is None else sample @ basis
         dims = rotated.shape[1]
@@ -182,7 +181,8 @@ class _Builder:
         if kind == HNSW:
             make: Any = faiss.IndexHNSWSQ
             graph = make(dims, bits, DEGREE)
-            graph.train(rotated)
+            with faiss_threads():
+                graph.train(rotated)
             index = faiss.IndexIDMap(graph)
         else:
             # FAISS leaves k-means out where the quantizer has centroids already.
@@ -197,7 +197,8 @@ class _Builder:
             else:
                 index = faiss.IndexIVFScalarQuantizer(centroids, dims, nlist, bits, faiss.METRIC_L2)
             index.cp.min_points_per_centroid = 1  # no warning about a small sample
-            index.train(rotated)
+            with faiss_threads():
+                index.train(rotated)
         if basis is not None:
             rotation = faiss.LinearTransform(self.dim, dims, False)
             faiss.copy_array_to_vector(np.ascontiguousarray(basis.T).reshape(-1), rotation.A)
@@ -208,7 +209,6 @@ class _Builder:
     def fill(self, index: VectorIndex) -> bool:
         """Add the rows the index does not have, but those held out; False if one does not fit."""
         done = 0
-        set_threads()
         for block in self.tuner.indexed_blocks():
             if len(self.present):
                 block = block.restrict(~np.isin(block.rows, self.present))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,15 +78,22 @@ class Candidates:
     scanned: int
 
 
-def set_threads(queries: int | None = None) -> None:
+@contextmanager
+def faiss_threads(queries: int | None = None) -> Iterator[None]:
     """Let FAISS use one thread for a few queries, all cores for many, or for a build (None).
 
-    For a few queries a second thread is slower on a busy machine.
+    For a few queries a second thread is slower on a busy machine.  OpenMP keeps the number
+    for each calling thread; the host's own number is restored.
     """
     import faiss
 
+    before = faiss.omp_get_max_threads()
     few = queries is not None and queries < _MIN_BATCH
     faiss.omp_set_num_threads(1 if few else core_count())
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def fits_float32(vectors: Floats) -> bool:
@@ -116,7 +124,6 @@ def scan(blocks: Iterable[Block], queries: Floats, k: int) -> Candidates:
     k
         Neighbours wanted.
     """
-    set_threads(len(queries))
     wanted = k + _MARGIN
     best = np.empty((len(queries), 0), np.float64)
     rows = np.empty((len(queries), 0), np.int64)
@@ -138,7 +145,8 @@ def _nearest(queries: Floats, vectors: Floats, k: int) -> tuple[NDArray[np.float
     """Squared distances and positions of the k nearest vectors."""
     import faiss
 
-    found, positions = faiss.knn(queries, vectors, k)
+    with faiss_threads(len(queries)):
+        found, positions = faiss.knn(queries, vectors, k)
     squares = found.astype(np.float64)
     # FAISS gives no position where a square overflows, and cannot order tiny ones.
     inexact = (positions < 0).any(axis=1) | (found[:, -1] < _MIN_SQUARE)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.ann.exact import Candidates, Floats, Ints, is_overflow, set_threads
+from latentdb.ann.exact import Candidates, Floats, Ints, faiss_threads, is_overflow
 from latentdb.ann.plan import HNSW, IVF, IVF4
 from latentdb.ann.validation import check_structure, is_supported, rotation_of
 from latentdb.base.errors import CorruptStoreError
@@ -24,11 +25,15 @@ Buffer = bytes | memoryview | mmap.mmap
 DELETED = -2  # in place of a candidate that was deleted
 # Largest re-rank depth in multiples of the least one: beyond, 8-bit codes are faster than 4-bit.
 MAX_RERANK_FACTOR = 4
-_MAX_HEAP = 400  # candidates up to which a heap is faster than a reservoir
 # FAISS checks the size of tables it would compute, though none are made here, against its limit on
 # vectors: at most 16 times the centroids, more than the whole file only of a small index.
 _TABLE_FACTOR, _MAX_TABLE_BYTES = 16, 64 << 20
 _LIMIT_LOCK = threading.Lock()  # that limit is one for the whole process
+_COUNTER_LOCK = threading.Lock()  # so is the counter of the vectors that graphs compare
+# Fast scans go list by list with a reservoir of candidates.  The default makes 32 queries share
+# lists: it takes up to 1.8 times as long for one query, and 1.1 times for 500.
+_LIST_BY_LIST = 11
+_PARALLEL_QUERIES = 3  # threads share out queries; by default they do not with given lists
 
 
 def least_rerank_depth(k: int) -> int:
@@ -40,15 +45,19 @@ def _deserialize(data: Buffer, *, copy: bool) -> Any:
     """The FAISS index of some bytes, which it maps unless they are copied."""
     import faiss
 
+    reader: Any = faiss
     view = np.frombuffer(data, np.uint8)
     with _LIMIT_LOCK:
         # Without a limit, a forged size makes FAISS allocate more memory than there is.
-        set_limit = getattr(faiss, "set_deserialization_vector_byte_limit", None)
-        if set_limit is not None:
-            set_limit(max(len(data), min(_TABLE_FACTOR * len(data), _MAX_TABLE_BYTES)))
-        if copy or not hasattr(faiss, "ZeroCopyIOReader"):  # FAISS before 1.11 has none
-            return faiss.deserialize_index(view)
-        return faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(view), view.size))
+        before = faiss.get_deserialization_vector_byte_limit()
+        limit = max(len(data), min(_TABLE_FACTOR * len(data), _MAX_TABLE_BYTES))
+        faiss.set_deserialization_vector_byte_limit(limit)
+        try:
+            if copy:
+                return faiss.deserialize_index(view)
+            return faiss.read_index(reader.ZeroCopyIOReader(faiss.swig_ptr(view), view.size))
+        finally:
+            faiss.set_deserialization_vector_byte_limit(before)
 
 
 class VectorIndex:
@@ -100,8 +109,10 @@ class VectorIndex:
             self.kind = HNSW
         else:
             self.kind = IVF4 if isinstance(inner, faiss.IndexIVFPQFastScan) else IVF
-        counters: Any = faiss.cvar
-        self._stats = counters.hnsw_stats if self.kind == HNSW else counters.indexIVF_stats
+            inner.parallel_mode = _PARALLEL_QUERIES
+        # Set once, for searches of every size: threads that search share the index.
+        if self.kind == IVF4:
+            inner.implem = _LIST_BY_LIST
         self._search_parameters: dict[int, Any] = {}
 
     def set_parameters(self, parameters: Mapping[str, int]) -> None:
@@ -167,8 +178,6 @@ class VectorIndex:
         """The serialized index: made in memory, because FAISS can report success on a full disk."""
         import faiss
 
-        if self.kind == IVF4:
-            self._inner.implem = 0  # it is serialized, but belongs to the last search
         data: Any = faiss.serialize_index(self._outer)
         return memoryview(data).cast("B")
 
@@ -221,7 +230,9 @@ class VectorIndex:
 
     def add(self, vectors: Floats, rows: Ints) -> None:
         """Add rows to an index that was built or copied, not to one that is mapped."""
-        self._inner.add_with_ids(self.rotated(vectors), rows)
+        with faiss_threads():
+            self._inner.add_with_ids(self.rotated(vectors), rows)
+        self.__dict__.pop("_list_sizes", None)
         if self._outer is not self._inner:
             self._outer.ntotal = self._inner.ntotal
 
@@ -253,25 +264,29 @@ class VectorIndex:
 
     def probe(self, queries: Floats, nprobe: int, depth: int, deleted: Ints) -> Candidates:
         """The `depth` nearest rows by their codes, with an nprobe (ef_search of a graph)."""
-        set_threads(len(queries))
-        if self.kind == HNSW:
-            nprobe = max(nprobe, depth)
-        self._choose_implementation(len(queries), depth)
-        self._stats.reset()
-        squares, rows = self._inner.search(
-            self.rotated(queries), depth, params=self._parameters_of(nprobe)
-        )
+        rotated = np.ascontiguousarray(self.rotated(queries))
+        with faiss_threads(len(queries)):
+            if self.kind == HNSW:
+                squares, rows, scanned = self._walk(rotated, max(nprobe, depth), depth)
+            else:
+                nprobe = min(nprobe, self.nlist)
+                of_lists, lists = self._inner.quantizer.search(rotated, nprobe)
+                parameters = self._parameters_of(nprobe)
+                squares, rows = self._search_lists(rotated, depth, lists, of_lists, parameters)
+                scanned = int(self._list_sizes[lists].sum())
         if self.kind != IVF:
             rows[is_overflow(squares)] = -1  # lists of 8-bit codes leave these out themselves
         if len(deleted):
             positions = np.minimum(np.searchsorted(deleted, rows), len(deleted) - 1)
             rows[deleted[positions] == rows] = DELETED
-        return Candidates(rows, int(self._stats.ndis))
+        return Candidates(rows, scanned)
 
     def nearest_lists(self, queries: Floats) -> tuple[Floats, Ints]:
         """Every inverted list by distance of its centroid: squares and numbers ``[q, nlist]``."""
-        set_threads(len(queries))
-        found: tuple[Floats, Ints] = self._inner.quantizer.search(self.rotated(queries), self.nlist)
+        with faiss_threads(len(queries)):
+            found: tuple[Floats, Ints] = self._inner.quantizer.search(
+                self.rotated(queries), self.nlist
+            )
         return found
 
     def probe_filtered(
@@ -297,20 +312,28 @@ class VectorIndex:
         """
         import faiss
 
-        set_threads(1)
         make: Any = faiss
         parameters = make.SearchParametersIVF(nprobe=len(lists))
         if bitmap is not None:
             parameters.sel = make.IDSelectorBitmap(bitmap)
-        self._choose_implementation(1, depth)
-        found = np.empty((1, depth), np.float32)
-        rows = np.empty((1, depth), np.int64)
         rotated = np.ascontiguousarray(self.rotated(query))
         lists, squares = np.ascontiguousarray(lists), np.ascontiguousarray(squares)
+        with faiss_threads(1):
+            _, rows = self._search_lists(rotated, depth, lists, squares, parameters)
+        return Candidates(rows, 0)
+
+    def _search_lists(
+        self, rotated: Floats, depth: int, lists: Ints, squares: Floats, parameters: Any
+    ) -> tuple[Floats, Ints]:
+        """Squared distances by codes, and rows, ``[q, depth]``, in given lists ``[q, nprobe]``."""
+        import faiss
+
+        found = np.empty((len(rotated), depth), np.float32)
+        rows = np.empty((len(rotated), depth), np.int64)
         pointer: Any = faiss.swig_ptr
         # The Python wrapper of it takes no parameters (FAISS 1.15).
         self._inner.search_preassigned_c(
-            1,
+            len(rotated),
             pointer(rotated),
             depth,
             pointer(lists),
@@ -320,7 +343,27 @@ class VectorIndex:
             False,
             parameters,
         )
-        return Candidates(rows, 0)
+        return found, rows
+
+    def _walk(self, rotated: Floats, ef_search: int, depth: int) -> tuple[Floats, Ints, int]:
+        """Squared distances by codes, and rows, ``[q, depth]``, of a graph; vectors compared.
+
+        One thread at a time: FAISS counts them in one counter for the process.
+        """
+        import faiss
+
+        counters: Any = faiss.cvar
+        parameters = self._parameters_of(ef_search)
+        with _COUNTER_LOCK:
+            before = counters.hnsw_stats.ndis
+            squares, rows = self._inner.search(rotated, depth, params=parameters)
+            return squares, rows, int(counters.hnsw_stats.ndis - before)
+
+    @cached_property
+    def _list_sizes(self) -> Ints:
+        """Rows in each inverted list, and 0 at the end: FAISS names no list -1."""
+        lists = self._inner.invlists
+        return np.array([*map(lists.list_size, range(self.nlist)), 0], np.int64)
 
     def rotated(self, vectors: Floats) -> Floats:
         """Vectors along the axes of the codes: float32 ``[n, dims]``."""
@@ -343,12 +386,3 @@ class VectorIndex:
                 else make.SearchParametersIVF(nprobe=nprobe)
             )
         return self._search_parameters[nprobe]
-
-    def _choose_implementation(self, queries: int, depth: int) -> None:
-        """Have a fast scan go list by list for one query, with a heap or with a reservoir.
-
-        Its default, made for many queries that share lists, takes up to 1.3 times
-        as long. Results are the same, whatever another thread sets in between.
-        """
-        if self.kind == IVF4:
-            self._inner.implem = 0 if queries > 1 else 10 if depth <= _MAX_HEAP else 11

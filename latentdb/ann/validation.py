@@ -66,7 +66,9 @@ def check_structure(index: Any) -> None:
     centroids = faiss.downcast_index(index.quantizer)
     if not isinstance(centroids, faiss.IndexFlat):
         raise _invalid("its inverted lists have no flat centroids")
-    if isinstance(index, faiss.IndexIVFPQFastScan) and not _is_valid_fast_scan(index, centroids):
+    if (centroids.ntotal, centroids.d) != (index.nlist, index.d):
+        raise _invalid("it has other centroids than inverted lists")
+    if isinstance(index, faiss.IndexIVFPQFastScan) and not _is_valid_fast_scan(index):
         raise _invalid("its 4-bit codes have another size than its inverted lists")
 
 
@@ -87,7 +89,7 @@ def _fits_graph(index: Any, graph: Any) -> bool:
     )
 
 
-def _is_valid_fast_scan(index: Any, centroids: Any) -> bool:
+def _is_valid_fast_scan(index: Any) -> bool:
     """Whether an inverted file has a 4-bit code for each dimension of the vectors themselves.
 
     FAISS compares the length of each list with its row numbers since 1.15 only,
@@ -107,8 +109,7 @@ def _is_valid_fast_scan(index: Any, centroids: Any) -> bool:
         and quantizer.centroids.size() == dim << BITS
         and dim + dim % 2 == index.M2
         and (lists.n_per_block, lists.block_size) == (BLOCK, BLOCK * index.M2 * BITS // 8)
-        and lists.nlist == index.nlist == centroids.ntotal
-        and centroids.d == dim
+        and lists.nlist == index.nlist
     )
 
 

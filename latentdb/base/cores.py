@@ -10,8 +10,8 @@ from pathlib import Path
 
 _ROOT = Path("/")
 # Where cgroup v1 is mounted, by distribution, and v2, alone and beside v1.
-_V1_MOUNTS = ("cpu", "cpu,cpuacct", "cpuacct,cpu")
-_V2_MOUNTS = ("", "unified")
+_V1_MOUNTS = ["cpu", "cpu,cpuacct", "cpuacct,cpu"]
+_V2_MOUNTS = ["", "unified"]
 
 
 def core_count() -> int:
@@ -53,9 +53,9 @@ def _quotas(mounts: Path, line: str) -> Iterator[float]:
     """The quota, in cores, of a group and of each group above it."""
     _, controllers, path = line.split(":", 2) if line.count(":") > 1 else ("", "none", "")
     if not controllers:
-        folders, files = _V2_MOUNTS, ("cpu.max",)
+        folders, files = _V2_MOUNTS, ["cpu.max"]
     elif "cpu" in controllers.split(","):
-        folders, files = _V1_MOUNTS, ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        folders, files = _V1_MOUNTS, ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
     else:
         return
     # In a container the path may be that of the host: then only the mount itself exists here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from latentdb.ann import builder
-from latentdb.ann.exact import Block, rank
+from latentdb.ann.exact import Block, rank, scan
 from latentdb.ann.index import VectorIndex
 from latentdb.ann.plan import HNSW, IVF, IVF4, Plan, nlist_for
 from latentdb.ann.tuning import TUNED_K, Tuning
@@ -307,3 +308,58 @@ def test_rows_that_the_manifest_does_not_know_are_refused(built: Built) -> None:
     assert (built.index.list_of(7000)[1000:] > 0).all()
     with pytest.raises(CorruptStoreError, match="rows that the manifest does not know"):
         built.index.list_of(6000)
+
+
+# --- the process that searches --------------------------------------------------
+
+
+def test_a_query_gives_the_same_candidates_alone_as_among_others(built: Built) -> None:
+    """FAISS has several implementations, which differ in ties at the last candidate."""
+    for k in (1, 10, MAX_K):
+        many = built.index.search(built.held_out[:50], k, NONE)
+        alone = [built.index.search(query[None], k, NONE) for query in built.held_out[:50]]
+        assert [one.rows.tolist() for one in alone] == many.rows[:, None].tolist()
+        assert sum(one.scanned for one in alone) == many.scanned
+
+
+def test_threads_that_share_an_index_get_the_answers_of_one(built: Built) -> None:
+    def answers(number: int) -> list[Any]:
+        found = []
+        for start in range(0, 100, 20):
+            size = (1, 20)[(number + start // 20) % 2]  # alone, or many at once
+            queries = built.held_out[start : start + size]
+            result = built.index.search(queries, (1, 10, MAX_K)[number % 3], NONE)
+            found.append((result.rows.tolist(), result.scanned))
+        return found
+
+    expected = [answers(number) for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            assert list(pool.map(answers, range(8))) == expected
+
+
+def test_the_settings_of_faiss_that_the_host_made_stay(built: Built) -> None:
+    limit = faiss.get_deserialization_vector_byte_limit()
+    before = faiss.omp_get_max_threads()
+    counters: Any = faiss.cvar
+    try:
+        faiss.omp_set_num_threads(3)
+        faiss.set_deserialization_vector_byte_limit(10**9)
+        counters.hnsw_stats.reset()
+        counters.indexIVF_stats.reset()
+        for count in (1, 50):
+            built.index.search(built.held_out[:count], 10, NONE)
+            scan([Block(built.rows, built.vectors)], built.held_out[:count], 10)
+        copied = built.index.copy()
+        copied.add(built.held_out, np.arange(7000, 7500))
+        VectorIndex.load(bytes(copied.dump()), built.index.parameters, rows=6500, dim=DIM)
+        with pytest.raises(CorruptStoreError):
+            VectorIndex.load(b"IxF2", {"effort_10": 1}, rows=1, dim=DIM)
+        assert build([Block(built.rows, built.vectors)], DIM, built.fetch, recall=0.5)
+        assert faiss.omp_get_max_threads() == 3
+        assert faiss.get_deserialization_vector_byte_limit() == 10**9
+        counter = counters.hnsw_stats if built.index.kind == HNSW else counters.indexIVF_stats
+        assert counter.ndis > 0, "it is the host's, who may be reading it"
+    finally:
+        faiss.omp_set_num_threads(before)
+        faiss.set_deserialization_vector_byte_limit(limit)

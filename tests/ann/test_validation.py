@@ -155,6 +155,22 @@ def test_lists_without_flat_centroids_are_refused() -> None:
         VectorIndex.load(data, {"effort_10": 1}, rows=600, dim=DIM)
 
 
+@pytest.mark.parametrize("count", [7, 9])
+def test_lists_with_other_centroids_than_lists_are_refused(count: int) -> None:
+    vectors = make("uniform", 600)
+    lists: Any = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatL2(DIM), DIM, 8, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
+    )
+    lists.train(vectors)
+    lists.add(vectors)
+    other: Any = faiss.IndexFlatL2(DIM)
+    other.add(vectors[:count])
+    lists.quantizer = other
+    data = faiss.serialize_index(lists).tobytes()
+    with pytest.raises(CorruptStoreError, match="the search index"):
+        VectorIndex.load(data, {"effort_10": 1}, rows=600, dim=DIM)
+
+
 def test_a_rotation_of_another_size_is_refused() -> None:
     vectors = make("uniform", 600)
     lists: Any = faiss.IndexIVFScalarQuantizer(
