@@ -60,10 +60,11 @@ def test_a_scan_is_exact_with_ties_and_deletions(
         assert rows[:, :have].tolist() == kept[order].tolist()
 
 
+@pytest.mark.parametrize("dim", [DIM, 64])
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_a_scan_is_exact_for_many_queries_far_from_the_origin(offset: float) -> None:
-    """Not by |x|² + |y|² - 2xy, which would cancel."""
-    vectors = (offset + np.random.default_rng(0).random((3000, DIM))).astype(np.float32)
+def test_a_scan_is_exact_for_many_queries_far_from_the_origin(offset: float, dim: int) -> None:
+    """Not by |x|² + |y|² - 2xy, which would cancel, as in FAISS before 1.14."""
+    vectors = (offset + np.random.default_rng(0).normal(size=(3000, dim))).astype(np.float32)
     distances, rows = exact([Block(np.arange(3000), vectors)], vectors, vectors[:300], 5)
     expected, order = brute(vectors, vectors[:300], 5)
     np.testing.assert_array_equal(rows, order)
