@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from latentdb.ann.metrics import check_metric
 from latentdb.ann.plan import PREFERENCES
-from latentdb.base.errors import InvalidInputError, ModelMismatchError
+from latentdb.base.errors import InvalidInputError, ModelMismatchError, StoreError
 from latentdb.base.files import as_path
 from latentdb.base.progress import Report
 from latentdb.base.validate import as_latents, check_ids
@@ -404,8 +405,14 @@ class LatentDB(Reader):
         """
         report = verify(Path(path), repair=repair)
         if repair and report.problems:
-            with LatentDB.open(path) as db, db._open_store().writer() as writer:
-                db._index_manager.maintain(writer, None)
+            try:
+                with LatentDB.open(path) as db, db._open_store().writer() as writer:
+                    db._index_manager.maintain(writer, None)
+            except StoreError as error:
+                # Not an error: the repair is committed, and its report says what was lost.
+                warnings.warn(
+                    f"the search index was not rebuilt ({error})", RuntimeWarning, stacklevel=2
+                )
         return report
 
     def optimize(

@@ -6,7 +6,10 @@ checks its content: row numbers, ids, hashes, vectors, the index, the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,22 +17,41 @@ import numpy as np
 
 from latentdb.ann.index import VectorIndex
 from latentdb.ann.metrics import Space
-from latentdb.base.errors import CorruptStoreError, LatentDBError, StoreError
-from latentdb.base.files import checksum, map_checked, os_reason, sync_folder, write_new
+from latentdb.base.errors import (
+    CorruptStoreError,
+    LatentDBError,
+    ModelError,
+    NotFoundError,
+    StoreError,
+)
+from latentdb.base.files import (
+    check_file,
+    checksum,
+    map_checked,
+    sync_folder,
+    try_remove,
+    write_new,
+)
+from latentdb.base.wording import counted
 from latentdb.model.codec import CONFIG_FILE, DECODER_FILE, ENCODER_FILE, Codec
 from latentdb.model.config import ModelConfig
 from latentdb.onnx.compiled import compiled_name
 from latentdb.onnx.inspect import inspect
 from latentdb.store import manifest as manifests
+from latentdb.store.blocks import SegmentBytes
 from latentdb.store.manifest import FileEntry, Manifest, SegmentEntry
+from latentdb.store.quarantine import QUARANTINE, quarantine
 from latentdb.store.segment import Ints, Segment, rebuild_segment
 
-QUARANTINE = "quarantine"
+REBUILT = "rebuilt"
+LOST = "lost"
+MANUAL = "manual"
+SYSTEM = "system"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that is damaged or inconsistent.
+    """A file that is damaged or inconsistent, or could not be read.
 
     Attributes
     ----------
@@ -39,11 +61,16 @@ class Problem:
         What is wrong with it.
     repair
         What was done (with ``repair=True``) or can be done about it.
+    kind
+        ``"rebuilt"``: damage that a repair mends without a loss.  ``"lost"``: damage
+        that costs rows or deletions.  ``"manual"``: damage that a repair cannot mend.
+        ``"system"``: no damage, but an error of the system, which ends a repair.
     """
 
     file: str
     what: str
     repair: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +87,7 @@ class VerifyReport:
     problems
         Empty if nothing was found.
     lost_rows
-        Rows of segments that were moved to quarantine.
+        Rows of segments that a repair moved to quarantine.
     """
 
     files: int
@@ -75,7 +102,12 @@ def verify(folder: Path, *, repair: bool = False) -> VerifyReport:
 
     A damaged search index is dropped, and the id look-up of a segment rebuilt from
     its ids.  A segment whose rows are damaged is moved to the folder ``quarantine``
-    and its rows are lost.  No file is deleted.
+    and its rows are lost.  Damaged files are linked into the quarantine, with the
+    manifest that names them, before the version without them is committed.
+
+    Damage is a wrong size, checksum or structure, or a missing file.  A file that
+    the system cannot read (no permission, no free descriptor, a failing disk) may
+    be whole: a repair that meets one changes nothing.
 
     Parameters
     ----------
@@ -90,15 +122,33 @@ def verify(folder: Path, *, repair: bool = False) -> VerifyReport:
         If there is no store.
     CorruptStoreError
         If its manifest is damaged, without which nothing else can be verified.
+    StoreError
+        With `repair`, if the system cannot read or write a file; nothing is changed.
     LockedError
         With `repair`, if another process is writing.
     """
     if not repair:
-        return _Check(folder).run()
+        check = _Check(folder)
+        report = check.run()
+        check.describe()
+        return replace(report, problems=tuple(check.problems))
     with manifests.writer_lock(folder):
         check = _Check(folder)
         report = check.run()
-        lost = check.repair() if report.problems else 0
+        unread = [problem for problem in check.problems if problem.kind == SYSTEM]
+        if unread:
+            raise StoreError(
+                f"{folder} was not changed: {unread[0].file}: {unread[0].what}, which is an error "
+                "of the system and no damage: mend its cause and repair again"
+            )
+        try:
+            lost = check.repair()
+        except (MemoryError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise StoreError(
+                f"{folder} was not repaired, and no file of it is lost: {reason}: "
+                "mend the cause and repair again"
+            ) from error
     return replace(report, problems=tuple(check.problems), lost_rows=lost)
 
 
@@ -109,24 +159,21 @@ class _Check:
         self.folder = folder
         self.manifest: Manifest = manifests.read(folder)
         self.problems: list[Problem] = []
-        self.bad_segments: list[SegmentEntry] = []
-        self.bad_index = False
-        self.bad_deletions = False
-        self.bad_compiled: set[FileEntry] = set()
+        self.damaged: set[str] = set()  # files of proven damage
         self.segments: list[Segment] = []
         self.deleted: Ints = np.empty(0, np.int64)
 
     def run(self) -> VerifyReport:
         for entry in self.manifest.segments:
-            if not self._try(entry.file, lambda entry=entry: self._segment(entry)):  # type: ignore[misc]
-                self.bad_segments.append(entry)
-        deletions = self.manifest.deletions
+            self._try(entry.file.name, lambda entry=entry: self._segment(entry))  # type: ignore[misc]
+        deletions, index = self.manifest.deletions, self.manifest.index
+        complete = len(self.segments) == len(self.manifest.segments)
         if deletions is not None:
-            self.bad_deletions = not self._try(deletions.file, self._deletions)
-        if self.manifest.index is not None:
-            self.bad_index = not self._try(self.manifest.index.file, self._index)
-        if not self.bad_segments and not self.bad_deletions:
-            self._try(FileEntry("segments", 0, ""), self._unique_ids)
+            complete &= self._try(deletions.file.name, self._deletions)
+        if index is not None:
+            self._try(index.file.name, lambda: self._index(rows=complete))
+        if complete:
+            self._try("segments", self._unique_ids)
         self._model()
         names = self.manifest.file_names()
         orphans = sum(f"{name}/{path.name}" not in names for name, path in self._on_disk())
@@ -139,17 +186,47 @@ class _Check:
             for path in sorted((self.folder / name).glob("*")):
                 yield name, path
 
-    def _try(self, file: FileEntry, check: Callable[[], None]) -> bool:
+    def _try(self, name: str, check: Callable[[], None]) -> bool:
+        """Whether a check of a file passes; what it raises becomes a problem."""
         try:
             check()
-        except LatentDBError as error:
-            path = str(self.folder / file.name)
+        except (LatentDBError, OSError, MemoryError) as error:
+            path = str(self.folder / name)
             text = str(error).removeprefix(path).removeprefix(":").strip()
-            self.problems.append(Problem(file.name, text, "latentdb verify --repair"))
+            proven = self._is_damage(name, error)
+            if proven:
+                self.damaged.add(name)
+            advice = "an error of the system, no damage: mend its cause and verify again"
+            self.problems.append(
+                Problem(
+                    name,
+                    text or type(error).__name__,
+                    "" if proven else advice,
+                    MANUAL if proven else SYSTEM,
+                )
+            )
             return False
         return True
 
+    def _is_damage(self, name: str, error: Exception) -> bool:
+        """Whether an error proves that a file is damaged, so that a repair may drop it."""
+        if not isinstance(error, (CorruptStoreError, NotFoundError, ModelError)):
+            return False
+        if isinstance(error.__cause__, MemoryError):
+            return False
+        path = self.folder / name
+        try:
+            if isinstance(error, NotFoundError):
+                # A folder that is gone may be a disk that is not mounted; index/ can be rebuilt.
+                return path.parent.name != "segments" or stat.S_ISDIR(os.lstat(path.parent).st_mode)
+            # A link, or a pipe, may lead to a file that is whole.
+            mode = os.lstat(path).st_mode
+            return stat.S_ISREG(mode) or name in manifests.FOLDERS
+        except OSError:
+            return False
+
     def _segment(self, entry: SegmentEntry) -> None:
+        check_file(self.folder / entry.file.name, entry.file.bytes, entry.file.checksum)
         segment = Segment(self.folder, entry, self.manifest.dim, self.manifest.columns)
         segment.check()
         self.segments.append(segment)
@@ -159,6 +236,7 @@ class _Check:
         if entry is None:
             return
         path = self.folder / entry.file.name
+        check_file(path, entry.file.bytes, entry.file.checksum)
         view = map_checked(path, entry.file.bytes, entry.file.checksum)
         if len(view) != 8 * entry.rows:
             raise CorruptStoreError(f"holds {len(view)} bytes for {entry.rows} row numbers")
@@ -166,25 +244,28 @@ class _Check:
         if (np.diff(rows) <= 0).any():
             raise CorruptStoreError("its row numbers do not ascend")
         in_segments = sum(int(segment.holds(rows).sum()) for segment in self.segments)
-        if not self.bad_segments and in_segments != entry.in_segments:
+        complete = len(self.segments) == len(self.manifest.segments)
+        if complete and in_segments != entry.in_segments:
             raise CorruptStoreError(
                 f"{in_segments} of its rows are in segments, the manifest says {entry.in_segments}"
             )
         self.deleted = rows
 
-    def _index(self) -> None:
+    def _index(self, *, rows: bool) -> None:
+        """Check the index; `rows`: that it holds every row it should, too."""
         entry = self.manifest.index
         if entry is None:
             return
         path = self.folder / entry.file.name
+        check_file(path, entry.file.bytes, entry.file.checksum)
         data = map_checked(path, entry.file.bytes, entry.file.checksum)
         dim = Space(entry.metric).dim(self.manifest.dim)
         index = VectorIndex.load(data, entry.parameters, rows=entry.rows, dim=dim)
         indexed = index.row_numbers()
-        for segment in self.segments:
-            rows = segment.rows[segment.rows < entry.rows_below]
-            rows = rows[~np.isin(rows, self.deleted)]
-            missing = rows[~np.isin(rows, indexed)]
+        for segment in self.segments if rows else ():
+            numbers = segment.rows[segment.rows < entry.rows_below]
+            numbers = numbers[~np.isin(numbers, self.deleted)]
+            missing = numbers[~np.isin(numbers, indexed)]
             if len(missing):
                 raise CorruptStoreError(
                     f"row {missing[0]} is missing from it ({len(missing)} rows)"
@@ -215,16 +296,9 @@ class _Check:
 
         def read(entry: FileEntry) -> None:
             path = self.folder / entry.name
+            check_file(path, entry.bytes, entry.checksum)
             data = bytes(map_checked(path, entry.bytes, entry.checksum))
             files[Path(entry.name).name] = data
-
-        model_files_intact = []
-        for entry in model.files:
-            intact = self._try(entry, lambda entry=entry: read(entry))  # type: ignore[misc]
-            if compiled_name(entry.name) is None:
-                model_files_intact.append(intact)
-            elif not intact:
-                self.bad_compiled.add(entry)
 
         def check_model() -> None:
             config = ModelConfig.from_json(files[CONFIG_FILE].decode(errors="replace"), CONFIG_FILE)
@@ -237,103 +311,143 @@ class _Check:
             if made not in (model.encoder_fingerprint, model.decoder_fingerprint):
                 raise CorruptStoreError(f"it was compiled from model {made}, not from this store's")
 
-        if all(model_files_intact):
-            self._try(FileEntry("model", 0, ""), check_model)
+        read_all = True
         for entry in model.files:
-            if compiled_name(entry.name) is None or entry in self.bad_compiled:
-                continue
-            if not self._try(entry, lambda entry=entry: check_compiled(entry)):  # type: ignore[misc]
-                self.bad_compiled.add(entry)
-        advice = "copy it from the model folder the store was made with"
-        derived = {entry.name for entry in self.bad_compiled}
-        self.problems = [
-            replace(problem, repair=advice)
-            if problem.file.startswith("model") and problem.file not in derived
-            else problem
-            for problem in self.problems
-        ]
+            intact = self._try(entry.name, lambda entry=entry: read(entry))  # type: ignore[misc]
+            if compiled_name(entry.name) is None:
+                read_all &= intact
+            elif intact:
+                self._try(entry.name, lambda entry=entry: check_compiled(entry))  # type: ignore[misc]
+        if read_all:
+            self._try("model", check_model)
 
     # --- repairing ----------------------------------------------------------------
+
+    def describe(self) -> None:
+        """Say of each problem what a repair would do, without doing it."""
+        rebuilt = {entry.file.name for entry in self._bad_segments() if self._rebuilt(entry)}
+        self._explain(rebuilt, "damage; latentdb verify --repair: ")
 
     def repair(self) -> int:
         """Commit a version without what is damaged; returns the number of rows lost."""
         manifest = self.manifest
-        segments: list[SegmentEntry] = []
-        done: dict[str, str] = {}
-        lost = 0
-        for entry in manifest.segments:
-            if entry not in self.bad_segments:
-                segments.append(entry)
-                continue
-            rebuilt = self._rebuild(entry)
-            if rebuilt is not None:
-                segments.append(rebuilt)
-                done[entry.file.name] = "id look-up rebuilt from the ids"
+        rebuilt: dict[str, SegmentEntry] = {}
+        try:
+            for entry in self._bad_segments():
+                new = self._rebuild(entry)
+                if new is not None:
+                    rebuilt[entry.file.name] = new
+            changed = self._undamaged(rebuilt)
+            if changed != manifest:
+                dropped = manifest.file_names() - changed.file_names()
+                quarantine(self.folder, dropped & self.damaged, manifest.version)
+                manifests.commit(self.folder, replace(changed, version=manifest.version + 1))
+        except BaseException:
+            # The manifest may have been replaced before the failure.
+            named = manifests.read(self.folder).file_names()
+            for new in rebuilt.values():
+                if new.file.name not in named:
+                    try_remove(self.folder / new.file.name)
+            raise
+        for name in manifest.file_names() - changed.file_names():
+            if name in self.damaged:
+                try_remove(self.folder / name)
             else:
-                lost += entry.rows
-                done[entry.file.name] = f"moved to {QUARANTINE}; {entry.rows} rows are lost"
-        deletions = manifest.deletions
-        if deletions is not None and self.bad_deletions:
-            done[deletions.file.name] = (
-                f"moved to {QUARANTINE}; the rows it named are back: delete them again"
+                with suppress(OSError):
+                    os.utime(self.folder / name, follow_symlinks=False)  # its grace starts now
+        self._explain(set(rebuilt))
+        return sum(entry.rows for entry in self._bad_segments() if entry.file.name not in rebuilt)
+
+    def _bad_segments(self) -> Iterator[SegmentEntry]:
+        for entry in self.manifest.segments:
+            if entry.file.name in self.damaged:
+                yield entry
+
+    def _explain(self, rebuilt: Set[str], prefix: str = "") -> None:
+        """Fill in what a repair does about each problem; segments in `rebuilt` lose nothing."""
+        outcomes: dict[str, tuple[str, str]] = {}
+        for entry in self._bad_segments():
+            lost = f"moved to {QUARANTINE}; {counted(entry.rows, 'row')} lost"
+            outcomes[entry.file.name] = (LOST, lost)
+        for name in rebuilt:
+            outcomes[name] = (REBUILT, "id look-up rebuilt from the ids; no row is lost")
+        deletions, index, model = (
+            self.manifest.deletions,
+            self.manifest.index,
+            self.manifest.model,
+        )
+        if deletions is not None:
+            back = f"moved to {QUARANTINE}; the rows it named are back: delete them again"
+            outcomes[deletions.file.name] = (LOST, back)
+        if index is not None:
+            outcomes[index.file.name] = (REBUILT, "dropped, and rebuilt where it pays")
+        for file in () if model is None else model.files:
+            outcomes[file.name] = outcomes["model"] = (
+                MANUAL,
+                "damage that needs you: copy it from the model folder the store was made with",
             )
+            if compiled_name(file.name) is not None:
+                again = "dropped, and compiled again by the next index that encodes"
+                outcomes[file.name] = (REBUILT, again)
+        outcomes["segments"] = (MANUAL, "damage that needs you: delete the id and add it again")
+        for place, problem in enumerate(self.problems):
+            if problem.file in self.damaged:
+                kind, text = outcomes[problem.file]
+                text = text if kind == MANUAL else prefix + text
+                self.problems[place] = replace(problem, repair=text, kind=kind)
+
+    def _undamaged(self, rebuilt: Mapping[str, SegmentEntry]) -> Manifest:
+        """The version without what is damaged, under the same version number."""
+        manifest, damaged = self.manifest, self.damaged
+        segments = tuple(
+            rebuilt.get(entry.file.name, entry)
+            for entry in manifest.segments
+            if entry.file.name in rebuilt or entry.file.name not in damaged
+        )
+        lost = len(segments) < len(manifest.segments)
+        deletions, index, model = manifest.deletions, manifest.index, manifest.model
+        undeleted = deletions is not None and deletions.file.name in damaged
+        if undeleted:
             deletions = None
         elif deletions is not None and lost:
             inside = sum(int(segment.holds(self.deleted).sum()) for segment in self.segments)
             deletions = replace(deletions, in_segments=inside)
-        drop_index = self.bad_index or bool(lost) or self.bad_deletions
-        if manifest.index is not None and drop_index:
-            done[manifest.index.file.name] = "dropped, and rebuilt where it pays"
-        model = manifest.model
-        if model is not None and self.bad_compiled:
-            model = replace(
-                model, files=tuple(file for file in model.files if file not in self.bad_compiled)
+        if index is not None and (lost or undeleted or index.file.name in damaged):
+            index = None
+        if model is not None:
+            files = tuple(
+                file
+                for file in model.files
+                if file.name not in damaged or compiled_name(file.name) is None
             )
-            for file in self.bad_compiled:
-                done[file.name] = "dropped, and compiled again by the next index that encodes"
-        changed = replace(
-            manifest,
-            model=model,
-            version=manifest.version + 1,
-            segments=tuple(segments),
-            deletions=deletions,
-            index=None if drop_index else manifest.index,
-        )
-        if done:
-            manifests.commit(self.folder, changed)
-            self._quarantine(manifest.file_names() - changed.file_names())
-        self.problems = [
-            replace(problem, repair=done.get(problem.file, problem.repair))
-            for problem in self.problems
-        ]
-        return lost
+            model = replace(model, files=files)
+        return replace(manifest, segments=segments, deletions=deletions, index=index, model=model)
+
+    def _rebuilt(self, entry: SegmentEntry) -> SegmentBytes | None:
+        """The segment with a new id look-up, if only that is damaged; else None."""
+        try:
+            return rebuild_segment(self.folder / entry.file.name, entry)
+        except LatentDBError as error:
+            if not self._is_damage(entry.file.name, error):
+                raise
+            return None
 
     def _rebuild(self, entry: SegmentEntry) -> SegmentEntry | None:
-        """The rebuilt segment, if only its id look-up is damaged; else None."""
-        try:
-            made = rebuild_segment(self.folder / entry.file.name, entry)
-        except LatentDBError:
+        """Write the rebuilt segment; None if it cannot be rebuilt."""
+        made = self._rebuilt(entry)
+        if made is None:
             return None
         name = f"segments/{manifests.unique_name()}.h5"
-        data = made.data
-        write_new(self.folder / name, data)
+        write_new(self.folder / name, made.data)
         sync_folder(self.folder / "segments")
-        file = FileEntry(name, len(data), checksum(data))
+        file = FileEntry(name, len(made.data), checksum(made.data))
         rebuilt = replace(entry, file=file, layout=made.layout)
         try:
-            segment = Segment(self.folder, rebuilt, self.manifest.dim, self.manifest.columns)
-            segment.check()
-        except LatentDBError:
+            self._segment(rebuilt)
+        except (LatentDBError, MemoryError) as error:
+            damage = self._is_damage(name, error)
+            try_remove(self.folder / name)
+            if not damage:
+                raise
             return None
-        self.segments.append(segment)
         return rebuilt
-
-    def _quarantine(self, names: set[str]) -> None:
-        try:
-            (self.folder / QUARANTINE).mkdir(exist_ok=True)
-            for name in names:
-                path = self.folder / name
-                if path.exists():
-                    path.rename(self.folder / QUARANTINE / path.name)
-        except OSError as error:
-            raise StoreError(f"{self.folder / QUARANTINE}: {os_reason(error)}") from error

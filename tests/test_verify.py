@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
-from latentdb.base.errors import CorruptStoreError, StoreNotFoundError
+from batteries.shim import Fault, Shim, Stopped, installed
+from latentdb.base.errors import CorruptStoreError, StoreError, StoreNotFoundError
 from latentdb.database import LatentDB
 from latentdb.verify import verify
 
@@ -58,8 +67,8 @@ def test_a_damaged_id_look_up_is_made_again(path: Path) -> None:
         ):
             db.vectors(db.ids())
         report = LatentDB.verify(path, repair=True)
-        assert [problem.repair for problem in report.problems] == [
-            "id look-up rebuilt from the ids"
+        assert [(problem.kind, problem.repair) for problem in report.problems] == [
+            ("rebuilt", "id look-up rebuilt from the ids; no row is lost")
         ]
         assert report.lost_rows == 0
         assert verify(path).problems == ()
@@ -72,11 +81,16 @@ def test_a_segment_with_damaged_rows_is_set_aside(path: Path, name: str) -> None
     broken = segment_of(path, 1)
     damage(broken, name)
     report = verify(path)
-    assert [Path(problem.file).name for problem in report.problems] == [broken.name]
+    assert [(Path(problem.file).name, problem.kind) for problem in report.problems] == [
+        (broken.name, "lost")
+    ]
+    assert report.problems[0].repair == (
+        "damage; latentdb verify --repair: moved to quarantine; 10 rows lost"
+    )
     assert "\n" not in report.problems[0].what
     report = LatentDB.verify(path, repair=True)
     assert report.lost_rows == 10
-    assert "moved to quarantine; 10 rows are lost" in report.problems[0].repair
+    assert report.problems[0].repair == "moved to quarantine; 10 rows lost"
     assert (path / "quarantine" / broken.name).is_file()
     assert verify(path).problems == ()
     with LatentDB.open(path) as db:
@@ -124,6 +138,14 @@ def test_a_damaged_model_is_named(store: Path) -> None:
     assert "copy it from the model folder" in report.problems[0].repair
 
 
+def test_the_model_folder_is_gone(store: Path) -> None:
+    shutil.rmtree(store / "model")
+    kinds = {Path(problem.file).name: problem.kind for problem in verify(store).problems}
+    assert (kinds["encoder.onnx"], kinds["encoder.keras"]) == ("rebuilt", "manual")
+    assert verify(store, repair=True).lost_rows == 0
+    assert {problem.kind for problem in verify(store).problems} == {"manual"}
+
+
 def test_a_row_missing_from_the_index_or_an_id_given_twice_is_found(path: Path) -> None:
     """What no checksum can tell: files that are whole, and do not belong together."""
     from dataclasses import replace
@@ -152,3 +174,175 @@ def test_what_is_no_store_is_said(tmp_path: Path, path: Path) -> None:
     (path / "MANIFEST.json").write_text("{}")
     with pytest.raises(CorruptStoreError, match="is damaged"):
         verify(path, repair=True)
+
+
+# --- errors of the system are no damage -----------------------------------------
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every file of a store but LOCK, which a repair writes its process into."""
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and file.name != "LOCK"
+    }
+
+
+def fail_to_open(monkeypatch: pytest.MonkeyPatch, file: Path, number: int) -> None:
+    real = os.open
+
+    def failing(path: Any, *words: Any, **named: Any) -> int:
+        if Path(path).name == file.name:
+            raise OSError(number, os.strerror(number))
+        return real(path, *words, **named)
+
+    monkeypatch.setattr(os, "open", failing)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO, errno.ENOMEM])
+@pytest.mark.parametrize("kind", [".h5", ".deleted"])
+def test_a_file_that_the_system_cannot_open_is_not_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, number: int
+) -> None:
+    damage(segment_of(path, 0), "z_mean")  # damage beside it is not repaired either
+    file = segment_of(path, 1) if kind == ".h5" else next((path / "segments").glob("*.deleted"))
+    before = contents(path)
+    fail_to_open(monkeypatch, file, number)
+    found = {problem.file: problem for problem in verify(path).problems}
+    assert found[f"segments/{file.name}"].kind == "system"
+    assert "no damage: mend its cause" in found[f"segments/{file.name}"].repair
+    with pytest.raises(StoreError, match=f"{file.name}: cannot be read: .*an error of the system"):
+        LatentDB.verify(path, repair=True)
+    assert contents(path) == before
+    monkeypatch.undo()
+    assert [problem.kind for problem in verify(path).problems] == ["lost"]
+
+
+def test_a_disk_that_fails_while_a_file_is_read_is_not_damage(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(path)
+
+    class Failing(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    real = os.fdopen
+
+    def opened(descriptor: int, mode: str) -> Any:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        return Failing(descriptor) if name.endswith(".h5") else real(descriptor, mode)
+
+    if not os.path.exists("/proc/self/fd"):
+        pytest.skip("needs /proc")
+    monkeypatch.setattr(os, "fdopen", opened)
+    assert {problem.kind for problem in verify(path).problems} == {"system"}
+    with pytest.raises(StoreError, match="cannot be read: input/output error"):
+        verify(path, repair=True)
+    assert contents(path) == before
+
+
+def test_memory_that_runs_out_is_not_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(path)
+
+    def exhausted(*words: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("latentdb.store.segment.hash_ids", exhausted)
+    with pytest.raises(StoreError, match="MemoryError, which is an error of the system"):
+        verify(path, repair=True)
+    assert contents(path) == before
+
+
+FEW_FILES = """
+import resource, sys
+from latentdb.cli.main import main
+resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+main(["verify", "--repair", sys.argv[1]])
+"""
+
+
+def test_a_repair_that_may_open_few_files_loses_no_row(tmp_path: Path) -> None:
+    """`repair_limits.sh`: a third of the rows left the store, and the exit code was 0."""
+    with LatentDB.create(tmp_path / "a", dim=2) as db:
+        for number in range(40):
+            db.add([str(number)], np.ones((1, 2)))
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_FILES, tmp_path / "a"], capture_output=True, text=True
+    )
+    assert verify(tmp_path / "a").problems == ()
+    assert verify(tmp_path / "a").rows == 40
+    # Either the segments need no descriptor each, or one line says what is missing.
+    assert done.returncode == 0 or (
+        done.stderr.count("\n") == 1 and "too many open files" in done.stderr
+    )
+
+
+@pytest.mark.parametrize("put", ["link", "folder", "pipe", "nothing"])
+def test_what_is_no_file_is_not_repaired(path: Path, put: str) -> None:
+    """A link may lead to a whole file; a folder `segments` that is gone, to another disk."""
+    file = segment_of(path, 1)
+    if put == "nothing":
+        (path / "segments").rename(path.parent / "segments")
+    else:
+        file.rename(path.parent / file.name)
+    if put == "link":
+        file.symlink_to(path.parent / file.name)
+    elif put == "folder":
+        file.mkdir()
+    elif put == "pipe":
+        os.mkfifo(file)
+    before = contents(path)
+    assert {problem.kind for problem in verify(path).problems} == {"system"}
+    with pytest.raises(StoreError, match="an error of the system"):
+        verify(path, repair=True)
+    assert contents(path) == before
+
+
+def test_a_missing_segment_is_lost_and_the_manifest_that_names_it_kept(path: Path) -> None:
+    segment_of(path, 1).unlink()
+    old = (path / "MANIFEST.json").read_bytes()
+    assert verify(path, repair=True).lost_rows == 10
+    (kept,) = (path / "quarantine").iterdir()
+    assert kept.read_bytes() == old
+    assert verify(path).problems == ()
+
+
+def test_what_was_in_quarantine_stays_there(path: Path) -> None:
+    broken = segment_of(path, 1)
+    (path / "quarantine").mkdir()
+    (path / "quarantine" / broken.name).write_bytes(b"an earlier one")
+    damage(broken, "z_mean")
+    data = broken.read_bytes()
+    verify(path, repair=True)
+    kept = {file.read_bytes() for file in (path / "quarantine").glob("*.h5")}
+    assert kept == {b"an earlier one", data}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_repair_that_is_killed_anywhere_loses_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    damage(segment_of(path, 0), "id/order")
+    damage(segment_of(path, 1), "z_mean")
+    damaged = {segment_of(path, number).read_bytes() for number in (0, 1)}
+    if not links:  # as on a file system that has none
+
+        def refused(*words: object, **named: object) -> None:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "link", refused)
+    for at in range(1, 1000):
+        store = tmp_path / str(at)
+        shutil.copytree(path, store)
+        killed = Shim(Fault(at=at, action="stop"))
+        with installed(killed), contextlib.suppress(Stopped):
+            verify(store, repair=True)
+        assert damaged <= {file.read_bytes() for file in store.rglob("*.h5")}
+        verify(store, repair=True)
+        assert verify(store).problems == ()
+        assert verify(store).rows == 20
+        assert damaged <= {file.read_bytes() for file in store.rglob("*.h5")}
+        if not killed.dead:
+            break
+    assert at > 10

@@ -28,6 +28,7 @@ from latentdb.base.errors import (
 )
 
 _MAX_WRITING_SECONDS = 86_400  # since the last write to a temporary file: its process has ended
+_READ_BYTES = 4 << 20  # at a time, of a file that is read whole
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
@@ -71,6 +72,35 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
     except OSError as error:
         raise StoreError(f"{folder} cannot be synced: {os_reason(error)}") from error
+
+
+@contextmanager
+def open_folder(folder: Path, *, follow: bool = False) -> Iterator[int]:
+    """A descriptor of a folder, for `dir_fd`; a link is refused unless it is to be followed.
+
+    Raises
+    ------
+    NotFoundError
+        If it does not exist.
+    StoreError
+        If it is a link, or the system cannot open it.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(folder, flags)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{folder} is missing") from error
+    except OSError as error:
+        if not follow and folder.is_symlink():
+            raise StoreError(
+                f"{folder} is a link, to which nothing is written: "
+                "put the folder itself in its place"
+            ) from error
+        raise StoreError(f"{folder} cannot be opened: {os_reason(error)}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(folder: Path) -> None:
@@ -334,12 +364,47 @@ def map_checked(path: Path, size: int, expected: str) -> mmap.mmap:
         If it has another size or checksum.
     """
     view = map_sized(path, size)
-    actual = checksum(view)
+    compare_checksum(path, checksum(view), expected)
+    return view
+
+
+def check_file(path: Path, size: int, expected: str) -> None:
+    """Read a whole file, and compare its size and its checksum.
+
+    It is read, not mapped: where the disk fails under a mapped page, SIGBUS ends the process.
+
+    Raises
+    ------
+    NotFoundError, CorruptStoreError, StoreError
+        As `map_checked`.
+    """
+    digest, actual = xxhash.xxh3_128(), 0
+    try:
+        with os.fdopen(_open(path), "rb") as file:
+            while block := file.read(_READ_BYTES):
+                digest.update(block)
+                actual += len(block)
+    except OSError as error:
+        if isinstance(error, LatentDBError):
+            raise
+        raise _unreadable(path, error) from error
+    if actual != size:
+        raise CorruptStoreError(f"{path} is damaged: it has {actual} bytes, expected {size}")
+    compare_checksum(path, digest.hexdigest(), expected)
+
+
+def compare_checksum(path: Path, actual: str, expected: str) -> None:
+    """Refuse a file whose checksum is not the one in the manifest.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it differs.
+    """
     if actual != expected:
         raise CorruptStoreError(
             f"{path} is damaged: its checksum is {actual}, the manifest says {expected}"
         )
-    return view
 
 
 def os_reason(error: OSError) -> str:

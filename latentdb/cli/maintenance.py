@@ -74,8 +74,14 @@ def compact(db: str, as_json: bool) -> None:
 )
 @json_option
 def verify(db: str, repair: bool, as_json: bool) -> None:
-    """Check every file of DB.  Exits with 1 if there is a problem and no --repair."""
+    """Check every file of DB.
+
+    Exits with 1 if there is a problem.  With --repair, exits with 0 only if every problem was
+    repaired and nothing was lost.  A file that the system cannot read (no permission, too many
+    open files, a failing disk) is no damage: the repair ends, and nothing is changed.
+    """
     from latentdb.database import LatentDB
+    from latentdb.verify import REBUILT
 
     report = LatentDB.verify(db, repair=repair)
     if as_json:
@@ -88,7 +94,7 @@ def verify(db: str, repair: bool, as_json: bool) -> None:
             f"checked {counted(report.files, 'file')} and {counted(report.rows, 'row')}: "
             f"{counted(len(report.problems), 'problem')}{lost}"
         )
-    if report.problems and not repair:
+    if not all(repair and problem.kind == REBUILT for problem in report.problems):
         raise click.exceptions.Exit(1)
 
 

@@ -23,8 +23,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from latentdb.base.errors import CorruptStoreError, NotFoundError
-from latentdb.base.files import checksum, map_checked, map_sized
+from latentdb.base.errors import CorruptStoreError
+from latentdb.base.files import checksum, compare_checksum, map_checked, map_sized
 from latentdb.store.manifest import FileEntry, LayoutEntry
 
 Ints = NDArray[np.int64]
@@ -236,7 +236,7 @@ class ArrayFile:
         self._map: mmap.mmap
         if layout is None:
             self._map = map_checked(path, entry.bytes, entry.checksum)
-            self._layouts = hdf5_layout(path, entry.bytes)
+            self._layouts = hdf5_layout(path, self._map)
         else:
             self._map = map_sized(path, entry.bytes)
             self._layouts = self._read(layout)
@@ -332,8 +332,8 @@ class ArrayFile:
         CorruptStoreError
             If either does not hold.
         """
-        map_checked(self._path, entry.bytes, entry.checksum)
-        found = hdf5_layout(self._path, entry.bytes)
+        compare_checksum(self._path, checksum(self._map), entry.checksum)
+        found = hdf5_layout(self._path, self._map)
         if {name: found[name] for name in found if name not in _INTERNAL} != {
             name: self._layouts[name] for name in self.names()
         }:
@@ -346,16 +346,24 @@ def _natural(value: Any) -> int:
     return value
 
 
-def hdf5_layout(path: Path, size: int) -> dict[str, ArrayLayout]:
+def hdf5_layout(path: Path, data: bytes | mmap.mmap) -> dict[str, ArrayLayout]:
     """Offset, type and shape of every data set; refuse whatever else HDF5 can express.
 
     Virtual data sets, external links and external storage read other files;
     filters, variable lengths and chunks unpack to any size.
 
+    Parameters
+    ----------
+    path
+        Name of the file, for errors.
+    data
+        Its content.  HDF5 opens no file, so that an error of the system (no free
+        descriptor, a failing disk) is never mistaken for damage.
+
     Raises
     ------
-    NotFoundError, CorruptStoreError
-        If there is no such file, or it is refused.
+    CorruptStoreError
+        If it is refused.
     """
     import h5py
 
@@ -364,12 +372,11 @@ def hdf5_layout(path: Path, size: int) -> dict[str, ArrayLayout]:
     def refused(message: str) -> CorruptStoreError:
         return CorruptStoreError(f"{path}: refused, {message}")
 
-    reader = SafeReader(size, refused)
+    reader = SafeReader(len(data), refused)
+    image = io.BytesIO(data)
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with h5py.File(image, "r") as file:
             return {name: reader.check(name, item) for name, item in reader.data_sets(file.id)}
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{path} is missing") from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, CorruptStoreError):
             raise

@@ -265,7 +265,7 @@ def rebuild_segment(path: Path, entry: SegmentEntry) -> SegmentBytes:
     data = read_limited(path, entry.file.bytes)
     arrays = {
         name: np.frombuffer(data, dtype, int(np.prod(shape)), offset).reshape(shape)
-        for name, (offset, dtype, shape) in hdf5_layout(path, len(data)).items()
+        for name, (offset, dtype, shape) in hdf5_layout(path, data).items()
         if name not in (LAYOUT, BLOCKS)
     }
     stored = arrays.pop(CHECKSUMS, np.empty(0, "<u8"))
@@ -275,6 +275,8 @@ def rebuild_segment(path: Path, entry: SegmentEntry) -> SegmentBytes:
     damaged = {name for name, bad in zip(sorted(arrays), stored != actual, strict=True) if bad}
     if not damaged <= {"id/hashes", "id/order"}:
         raise CorruptStoreError(f"{path}: {', '.join(sorted(damaged))} is damaged")
+    if not {"id/offsets", "id/bytes"} <= arrays.keys():
+        raise CorruptStoreError(f"{path}: it has no ids")
     texts = [MappedArray(arrays[f"id/{name}"], None, str(path)) for name in ("offsets", "bytes")]
     hashes = hash_ids(list(Texts(texts[0], texts[1], str(path))))
     order = np.argsort(hashes, kind="stable")

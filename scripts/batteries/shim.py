@@ -21,7 +21,9 @@ SHIMMED = (
     "base.files",
     "store.garbage",
     "store.manifest",
+    "store.quarantine",
     "store.writer",
+    "verify",
 )  # all that touch a store
 WRITES = ("write", "pwrite")
 
@@ -179,19 +181,23 @@ class FaultyOs:
         # The device is not asked: what was not synced is decided by the replay.
         self._shim.record("fsync", self._shim._files[descriptor])
 
-    def rename(self, source: Path, target: Path) -> None:
+    def rename(self, source: Path, target: Path, **folders: Any) -> None:
         self._shim.step("rename")
-        os.rename(source, target)
+        os.rename(source, target, **folders)
         self._shim.record("rename", Path(source), Path(target))
+
+    def link(self, source: str, target: str, **folders: Any) -> None:
+        self._shim.step("link")
+        os.link(source, target, **folders)
 
     def unlink(self, path: Path) -> None:
         self._shim.step("unlink")
         os.unlink(path)
         self._shim.record("unlink", Path(path))
 
-    def utime(self, path: Path) -> None:
+    def utime(self, path: Path, **named: Any) -> None:
         self._shim.step("utime")
-        os.utime(path)
+        os.utime(path, **named)
 
     def fstat(self, descriptor: int) -> os.stat_result:
         self._shim.read_step("fstat")

@@ -37,6 +37,17 @@ def test_verify_counts_problems(store: Path) -> None:
     next((store / "segments").iterdir()).write_bytes(b"")
     result = run("verify", store, code=1)
     assert "80 rows: 1 problem\n" in result.stdout
+    assert "-> damage; latentdb verify --repair: moved to quarantine; 80 rows lost" in result.stdout
+
+
+def test_a_repair_exits_with_0_only_if_nothing_was_lost(store: Path) -> None:
+    next((store / "model").glob("encoder.onnx")).write_bytes(b"damaged")
+    run("verify", store, code=1)
+    assert "dropped, and compiled again" in run("verify", store, "--repair").stdout
+    (store / "model/decoder.keras").write_bytes(b"damaged")
+    assert "copy it from the model folder" in run("verify", store, "--repair", code=1).stdout
+    next((store / "segments").iterdir()).write_bytes(b"")
+    assert "2 problems, 80 rows lost" in run("verify", store, "--repair", code=1).stdout
 
 
 def test_optimize_reports_what_it_built(large_store: Path) -> None:

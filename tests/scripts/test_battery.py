@@ -59,7 +59,9 @@ def test_times_are_measured() -> None:
 
 def test_the_shim_stands_before_all_that_changes_a_store() -> None:
     """A module it does not know would write, rename and delete behind its back."""
-    calls = re.compile(r"\bos\.(open|write|pwrite|f?sync|rename|replace|unlink|ftruncate|utime)\(")
+    calls = re.compile(
+        r"\bos\.(open|write|pwrite|f?sync|rename|replace|unlink|ftruncate|utime|link)\("
+    )
     package = ROOT / "latentdb"
     users = {
         ".".join(file.relative_to(package).with_suffix("").parts)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentdb.base.errors import CorruptStoreError, InvalidInputError, LatentDBError, NotFoundError
+from latentdb.base.errors import CorruptStoreError, InvalidInputError, LatentDBError
 from latentdb.base.files import checksum
 from latentdb.store import blocks as parts
 from latentdb.store import segment as segments
@@ -484,21 +484,14 @@ def lose_after(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(parts, name, map_and_lose)
 
 
-def test_an_old_segment_that_goes_while_it_is_opened_is_missing_not_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entry = put(tmp_path, dump(sample(), NUMBERS).data)
-    lose_after(monkeypatch, "map_checked")
-    with pytest.raises(NotFoundError, match=r"a\.h5 is missing"):
-        Segment(tmp_path, entry, DIM, KINDS)
-
-
+@pytest.mark.parametrize("version", [1, 2])
 def test_a_segment_that_goes_once_it_is_mapped_is_read_to_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
-    entry = put(tmp_path, dump(sample(), NUMBERS))
+    made = dump(sample(), NUMBERS)
+    entry = put(tmp_path, made.data if version == 1 else made)
     expected = repr(read_all(Segment(tmp_path, entry, DIM, KINDS)))
-    lose_after(monkeypatch, "map_sized")
+    lose_after(monkeypatch, "map_checked" if version == 1 else "map_sized")
     assert repr(read_all(Segment(tmp_path, entry, DIM, KINDS))) == expected
     assert not (tmp_path / NAME).exists()
 
