@@ -14,6 +14,7 @@ import math
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -39,7 +40,7 @@ _REFERENCE = struct.Struct("<IQI")  # length, address of a heap collection, numb
 _ADVICE = "save it with model.save('x.keras')"
 _PARSE_ERRORS = (
     ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, RecursionError,
-    NotImplementedError, zipfile.BadZipFile, struct.error,
+    NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
 
 

@@ -199,7 +199,7 @@ class Architecture:
                 graph = _graph(model, (prefix, None), file.legacy, 0)
                 if graph is not None:
                     self._add(Submodel(graph, (self.kind, attribute), file.name))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             if isinstance(error, ModelError):
                 raise
             raise ModelError(

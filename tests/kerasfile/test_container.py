@@ -63,6 +63,13 @@ def h5_file(config: object = CONFIG, *, fixed: bool = False) -> bytes:
     return buffer.getvalue()
 
 
+def damaged_deflate() -> bytes:
+    """A .keras file whose first packed file begins with a block of an unknown kind."""
+    data = bytearray(keras_file(method=zipfile.ZIP_DEFLATED))
+    data[30 + len("config.json")] = 7
+    return bytes(data)
+
+
 def test_both_formats_give_configuration_and_arrays() -> None:
     new = parse(keras_file(weights=weights_of(x__y=np.arange(6.0).reshape(2, 3), z=5)), "a")
     assert (new.config, new.legacy, sorted(new.weights)) == (CONFIG, False, ["x/y", "z"])
@@ -110,6 +117,7 @@ def test_the_digest_is_that_of_the_first_version() -> None:
         (keras_file(method=zipfile.ZIP_LZMA), "packed with another method"),
         (keras_file(method=zipfile.ZIP_BZIP2), "packed with another method"),
         (keras_file(weights=b"no"), "is not a .keras model file"),
+        (damaged_deflate(), "is not a .keras model file"),
         (keras_file(weights=weights_of(a=["text"])), "is refused: 'a'"),
         (h5_file([1]), "its configuration is damaged"),
     ],

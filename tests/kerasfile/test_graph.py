@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -201,6 +202,7 @@ def twice() -> dict[str, Any]:
         (twice, "two layers of one name"),
         (lambda: model("m", [{"config": {}}], []), "keras does not write: KeyError"),
         (lambda: model("m", ["text"], []), "keras does not write"),
+        (lambda: model("m", [layer("Dense", "a", ("x", math.inf, 0))], []), "OverflowError"),
         (lambda: model("m", [entry(), layer("Dense", "a", ("x", 5, 0))], ["a"]), None),
     ],
 )
