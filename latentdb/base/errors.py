@@ -8,13 +8,19 @@ line: what was received, what is accepted, what to do next.
 
 from __future__ import annotations
 
+# A name or a key of a file may hold any of these, and a message is one line.
+_LINE_BREAKS = {
+    ord(char): char.encode("unicode_escape").decode()
+    for char in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+}
+
 
 class LatentDBError(Exception):
     """Parent of every exception raised on purpose by latentdb."""
 
     def __str__(self) -> str:
         # KeyError would show the repr of its argument, quotes and all.
-        return " ".join(str(part) for part in self.args)
+        return " ".join(str(part) for part in self.args).translate(_LINE_BREAKS)
 
 
 class InvalidInputError(LatentDBError, ValueError):
@@ -55,7 +61,7 @@ class ImageError(LatentDBError, ValueError):
 
     def __str__(self) -> str:
         path = self.path if self.path.isprintable() else repr(self.path)
-        return f"{path}: {self.reason}"
+        return f"{path}: {self.reason}".translate(_LINE_BREAKS)
 
 
 class FilterError(LatentDBError, ValueError):

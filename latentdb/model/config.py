@@ -73,7 +73,7 @@ class ModelConfig:
                     f"precision {config.precision!r} is not one of {', '.join(PRECISIONS)}"
                 )
             return config
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(f"{name} is not a latentdb model config: {error}") from error
 
 

@@ -104,8 +104,11 @@ def test_a_missing_extra_tells_the_command_to_run() -> None:
     assert str(error) == "drawing a model needs an extra: pip install 'latentdb[plot]'"
 
 
-def test_a_message_of_an_odd_file_name_is_one_line() -> None:
-    assert "\n" not in str(ImageError("a\nb.jpg", "empty file"))
+@pytest.mark.parametrize("kind", [ModelError, IdNotFoundError])
+@pytest.mark.parametrize("odd", ["a\nb", "a\r\nb", "a\u2028b"])
+def test_a_message_is_one_line_whatever_it_quotes(kind: type[LatentDBError], odd: str) -> None:
+    assert len(str(kind(f"key {odd} is unknown")).splitlines()) == 1
+    assert len(str(ImageError(odd, f"has no {odd}")).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", STANDARD)
