@@ -148,7 +148,10 @@ def _onnxruntime(data: bytes) -> Callable[[Floats], list[Floats]]:
     options.log_severity_level = 4  # fatal only: errors are raised as well
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.add_session_config_entry("session.load_model_format", "ONNX")  # else its bytes decide
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    # A fallback would run the same provider again, and say so on stdout.
+    session = onnxruntime.InferenceSession(
+        data, options, providers=["CPUExecutionProvider"], enable_fallback=0
+    )
     inputs = session.get_inputs()
     if len(inputs) != 1:
         raise ModelError(f"it has {len(inputs)} inputs, expected 1")

@@ -53,6 +53,14 @@ def test_a_network_gives_the_outputs_in_order() -> None:
     assert np.array_equal(second, batch)
 
 
+def test_a_network_that_is_refused_leaves_stdout_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    """A command prints one JSON document there; ONNX Runtime printed that it tries again."""
+    data = network().replace(b"\x0a\x01h", b"\x0a\x01\x98")  # a name that is not UTF-8
+    with pytest.raises(ModelError, match="it cannot be run"):
+        runtime.CompiledNetwork(data, "it", fingerprint="abc")
+    assert capfd.readouterr().out == ""
+
+
 def test_a_slice_that_is_not_contiguous_is_accepted() -> None:
     compiled = runtime.CompiledNetwork(network(), "it", fingerprint="abc")
     batch = RANDOM.normal(size=(6, 8)).astype(np.float32)
