@@ -130,11 +130,21 @@ class _Any:
 _Node = _Test | _Missing | _Not | _All | _Any
 
 
-def _as_float(value: Any) -> float:
+def _neighbours(value: Any, kind: str) -> tuple[Any, Any]:
+    """The nearest values of a column's type that are not above, and not below, a value.
+
+    numpy compares whole numbers with others as float64, which rounds those beyond 2**53.
+    """
+    if kind == "int" and isinstance(value, float) and math.isfinite(value):
+        return math.floor(value), math.ceil(value)
+    if kind != "float" or not isinstance(value, int):
+        return value, value
     try:
-        return float(value)
+        nearest = float(value)
     except OverflowError:
-        return math.inf if value > 0 else -math.inf
+        nearest = math.inf if value > 0 else -math.inf
+    below = nearest if nearest <= value else math.nextafter(nearest, -math.inf)
+    return below, nearest if nearest >= value else math.nextafter(nearest, math.inf)
 
 
 def _depth(root: ast.AST) -> int:
@@ -272,9 +282,14 @@ class Filter:
         function = _COMPARISONS[type(op)]
         value = self._value(right)
         self._check(left, value)
-        if self._type(left) == "float" and isinstance(value, int):
-            value = _as_float(value)
-        return _Test(left.id, lambda values: function(values, value))
+        below, above = _neighbours(value, self._type(left))
+        if isinstance(op, ast.Lt | ast.GtE):
+            bound = above
+        elif isinstance(op, ast.LtE | ast.Gt) or below == above:
+            bound = below
+        else:
+            bound = math.nan  # which equals nothing, like a value between two of the column's
+        return _Test(left.id, lambda values: function(values, bound))
 
     def _membership(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Node:
         if isinstance(right, ast.Name) and isinstance(left, ast.Constant):
@@ -289,17 +304,17 @@ class Filter:
             accepted = frozenset(values)
             node = _Test(left.id, lambda text: text in accepted)
         else:
-            kind = self._type(left)
+            pairs = [_neighbours(value, self._type(left)) for value in values]
+            exact = [below for below, above in pairs if below == above]
             # One array per type: as float64, large integers would lose their last digits.
-            integers = [v for v in values if isinstance(v, int) and -(2**63) <= v < 2**63]
-            floats = [_as_float(v) for v in values if isinstance(v, float) or kind == "float"]
+            integers = [v for v in exact if isinstance(v, int) and -(2**63) <= v < 2**63]
+            floats = [v for v in exact if isinstance(v, float)]
             node = _Test(
                 left.id,
                 lambda array: (
                     np.isin(array, np.array(floats, float))
-                    if kind == "float"
+                    if array.dtype.kind == "f"
                     else np.isin(array, np.array(integers, array.dtype))
-                    | np.isin(array, np.array(floats, float))
                 ),
             )
         return _Not(node) if isinstance(op, ast.NotIn) else node

@@ -133,6 +133,20 @@ def test_whole_numbers_are_compared_exactly() -> None:
     assert selected(f"n < -{2**63}", rows) == []
 
 
+@pytest.mark.parametrize("sign", ["==", "!=", "<", "<=", ">", ">="])
+@pytest.mark.parametrize("value", ["9007199254740992.0", "9007199254740993", "0.5", "-0.5"])
+@pytest.mark.parametrize("key", ["n", "x"])
+def test_whole_numbers_and_floats_compare_as_in_python(key: str, value: str, sign: str) -> None:
+    """As float64, 2**53 + 1 would be 2.0**53."""
+    numbers = [0, 1, -1, 2**53, 2**53 + 1, 2**53 + 2]
+    typed = [n if key == "n" else float(n) for n in numbers]
+    rows = [{"s": None, "n": None, "x": None, "b": None, key: number} for number in typed]
+    expected = [row for row, n in enumerate(typed) if eval(f"{n!r} {sign} {value}")]
+    assert selected(f"{key} {sign} {value}", rows) == expected
+    if sign == "==":
+        assert selected(f"{key} in ({value}, 77)", rows) == expected
+
+
 @pytest.mark.parametrize("other", ["0.5", str(2**63), "1e300"])
 def test_one_of_a_list_is_found_as_exactly_as_by_itself(other: str) -> None:
     # As one array the values of the list would all be float64.
