@@ -40,7 +40,7 @@ _REFERENCE = struct.Struct("<IQI")  # length, address of a heap collection, numb
 _ADVICE = "save it with model.save('x.keras')"
 _PARSE_ERRORS = (
     ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, RecursionError,
-    NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error,
+    NotImplementedError, OverflowError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
 
 

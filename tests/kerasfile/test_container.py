@@ -70,6 +70,13 @@ def damaged_deflate() -> bytes:
     return bytes(data)
 
 
+def far_root() -> bytes:
+    """An .h5 file whose root group lies where no offset of Python reaches."""
+    data = bytearray(h5_file())
+    data[64:72] = (2**63 + 8).to_bytes(8, "little")
+    return bytes(data)
+
+
 def test_both_formats_give_configuration_and_arrays() -> None:
     new = parse(keras_file(weights=weights_of(x__y=np.arange(6.0).reshape(2, 3), z=5)), "a")
     assert (new.config, new.legacy, sorted(new.weights)) == (CONFIG, False, ["x/y", "z"])
@@ -120,6 +127,7 @@ def test_the_digest_is_that_of_the_first_version() -> None:
         (damaged_deflate(), "is not a .keras model file"),
         (keras_file(weights=weights_of(a=["text"])), "is refused: 'a'"),
         (h5_file([1]), "its configuration is damaged"),
+        (far_root(), "is not an .h5 model file"),
     ],
 )
 def test_damaged_files_are_refused_in_one_line(data: bytes, message: str) -> None:
