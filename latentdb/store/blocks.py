@@ -14,6 +14,7 @@ import io
 import json
 import math
 import mmap
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,8 @@ LAYOUT = "layout"
 BLOCKS = "blocks"
 _INTERNAL = (CHECKSUMS, LAYOUT, BLOCKS)
 _MAX_LAYOUT = 16 << 20
-_DTYPE_KINDS = "iuf"
+# np.dtype would parse other text as Python, and raise what that raises.
+_DTYPE = re.compile(r"(\|[iu]1|<[iu][248]|<f[248])\Z")
 _VERIFY_ALL = 8  # past an eighth of the blocks, verifying the rest in order is faster
 
 ArrayLayout = tuple[int, np.dtype[Any], tuple[int, ...]]  # offset in the file, dtype, shape
@@ -258,9 +260,9 @@ class ArrayFile:
                 )
             layouts: dict[str, ArrayLayout] = {}
             for name, (start, dtype_text, shape, first) in document["parts"].items():
-                dtype = np.dtype(str(dtype_text))
-                if dtype.kind not in _DTYPE_KINDS or dtype.hasobject:
-                    raise ValueError(f"{name} is of type {dtype}")
+                if _DTYPE.match(dtype_text) is None:
+                    raise ValueError(f"{name} is of type {dtype_text!r}")
+                dtype = np.dtype(dtype_text)
                 found = (_natural(start), dtype, tuple(_natural(side) for side in shape))
                 blocks = -(-self._numbers(name, found).nbytes // BLOCK)
                 if not 0 <= _natural(first) <= count - blocks:

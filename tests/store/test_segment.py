@@ -425,6 +425,8 @@ def set_part(name: str, number: int, value: Any) -> Callable[[dict[str, Any]], N
         set_part("z_mean", 1, "|O"),
         set_part("z_mean", 1, "<f8"),
         set_part("z_mean", 1, "no type"),
+        set_part("z_mean", 1, "(2"),
+        set_part("z_mean", 1, "9" * 5000),
         set_part("z_mean", 2, [N, 2**62]),
         set_part("z_mean", 2, [N, -1]),
         set_part("z_mean", 2, None),
