@@ -212,7 +212,7 @@ def test_create_and_open_say_what_is_wrong(tmp_path: Path, model: Path) -> None:
             LatentDB.create(tmp_path / "a", dim=dim)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match=r"recall 1\.5 cannot be used"):
         LatentDB.create(tmp_path / "a", dim=3, recall=1.5)
-    with pytest.raises(StoreNotFoundError, match="is not a latentdb store"):
+    with pytest.raises(StoreNotFoundError, match="a does not exist: make one with latentdb index"):
         LatentDB.open(tmp_path / "a")
     LatentDB.create(tmp_path / "a", dim=3).close()
     with pytest.raises(AlreadyExistsError, match="is a store already"):

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ LOCK = "LOCK"
 FOLDERS = ("segments", "index", "model")
 MAX_DIM = 65_536
 _MAX_BYTES = 256 << 20
+_MAX_BESIDE = 1_000  # entries of a folder that are searched for a store of a similar name
 _TICK_NS = 50_000_000  # clocks of file systems tick every 1 to 10 ms
 _NAME = re.compile(r"(segments|index|model)/[A-Za-z0-9_-][A-Za-z0-9_.-]*\Z")
 _CHECKSUM = re.compile(r"[0-9a-f]{32}\Z")
@@ -443,10 +445,27 @@ def read_bytes(folder: Path) -> bytes:
     try:
         return read_limited(folder / MANIFEST, _MAX_BYTES)
     except NotFoundError as error:
+        problem = f"is not a latentdb store (it has no {MANIFEST})"
+        if not os.path.lexists(folder):
+            problem = "does not exist"
         raise StoreNotFoundError(
-            f"{folder} is not a latentdb store (it has no {MANIFEST}): "
-            "make one with latentdb index, or check the path"
+            f"{folder} {problem}: {_similar_store(folder)}make one with latentdb index, "
+            "or check the path"
         ) from error
+
+
+def _similar_store(folder: Path) -> str:
+    """A store beside a folder with nearly its name, as a hint; empty where there is none."""
+    from difflib import get_close_matches
+
+    try:
+        with os.scandir(folder.parent) as entries:
+            beside = [entry.name for entry in islice(entries, _MAX_BESIDE) if entry.is_dir()]
+    except OSError:
+        return ""
+    stores = [name for name in beside if os.path.exists(folder.parent / name / MANIFEST)]
+    close = get_close_matches(folder.name, stores, n=1)
+    return f"did you mean {folder.parent / close[0]}? Or " if close else ""
 
 
 def stamp(file: str) -> tuple[int, int, int] | None:

@@ -144,9 +144,10 @@ def test_a_folder_of_the_user_is_not_taken_for_a_killed_creation(tmp_path: Path,
 
 
 def test_opening_what_is_no_store_says_what_to_do(tmp_path: Path) -> None:
-    for name in ("missing", "."):
-        with pytest.raises(StoreNotFoundError, match="is not a latentdb store"):
-            Store.open(tmp_path / name)
+    with pytest.raises(StoreNotFoundError, match="missing does not exist: make one with"):
+        Store.open(tmp_path / "missing")
+    with pytest.raises(StoreNotFoundError, match="is not a latentdb store"):
+        Store.open(tmp_path)
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="cannot be read: not a directory"):
         Store.open(tmp_path / "file")
