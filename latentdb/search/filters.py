@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from latentdb.base.errors import FilterError
+from latentdb.search.text_tests import Mask, TextTests, mask_texts
 from latentdb.store.columns import Column
+from latentdb.store.texts import Texts, encode
 
 MAX_LENGTH = 20_000
 MAX_DEPTH = 100
@@ -31,7 +32,6 @@ HELP = (
     'is None, label.startswith("c"), .endswith, .contains'
 )
 
-Mask = NDArray[np.bool_]
 Truth = tuple[Mask, Mask]  # where the expression is true, where it is false; else it is unknown
 GetColumn = Callable[[str], Column]
 
@@ -51,10 +51,10 @@ _MIRRORED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Gt: ast.Lt,
     ast.GtE: ast.LtE,
 }
-_TEXT_TESTS: Mapping[str, Callable[[str, str], bool]] = {
-    "startswith": str.startswith,
-    "endswith": str.endswith,
-    "contains": operator.contains,
+_TEXT_TESTS: Mapping[str, Callable[[TextTests, str], Mask]] = {
+    "startswith": TextTests.startswith,
+    "endswith": TextTests.endswith,
+    "contains": TextTests.contains,
 }
 
 
@@ -63,14 +63,16 @@ class _Test:
     """A test of a column's values."""
 
     column: str
-    test: Callable[[Any], Any]  # takes an array of numbers, or one text
+    test: Callable[[Any], Any]  # takes an array of numbers, or `TextTests`
 
     def truth(self, column_of: GetColumn) -> Truth:
         column = column_of(self.column)
         if column.type == "str":
-            table = np.array([bool(self.test(text)) for text in column.categories], bool)
-            codes = np.clip(column.values, 0, max(len(table) - 1, 0))
-            holds = table[codes] if len(table) else np.zeros(len(column), bool)
+            texts = column.categories
+            utf8 = texts.utf8() if isinstance(texts, Texts) else encode(texts)
+            table = mask_texts(*utf8, self.test)
+            # Entries of missing values may lie outside the categories.
+            holds = np.append(table, False).take(column.values, mode="clip")
         else:
             values = column.values.astype(bool) if column.type == "bool" else column.values
             holds = np.asarray(self.test(values), bool)
@@ -128,6 +130,14 @@ class _Any:
 
 
 _Node = _Test | _Missing | _Not | _All | _Any
+
+
+def _text_comparison(column: str, op: ast.cmpop, value: str) -> _Node:
+    if isinstance(op, ast.Eq | ast.NotEq):  # quicker to find than an order
+        equal = _Test(column, lambda texts: texts.is_in((value,)))
+        return equal if isinstance(op, ast.Eq) else _Not(equal)
+    function = _COMPARISONS[type(op)]
+    return _Test(column, lambda texts: function(texts.compare(value), 0))
 
 
 def _neighbours(value: Any, kind: str) -> tuple[Any, Any]:
@@ -282,6 +292,8 @@ class Filter:
         function = _COMPARISONS[type(op)]
         value = self._value(right)
         self._check(left, value)
+        if isinstance(value, str):
+            return _text_comparison(left.id, op, value)
         below, above = _neighbours(value, self._type(left))
         if isinstance(op, ast.Lt | ast.GtE):
             bound = above
@@ -301,8 +313,7 @@ class Filter:
         for value in values:
             self._check(left, value)
         if self._type(left) == "str":
-            accepted = frozenset(values)
-            node = _Test(left.id, lambda text: text in accepted)
+            node = _Test(left.id, lambda texts: texts.is_in(values))
         else:
             pairs = [_neighbours(value, self._type(left)) for value in values]
             exact = [below for below, above in pairs if below == above]
@@ -333,7 +344,7 @@ class Filter:
         if not isinstance(value, str):
             raise self._error_at(argument, f"looks for {value!r}, which is not text")
         function = _TEXT_TESTS[method]
-        return _Test(name.id, lambda text: function(text, value))
+        return _Test(name.id, lambda texts: function(texts, value))
 
     def _value(self, node: ast.expr) -> str | int | float | bool:
         match node:

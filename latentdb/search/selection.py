@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from latentdb.search.filters import Filter
 from latentdb.store.columns import Column
-from latentdb.store.segment import Ints, Segment, Texts
+from latentdb.store.segment import Ints, Segment
 from latentdb.store.snapshot import Snapshot
+from latentdb.store.texts import Texts
 
 
 def column(segment: Segment, name: str) -> Column:
@@ -23,7 +24,7 @@ def column(segment: Segment, name: str) -> Column:
 
 
 def _text_column(texts: Texts) -> Column:
-    return Column("str", np.arange(len(texts), dtype="<i4"), None, tuple(texts))
+    return Column("str", np.arange(len(texts), dtype="<i4"), None, texts)
 
 
 def live_mask(

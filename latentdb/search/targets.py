@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from latentdb.base.errors import IdNotFoundError, InvalidInputError, NotFoundError
 from latentdb.base.validate import as_latents
 from latentdb.base.wording import counted
+from latentdb.search.text_tests import mask_texts
 from latentdb.store.segment import Floats
 from latentdb.store.snapshot import Snapshot
 
@@ -197,9 +198,11 @@ def stored_rows(snapshot: Snapshot, targets: Sequence[Target]) -> list[set[int]]
     for segment in snapshot.segments if files else ():
         if segment.paths is None:
             continue
-        matching = [(at, path) for at, path in enumerate(segment.paths) if path in files]
-        numbers = segment.numbers(np.array([at for at, _ in matching], np.int64)).tolist()
-        for number, (_, path) in zip(numbers, matching, strict=True):
+        positions = np.flatnonzero(
+            mask_texts(*segment.paths.utf8(), lambda texts: texts.is_in(files))
+        )
+        numbers = segment.numbers(positions).tolist()
+        for number, path in zip(numbers, segment.paths.take(positions), strict=True):
             for of_target in files[path]:
                 of_target.add(number)
     return rows

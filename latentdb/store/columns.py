@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError, NotFoundError
+from latentdb.store.texts import Texts
 
 COLUMN_TYPES = ("str", "int", "float", "bool")
 RESERVED = frozenset(("id", "path", "row", "z_mean", "z_log_var"))
@@ -80,7 +81,7 @@ class Column:
     type: str
     values: NDArray[Any]
     missing: NDArray[np.bool_] | None = None
-    categories: tuple[str, ...] = ()
+    categories: tuple[str, ...] | Texts = ()
 
     def __len__(self) -> int:
         return len(self.values)

@@ -6,7 +6,7 @@ verified as far as they are read: see `latentdb.store.blocks`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +32,7 @@ from latentdb.store.blocks import (
 from latentdb.store.blocks import dump as dump_arrays
 from latentdb.store.columns import DTYPES, Column, Value, absent, join
 from latentdb.store.manifest import SegmentEntry
+from latentdb.store.texts import Texts, encode
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -284,50 +285,9 @@ def rebuild_segment(path: Path, entry: SegmentEntry) -> SegmentBytes:
     return dump_arrays(arrays)
 
 
-def _text_arrays(name: str, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
-    encoded = [text.encode() for text in texts]
-    offsets = np.zeros(len(encoded) + 1, "<i8")
-    np.cumsum([len(text) for text in encoded], out=offsets[1:])
-    blob = np.frombuffer(b"".join(encoded), "u1")
-    return {f"{name}/offsets": offsets, f"{name}/bytes": blob}
-
-
-class Texts:
-    """Texts, stored as one UTF-8 blob and offsets into it."""
-
-    def __init__(self, offsets: MappedArray, blob: MappedArray, name: str) -> None:
-        self._offsets = offsets
-        self._blob = blob
-        self._name = name
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def __getitem__(self, position: int) -> str:
-        start, stop = self._offsets.range(position, position + 2).tolist()
-        if not 0 <= start <= stop <= len(self._blob):
-            raise CorruptStoreError(f"{self._name}: its text offsets do not ascend")
-        return self._decoded(self._blob.range(start, stop).tobytes())
-
-    def __iter__(self) -> Iterator[str]:
-        offsets = self._offsets.whole()
-        if offsets[0] != 0 or offsets[-1] != len(self._blob) or (np.diff(offsets) < 0).any():
-            raise CorruptStoreError(f"{self._name}: its text offsets do not fit its text")
-        blob = self._blob.whole().tobytes()
-        start = 0
-        for stop in offsets[1:].tolist():
-            yield self._decoded(blob[start:stop])
-            start = stop
-
-    def take(self, positions: Ints) -> list[str]:
-        """The texts at some positions."""
-        return [self[position] for position in positions.tolist()]
-
-    def _decoded(self, text: bytes) -> str:
-        try:
-            return text.decode()
-        except UnicodeDecodeError as error:
-            raise CorruptStoreError(f"{self._name}: its text is not UTF-8") from error
+def _text_arrays(name: str, texts: Iterable[str]) -> dict[str, NDArray[Any]]:
+    blob, offsets = encode(texts)
+    return {f"{name}/offsets": offsets.astype("<i8"), f"{name}/bytes": blob}
 
 
 class Segment:
@@ -510,9 +470,10 @@ class Segment:
             return absent(type_, len(self))
         values = stored[1].whole()
         missing = None if stored[2] is None else stored[2].whole().astype(bool)
-        categories: tuple[str, ...] = ()
+        categories: tuple[str, ...] | Texts = ()
         if type_ == "str":
-            categories = tuple(self._categories(key))
+            categories = self._categories(key)
+            categories.utf8()  # verified here, once
             known = values if missing is None else values[~missing]
             if len(known) and not 0 <= known.min() <= known.max() < len(categories):
                 raise self._no_category(key)
@@ -629,7 +590,7 @@ class Segment:
         if not np.array_equal(hash_ids(list(self.ids)), self.hashes_by_position()):
             raise CorruptStoreError(f"{self.name}: an id hash is not that of its id")
         if self.paths is not None:
-            list(self.paths)
+            self.paths.utf8()
         for key in self.columns:
             self.column(key)
 
