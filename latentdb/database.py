@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb.ann.exact import too_large
 from latentdb.ann.metrics import check_metric
 from latentdb.ann.plan import PREFERENCES
 from latentdb.base.errors import InvalidInputError, ModelMismatchError, StoreError
@@ -255,7 +256,7 @@ class LatentDB(Reader):
         ids
             ``n`` different texts.
         z_mean
-            ``[n, d]``, finite.
+            ``[n, d]``, finite, and small enough for float32 distances (about 1e18).
         z_log_var
             ``[n, d]``; all rows of a store have it, or none.
         metadata
@@ -280,6 +281,9 @@ class LatentDB(Reader):
         names = check_ids(ids)
         dim = self._snapshot().dim
         means = as_latents(z_mean, dim, "z_mean")
+        reason = too_large(means, "z_mean")
+        if reason is not None:
+            raise InvalidInputError(reason)
         log_vars = None if z_log_var is None else as_latents(z_log_var, dim, "z_log_var")
         for name, array in (("z_mean", means), ("z_log_var", log_vars)):
             if array is not None and len(array) != len(names):

@@ -28,6 +28,8 @@ from latentdb.base.errors import (
 from latentdb.database import LatentDB
 from latentdb.model.codec import Codec
 from latentdb.model.training import train_model
+from latentdb.store.segment import Rows
+from latentdb.store.store import Store
 from tests.conftest import make_images
 
 
@@ -139,6 +141,12 @@ def test_conflicts(vectors: LatentDB) -> None:
         (["a"], [[1, 2]], r"shape \[1, 2\]: expected \[n, 3\]"),
         (["a"], [[1, 2, np.nan]], "not finite in row 0"),
         (["a"], [[1, 2, 1e39]], "not finite in row 0"),
+        (
+            ["a", "b"],
+            [[1, 2, 3], [1, -1e19, 2]],
+            r"z_mean of row 1 has a value of 1\.0e\+19, too large "
+            r"for float32 distances: in 3 dimensions values must be below 2\.9e\+18",
+        ),
         (["a"], [["x", "y", "z"]], "are not numbers"),
         (["a", "b"], [[1, 2, 3]], "1 rows for 2 ids"),
         (["a", "a"], [[1, 2, 3]] * 2, "'a' is given twice"),
@@ -335,3 +343,17 @@ def test_images_given_to_a_pathlib_path_or_text(tmp_path: Path, model: Path) -> 
         np.save(tmp_path / "v.npy", db.vectors(["disc/000.png"])[0])
         assert db.query(f"npy:{tmp_path}/v.npy", k=1)[0].id == "disc/000.png"
         assert db.query(tmp_path / "v.npy", k=1)[0].id == "disc/000.png"
+
+
+def test_a_store_that_holds_immeasurable_vectors_is_read(tmp_path: Path) -> None:
+    """They were not refused before."""
+    vectors = np.array([[3e38, 0, 0], [-3e38, 0, 0], [1, 2, 3]], np.float32)
+    LatentDB.create(tmp_path / "s.ldb", dim=3).close()
+    with Store.open(tmp_path / "s.ldb").writer() as writer:
+        writer.append(Rows(["a", "b", "c"], vectors), np.empty(0, np.int64))
+    with LatentDB.open(tmp_path / "s.ldb") as db:
+        assert db.vectors(["a", "b", "c"]).tolist() == vectors.tolist()
+        assert [match.id for match in db.query("c", k=1)] == ["c"]
+        db.add(["d"], np.full((1, 3), 2.8e18))
+        assert len(db) == 4
+    assert LatentDB.verify(tmp_path / "s.ldb").problems == ()

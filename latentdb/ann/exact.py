@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -104,7 +105,32 @@ def fits_float32(vectors: Floats) -> bool:
     if not vectors.size:
         return True
     largest = max(abs(float(vectors.max())), abs(float(vectors.min())))
-    return bool(4 * vectors.shape[-1] * largest * largest < _MAX_SQUARE)
+    return largest < largest_value(vectors.shape[-1])
+
+
+def largest_value(dim: int) -> float:
+    """What the values of vectors must stay below, for `fits_float32`."""
+    return math.sqrt(_MAX_SQUARE / (4 * dim))
+
+
+def too_large(vectors: Floats, name: str, first: int = 0) -> str | None:
+    """Why `fits_float32` is false of vectors ``[n, d]``, naming the largest; None if it is true.
+
+    Parameters
+    ----------
+    name
+        What to call them.
+    first
+        Row number of the first.
+    """
+    if fits_float32(vectors):
+        return None
+    largest = np.abs(vectors).max(axis=1)
+    row, dim = int(largest.argmax()), vectors.shape[1]
+    return (
+        f"{name} of row {first + row} has a value of {largest[row]:.1e}, too large for float32 "
+        f"distances: in {dim:,} dimensions values must be below {largest_value(dim):.1e}"
+    )
 
 
 def is_overflow(squares: Floats) -> Mask:

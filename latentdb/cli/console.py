@@ -92,8 +92,13 @@ def show_warnings_in_one_line() -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document: dataclasses as objects, arrays as lists."""
-    click.echo(json.dumps(value, default=_jsonable, indent=2))
+    """Print one JSON document: dataclasses as objects, arrays as lists, no number as null."""
+    try:
+        text = json.dumps(value, default=_jsonable, indent=2, allow_nan=False)
+    except ValueError:  # JSON has neither infinities nor NaN
+        values = json.loads(json.dumps(value, default=_jsonable), parse_constant=lambda _: None)
+        text = json.dumps(values, indent=2)
+    click.echo(text)
 
 
 def _jsonable(value: Any) -> Any:

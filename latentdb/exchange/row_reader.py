@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb.ann.exact import too_large
 from latentdb.base.errors import InvalidInputError, LatentDBError
 from latentdb.base.files import os_reason
 from latentdb.store.columns import DTYPES, Column, absent, check_key, make_column
@@ -144,13 +145,16 @@ class RowReader(ABC):
         Raises
         ------
         InvalidInputError
-            If a number is not finite in float32.
+            If a number is not finite in float32, or z_mean too large for float32 distances.
         """
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(values, np.float32)
         bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
         if len(bad):
             raise self.refuse(f"{name} of row {first + bad[0]} is not finite (float32)")
+        reason = too_large(array, name, first) if name == "z_mean" else None
+        if reason is not None:
+            raise self.refuse(reason)
         return array
 
     def check_dim(self, dim: int, name: str) -> None:

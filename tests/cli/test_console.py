@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 import warnings
+from typing import Any
 
+import numpy as np
 import pytest
 
 from latentdb.base.progress import Progress
-from latentdb.cli.console import progress, show_warnings_in_one_line
+from latentdb.cli.console import print_json, progress, show_warnings_in_one_line
+from latentdb.search.results import Match
 
 
 class Terminal:
@@ -61,3 +66,21 @@ def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         warnings.simplefilter("always")
         warnings.warn("the index is damaged", RuntimeWarning, stacklevel=1)
     assert capsys.readouterr().err == "Warning: the index is damaged\n"
+
+
+def test_json_has_null_in_place_of_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(constant: str) -> Any:
+        pytest.fail(f"{constant} is no JSON")
+
+    match = Match(1, "Infinity", math.inf, None, {"size": -math.inf, "year": 2**70})
+    print_json({"vector": np.array([1, np.nan, np.inf], np.float32), "match": match})
+    assert json.loads(capsys.readouterr().out, parse_constant=refuse) == {
+        "vector": [1, None, None],
+        "match": {
+            "rank": 1,
+            "id": "Infinity",
+            "distance": None,
+            "path": None,
+            "metadata": {"size": None, "year": 2**70},
+        },
+    }
