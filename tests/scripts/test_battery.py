@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import strategies as st
 
 from batteries import (
     crash,
     damage,
     failing,
+    fuzz,
     hostile,
     measure,
     power,
@@ -23,6 +25,7 @@ from batteries import (
     together,
     world,
 )
+from batteries.fuzz_stores import Target
 from batteries.world import Op, Summary, names
 from latentdb.base.errors import StoreError
 from latentdb.database import LatentDB
@@ -39,6 +42,7 @@ SHORT: dict[str, Callable[[], Summary]] = {
     "memory": lambda: measure.memory(12_000, part=1000),
     "corruption": lambda: damage.run(120, cuts=60),
     "hostile": lambda: hostile.run(0),
+    "fuzz": lambda: fuzz.run(cases=80),
     "concurrency": lambda: together.run(3, indexed=6, readers=2, commits=10),
     "model": lambda: stateful.run(10, 20),
 }
@@ -71,6 +75,28 @@ def test_the_shim_stands_before_all_that_changes_a_store() -> None:
     # These write or read what is no store.
     outside = {"kerasfile.runtime", "images.decode"}
     assert users == set(shim.SHIMMED) | outside
+
+
+def _writes_elsewhere(_: int) -> str:
+    os.rename(ROOT / "no such file", ROOT / "no other")
+    return "answered"
+
+
+def _raises(_: int) -> str:
+    raise KeyError("x")
+
+
+@pytest.mark.parametrize(
+    ("check", "found"),
+    [(_writes_elsewhere, "did what no reader does"), (_raises, "KeyError"), (print, "it printed")],
+)
+def test_fuzzing_reports_a_broken_promise_and_how_to_see_it_again(
+    check: Callable[[int], str], found: str, tmp_path: Path
+) -> None:
+    target = Target(st.integers(0, 9), check, 0)
+    summary = fuzz._round("it", target, fuzz.Guard(tmp_path), 7, 20)
+    assert [found in told for told in summary.broken] == [True]
+    assert "again: scripts/battery fuzz --only it --seed 7 --cases 20" in summary.broken[0]
 
 
 # --- what the battery found ----------------------------------------------------------
