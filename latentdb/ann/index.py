@@ -201,21 +201,30 @@ class VectorIndex:
         parts += [self._rows_in(number).copy() for number in range(self.nlist)]
         return np.sort(np.concatenate(parts))
 
-    def list_of(self, below: int) -> Ints:
-        """The inverted list of each row number below a limit, from 1: int64 ``[below]``.
+    def list_of(self, rows: Ints) -> Ints:
+        """The inverted list of each of some rows, from 1; 0 for a row that is not in the index.
 
-        0 for a row that is not in the index.
+        Parameters
+        ----------
+        rows
+            int64 ``[n]``: row numbers, ascending.
         """
-        result = np.zeros(below, np.int64)
+        result = np.zeros(len(rows) + 1, np.int64)  # the last is for rows of others
+        gapless = len(rows) and rows[-1] - rows[0] + 1 == len(rows)
         for number in range(self.nlist):
-            try:
-                result[self._rows_in(number)] = number + 1
-            except IndexError as error:
-                raise CorruptStoreError(
-                    "the search index holds rows that the manifest does not know: "
-                    "latentdb optimize rebuilds it"
-                ) from error
-        return result
+            listed = self._rows_in(number)
+            if gapless:
+                positions = np.clip(listed - rows[0], -1, len(rows))
+            else:
+                positions = rows.searchsorted(listed)
+                positions[np.append(rows, -1)[positions] != listed] = -1
+            result[positions] = number + 1
+        return result[:-1]
+
+    def list_sizes(self) -> Ints:
+        """Rows in each inverted list, deleted ones too: int64 ``[nlist]``."""
+        lists = self._inner.invlists
+        return np.array([lists.list_size(number) for number in range(self.nlist)], np.int64)
 
     def _rows_in(self, number: int) -> Ints:
         """Row numbers in an inverted list: memory of FAISS, not a copy."""

@@ -292,8 +292,9 @@ class Tuner:
         queries, _ = self.truth(k)
         largest = k > TUNED_K[-2]
         if largest not in self._list_ranks:
-            list_of = index.list_of(int(self.rows.max(initial=0)) + 1) - 1
             truth = self._truth[largest]
+            rows, positions = np.unique(truth, return_inverse=True)
+            list_of = (index.list_of(rows) - 1)[positions].reshape(truth.shape)
             ranks = np.empty(truth.shape, np.int64)
             rank_of = np.empty(index.nlist + 1, np.int64)
             rank_of[-1] = index.nlist
@@ -301,7 +302,7 @@ class Tuner:
                 _, ordered = index.nearest_lists(queries[start : start + _LIST_RANK_BATCH])
                 for number, lists in enumerate(ordered, start):
                     rank_of[lists] = np.arange(index.nlist)
-                    ranks[number] = rank_of[list_of[truth[number]]]
+                    ranks[number] = rank_of[list_of[number]]
             self._list_ranks[largest] = ranks
         return self._list_ranks[largest][:, :k]
 

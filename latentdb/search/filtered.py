@@ -19,13 +19,15 @@ from latentdb.ann.plan import IVF4, exact_rows
 from latentdb.search.embedded_rows import DEPTH_GROWTH, EmbeddedRows, uncertain_queries
 from latentdb.search.filters import Filter
 from latentdb.search.results import Hits
-from latentdb.search.selection import row_mask
+from latentdb.search.selection import masked_rows, selection_mask
 from latentdb.store.segment import Floats, Ints
+from latentdb.store.snapshot import Snapshot
 
 # Selected rows are scanned up to this factor on the rows of a store without an index.  They are
 # gathered once, 26 MB at most: 100,000 x 64 then take 1.1 ms, probing inverted lists 2 to 11 ms.
 _SCAN_FACTOR = 2
 _REMEMBERED = 8  # filters whose selected rows are kept between queries
+_BITS_PER_ROW = 64  # of the bitmap: one for each row number ever given; beyond, rows are scanned
 _BATCH = 256  # queries whose inverted lists are sorted by distance at once
 _SAMPLE = 4_000  # rows by which the rank of a distance is estimated
 _NEAR_DISTANCE = 160  # sampled rows at about a distance that say which lists reach so far
@@ -54,16 +56,17 @@ class _ListSelection:
 class _Selection:
     """The rows that a filter selects, and what was derived from them so far."""
 
-    def __init__(self, mask: NDArray[np.bool_]) -> None:
-        self.mask = mask  # by row number
-        self.count = int(np.count_nonzero(mask))
+    def __init__(self, snapshot: Snapshot, where: Filter) -> None:
+        self._snapshot = snapshot
+        self.mask = selection_mask(snapshot, where)
+        self.count = int(np.count_nonzero(self.mask))
         self.block: Block | None = None
         self.lists: _ListSelection | None = None
 
     @cached_property
     def rows(self) -> Ints:
         """Row numbers, ascending."""
-        return np.flatnonzero(self.mask)
+        return masked_rows(self._snapshot, self.mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +102,10 @@ class FilteredSearch:
 
     def __init__(self, rows: EmbeddedRows, index: VectorIndex | None, indexed_below: int) -> None:
         self._rows = rows
-        self._lists = (
-            None if index is None or not index.nlist else _FilteredLists(rows, index, indexed_below)
-        )
+        self._lists: _FilteredLists | None = None
+        most = _BITS_PER_ROW * sum(segment.rows for segment in rows.snapshot.manifest.segments)
+        if index is not None and index.nlist and indexed_below <= most:
+            self._lists = _FilteredLists(rows, index, indexed_below)
         self._selections: OrderedDict[str, _Selection] = OrderedDict()
 
     def search(self, queries: Floats, k: int, where: Filter, *, exact: bool = False) -> Hits:
@@ -134,7 +138,7 @@ class FilteredSearch:
     def _select(self, where: Filter) -> _Selection:
         selection = self._selections.get(where.text)
         if selection is None:
-            selection = _Selection(row_mask(self._rows.snapshot, where))
+            selection = _Selection(self._rows.snapshot, where)
             self._selections[where.text] = selection
             if len(self._selections) > _REMEMBERED:
                 self._selections.popitem(last=False)
@@ -181,35 +185,42 @@ class _FilteredLists:
 
     def _prepare(self, selection: _Selection) -> _ListSelection:
         if selection.lists is None:
-            indexed = selection.mask[: self._indexed_below]
+            indexed = selection.mask[: len(self._numbers)]
             # Weights of 0 and 1: picking the lists of the selected rows takes four times as long.
             counts = np.bincount(self._list_of, weights=indexed, minlength=self._index.nlist + 1)
-            newer = self._indexed_below + np.flatnonzero(selection.mask[self._indexed_below :])
+            newer = selection.rows[np.count_nonzero(indexed) :]
+            bits = np.zeros(self._indexed_below, bool)
+            bits[self._numbers] = indexed
             selection.lists = _ListSelection(
-                np.packbits(indexed, bitorder="little"),
+                np.packbits(bits, bitorder="little"),
                 counts[1:].astype(np.int64),
                 Block(newer, self._rows.fetch(newer)) if len(newer) else None,
             )
         return selection.lists
 
     @cached_property
+    def _numbers(self) -> Ints:
+        """Numbers of the rows in segments that the index covers, ascending."""
+        rows = np.concatenate([segment.rows for segment in self._rows.snapshot.segments])
+        return rows[: rows.searchsorted(self._indexed_below)]
+
+    @cached_property
     def _list_of(self) -> Ints:
-        """The list of each row number, from 1; 0 for rows that are not in the index."""
-        return self._index.list_of(self._indexed_below)
+        """The list of each of these rows, from 1; 0 for one that is not in the index."""
+        return self._index.list_of(self._numbers)
 
     @cached_property
     def _rows_per_list(self) -> Ints:
-        return np.bincount(self._list_of, minlength=self._index.nlist + 1)[1:]
+        return self._index.list_sizes()
 
     @cached_property
     def _sample(self) -> tuple[Floats, Ints]:
         """Vectors of some indexed rows, and the list of each."""
         indexed = np.flatnonzero(self._list_of)
         random = np.random.default_rng(0)
-        chosen = random.choice(indexed, min(_SAMPLE, len(indexed)), replace=False)
-        # A deleted row that was compacted away is in the index, but in no segment.
-        rows = np.sort(chosen[~self._rows.snapshot.is_deleted(chosen)])
-        return self._rows.fetch(rows), self._list_of[rows] - 1
+        chosen = np.sort(random.choice(indexed, min(_SAMPLE, len(indexed)), replace=False))
+        chosen = chosen[~self._rows.snapshot.is_deleted(self._numbers[chosen])]
+        return self._rows.fetch(self._numbers[chosen]), self._list_of[chosen] - 1
 
     def _search_one(self, query: _Query, selected: _ListSelection) -> tuple[Floats, Ints, int]:
         """L2 distances and rows, ``[1, k]``, and how many vectors were compared.
@@ -287,7 +298,7 @@ class _FilteredLists:
         vectors, list_of = self._sample
         squares = ((vectors - query.vector) ** 2).sum(axis=1)
         within = int((squares <= distance * distance).sum())
-        rank_of_distance = within / max(len(vectors), 1) * len(self._list_of)
+        rank_of_distance = within / max(len(vectors), 1) * len(self._numbers)
         nprobe = int(nprobe_for(np.array([max(rank_of_distance, query.k)]), self._index)[0])
         if within >= _NEAR_DISTANCE // 4:
             last = within + _NEAR_DISTANCE // 4

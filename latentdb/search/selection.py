@@ -47,17 +47,22 @@ def select_rows(snapshot: Snapshot, where: Filter | None) -> Ints:
     return np.concatenate(selected)
 
 
-def row_mask(snapshot: Snapshot, where: Filter | None) -> NDArray[np.bool_]:
-    """`select_rows` as bool by row number: quicker to make, and to look up."""
-    selected = np.zeros(snapshot.manifest.next_row, bool)
+def selection_mask(snapshot: Snapshot, where: Filter | None) -> NDArray[np.bool_]:
+    """`select_rows` as bool over the rows of all segments, one after the other."""
+    masks = [np.empty(0, bool)]
     for segment in snapshot.segments:
         mask = live_mask(snapshot, segment, where)
-        if segment.gapless:
-            rows = slice(segment.entry.first_row, segment.entry.last_row + 1)
-            selected[rows] = True if mask is None else mask
-        else:
-            selected[segment.rows if mask is None else segment.rows[mask]] = True
-    return selected
+        masks.append(np.ones(len(segment), bool) if mask is None else mask)
+    return np.concatenate(masks)
+
+
+def masked_rows(snapshot: Snapshot, mask: NDArray[np.bool_]) -> Ints:
+    """Row numbers, ascending, where a mask over the rows of all segments is true."""
+    rows, start = [np.empty(0, np.int64)], 0
+    for segment in snapshot.segments:
+        rows.append(segment.rows[mask[start : start + len(segment)]])
+        start += len(segment)
+    return np.concatenate(rows)
 
 
 def sum_rows(snapshot: Snapshot, where: Filter | None) -> tuple[NDArray[np.float64], int]:

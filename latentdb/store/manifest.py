@@ -39,6 +39,7 @@ TEMPORARY_MANIFEST = f".{MANIFEST}."  # prefix of a manifest that is not in forc
 LOCK = "LOCK"
 FOLDERS = ("segments", "index", "model")
 MAX_DIM = 65_536
+MAX_ROW = 2**48  # row numbers ever given: a million a second for nine years
 _MAX_BYTES = 256 << 20
 _MAX_BESIDE = 1_000  # entries of a folder that are searched for a store of a similar name
 _TICK_NS = 50_000_000  # clocks of file systems tick every 1 to 10 ms
@@ -302,7 +303,7 @@ def _manifest(body: Any) -> Manifest:
         uuid=_text(body["uuid"]),
         version=_integer(body["version"]),
         dim=_integer(body["dim"], 1, MAX_DIM),
-        next_row=_integer(body["next_row"]),
+        next_row=_integer(body["next_row"], most=MAX_ROW),
         segments=tuple(_segment(item) for item in body["segments"]),
         deletions=None if body["deletions"] is None else _deletions(body["deletions"]),
         index=None if body["index"] is None else _index(body["index"]),
@@ -316,6 +317,8 @@ def _manifest(body: Any) -> Manifest:
         last = segment.last_row
     _require(last < manifest.next_row, "a segment has row numbers beyond next_row")
     _require(manifest.rows >= 0, "more rows are deleted than there are")
+    below = 0 if manifest.index is None else manifest.index.rows_below
+    _require(below <= manifest.next_row, "the index has row numbers beyond next_row")
     centre = () if manifest.index is None else manifest.index.centre
     sides = manifest.dim if manifest.index is not None and manifest.index.metric == COSINE else 0
     _require(len(centre) == sides, "the centre of the index has other dimensions")

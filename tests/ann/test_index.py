@@ -302,12 +302,23 @@ def test_an_index_of_another_type_is_refused(spec: str, metric: int) -> None:
         )
 
 
-def test_rows_that_the_manifest_does_not_know_are_refused(built: Built) -> None:
+@pytest.mark.parametrize(
+    "rows",
+    [[*range(7000)], [*range(1500, 6000)], [5, 999, 1000, 6999, 7000, 2**61], [2**61], [-1], []],
+    ids=["all", "part", "gaps", "far", "none", "empty"],
+)
+def test_lists_are_looked_up_by_row_number_whatever_its_size(built: Built, rows: list[int]) -> None:
     if built.index.kind != IVF:
         pytest.skip("no lists")
-    assert (built.index.list_of(7000)[1000:] > 0).all()
-    with pytest.raises(CorruptStoreError, match="rows that the manifest does not know"):
-        built.index.list_of(6000)
+    list_of = built.index.list_of(np.array(rows, np.int64))
+    sizes = built.index.list_sizes()
+    assert sizes.sum() == 6000
+    assert [bool(number) for number in list_of] == [1000 <= row < 7000 for row in rows]
+    members = [set(built.index._rows_in(number).tolist()) for number in range(built.index.nlist)]
+    for row, number in zip(rows, list_of.tolist(), strict=True):
+        assert not number or row in members[number - 1]
+    if len(rows) == 7000:
+        assert np.array_equal(np.bincount(list_of)[1:], sizes)
 
 
 # --- the process that searches --------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from latentdb.ann.index import VectorIndex
 from latentdb.base.errors import IdNotFoundError, InvalidInputError, LatentDBError
 from latentdb.database import LatentDB
 from latentdb.search import filtered, searcher
+from latentdb.store import manifest as manifests
 from latentdb.store.store import Store
 
 DIM = 6
@@ -152,6 +155,55 @@ def test_deleted_rows_pass_no_filter(
     assert len(deleted) == 500
     _, found = db.search(latents(ROWS, 1)[deleted[::9]], k=20, where="share >= 0")
     assert np.isin(found, rows).all()
+
+
+# --- row numbers with gaps ------------------------------------------------------
+
+
+def test_a_filter_beside_an_index_with_gaps_keeps_the_recall(
+    db: LatentDB, everything: tuple[Array, Array, Array, Array], tmp_path: Path
+) -> None:
+    rows, vectors, shares, _ = everything
+    selected = shares < 0.2
+    queries = latents(60, 8)
+    true = [rows[selected][nearest(vectors[selected], query, 10)[1]] for query in queries]
+    with LatentDB.open(shutil.copytree(db.info().path, tmp_path / "s")) as copy:
+        assert copy.compact().dropped == 500
+        _, found = copy.search(queries, k=10, where="share < 0.2")
+        assert recall(found, true) >= TARGET
+        # Whole lists are searched without a bitmap: deleted rows in them must not come back.
+        _, found = copy.search(queries, k=10, where="share >= 0")
+        assert np.isin(found, rows).all()
+
+
+def test_where_most_row_numbers_are_given_up_selected_rows_are_scanned(
+    db: LatentDB, everything: tuple[Array, Array, Array, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, vectors, shares, _ = everything
+    monkeypatch.setattr(filtered, "_BITS_PER_ROW", 0.5)
+    query = latents(1, 8)[0]
+    with LatentDB.open(db.info().path) as again:
+        matches = again.query(query, k=10, where="share < 0.2")
+        found = [match.id for match in matches]
+        true = rows[shares < 0.2][nearest(vectors[shares < 0.2], query, 10)[1]]
+        assert matches.exact
+        assert found == again.ids(true)
+
+
+def test_memory_goes_by_the_rows_that_are_there_not_by_their_numbers(tmp_path: Path) -> None:
+    with LatentDB.create(tmp_path / "s", dim=DIM) as db:
+        db.add([f"r{n}" for n in range(60)], latents(60, 1), metadata={"n": list(range(60))})
+        manifest = manifests.read(tmp_path / "s")
+        manifests.commit(tmp_path / "s", replace(manifest, next_row=2**47))
+        db.add(["last"], latents(1, 2), metadata={"n": [60]})
+        db.delete(["r7"])
+        db.compact()  # one segment, whose row numbers have gaps
+        assert db.search(latents(1, 2), k=1, where="n >= 50")[1].tolist() == [[2**47]]
+        assert [match.id for match in db.query("last", k=60, where="n < 9")] == [
+            match.id for match in db.query("last", k=60) if match.id in {f"r{n}" for n in range(9)}
+        ]
+        assert db.optimize().index is None
+    assert LatentDB.verify(tmp_path / "s").problems == ()
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])

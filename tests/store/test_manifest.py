@@ -142,14 +142,16 @@ def manifest_versions(draw: st.DrawFn) -> Manifest:
     if rows and draw(st.booleans()):
         held = draw(st.integers(0, rows))
         deletions = DeletionsEntry(draw(files("segments")), held + draw(st.integers(1, 9)), held)
+    next_row = last + 1 + draw(st.integers(0, 10))
+    index, below = draw(st.none() | indexes), st.integers(0, next_row)
     return Manifest(
         uuid=draw(st.text()),
         version=draw(whole),
         dim=draw(st.integers(1, manifests.MAX_DIM)),
-        next_row=last + 1 + draw(st.integers(0, 10)),
+        next_row=next_row,
         segments=segments,
         deletions=deletions,
-        index=draw(st.none() | indexes),
+        index=None if index is None else replace(index, rows_below=draw(below)),
         model=draw(st.none() | models),
         columns=draw(
             st.dictionaries(
@@ -290,6 +292,8 @@ def test_a_file_name_stays_in_the_folders_of_the_store(
         ({"dim": True}, "True is out of bounds"),
         ({"version": -1}, "-1 is out of bounds"),
         ({"next_row": 299}, "row numbers beyond next_row"),
+        ({"next_row": 2**61}, f"{2**61} is out of bounds"),
+        ({"index": replace(INDEX, rows_below=301)}, "the index has row numbers beyond next_row"),
         ({"deletions": DeletionsEntry(entry("segments/c"), 251, 251)}, "more rows are deleted"),
         ({"deletions": DeletionsEntry(entry("segments/c"), 3, 4)}, "4 is out of bounds"),
         ({"segments": FULL.segments[::-1]}, "row numbers of segments overlap"),
