@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -11,6 +14,21 @@ from latentdb.cli import decode, exchange, index, maintenance, query, train
 
 class Group(click.Group):
     """Exits with 1 after an error, with 2 after wrong usage, with 130 after Ctrl-C."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; a full disk under stdout or stderr is an error of one line, too."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.filename is not None:  # not of a write to an open file
+                raise
+            from latentdb.base.files import os_reason
+
+            with suppress(OSError):
+                # What is still buffered would fail again when Python exits.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                click.echo(f"Error: the output cannot be written: {os_reason(error)}", err=True)
+            sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         from latentdb.base.errors import LatentDBError

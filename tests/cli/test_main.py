@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 from latentdb.cli.main import main
+from latentdb.database import LatentDB
 from tests.cli.running import run, run_error, run_json
 
 
@@ -40,7 +45,7 @@ def test_errors_are_one_line_and_make_nothing(store: Path, images: Path, tmp_pat
     assert "m is not a folder: give a model" in run_error("index", new, images, "--model", "m")
     assert "give --model MODEL" in run_error("index", new, images, code=2)
     assert not new.exists()
-    assert "not a latentdb store" in run_error("query", new, "x")
+    assert "does not exist: make one with latentdb index" in run_error("query", new, "x")
     assert "did you mean 'disc/000.png'" in run_error("query", store, "disk/000.png")
     assert "columns are: id, label, path" in run_error(
         "query", store, "disc/000.png", "--where", "x>1"
@@ -64,3 +69,22 @@ def test_every_command_has_json_and_help() -> None:
     for name, command in main.commands.items():
         assert "--json" in run(name, "--help").stdout
         assert command.help, name
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["query", "--help"], ["info", "DB"], ["info", "DB", "--json"]],
+    ids=" ".join,
+)
+def test_output_to_a_full_disk_is_an_error_of_one_line(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    LatentDB.create(tmp_path / "s.ldb", dim=2).close()
+    words = [str(tmp_path / "s.ldb") if word == "DB" else word for word in arguments]
+    command = [sys.executable, "-m", "latentdb", *words]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        both = subprocess.run(command, stdout=full, stderr=full, timeout=60)
+    assert done.stderr == "Error: the output cannot be written: no space left on device\n"
+    assert (done.returncode, both.returncode) == (1, 1)
