@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import eq
 from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -31,6 +32,7 @@ _NPY_ERRORS = (
     MemoryError, RecursionError,
 )  # fmt: skip
 _SUGGESTED_FROM = 10_000  # ids that a mistyped one is compared with
+_COMPARED = 100  # those of them that difflib compares: it takes 0.3 ms for each
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,11 +244,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _not_found(snapshot: Snapshot, text: str, kind: str) -> IdNotFoundError:
-    import difflib
-
     problem = "no id" if kind == "id" else "neither an id nor a file:"
     ids = snapshot.ids(snapshot.live_rows()[:_SUGGESTED_FROM])
-    close = difflib.get_close_matches(text, ids, n=3)
+    close = _close(text, ids)
     if close:
         hint = f"did you mean {' or '.join(map(repr, close))}?"
     elif ids:
@@ -254,3 +254,17 @@ def _not_found(snapshot: Snapshot, text: str, kind: str) -> IdNotFoundError:
     else:
         hint = "the store is empty: add images with latentdb index"
     return IdNotFoundError(f"{problem} {text!r} among {counted(len(snapshot), 'row')}; {hint}")
+
+
+def _close(text: str, ids: Sequence[str]) -> list[str]:
+    """Up to three ids that a text may be a typing error of, the likeliest first."""
+    import difflib
+    import heapq
+
+    # Characters that agree, counted from both ends: one may be missing between.
+    nearest = heapq.nlargest(
+        _COMPARED,
+        ids,
+        key=lambda name: sum(map(eq, text, name)) + sum(map(eq, text[::-1], name[::-1])),
+    )
+    return difflib.get_close_matches(text, nearest, n=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 from pathlib import Path
 from typing import Any, NoReturn
@@ -81,6 +82,37 @@ def test_a_mistyped_id_is_reported_with_the_nearest_one(snapshot: Snapshot) -> N
         one(snapshot, "cats/a.pgn")
     with pytest.raises(IdNotFoundError, match=r"^no id 'qqqqqqqq' .* ids look like 'cats/a\.png'"):
         one(snapshot, "id:qqqqqqqq")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "class_7/img_00123.jpg", "class_7/img_0123.png", "class_7/img_000123.png",
+        "clas_7/img_00123.png", "class_7/img_01023.png", "clsas_7/img_00123.png",
+        "Class_7/IMG_00123.png", "img_00123.png", "class_7/img_00123", "klass_7/img_00123.pnf",
+        "class_7\\img_00123.png",
+    ],
+)  # fmt: skip
+def test_few_ids_are_compared_in_full_and_the_nearest_is_found(
+    typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"class_{n % 10}/img_{n * 41:05}.png" for n in range(500)]
+    LatentDB.create(tmp_path / "s", dim=DIM).add(ids, np.zeros((500, DIM), np.float32))
+    (nearest,) = difflib.get_close_matches(typed, ids, n=1)
+    calls: list[tuple[int, list[str]]] = []
+    real = difflib.get_close_matches
+
+    def record(text: str, names: list[str], n: int) -> list[str]:
+        calls.append((len(names), real(text, names, n)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(difflib, "get_close_matches", record)
+    with pytest.raises(IdNotFoundError, match="did you mean 'class_"):
+        one(Store.open(tmp_path / "s").snapshot(), typed)
+    ((compared, found),) = calls
+    ratios = [difflib.SequenceMatcher(None, name, typed).ratio() for name in (found[0], nearest)]
+    assert compared == 100
+    assert ratios[0] == ratios[1]  # of several that are equally near, it may be another
 
 
 def test_an_empty_store_says_how_to_fill_it(tmp_path: Path) -> None:
