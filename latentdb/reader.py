@@ -581,13 +581,13 @@ class Reader:
         latents = self.vectors([match.id for match in matches])
         write_query(self.codec, example, path, matches, latents, out)
 
-    def export(self, out: PathLike, *, where: str | None = None) -> int:
+    def export(self, out: PathLike, *, where: str | None = None, excel_safe: bool = False) -> int:
         """Write rows to a file, and give their number: see `latentdb.exchange.exporting.export`."""
         from latentdb.exchange.exporting import export
 
         snapshot = self._snapshot()
         rows = select_rows(snapshot, self._filter(snapshot, where))
-        export(snapshot, rows, out)
+        export(snapshot, rows, out, excel_safe=excel_safe)
         return len(rows)
 
     def info(self) -> Info:

@@ -15,8 +15,13 @@ from latentdb.cli.options import db_argument, json_option, quiet_option, where_o
 @db_argument
 @click.argument("out", type=click.Path())
 @where_option
+@click.option(
+    "--excel-safe",
+    is_flag=True,
+    help="For .csv: put ' before a text that a spreadsheet would run as a formula.",
+)
 @json_option
-def export(db: str, out: str, where: str | None, as_json: bool) -> None:
+def export(db: str, out: str, where: str | None, excel_safe: bool, as_json: bool) -> None:
     """Write rows to a file.
 
     OUT ends in .h5, .parquet or .csv (ids, vectors and metadata), or in .npy
@@ -25,7 +30,7 @@ def export(db: str, out: str, where: str | None, as_json: bool) -> None:
     from latentdb.reader import Reader
 
     with Reader.open(db) as store:
-        rows = store.export(out, where=where)
+        rows = store.export(out, where=where, excel_safe=excel_safe)
     if as_json:
         print_json({"out": out, "rows": rows, "bytes": Path(out).stat().st_size})
     else:

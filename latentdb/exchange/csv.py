@@ -22,6 +22,7 @@ from latentdb.store.segment import Ints, Rows
 from latentdb.store.snapshot import Snapshot
 
 _VECTOR_COLUMN = re.compile(r"z_(mean|log_var)_[0-9]+\Z")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets begin a formula with
 _MAX_CELL = 16 << 20  # characters
 _PIECE_CELLS = 131_072  # cells of a piece, whose text takes far more memory than its numbers
 
@@ -40,20 +41,32 @@ def check_keys(keys: Iterable[str]) -> None:
         )
 
 
-def write(snapshot: Snapshot, rows: Ints, file: IO[bytes]) -> None:
-    """Write the columns id, path, the metadata, ``z_mean_0``.. and ``z_log_var_0``..."""
+def write(snapshot: Snapshot, rows: Ints, file: IO[bytes], *, excel_safe: bool = False) -> None:
+    """Write the columns id, path, the metadata, ``z_mean_0``.. and ``z_log_var_0``..
+
+    With `excel_safe`, a text that a spreadsheet would take for a formula begins with ``'``.
+    """
+    text = _not_a_formula if excel_safe else str
     arrays = ["z_mean", "z_log_var"] if has_log_var(snapshot) else ["z_mean"]
     vector_columns = [f"{name}_{axis}" for name in arrays for axis in range(snapshot.dim)]
     form = ",".join(["%.9g"] * snapshot.dim)  # nine digits tell every float32 from the next
     writer = csv.writer(codecs.getwriter("utf-8")(file))
     writer.writerow(["id", "path", *snapshot.manifest.columns, *vector_columns])
     for block in read_blocks(snapshot, rows):
-        cells = [[_cell(value) for value in column] for column in block.metadata.values()]
+        cells = [
+            [text(value) if isinstance(value, str) else _cell(value) for value in column]
+            for column in block.metadata.values()
+        ]
         vectors = [block.z_mean] if block.z_log_var is None else [block.z_mean, block.z_log_var]
         for position, name in enumerate(block.ids):
             numbers = ",".join(form % tuple(array[position].tolist()) for array in vectors)
-            row = [name, block.paths[position] or "", *(column[position] for column in cells)]
+            path = block.paths[position] or ""
+            row = [text(name), text(path), *(column[position] for column in cells)]
             writer.writerow(row + numbers.split(","))
+
+
+def _not_a_formula(text: str) -> str:
+    return "'" + text if text.startswith(_FORMULA) else text
 
 
 def _cell(value: Value) -> str:

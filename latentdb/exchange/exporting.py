@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,9 @@ _WRITERS: dict[str, RowWriter] = {
 FORMATS = tuple(_WRITERS)
 
 
-def export(snapshot: Snapshot, rows: Ints, out: str | os.PathLike[str]) -> int:
+def export(
+    snapshot: Snapshot, rows: Ints, out: str | os.PathLike[str], *, excel_safe: bool = False
+) -> int:
     """Write rows to one file, whole or not at all.
 
     ``.npy`` holds z_mean alone.  The other formats hold every row exactly: id,
@@ -39,6 +42,9 @@ def export(snapshot: Snapshot, rows: Ints, out: str | os.PathLike[str]) -> int:
         Row numbers, in the order wanted.
     out
         Ends in one of `FORMATS`; an existing file is replaced.
+    excel_safe
+        For ``.csv``: put ``'`` before a text that begins with ``= + - @``, a tab or a
+        carriage return, which spreadsheets run as a formula.
 
     Returns
     -------
@@ -61,12 +67,17 @@ def export(snapshot: Snapshot, rows: Ints, out: str | os.PathLike[str]) -> int:
         )
     if target.suffix == ".parquet":
         parquet.require_pyarrow()
+    writer = _WRITERS[target.suffix]
+    if excel_safe:
+        if target.suffix != ".csv":
+            raise InvalidInputError(f"{target}: excel-safe is for .csv, which has no types")
+        writer = partial(csv.write, excel_safe=True)
     if target.suffix == ".csv":
         csv.check_keys(snapshot.manifest.columns)
     try:
         with open_output(target) as file:
             _check_room(snapshot, rows, target)
-            _WRITERS[target.suffix](snapshot, rows, file)
+            writer(snapshot, rows, file)
             return file.seek(0, os.SEEK_END)
     except RuntimeError as error:  # of HDF5
         raise StoreError(f"{target} cannot be written: {error}") from error

