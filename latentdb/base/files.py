@@ -320,7 +320,8 @@ def read_limited(path: Path, limit: int) -> bytes:
     descriptor = _open(path)
     try:
         with os.fdopen(descriptor, "rb") as file:
-            data = file.read(limit + 1)
+            # Python allocates what is asked for, and a forged manifest may allow any size.
+            data = file.read(min(limit, os.fstat(descriptor).st_size) + 1)
     except OSError as error:
         raise _unreadable(path, error) from error
     if len(data) > limit:

@@ -218,6 +218,12 @@ def test_read_limited_accepts_the_limit_and_refuses_one_byte_more(tmp_path: Path
         read_limited(tmp_path / "a", 9)
 
 
+@pytest.mark.parametrize("limit", [2**45, 2**62])
+def test_read_limited_allocates_no_more_than_the_file_has(tmp_path: Path, limit: int) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 10)
+    assert read_limited(tmp_path / "a", limit) == b"x" * 10
+
+
 def test_read_limited_reports_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="a is missing"):
         read_limited(tmp_path / "a", 10)
