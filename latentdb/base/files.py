@@ -10,10 +10,11 @@ import errno
 import mmap
 import os
 import re
+import resource
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -29,6 +30,10 @@ from latentdb.base.errors import (
 
 _MAX_WRITING_SECONDS = 86_400  # since the last write to a temporary file: its process has ended
 _READ_BYTES = 4 << 20  # at a time, of a file that is read whole
+
+
+_FREE_DESCRIPTORS = 32  # how near to the limit of open files it is raised
+_MOST_DESCRIPTORS = 10_240  # macOS says unlimited, and refuses more
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
@@ -431,7 +436,22 @@ def _open(path: Path) -> int:
     if not regular:
         os.close(descriptor)
         raise CorruptStoreError(f"{path} is not a regular file")
+    _keep_descriptors_free(descriptor)
     return descriptor
+
+
+def _keep_descriptors_free(descriptor: int) -> None:
+    """Raise the soft limit of open files before it is reached: each mapped file takes one.
+
+    By default it is 1,024 on Linux and 256 on macOS, and far below the hard limit.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or descriptor < soft - _FREE_DESCRIPTORS:
+        return
+    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
+    if most > soft:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _unwritable(path: Path, error: OSError) -> StoreError:

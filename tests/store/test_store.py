@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from latentdb.base.errors import (
     StoreError,
     StoreNotFoundError,
 )
+from latentdb.database import LatentDB
 from latentdb.store import manifest as manifests
 from latentdb.store import segment as segments
 from latentdb.store import writer as writers
@@ -553,6 +555,22 @@ def test_a_version_that_no_reader_can_open_is_not_committed(
     monkeypatch.undo()
     assert append(store, some(["b"], year=[1])) == [1]
     assert Store.open(store.path).snapshot().metadata(np.array([1])) == [{"year": 1}]
+
+
+def test_a_store_may_have_more_segments_than_the_soft_limit_of_open_files(store: Store) -> None:
+    used = max(int(name) for name in os.listdir("/dev/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 60, hard))
+        with store.writer() as writer:
+            writer.append(some([f"r{number}"]) for number in range(90))
+        with LatentDB.open(store.path) as db, LatentDB.open(store.path) as other:
+            assert len(db.ids()) == len(other.ids()) == 90
+            db.add(["new"], np.ones((1, DIM)))
+            assert other.query("new", k=1)[0].id == "new"
+        assert LatentDB.verify(store.path).problems == ()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # --- garbage collection ---------------------------------------------------------
