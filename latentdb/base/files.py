@@ -11,9 +11,10 @@ import mmap
 import os
 import re
 import resource
+import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -28,6 +29,7 @@ from latentdb.base.errors import (
     StoreError,
 )
 
+_TEMPORARY = r"\.([0-9]+)(?:-[0-9a-f]{8})?\.tmp"  # ending of a temporary name, with the process
 _MAX_WRITING_SECONDS = 86_400  # since the last write to a temporary file: its process has ended
 _READ_BYTES = 4 << 20  # at a time, of a file that is read whole
 
@@ -215,6 +217,45 @@ def open_output(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     sync_folder(target.parent)
 
 
+def write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> None:
+    """Write a folder of files and sync it; it appears whole, or not at all.
+
+    Parameters
+    ----------
+    path
+        Does not exist, or is an empty folder; its parents are made.
+    files
+        By name.  A killed run leaves the first ones in a folder of another name
+        (`is_temporary`), which the next run to the same path deletes.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
+    target = _output_path(path)
+    _sweep(target.parent, re.escape(target.name))
+    temporary = _temporary(target)
+    try:
+        os.mkdir(temporary)
+        for name, data in files.items():
+            write_new(temporary / name, data)
+        sync_folder(temporary)
+        os.rename(temporary, target)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        cause = error.__cause__ if isinstance(error, StoreError) else error
+        if isinstance(cause, OSError):
+            raise _unwritable(target, cause) from error
+        raise
+    sync_folder(target.parent)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file or folder has the name of one that was not written whole."""
+    return re.fullmatch(rf"\..+{_TEMPORARY}", path.name) is not None
+
+
 def write_unsynced(path: str, data: bytes) -> None:
     """Write one of many files into an existing folder: atomically, but not synced.
 
@@ -276,7 +317,7 @@ def _temporary(path: Path) -> Path:
 
 def _sweep(folder: Path, names: str) -> None:
     """Delete the temporary files, of names that match a pattern, that killed processes left."""
-    form = re.compile(rf"\.{names}\.([0-9]+)(-[0-9a-f]{{8}})?\.tmp")
+    form = re.compile(rf"\.{names}{_TEMPORARY}")
     try:
         found = [match for name in os.listdir(folder) if (match := form.fullmatch(name))]
     except OSError:
@@ -284,7 +325,10 @@ def _sweep(folder: Path, names: str) -> None:
     for match in found:
         path = folder / match[0]
         if _is_abandoned(path, int(match[1])):
-            try_remove(path)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                try_remove(path)
 
 
 def _is_abandoned(path: Path, process: int) -> bool:

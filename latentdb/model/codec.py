@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError, MissingExtraError, ModelError, NotFoundError
+from latentdb.base.files import is_temporary
 from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import PixelRange, parse_pixel_range
 from latentdb.kerasfile.canonical import output_count
@@ -109,6 +110,10 @@ class Codec:
             raise NotFoundError(
                 f"{path} is not a folder: give a model folder made by latentdb train, a .keras or "
                 ".h5 file with a whole VAE, or an encoder and a decoder (--encoder, --decoder)"
+            )
+        if is_temporary(path.absolute()):
+            raise ModelError(
+                f"{path} is what a training that was killed left behind: delete it, train again"
             )
         text = read_file(path / CONFIG_FILE, "the config of a model made by latentdb train")
         encoder = read_file(path / ENCODER_FILE, "the encoder of a latentdb model")

@@ -6,9 +6,7 @@ import csv
 import io
 import os
 import platform
-import shutil
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,16 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.cores import core_count
-from latentdb.base.errors import AlreadyExistsError, ImageError, InvalidInputError, StoreError
-from latentdb.base.files import os_reason
+from latentdb.base.errors import AlreadyExistsError, ImageError, InvalidInputError
+from latentdb.base.files import write_folder
 from latentdb.base.progress import Progress, Report
 from latentdb.base.wording import counted
 from latentdb.images.decode import Preprocessing, probe, read_image
 from latentdb.images.discover import BadFile, ImageFile, discover, require_images
-from latentdb.images.render import contact_sheet, write_picture
-from latentdb.model.codec import CONFIG_FILE, DECODER_FILE, ENCODER_FILE, Codec, fingerprints
+from latentdb.images.render import contact_sheet
+from latentdb.kerasfile.runtime import load_keras, save
+from latentdb.model.codec import CONFIG_FILE, Codec, fingerprints
 from latentdb.model.config import ModelConfig
-from latentdb.onnx.compiled import ONNX_FILES
 
 if TYPE_CHECKING:
     from latentdb.model.vae import VAE, Training, TrainingStep
@@ -129,8 +127,8 @@ def train_model(
 
     The folder holds ``encoder.keras``, ``decoder.keras``, ``model.json``,
     ``history.csv`` and ``reconstructions.png`` (validation images above their
-    reconstructions), and the compiled files with the extra ``fast``.  It appears
-    complete or not at all.  Ctrl-C ends training early with the best weights so
+    reconstructions), and the compiled files with the extra ``fast``.  It is synced,
+    and appears complete or not at all.  Ctrl-C ends training early with the best weights so
     far.
 
     Parameters
@@ -193,8 +191,6 @@ def train_model(
     held_out = min(len(pixels) - 1, max(1, round(validation * len(pixels))))
     if report is not None:
         report(Progress("loading tensorflow", 0, None))
-    from latentdb.kerasfile.runtime import load_keras
-
     load_keras()
     from latentdb.model import vae
 
@@ -350,53 +346,37 @@ def _write(
     bad: tuple[BadFile, ...],
     found: int,
 ) -> TrainReport:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
-    except OSError as error:
-        raise StoreError(f"{target} cannot be written: {os_reason(error)}") from error
-    try:
-        model.encoder.save(work / ENCODER_FILE)
-        model.decoder.save(work / DECODER_FILE)
-        encoder = (work / ENCODER_FILE).read_bytes()
-        decoder = (work / DECODER_FILE).read_bytes()
-        latent_dim = int(model.decoder.input_shape[1])
-        hashes = fingerprints(encoder, decoder, spec, str(target))
-        config = ModelConfig(spec, latent_dim, *hashes, has_z_log_var=True)
-        codec = Codec(config, encoder, decoder).compiled()
-        reconstructions = codec.decode(codec.encode(validation)[0])
-        mean_psnr = float(psnr(validation, reconstructions).mean())
-        losses = next(
-            (step.losses for step in training.history if step.epoch == training.best_epoch), {}
-        )
-        about |= {
-            "epochs": len(training.history),
-            "best_epoch": training.best_epoch,
-            "stopped": training.stopped,
-            "training_seconds": round(training.seconds, 1),
-            "losses": losses,
-            "validation_psnr_db": round(mean_psnr, 3),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("latentdb", "tensorflow", "keras", "numpy")},
-            },
-        }
-        config = replace(config, about=about)
-        (work / CONFIG_FILE).write_text(config.to_json())
-        for name in codec.files.keys() & set(ONNX_FILES):
-            (work / name).write_bytes(codec.files[name])
-        (work / HISTORY_FILE).write_text(_history(training))
-        rows = (validation[:_PICTURE_IMAGES], reconstructions[:_PICTURE_IMAGES])
-        picture = contact_sheet([[(image, "") for image in row] for row in rows])
-        write_picture(work / PICTURE_FILE, picture)
-        work.chmod(0o755)
-        if target.exists():
-            target.rmdir()
-        work.rename(target)
-    except OSError as error:
-        raise StoreError(f"{target} cannot be written: {os_reason(error)}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    encoder, decoder = save(model.encoder), save(model.decoder)
+    latent_dim = int(model.decoder.input_shape[1])
+    hashes = fingerprints(encoder, decoder, spec, str(target))
+    config = ModelConfig(spec, latent_dim, *hashes, has_z_log_var=True)
+    codec = Codec(config, encoder, decoder).compiled()
+    reconstructions = codec.decode(codec.encode(validation)[0])
+    mean_psnr = float(psnr(validation, reconstructions).mean())
+    losses = next(
+        (step.losses for step in training.history if step.epoch == training.best_epoch), {}
+    )
+    about |= {
+        "epochs": len(training.history),
+        "best_epoch": training.best_epoch,
+        "stopped": training.stopped,
+        "training_seconds": round(training.seconds, 1),
+        "losses": losses,
+        "validation_psnr_db": round(mean_psnr, 3),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("latentdb", "tensorflow", "keras", "numpy")},
+        },
+    }
+    config = replace(config, about=about)
+    rows = (validation[:_PICTURE_IMAGES], reconstructions[:_PICTURE_IMAGES])
+    picture = io.BytesIO()
+    contact_sheet([[(image, "") for image in row] for row in rows]).save(picture, "PNG")
+    files = codec.files
+    del files[CONFIG_FILE]
+    files |= {HISTORY_FILE: _history(training).encode(), PICTURE_FILE: picture.getvalue()}
+    # The config is the last: no part of a folder is a model.
+    write_folder(target, {**files, CONFIG_FILE: config.to_json().encode()})
     return TrainReport(
         path=str(target),
         config=config,

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from latentdb.base import files
 from latentdb.base.errors import CorruptStoreError, NotFoundError, StoreError
 from latentdb.base.files import (
     checksum,
@@ -312,3 +313,37 @@ def test_write_output_says_why_it_cannot(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is a directory"):
         write_output(tmp_path, b"x")
     assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_a_folder_is_synced_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def record_fsync(descriptor: int) -> None:
+        done.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def record_rename(source: Path, target: Path) -> None:
+        done[:] = ["folder" if files.is_temporary(Path(name)) else name for name in done]
+        done.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(files.os, "fsync", record_fsync)
+    monkeypatch.setattr(files.os, "rename", record_rename)
+    target = tmp_path / "m"
+    target.mkdir()  # an empty folder is replaced
+    files.write_folder(target, {"b": b"1", "a": b"2"})
+    assert done == ["b", "a", "folder", "rename", tmp_path.name]
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == {"a": b"2", "b": b"1"}
+
+
+def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/mine").touch()
+    with pytest.raises(StoreError, match=r"/m cannot be written: directory not empty"):
+        files.write_folder(tmp_path / "m", {"a": b"1"})
+    with pytest.raises(StoreError, match=r"/n cannot be written: no such file"):
+        files.write_folder(tmp_path / "n", {"none/a": b"1"})
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]

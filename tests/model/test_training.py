@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,8 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentdb.base.errors import AlreadyExistsError, ImageError, InvalidInputError, NotFoundError
+from latentdb.base.errors import (
+    AlreadyExistsError,
+    ImageError,
+    InvalidInputError,
+    ModelError,
+    NotFoundError,
+)
+from latentdb.base.files import write_folder
 from latentdb.base.progress import Progress
+from latentdb.model import training
 from latentdb.model.codec import Codec
 from latentdb.model.training import TrainReport, psnr, train_model
 from latentdb.onnx import export, runtime
@@ -83,6 +92,40 @@ def test_the_same_seed_gives_the_same_model(images: Path, tmp_path: Path) -> Non
     ]
     assert configs[0].encoder_fingerprint == configs[1].encoder_fingerprint
     assert configs[0].decoder_fingerprint == configs[1].decoder_fingerprint
+
+
+def test_the_folder_of_a_killed_training_is_no_model(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: dict[str, bytes] = {}
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "write_folder", lambda _, files: written.update(files))
+        train_model([images], tmp_path / "m", epochs=1, latent_dim=2, arch="mlp")
+    assert list(written)[-1] == "model.json"
+    code = (
+        "import os, pickle, sys\n"
+        "from latentdb.base import files\n"
+        "files.os.rename = lambda *_: os._exit(9)\n"
+        "files.write_folder(sys.argv[1], pickle.load(sys.stdin.buffer))"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "m")], input=pickle.dumps(written), check=False
+    )
+    assert process.returncode == 9
+    (left,) = tmp_path.iterdir()
+    with pytest.raises(ModelError, match="is what a training that was killed left behind"):
+        Codec.from_folder(left)
+    # A part of it is no model under any name.
+    part = tmp_path / "part"
+    part.mkdir()
+    for name, data in written.items():
+        with pytest.raises(NotFoundError, match=r"model\.json does not exist"):
+            Codec.from_folder(part)
+        (part / name).write_bytes(data)
+    # The next run deletes it.
+    write_folder(tmp_path / "m", written)
+    assert {path.name for path in tmp_path.iterdir()} == {"m", "part"}
+    assert Codec.from_folder(tmp_path / "m").has_decoder
 
 
 def test_bad_files_are_reported_and_strict_refuses_them(images: Path, tmp_path: Path) -> None:
