@@ -75,7 +75,7 @@ def train(images: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) 
     from latentdb.model.training import train_model
 
     with progress(quiet) as report:
-        done = train_model(images, report=report, **settings)
+        done = train_model(images, deterministic=True, report=report, **settings)
     if as_json:
         print_json(done)
         return

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from latentdb.base.errors import ModelError, UntrustedModelError
 from latentdb.kerasfile.container import ModelFile
 from latentdb.kerasfile.graph import IDENTITIES, Call, Layer, Ref, Step, Tensor, is_keras, upstream
+from latentdb.kerasfile.runtime import restored_random
 
 TRUST_HINT = "if you trust whoever made it, --trust-model runs its code"
 MAX_ACTIVATION = 1 << 28  # numbers in one image's tensor: 1 GiB of float32
@@ -181,6 +182,7 @@ class Builder:
         self._latentdb_layers = dict(latentdb_layers or {})
         self._names: set[str] = set()
 
+    @restored_random()
     def build(
         self,
         outputs: Sequence[Tensor],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 import tempfile
 import threading
@@ -50,6 +51,7 @@ class _StderrCapture:
 
 
 _capture = _StderrCapture()
+_random_lock = threading.RLock()
 
 
 @contextmanager
@@ -68,6 +70,22 @@ def quiet_stderr() -> Iterator[None]:
         _capture.end(failed=True)
         raise
     _capture.end(failed=False)
+
+
+@contextmanager
+def restored_random(seed: int | None = None) -> Iterator[None]:
+    """Restore Python's generator afterwards; with a seed, seed it first.
+
+    Keras draws from it, the whole process's, a seed for every initial weight.
+    """
+    with _random_lock:
+        state = random.getstate()
+        if seed is not None:
+            random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(state)
 
 
 def load_keras() -> Any:

@@ -121,6 +121,7 @@ def train_model(
     batch: int | None = None,
     seed: int = 0,
     strict: bool = False,
+    deterministic: bool = False,
     report: Report | None = None,
 ) -> TrainReport:
     """Train a VAE on images and write a model folder.
@@ -158,6 +159,8 @@ def train_model(
         Seeds the split, the weights, the order and the sampling.
     strict
         Raise an error at unreadable files instead of skipping them.
+    deterministic
+        As in `latentdb.model.vae.train`; the command line sets it.
     report
         Called with the progress.
 
@@ -204,6 +207,7 @@ def train_model(
         patience=patience,
         batch=batch,
         seed=seed,
+        deterministic=deterministic,
         report=None if report is None else _step_report(report, epochs, minutes),
     )
     about = {

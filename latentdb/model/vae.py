@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import signal
 import threading
 import time
@@ -30,6 +31,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError, ModelError
+from latentdb.kerasfile.runtime import restored_random
 from latentdb.kerasfile.sampling import Sampling
 
 ARCHITECTURES = ("conv", "mlp")
@@ -144,7 +146,11 @@ def build_vae(
             f"keras uses the backend {keras.backend.backend()!r}, latentdb needs tensorflow: "
             "unset KERAS_BACKEND"
         )
-    keras.utils.set_random_seed(seed)
+    with restored_random(seed):
+        return _build(shape, latent_dim, arch, beta, seed)
+
+
+def _build(shape: tuple[int, int, int], latent_dim: int, arch: str, beta: float, seed: int) -> VAE:
     encoder_input = keras.Input(shape, name="encoder_input")
     z_sampling = keras.Input((latent_dim,), name="z_sampling")
     if arch == "conv":
@@ -235,26 +241,36 @@ class Training:
 
 
 class _ImageBatches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Float batches of images that stay in memory as uint8; shuffled every epoch with a seed."""
+    """Float batches of images that stay in memory as uint8.
+
+    With a seed, images and batches are shuffled every epoch; keras would shuffle
+    batches with the generator of the whole process.
+    """
 
     def __init__(self, pixels: NDArray[np.uint8], batch: int, seed: int | None) -> None:
         super().__init__()
         self.pixels = pixels
         self.batch = batch
         self.random = None if seed is None else np.random.default_rng(seed)
+        self.batch_random = random.Random(seed)
         self.order = np.arange(len(pixels))
-        self.on_epoch_end()
+        self.batches = list(range(len(self)))
+        if self.random is not None:
+            self.random.shuffle(self.order)
 
     def __len__(self) -> int:
         return -(-len(self.pixels) // self.batch)
 
     def __getitem__(self, number: int) -> tuple[NDArray[np.float32]]:
-        rows = self.order[number * self.batch : (number + 1) * self.batch]
+        start = self.batches[number] * self.batch
+        rows = self.order[start : start + self.batch]
         return (self.pixels[rows].astype(np.float32) / np.float32(255.0),)
 
-    def on_epoch_end(self) -> None:
+    def on_epoch_end(self) -> None:  # keras calls it before the first epoch too
         if self.random is not None:
             self.random.shuffle(self.order)
+            self.batches = list(range(len(self)))
+            self.batch_random.shuffle(self.batches)
 
 
 class _ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]
@@ -328,13 +344,15 @@ def train(
     batch: int = 128,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    deterministic: bool = False,
     report: Callable[[TrainingStep], None] | None = None,
 ) -> Training:
     """Train a VAE in place; it ends with the weights of its lowest validation loss.
 
     The same seed, images and number of epochs give the same weights on the same
     machine, up to the last bits: float32 sums depend on the memory alignment of
-    a tensor.
+    a tensor, and without `deterministic` on the order of threads.  Generators of
+    the process are not touched.
 
     Parameters
     ----------
@@ -353,6 +371,10 @@ def train(
         Of the Adam optimizer.
     seed
         Seeds the order of the images.
+    deterministic
+        Turn on tensorflow's op determinism.  It slows other models of the process,
+        makes unseeded random ops an error, and tensorflow has no public way to
+        turn it off: for a process that only trains.
     report
         Called after every batch and every epoch.
 
@@ -361,8 +383,8 @@ def train(
     Training
         History, best epoch, and why it stopped.
     """
-    tf.config.experimental.enable_op_determinism()
-    keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
     vae.compile(optimizer=keras.optimizers.Adam(learning_rate), jit_compile=False)
     batches = _ImageBatches(training, batch, seed)
     deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
@@ -376,6 +398,7 @@ def train(
             batches,
             validation_data=_ImageBatches(validation, batch, None),
             epochs=epochs,
+            shuffle=False,  # `_ImageBatches` does
             callbacks=[progress, early_stopping],
             verbose=0,
         )

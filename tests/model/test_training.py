@@ -85,13 +85,42 @@ def test_grey_images_make_a_grey_model_of_their_size(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_model(images: Path, tmp_path: Path) -> None:
-    options = {"epochs": 1, "latent_dim": 2, "arch": "mlp", "seed": 4}
+    options = {"epochs": 1, "latent_dim": 2, "arch": "mlp", "seed": 4, "deterministic": True}
     configs = [
         train_model([images], tmp_path / name, **options).config  # type: ignore[arg-type]
         for name in ("a", "b")
     ]
     assert configs[0].encoder_fingerprint == configs[1].encoder_fingerprint
     assert configs[0].decoder_fingerprint == configs[1].decoder_fingerprint
+
+
+def test_the_process_is_left_as_it_was(images: Path, tmp_path: Path) -> None:
+    """In a process of its own: nothing turns op determinism off again."""
+    code = """
+import random, sys
+import numpy as np
+from latentdb.kerasfile.runtime import load_keras
+from latentdb.model.training import train_model
+keras = load_keras()
+import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
+
+def draw():
+    return [random.random(), np.random.rand(), float(keras.random.uniform(())),
+            float(tf.random.uniform(()))]
+
+keras.utils.set_random_seed(9)
+expected = draw()
+keras.utils.set_random_seed(9)
+train_model([sys.argv[1]], sys.argv[2], epochs=1, latent_dim=2, arch="mlp", seed=4)
+assert draw() == expected
+assert not is_op_determinism_enabled()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(images), str(tmp_path / "m")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_folder_of_a_killed_training_is_no_model(
