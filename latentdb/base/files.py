@@ -393,6 +393,7 @@ def map_sized(path: Path, size: int) -> mmap.mmap:
     descriptor = _open(path)
     try:
         actual = os.fstat(descriptor).st_size
+        _keep_descriptors_free(descriptor)
         view = mmap.mmap(descriptor, actual, access=mmap.ACCESS_READ) if actual == size else None
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
@@ -480,7 +481,6 @@ def _open(path: Path) -> int:
     if not regular:
         os.close(descriptor)
         raise CorruptStoreError(f"{path} is not a regular file")
-    _keep_descriptors_free(descriptor)
     return descriptor
 
 
@@ -489,8 +489,10 @@ def _keep_descriptors_free(descriptor: int) -> None:
 
     By default it is 1,024 on Linux and 256 on macOS, and far below the hard limit.
     """
+    next_free = os.dup(descriptor)
+    os.close(next_free)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or descriptor < soft - _FREE_DESCRIPTORS:
+    if soft == resource.RLIM_INFINITY or next_free < soft - _FREE_DESCRIPTORS:
         return
     most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
     if most > soft:
