@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.ann.exact import too_large
-from latentdb.ann.metrics import check_metric
+from latentdb.ann.metrics import CENTERED_COSINE, check_metric
 from latentdb.ann.plan import PREFERENCES
 from latentdb.base.errors import InvalidInputError, ModelMismatchError, StoreError
 from latentdb.base.files import as_path
@@ -442,8 +442,10 @@ class LatentDB(Reader):
             ``"build"``: an inverted file, built in seconds.  ``"latency"``: a graph
             (HNSW) instead, if it is measured to be faster and memory allows.
         metric
-            Metric of the index: ``"l2"``, ``"cosine"`` or ``"wasserstein"``; queries
-            by another metric compare every row.
+            Metric of the index: ``"l2"``, ``"cosine"``, ``"centered_cosine"`` or
+            ``"wasserstein"``; queries by another metric compare every row.
+            ``"centered_cosine"`` also records the mean of the rows as the centre,
+            which stays until it is given again.
         report
             Called with the progress.
 
@@ -459,6 +461,7 @@ class LatentDB(Reader):
                 memory=old.memory if memory is None else _memory(memory),
                 prefer=old.prefer if prefer is None else _preference(prefer),
                 metric=old.metric if metric is None else check_metric(metric),
+                centre=() if metric == CENTERED_COSINE else old.centre,
             )
             why = self._index_manager.build(writer, settings, report)
         return replace(self.info(), why=why)

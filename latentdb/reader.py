@@ -172,8 +172,8 @@ class Reader:
         where
             A metadata expression, such as ``'label == "cat" and year > 2000'``.
         metric
-            ``"l2"``, ``"cosine"``, ``"wasserstein"`` or ``"kl"``: see
-            `latentdb.ann.metrics`.
+            ``"l2"``, ``"cosine"``, ``"centered_cosine"``, ``"wasserstein"`` or
+            ``"kl"``: see `latentdb.ann.metrics`.
         radius
             Only rows within this distance.
         exact

@@ -1,7 +1,7 @@
 """Arrays only: exact search, and FAISS indexes that are built and tuned to a recall target.
 
 exact       compare every vector; rank candidates by true distance
-metrics     L2, cosine, Wasserstein and KL: the space in which rows are compared
+metrics     L2, cosine, centred cosine, Wasserstein and KL: the space in which rows are compared
 plan        which types of index suit a number of rows, dimensions and bytes
 index       VectorIndex: candidates from an inverted file or an HNSW graph
 validation  refuse an index file whose fields contradict each other

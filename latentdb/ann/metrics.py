@@ -17,9 +17,11 @@ Floats = NDArray[np.float32]
 
 L2 = "l2"
 COSINE = "cosine"
+CENTERED_COSINE = "centered_cosine"
 WASSERSTEIN = "wasserstein"
 KL = "kl"
-METRICS = (L2, COSINE, WASSERSTEIN, KL)
+METRICS = (L2, COSINE, CENTERED_COSINE, WASSERSTEIN, KL)
+INDEXED_METRICS = METRICS[:-1]  # those that are L2 in some space
 _MAX_LOG_VAR = 80.0  # above it exp overflows float32
 
 
@@ -32,7 +34,7 @@ class Space:
     metric
         One of `METRICS`.
     centre
-        float64 ``[d]``: the origin of cosine, the mean of the collection; None for the others.
+        float64 ``[d]``: the origin of centred cosine; None for the others.
     """
 
     metric: str
@@ -53,8 +55,10 @@ class Space:
         ``l2``
             z_mean itself.
         ``cosine``
-            ``(z_mean - centre) / |z_mean - centre|``; the centre itself stays 0.
-            Squared L2 of unit vectors is ``2 - 2 cos``.
+            ``z_mean / |z_mean|``; 0 stays 0.  Squared L2 of unit vectors is
+            ``2 - 2 cos``.
+        ``centered_cosine``
+            The same of ``z_mean - centre``.
         ``wasserstein``, ``kl``
             ``[z_mean, sigma]``, sigma = ``exp(z_log_var / 2)``.  The 2-Wasserstein
             distance of two Gaussians is ``|m1-m2|² + tr(C1 + C2 - 2 (C2^½ C1 C2^½)^½)``
@@ -68,8 +72,9 @@ class Space:
         """
         if self.metric == L2:
             return z_mean
-        if self.centre is not None:
-            centred = z_mean - self.centre
+        if self.metric in (COSINE, CENTERED_COSINE):
+            origin = 0.0 if self.centre is None else self.centre
+            centred = np.subtract(z_mean, origin, dtype=np.float64)
             lengths = np.linalg.norm(centred, axis=1, keepdims=True)
             return np.asarray(centred / np.where(lengths > 0, lengths, 1), np.float32)
         if z_log_var is None:
@@ -81,8 +86,9 @@ class Space:
         return np.concatenate([z_mean, sigma], axis=1)
 
     def distances(self, l2: Floats) -> Floats:
-        """The metric's distance from L2 in the space: ``1 - cos`` for cosine, else L2 itself."""
-        return np.asarray(l2 * l2 / 2, np.float32) if self.metric == COSINE else l2
+        """The metric's distance from L2 in the space: ``1 - cos``, or L2 itself."""
+        cosine = self.metric in (COSINE, CENTERED_COSINE)
+        return np.asarray(l2 * l2 / 2, np.float32) if cosine else l2
 
 
 def check_metric(metric: str) -> str:

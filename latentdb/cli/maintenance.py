@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from latentdb.ann.metrics import METRICS
+from latentdb.ann.metrics import INDEXED_METRICS
 from latentdb.ann.plan import PREFERENCES
 from latentdb.base.wording import counted
 from latentdb.cli.console import print_info, print_json, progress
@@ -115,7 +115,7 @@ def verify(db: str, repair: bool, as_json: bool) -> None:
 )
 @click.option(
     "--metric",
-    type=click.Choice(METRICS[:3]),
+    type=click.Choice(INDEXED_METRICS),
     help="Metric of the index; queries by another metric scan.  [default: unchanged]",
 )
 @json_option

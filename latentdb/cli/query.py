@@ -21,7 +21,8 @@ from latentdb.cli.options import db_argument, json_option, trust_option, where_o
     type=click.Choice(METRICS),
     default=METRICS[0],
     show_default=True,
-    help="l2 and cosine compare z_mean; wasserstein and kl compare z_mean and z_log_var.",
+    help="wasserstein and kl compare z_mean and z_log_var, the others z_mean; centered_cosine "
+    "needs latentdb optimize --metric centered_cosine first.",
 )
 @click.option("--radius", type=float, metavar="R", help="Only matches within this distance.")
 @click.option("--exact", is_flag=True, help="Compare every row instead of using the index.")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from latentdb.ann.exact import Block, rank
-from latentdb.ann.metrics import COSINE, L2, Space
+from latentdb.ann.metrics import CENTERED_COSINE, L2, Space
+from latentdb.base.errors import InvalidInputError
 from latentdb.search.results import Hits
-from latentdb.search.selection import live_mask, sum_rows
+from latentdb.search.selection import live_mask
 from latentdb.store.segment import Floats, Ints, Segment
 from latentdb.store.snapshot import Snapshot
 
@@ -30,26 +30,34 @@ class EmbeddedRows:
     metric
         One of `latentdb.ann.metrics.METRICS`.
     centre
-        float64 ``[d]``: what cosine is measured around, if the index has fixed
-        it; None for the mean of all live rows.
+        What centred cosine is measured around; by default what the manifest records.
     """
 
     def __init__(
-        self, snapshot: Snapshot, metric: str = L2, centre: NDArray[np.float64] | None = None
+        self, snapshot: Snapshot, metric: str = L2, centre: Sequence[float] | None = None
     ) -> None:
         self.snapshot = snapshot
         self.metric = metric
-        self._centre = centre
+        self._centre = snapshot.manifest.settings.centre if centre is None else centre
 
     @cached_property
     def space(self) -> Space:
-        """The space; for cosine without a given centre, the first access reads every row."""
-        if self.metric != COSINE:
+        """The space.
+
+        Raises
+        ------
+        InvalidInputError
+            If it needs a centre and none is recorded: computed from the rows of the day,
+            it would change the distance of the same two rows as others are added.
+        """
+        if self.metric != CENTERED_COSINE:
             return Space(self.metric)
-        if self._centre is not None:
-            return Space(COSINE, self._centre)
-        total, count = sum_rows(self.snapshot, None)
-        return Space(COSINE, total / max(count, 1))
+        if not len(self._centre):
+            raise InvalidInputError(
+                f"metric {CENTERED_COSINE!r} is measured around a centre that this store has not "
+                f"recorded: run latentdb optimize --metric {CENTERED_COSINE} once, or use cosine"
+            )
+        return Space(self.metric, np.array(self._centre, np.float64))
 
     @property
     def dim(self) -> int:

@@ -10,12 +10,13 @@ import numpy as np
 
 from latentdb.ann import plan as plans
 from latentdb.ann.index import VectorIndex
-from latentdb.ann.metrics import KL, Space
+from latentdb.ann.metrics import CENTERED_COSINE, INDEXED_METRICS, KL, Space
 from latentdb.ann.plan import HNSW
 from latentdb.base.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreError
 from latentdb.base.progress import Progress, Report
 from latentdb.search.embedded_rows import EmbeddedRows
 from latentdb.search.searcher import Searcher
+from latentdb.search.selection import sum_rows
 from latentdb.store.manifest import FileEntry, IndexEntry, Settings
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import Writer
@@ -142,7 +143,7 @@ class IndexManager:
 
         snapshot = writer.snapshot
         _report(report, f"adding {len(snapshot) - entry.rows} rows to the search index")
-        rows = EmbeddedRows(snapshot, entry.metric, np.array(entry.centre, np.float64))
+        rows = EmbeddedRows(snapshot, entry.metric)
         settings = snapshot.manifest.settings
         extended = extend(
             index.copy(),
@@ -174,15 +175,18 @@ class IndexManager:
 
         snapshot = writer.snapshot
         if settings.metric == KL:
-            raise InvalidInputError("metric 'kl' has no index: use l2, cosine or wasserstein")
+            raise InvalidInputError(f"metric 'kl' has no index: use {', '.join(INDEXED_METRICS)}")
         if Space(settings.metric).posterior and not all(
             segment.has_log_var for segment in snapshot.segments
         ):
             raise InvalidInputError(
                 f"metric {settings.metric!r} compares posteriors, and this store has no z_log_var: "
-                "use l2 or cosine"
+                "use l2, cosine or centered_cosine"
             )
-        rows = EmbeddedRows(snapshot, settings.metric)
+        if settings.metric == CENTERED_COSINE and not settings.centre and len(snapshot):
+            total, count = sum_rows(snapshot, None)
+            settings = replace(settings, centre=tuple((total / count).tolist()))
+        rows = EmbeddedRows(snapshot, settings.metric, settings.centre)
         chosen = plans.plan(
             len(snapshot), rows.dim, settings.memory or None, prefer=settings.prefer
         )
@@ -221,7 +225,6 @@ def _commit(
     *,
     extended: bool = False,
 ) -> None:
-    centre = rows.space.centre
     writer.set_index(
         index.dump(),
         IndexEntry(
@@ -236,7 +239,6 @@ def _commit(
             queries=tuning.queries,
             build_seconds=round(tuning.seconds, 3),
             metric=rows.metric,
-            centre=() if centre is None else tuple(centre.tolist()),
             trained_rows=trained_rows,
             milliseconds=round(tuning.milliseconds, 4),
         ),

@@ -64,11 +64,10 @@ class Searcher:
         self.metric = metric
         entry = snapshot.manifest.index
         if entry is None or entry.metric != metric:
-            self.index, self._indexed_below, centre = None, 0, None
+            self.index, self._indexed_below = None, 0
         else:
             self.index, self._indexed_below = index, entry.rows_below
-            centre = np.array(entry.centre, np.float64)
-        self._rows = EmbeddedRows(snapshot, metric, centre)
+        self._rows = EmbeddedRows(snapshot, metric)
         self._filtered = FilteredSearch(self._rows, self.index, self._indexed_below)
 
     @property

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from latentdb.ann.metrics import COSINE, METRICS
+from latentdb.ann.metrics import CENTERED_COSINE, COSINE, METRICS
 from latentdb.ann.plan import PREFERENCES
 from latentdb.base.errors import (
     CorruptStoreError,
@@ -32,8 +32,10 @@ from latentdb.base.errors import (
 from latentdb.base.files import os_reason, read_limited, replace_atomically
 from latentdb.store.columns import COLUMN_TYPES, check_key
 
-FORMAT_VERSION = 2  # version 1 had segments without a layout
-_READABLE = (1, 2)
+# Version 1 had segments without a layout.  Before version 3, which only manifests with a cosine
+# metric or a centre have, "cosine" was centred and the index had the centre.
+FORMAT_VERSION = 3
+_READABLE = (1, 2, 3)
 MANIFEST = "MANIFEST.json"
 TEMPORARY_MANIFEST = f".{MANIFEST}."  # prefix of a manifest that is not in force yet
 LOCK = "LOCK"
@@ -120,8 +122,8 @@ class IndexEntry:
         How many rows the recall was measured on.
     build_seconds
         Wall time of building and tuning.
-    metric, centre
-        Metric it was built for, and the centre of cosine.
+    metric
+        Metric it was built for.
     trained_rows
         Rows in the store when it was last built from scratch.
     milliseconds
@@ -139,7 +141,6 @@ class IndexEntry:
     queries: int
     build_seconds: float
     metric: str = "l2"
-    centre: tuple[float, ...] = ()
     trained_rows: int = 0
     milliseconds: float = 0.0
 
@@ -169,6 +170,9 @@ class Settings:
         ``"build"`` or ``"latency"``: see `latentdb.ann.plan.plan`.
     metric
         Metric that the index is built for.
+    centre
+        What centred cosine is measured around, in an index and without; empty until
+        it is recorded.
     """
 
     recall: float = 0.99
@@ -176,6 +180,7 @@ class Settings:
     memory: int = 0
     prefer: str = "build"
     metric: str = "l2"
+    centre: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -236,13 +241,30 @@ def unique_name() -> str:
 
 def dump(manifest: Manifest) -> bytes:
     """The bytes of the manifest file, with a checksum over its content."""
-    body = _canonical(manifest)
+    body, version = _canonical(manifest), _least_version(manifest)
     # A line for each segment; quotation marks in a text are escaped, so no text is split.
     lines = body.replace('{"file":{', '\n{"file":{')
     return (
-        f'{{"format":"latentdb","format_version":{FORMAT_VERSION},\n'
-        f'"checksum":"{_checksum(body, FORMAT_VERSION)}",\n"manifest":{lines}}}\n'
+        f'{{"format":"latentdb","format_version":{version},\n'
+        f'"checksum":"{_checksum(body, version)}",\n"manifest":{lines}}}\n'
     ).encode()
+
+
+def _least_version(manifest: Manifest) -> int:
+    """The lowest format version whose readers take a manifest for what it is."""
+    settings, index = manifest.settings, manifest.index
+    metrics = {settings.metric, settings.metric if index is None else index.metric}
+    return 3 if settings.centre or metrics & {COSINE, CENTERED_COSINE} else 2
+
+
+def _rename_cosine(body: Any) -> None:
+    """Give the metrics of a manifest before version 3 their names of today."""
+    index, settings = body["index"], body["settings"]
+    for part in (settings, index or {}):
+        if part.get("metric") == COSINE:
+            part["metric"] = CENTERED_COSINE
+    if index is not None and index.get("centre"):
+        settings["centre"] = index["centre"]
 
 
 def _canonical(body: Any) -> str:
@@ -277,6 +299,8 @@ def load(data: bytes, name: str) -> Manifest:
         body = document["manifest"]
         if found not in _READABLE or document["checksum"] != _checksum(_canonical(body), found):
             raise ValueError("its checksum does not match")
+        if found < 3:
+            _rename_cosine(body)
         return _manifest(body)
     except (
         ValueError,
@@ -319,9 +343,10 @@ def _manifest(body: Any) -> Manifest:
     _require(manifest.rows >= 0, "more rows are deleted than there are")
     below = 0 if manifest.index is None else manifest.index.rows_below
     _require(below <= manifest.next_row, "the index has row numbers beyond next_row")
-    centre = () if manifest.index is None else manifest.index.centre
-    sides = manifest.dim if manifest.index is not None and manifest.index.metric == COSINE else 0
-    _require(len(centre) == sides, "the centre of the index has other dimensions")
+    sides = len(manifest.settings.centre)
+    _require(sides in (0, manifest.dim), "the centre has other dimensions")
+    centred = manifest.index is not None and manifest.index.metric == CENTERED_COSINE
+    _require(sides > 0 or not centred, "the index has no centre")
     return manifest
 
 
@@ -379,8 +404,8 @@ def _deletions(item: Any) -> DeletionsEntry:
 
 
 def _index(item: Any) -> IndexEntry:
-    metric, centre = item.get("metric", "l2"), item.get("centre", [])
-    _require(metric in METRICS and isinstance(centre, list), "its metric is unknown")
+    metric = item.get("metric", "l2")
+    _require(metric in METRICS, "its metric is unknown")
     return IndexEntry(
         file=_file(item["file"]),
         kind=_text(item["kind"]),
@@ -393,7 +418,6 @@ def _index(item: Any) -> IndexEntry:
         queries=_integer(item["queries"], 1),
         build_seconds=_number(item["build_seconds"]),
         metric=metric,
-        centre=tuple(_number(value) for value in centre),
         trained_rows=_integer(item.get("trained_rows", 0)),
         milliseconds=_number(item.get("milliseconds", 0.0)),
     )
@@ -409,8 +433,14 @@ def _number(value: Any) -> float:
 def _settings(item: Any) -> Settings:
     metric, prefer = item.get("metric", "l2"), item.get("prefer", "build")
     _require(metric in METRICS and prefer in PREFERENCES, "its settings are unknown")
-    memory = _integer(item.get("memory", 0))
-    return Settings(_fraction(item["recall"]), _integer(item["exact_rows"]), memory, prefer, metric)
+    return Settings(
+        _fraction(item["recall"]),
+        _integer(item["exact_rows"]),
+        _integer(item.get("memory", 0)),
+        prefer,
+        metric,
+        tuple(_number(value) for value in item.get("centre", ())),
+    )
 
 
 def _model(item: Any) -> ModelEntry:

@@ -27,6 +27,10 @@ def l2(one: Array, _a: Array, other: Array, _b: Array, _centre: Array) -> float:
     return float(np.sqrt(((one - other) ** 2).sum()))
 
 
+def plain_cosine(one: Array, _a: Array, other: Array, _b: Array, _centre: Array) -> float:
+    return float(cosine(one, other))
+
+
 def centred_cosine(one: Array, _a: Array, other: Array, _b: Array, centre: Array) -> float:
     return float(cosine(one - centre, other - centre))
 
@@ -52,7 +56,13 @@ def kl(m1: Array, v1: Array, m2: Array, v2: Array, _centre: Array) -> float:
     return one_way(m1, c1, m2, c2) + one_way(m2, c2, m1, c1)
 
 
-DIRECT = {"l2": l2, "cosine": centred_cosine, "wasserstein": wasserstein, "kl": kl}
+DIRECT = {
+    "l2": l2,
+    "cosine": plain_cosine,
+    "centered_cosine": centred_cosine,
+    "wasserstein": wasserstein,
+    "kl": kl,
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +79,7 @@ def db(latents: tuple[Array, Array], tmp_path_factory: pytest.TempPathFactory) -
     for part in (slice(0, half), slice(half, ROWS)):
         names = [f"r{number}" for number in range(ROWS)[part]]
         made.add(names, latents[0][part], z_log_var=latents[1][part])
+    made.optimize(metric="centered_cosine")
     return made
 
 
@@ -151,9 +162,11 @@ def test_posteriors_without_end_stay_in_float32(one: list[tuple[float, float]]) 
 
 
 def test_the_centre_itself_stays_where_it_is() -> None:
-    space = Space("cosine", np.array([1.0, 2.0]))
+    space = Space("centered_cosine", np.array([1.0, 2.0]))
     placed = space.embed(np.array([[1, 2], [1, 5]], np.float32), None)
     assert placed.tolist() == [[0, 0], [0, 1]]
+    placed = Space("cosine").embed(np.array([[0, 0], [3e30, 4e30]], np.float32), None)
+    np.testing.assert_allclose(placed, [[0, 0], [0.6, 0.8]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("metric", "dim"), [("l2", 4), ("cosine", 4), ("wasserstein", 8)])
@@ -174,7 +187,7 @@ def test_a_missing_posterior_is_refused(db: LatentDB, metric: str, tmp_path: Pat
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones(db: LatentDB) -> None:
-    message = "metric 'l3' is not known: use l2, cosine, wasserstein, kl"
+    message = "metric 'l3' is not known: use l2, cosine, centered_cosine, wasserstein, kl"
     for ask in (
         lambda: check_metric("l3"),
         lambda: db.query("r1", metric="l3"),

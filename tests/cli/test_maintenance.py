@@ -118,7 +118,10 @@ def test_wrong_usage_of_optimize_is_two(large_store: Path, arguments: list[str])
         ),
         (["--recall", "nan"], "recall nan cannot be used"),
         (["--memory", "99999999T"], "memory 99999999000000000000 cannot be used"),
-        (["--metric", "wasserstein"], "this store has no z_log_var: use l2 or cosine"),
+        (
+            ["--metric", "wasserstein"],
+            "this store has no z_log_var: use l2, cosine or centered_cosine",
+        ),
     ],
 )
 def test_an_error_of_optimize_is_one_line(

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from latentdb.ann import plan
-from latentdb.base.errors import StoreError
+from latentdb.base.errors import InvalidInputError
 from latentdb.base.progress import Progress
 from latentdb.database import LatentDB
 from latentdb.search import manager
@@ -490,17 +490,43 @@ def test_vectors_that_no_index_can_hold_are_scanned(tmp_path: Path) -> None:
         check_exact(far)
 
 
-@pytest.mark.parametrize("metric", ["l2", "cosine"])
-@pytest.mark.parametrize("sides", [0, DIM - 1, DIM, DIM + 1])
-def test_a_centre_belongs_to_cosine_alone(db: LatentDB, metric: str, sides: int) -> None:
-    store = Store.open(db.info().path)
-    with store.writer() as writer:
-        manifest = writer.snapshot.manifest
-        assert manifest.index is not None
-        data = bytes(writer.snapshot.file(manifest.index.file))
-        how = {**vars(manifest.index), "metric": metric, "centre": (0.5,) * sides}
-        if sides == (DIM if metric == "cosine" else 0):
-            writer.set_index(data, IndexEntry(**how), manifest.settings)
-        else:
-            with pytest.raises(StoreError, match="the centre of the index has other dimensions"):
-                writer.set_index(data, IndexEntry(**how), manifest.settings)
+# --- the centre -----------------------------------------------------------------
+
+
+def test_the_centre_is_recorded_and_stays_until_it_is_asked_for_again(tmp_path: Path) -> None:
+    def between(db: LatentDB) -> float:
+        matches = db.query("r1", k=len(db), metric="centered_cosine")
+        return {match.id: match.distance for match in matches}["r2"]
+
+    vectors = vectors_of(100)
+    with LatentDB.create(tmp_path / "s", dim=DIM) as db:
+        db.add(names(0, 100), vectors)
+        with pytest.raises(InvalidInputError, match=r"run latentdb optimize --metric centered_cos"):
+            between(db)
+        db.optimize(metric="centered_cosine")
+        centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+        one, two = centred[1] / np.linalg.norm(centred[1]), centred[2] / np.linalg.norm(centred[2])
+        expected = between(db)
+        assert expected == pytest.approx(1 - one @ two, rel=1e-5)
+        db.add(names(100, LIMIT + 1), vectors_of(LIMIT - 99) + 5)
+        assert db.info().index is not None, "built around the recorded centre"
+        assert between(db) == expected
+        db.optimize(recall=0.9)
+        assert between(db) == expected
+        db.optimize(metric="l2")
+        assert between(db) == expected
+    with LatentDB.open(tmp_path / "s") as db:
+        assert between(db) == expected
+        db.optimize(metric="centered_cosine")
+        assert between(db) != pytest.approx(expected, rel=1e-3)
+
+
+def test_cosine_of_two_rows_stays_as_others_are_added(tmp_path: Path) -> None:
+    vectors = vectors_of(10) + 1
+    with LatentDB.create(tmp_path / "s", dim=DIM) as db:
+        db.add(names(0, 10), vectors)
+        before = db.query("r1", k=10, metric="cosine")
+        distances = {match.id: match.distance for match in before}
+        db.add(names(10, 15), vectors_of(5) + 50)
+        after = db.query("r1", k=15, metric="cosine")
+        assert distances.items() <= {match.id: match.distance for match in after}.items()

@@ -550,7 +550,7 @@ def test_a_single_text_is_no_list_of_examples(db: LatentDB, name: str, single: A
 # --- metrics --------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["cosine", "wasserstein"])
+@pytest.fixture(scope="module", params=["cosine", "centered_cosine", "wasserstein"])
 def other(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LatentDB]:
@@ -593,16 +593,6 @@ def test_other_metrics_than_that_of_the_index_are_exact(other: LatentDB) -> None
     assert index is not None
     for metric in {"l2", "cosine", "wasserstein"} - {index.metric}:
         assert other.query("r5", metric=metric).exact
-
-
-def test_cosine_is_measured_around_the_centre_of_its_index(other: LatentDB) -> None:
-    index = other.info().index
-    assert index is not None
-    if index.metric != "cosine":
-        assert index.centre == ()
-        return
-    stored = other.vectors([f"r{number}" for number in range(2_000)])
-    np.testing.assert_allclose(index.centre, stored.mean(axis=0, dtype=np.float64), rtol=1e-6)
 
 
 def test_verify_finds_nothing_wrong_with_an_index_of_another_metric(other: LatentDB) -> None:

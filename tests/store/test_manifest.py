@@ -79,7 +79,7 @@ def sealed(body: Any, version: Any = FORMAT_VERSION) -> bytes:
     document = {
         "format": "latentdb",
         "format_version": version,
-        "checksum": sha256(f"{FORMAT_VERSION} {text}".encode()).hexdigest(),
+        "checksum": sha256(f"{version} {text}".encode()).hexdigest(),
         "manifest": body,
     }
     return json.dumps(document).encode()
@@ -232,14 +232,59 @@ def test_what_is_no_manifest_is_told(data: bytes) -> None:
 
 
 def test_a_newer_format_is_told_before_its_content_is_judged() -> None:
-    with pytest.raises(StoreError, match=r"M has format version 3, .* reads up to 2: upgrade"):
-        load(sealed({"anything": "else"}, version=3), "M")
+    with pytest.raises(StoreError, match=r"M has format version 4, .* reads up to 3: upgrade"):
+        load(sealed({"anything": "else"}, version=4), "M")
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", None, 1.5])
 def test_a_format_version_that_never_was_is_told(version: Any) -> None:
     with pytest.raises(CorruptStoreError, match="checksum does not match"):
         load(sealed(body_of(FULL), version=version), "M")
+
+
+# --- metrics --------------------------------------------------------------------
+
+CENTRE = tuple(n / 4 for n in range(64))
+
+
+def test_cosine_of_a_manifest_before_version_3_was_centred() -> None:
+    body = body_of(FULL)
+    body["settings"]["metric"] = body["index"]["metric"] = "cosine"
+    body["index"]["centre"] = list(CENTRE)
+    manifest = load(sealed(body, 2), "M")
+    assert manifest.index is not None
+    assert manifest.index.metric == manifest.settings.metric == "centered_cosine"
+    assert manifest.settings.centre == CENTRE
+    body["settings"]["metric"] = "l2"
+    assert load(sealed(body, 2), "M").settings.metric == "l2"
+    del body["index"]["centre"]
+    with pytest.raises(CorruptStoreError, match="the index has no centre"):
+        load(sealed(body, 2), "M")
+    body["index"] = None
+    body["settings"]["metric"] = "cosine"
+    assert load(sealed(body, 2), "M").settings.metric == "centered_cosine"
+    assert load(sealed(body, 3), "M").settings.metric == "cosine"
+
+
+@pytest.mark.parametrize("metric", ["l2", "wasserstein", "cosine", "centered_cosine"])
+@pytest.mark.parametrize("centre", [(), CENTRE])
+def test_earlier_versions_refuse_only_a_manifest_that_they_would_misread(
+    metric: str, centre: tuple[float, ...]
+) -> None:
+    settings = replace(FULL.settings, metric=metric, centre=centre)
+    manifest = replace(FULL, settings=settings)
+    data = dump(manifest)
+    assert load(data, "M") == manifest
+    old = metric in ("l2", "wasserstein") and not centre
+    assert json.loads(data)["format_version"] == (2 if old else 3)
+
+
+@pytest.mark.parametrize("sides", [1, 63, 65])
+def test_a_centre_of_other_dimensions_is_refused(sides: int) -> None:
+    body = body_of(FULL)
+    body["settings"]["centre"] = [0.5] * sides
+    with pytest.raises(CorruptStoreError, match="the centre has other dimensions"):
+        load(sealed(body), "M")
 
 
 # --- strangers ------------------------------------------------------------------
