@@ -93,7 +93,7 @@ def test_a_compiled_file_of_another_model_is_found(store: Path) -> None:
         writer.set_compiled({"encoder.onnx": forged.SerializeToString()})
     problems = LatentDB.verify(store).problems
     assert [problem.what for problem in problems] == [
-        "it was compiled from a model 0000000000000000, which is not here"
+        "it was compiled from model 0000000000000000, not from this store's"
     ]
 
 
