@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from latentdb.model.codec import Codec
 from latentdb.model.config import ModelOptions
 from latentdb.onnx.runtime import FLOAT32
 from latentdb.reader import Reader
+from latentdb.search.manager import IndexManager
 from latentdb.search.results import Info
 from latentdb.search.selection import select_rows
 from latentdb.store.columns import Value, make_columns, read_table
@@ -46,6 +48,8 @@ from latentdb.stored_model import (
 from latentdb.verify import VerifyReport, verify
 
 PathLike = str | os.PathLike[str]
+AnyDB = TypeVar("AnyDB", bound="LatentDB")
+LOCK_TIMEOUT = 5.0  # seconds; as long as most commits take
 
 
 class LatentDB(Reader):
@@ -71,6 +75,53 @@ class LatentDB(Reader):
     begins.  Use it in one process: after a fork, open the store again.
     """
 
+    def __init__(
+        self,
+        store: Store,
+        *,
+        trust_model: bool = False,
+        lock_timeout: float = LOCK_TIMEOUT,
+        auto_index: bool = True,
+    ) -> None:
+        super().__init__(store, trust_model=trust_model)
+        store.lock_timeout = _timeout(lock_timeout)
+        self._index_manager = IndexManager(auto_index=auto_index)
+
+    @classmethod
+    def open(
+        cls: type[AnyDB],
+        path: PathLike,
+        *,
+        trust_model: bool = False,
+        lock_timeout: float = LOCK_TIMEOUT,
+        auto_index: bool = True,
+    ) -> AnyDB:
+        """Open a store to read and write it.
+
+        Parameters
+        ----------
+        path, trust_model
+            As in `Reader.open`.
+        lock_timeout
+            Seconds that a call which writes waits while another process is writing.
+        auto_index
+            Build or extend the search index where that is due after a commit, which can
+            take half a minute; otherwise only `optimize` does.
+
+        Raises
+        ------
+        StoreNotFoundError, CorruptStoreError
+            As `Reader.open`.
+        InvalidInputError
+            If `lock_timeout` is negative, or no number.
+        """
+        return cls(
+            Store.open(path),
+            trust_model=trust_model,
+            lock_timeout=lock_timeout,
+            auto_index=auto_index,
+        )
+
     @classmethod
     def create(
         cls,
@@ -84,6 +135,8 @@ class LatentDB(Reader):
         dim: int | None = None,
         recall: float = 0.99,
         precision: str = FLOAT32,
+        lock_timeout: float = LOCK_TIMEOUT,
+        auto_index: bool = True,
     ) -> LatentDB:
         """Make an empty store, of a model or of ready-made vectors.
 
@@ -108,6 +161,8 @@ class LatentDB(Reader):
         precision
             Precision of the encoder: ``"float32"``, or ``"bf16"`` where the
             processor supports it and the extra of that name is installed.
+        lock_timeout, auto_index
+            As in `open`.
 
         Raises
         ------
@@ -125,8 +180,10 @@ class LatentDB(Reader):
                 f"received {'none' if not count else 'more than one'}"
             )
         settings = Settings(recall=_recall(recall))
+        _timeout(lock_timeout)  # before anything is made
         if dim is not None:
-            return cls(Store.create(path, dim=dim, settings=settings))
+            made = Store.create(path, dim=dim, settings=settings)
+            return cls(made, lock_timeout=lock_timeout, auto_index=auto_index)
         check_absent(as_path(path))  # before tensorflow is loaded to compile the model
         options = options or ModelOptions()
         samples = [images] if isinstance(images, str | os.PathLike) else images
@@ -139,7 +196,12 @@ class LatentDB(Reader):
         config = codec.config
         prints = (config.encoder_fingerprint, config.decoder_fingerprint, codec.files)
         store = Store.create(path, dim=config.latent_dim, model=prints, settings=settings)
-        db = cls(store, trust_model=options.trust_model)
+        db = cls(
+            store,
+            trust_model=options.trust_model,
+            lock_timeout=lock_timeout,
+            auto_index=auto_index,
+        )
         db._codec = codec
         return db
 
@@ -465,6 +527,12 @@ class LatentDB(Reader):
             )
             why = self._index_manager.build(writer, settings, report)
         return replace(self.info(), why=why)
+
+
+def _timeout(value: float) -> float:
+    if not isinstance(value, int | float) or not 0 <= value <= threading.TIMEOUT_MAX:
+        raise InvalidInputError(f"lock_timeout {value!r} cannot be used: give seconds, 0 or more")
+    return float(value)
 
 
 def _memory(value: int) -> int:

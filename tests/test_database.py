@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import latentdb
+from latentdb.ann import plan
 from latentdb.base.errors import (
     AlreadyExistsError,
     ClosedError,
@@ -239,12 +242,56 @@ def test_a_store_is_whole_by_itself(store: Path, tmp_path: Path) -> None:
 
 
 def test_readers_see_what_writers_commit(tmp_path: Path) -> None:
-    with LatentDB.create(tmp_path / "a", dim=2) as writer, LatentDB.open(tmp_path / "a") as reader:
+    with (
+        LatentDB.create(tmp_path / "a", dim=2) as writer,
+        LatentDB.open(tmp_path / "a", lock_timeout=0) as reader,
+    ):
         assert reader.query(np.zeros(2)).matches == ()
         writer.add(["x"], np.zeros((1, 2)))
         assert [match.id for match in reader.query(np.zeros(2))] == ["x"]
         with writer._open_store().writer(), pytest.raises(LockedError, match=f"{os.getpid()}"):
             reader.add(["y"], np.zeros((1, 2)))
+
+
+def test_a_writer_waits_for_another_one(tmp_path: Path) -> None:
+    LatentDB.create(tmp_path / "a", dim=2).add(["x"], np.zeros((1, 2)))
+    holds, may_end = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with LatentDB.open(tmp_path / "a")._open_store().writer():
+            holds.set()
+            may_end.wait(60)
+
+    other = threading.Thread(target=write)
+    other.start()
+    assert holds.wait(60)
+    with (
+        LatentDB.open(tmp_path / "a", lock_timeout=0.1) as db,
+        pytest.raises(LockedError, match="is being written by process"),
+    ):
+        db.delete(["x"])
+    threading.Timer(0.2, may_end.set).start()
+    with LatentDB.open(tmp_path / "a", lock_timeout=60) as db:
+        assert db.delete(["x"]) == 1
+    other.join()
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf"), "5"])
+def test_a_lock_timeout_that_is_no_time_is_refused(tmp_path: Path, timeout: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"lock_timeout .* cannot be used"):
+        LatentDB.create(tmp_path / "a", dim=2, lock_timeout=timeout)
+    assert not LatentDB.exists(tmp_path / "a")
+
+
+def test_an_index_is_left_to_optimize_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "EXACT_ROWS", 1_200)
+    vectors = np.random.default_rng(0).random((1_300, 4))
+    with LatentDB.create(tmp_path / "a", dim=4, auto_index=False) as db:
+        db.add([f"r{n}" for n in range(1_300)], vectors)
+        assert db.info().index is None
+        assert db.optimize().index is not None
 
 
 def test_a_closed_or_forked_database_is_refused(vectors: LatentDB) -> None:

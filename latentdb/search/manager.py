@@ -54,7 +54,8 @@ def _is_truncated(index: VectorIndex | None) -> bool:
 class IndexManager:
     """Opens the index of a store, hands out searchers, and builds the index when it is due."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, auto_index: bool = True) -> None:
+        self._auto_index = auto_index
         self._opened: tuple[str, VectorIndex | None] | None = None
         self._searchers: dict[str, Searcher] = {}
 
@@ -90,11 +91,16 @@ class IndexManager:
         return found
 
     def maintain(self, writer: Writer, report: Report | None) -> None:
-        """Merge segments, and build or extend the index, where that is due after a commit."""
+        """Merge segments, and build or extend the index, where that is due after a commit.
+
+        Without `auto_index` the index is left to `latentdb optimize`.
+        """
         from latentdb.store.compaction import compact, is_due
 
         if is_due(writer.snapshot):
             compact(writer, everything=False)
+        if not self._auto_index:
+            return
         try:
             self._update_index(writer, report)
         except (StoreError, InvalidInputError) as error:

@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
@@ -44,6 +44,7 @@ MAX_DIM = 65_536
 MAX_ROW = 2**48  # row numbers ever given: a million a second for nine years
 _MAX_BYTES = 256 << 20
 _MAX_BESIDE = 1_000  # entries of a folder that are searched for a store of a similar name
+_LOCK_POLL_SECONDS = 0.05
 _TICK_NS = 50_000_000  # clocks of file systems tick every 1 to 10 ms
 _NAME = re.compile(r"(segments|index|model)/[A-Za-z0-9_-][A-Za-z0-9_.-]*\Z")
 _CHECKSUM = re.compile(r"[0-9a-f]{32}\Z")
@@ -536,14 +537,37 @@ def commit(folder: Path, manifest: Manifest) -> tuple[Manifest, bytes]:
 
 
 @contextmanager
-def writer_lock(folder: Path) -> Iterator[None]:
+def writer_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
     """Hold the lock of the only writer; the system frees that of a killed process.
+
+    Parameters
+    ----------
+    folder
+        Folder of the store.
+    timeout
+        Seconds to wait while another process holds it.
 
     Raises
     ------
     LockedError
-        At once, if another process holds it; names that process.
+        If another process still holds it then; names that process.
     """
+    deadline = time.monotonic() + timeout
+    while True:
+        with ExitStack() as lock:
+            try:
+                lock.enter_context(_try_lock(folder))
+            except LockedError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_LOCK_POLL_SECONDS)
+                continue
+            yield
+            return
+
+
+@contextmanager
+def _try_lock(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)

@@ -36,10 +36,13 @@ class Store:
     ----------
     path
         Its folder.
+    lock_timeout
+        Seconds that a writer waits while another process is writing.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.lock_timeout = 0.0
         self._manifest = os.path.join(path, manifests.MANIFEST)
         self._segments: dict[str, Segment] = {}
         self._snapshot: Snapshot | None = None
@@ -178,9 +181,9 @@ class Store:
         Raises
         ------
         LockedError
-            If another process is writing; names it.
+            If another process is still writing after `lock_timeout`; names it.
         """
-        with manifests.writer_lock(self.path):
+        with manifests.writer_lock(self.path, self.lock_timeout):
             for name in manifests.FOLDERS:
                 if (self.path / name).is_symlink():
                     raise StoreError(

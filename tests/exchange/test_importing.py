@@ -483,7 +483,8 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     write_file(tmp_path / "o.csv", ["a"])
-    db = make(tmp_path / "s.ldb", ["x"])
+    make(tmp_path / "s.ldb", ["x"])
+    db = LatentDB.open(tmp_path / "s.ldb", lock_timeout=0)
     with (
         Store.open(tmp_path / "s.ldb").writer(),
         pytest.raises(LockedError, match="is being written by process"),
