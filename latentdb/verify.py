@@ -39,8 +39,8 @@ from latentdb.onnx.compiled import compiled_name
 from latentdb.onnx.inspect import inspect
 from latentdb.store import manifest as manifests
 from latentdb.store.blocks import SegmentBytes
-from latentdb.store.manifest import FileEntry, Manifest, SegmentEntry
-from latentdb.store.quarantine import QUARANTINE, quarantine
+from latentdb.store.manifest import QUARANTINE, FileEntry, Manifest, SegmentEntry
+from latentdb.store.quarantine import quarantine
 from latentdb.store.segment import Ints, Segment, rebuild_segment
 
 REBUILT = "rebuilt"

@@ -346,3 +346,32 @@ def test_a_repair_that_is_killed_anywhere_loses_nothing(
         if not killed.dead:
             break
     assert at > 10
+
+
+@pytest.mark.parametrize("name", ["quarantine", "segments"])
+def test_a_repair_writes_nothing_outside_of_the_store(path: Path, name: str) -> None:
+    """A stranger's store overwrote a file of its choosing through `quarantine`."""
+    broken = segment_of(path, 1)
+    damage(broken, "z_mean")
+    home = path.parent / "home"
+    if name == "quarantine":
+        home.mkdir()
+        (home / broken.name).write_bytes(b"precious")
+    else:
+        (path / name).rename(home)
+    (path / name).symlink_to(home)
+    before, outside = contents(path), contents(home)
+    with pytest.raises(StoreError, match=f"{name} is a link, to which nothing is written"):
+        verify(path, repair=True)
+    assert (contents(path), contents(home)) == (before, outside)
+
+
+def test_a_link_in_quarantine_is_not_written_to(path: Path) -> None:
+    broken = segment_of(path, 1)
+    damage(broken, "z_mean")
+    (path.parent / "mine").write_bytes(b"precious")
+    (path / "quarantine").mkdir()
+    (path / "quarantine" / broken.name).symlink_to(path.parent / "mine")
+    assert verify(path, repair=True).lost_rows == 10
+    assert (path.parent / "mine").read_bytes() == b"precious"
+    assert verify(path).problems == ()

@@ -130,25 +130,39 @@ def write_new(path: Path, data: bytes | memoryview) -> None:
     Raises
     ------
     StoreError
-        If it exists, or cannot be written whole; no part of it is left then.
+        If it exists, its folder is a link, or it cannot be written whole; no part of it
+        is left then.
     """
+    _write_new(path, data, follow=False)
+
+
+def _write_new(path: Path, data: bytes | memoryview, *, follow: bool) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with open_folder(path.parent, follow=follow) as folder:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            descriptor = os.open(path.name, flags, 0o644, dir_fd=folder)
+            try:
+                try:
+                    _write_all(descriptor, data)
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(path.name, dir_fd=folder)
+                raise
+    except NotFoundError as error:
+        raise StoreError(f"{path} cannot be written: {error}") from error
+    except StoreError:
+        raise
     except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        try:
-            _write_all(descriptor, data)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        try_remove(path)
         raise _unwritable(path, error) from error
 
 
 def replace_atomically(path: Path, data: bytes) -> None:
     """Write a file and sync it; readers see the old content or the new, never a mixture.
+
+    Its folder may be a link, as the path of a store may be.
 
     Raises
     ------
@@ -158,7 +172,7 @@ def replace_atomically(path: Path, data: bytes) -> None:
     """
     _sweep(path.parent, re.escape(path.name))
     temporary = _temporary(path)
-    write_new(temporary, data)
+    _write_new(temporary, data, follow=True)
     try:
         os.rename(temporary, path)
     except OSError as error:

@@ -8,7 +8,8 @@ from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 
-from latentdb.base.files import sync_folder
+from latentdb.base.errors import NotFoundError
+from latentdb.base.files import open_folder, sync_folder
 from latentdb.store.manifest import FOLDERS, TEMPORARY_MANIFEST
 
 
@@ -30,26 +31,21 @@ def collect_garbage(root: Path, named: Set[str], grace: float) -> int:
         Number of files deleted.
     """
     limit = time.time() - grace
-    candidates = [root / name for name in _listed(root) if name.startswith(TEMPORARY_MANIFEST)]
-    for folder in FOLDERS:
-        names = {f"{folder}/{name}" for name in _listed(root / folder)}
-        candidates += [root / name for name in sorted(names - named)]
     deleted = 0
-    for path in candidates:
-        with suppress(OSError):
-            if path.lstat().st_mtime >= limit:
-                continue
-            if not deleted:
-                # The manifest that a killed writer renamed may not be durable: a power cut
-                # would bring back the one before, which needs these files.
-                sync_folder(root)
-            os.unlink(path)
-            deleted += 1
+    for folder in ("", *FOLDERS):
+        with suppress(NotFoundError, OSError), open_folder(root / folder, follow=not folder) as at:
+            for name in sorted(os.listdir(at)):
+                if f"{folder}/{name}" in named or not (
+                    folder or name.startswith(TEMPORARY_MANIFEST)
+                ):
+                    continue
+                with suppress(OSError):
+                    if os.stat(name, dir_fd=at, follow_symlinks=False).st_mtime >= limit:
+                        continue
+                    if not deleted:
+                        # The manifest that a killed writer renamed may not be durable: a power
+                        # cut would bring back the one before, which needs these files.
+                        sync_folder(root)
+                    os.unlink(name, dir_fd=at)
+                    deleted += 1
     return deleted
-
-
-def _listed(folder: Path) -> list[str]:
-    """Names in a folder; none if the folder is missing."""
-    with suppress(OSError):
-        return sorted(os.listdir(folder))
-    return []

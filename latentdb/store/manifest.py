@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -40,13 +41,17 @@ MANIFEST = "MANIFEST.json"
 TEMPORARY_MANIFEST = f".{MANIFEST}."  # prefix of a manifest that is not in force yet
 LOCK = "LOCK"
 FOLDERS = ("segments", "index", "model")
+QUARANTINE = "quarantine"
 MAX_DIM = 65_536
 MAX_ROW = 2**48  # row numbers ever given: a million a second for nine years
 _MAX_BYTES = 256 << 20
 _MAX_BESIDE = 1_000  # entries of a folder that are searched for a store of a similar name
 _LOCK_POLL_SECONDS = 0.05
 _TICK_NS = 50_000_000  # clocks of file systems tick every 1 to 10 ms
-_NAME = re.compile(r"(segments|index|model)/[A-Za-z0-9_-][A-Za-z0-9_.-]*\Z")
+_SEGMENT = re.compile(r"segments/[A-Za-z0-9_-]+\.h5\Z")
+_DELETIONS = re.compile(r"segments/[A-Za-z0-9_-]+\.deleted\Z")
+_INDEX = re.compile(r"index/[A-Za-z0-9_-]+\.faiss\Z")
+_MODEL = re.compile(r"model/([A-Za-z0-9_-]+\.){1,2}(keras|json|onnx)\Z")
 _CHECKSUM = re.compile(r"[0-9a-f]{32}\Z")
 
 
@@ -371,9 +376,9 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _file(item: Any) -> FileEntry:
+def _file(item: Any, pattern: re.Pattern[str]) -> FileEntry:
     name = _text(item["name"])
-    _require(_NAME.match(name) is not None, f"file name {name!r} is not allowed")
+    _require(pattern.match(name) is not None, f"file name {name!r} is not allowed")
     return FileEntry(name, _integer(item["bytes"], 1), _digest(item["checksum"]))
 
 
@@ -389,7 +394,11 @@ def _segment(item: Any) -> SegmentEntry:
     _require(rows <= last - first + 1, "a segment has more rows than row numbers")
     layout = item.get("layout")
     return SegmentEntry(
-        _file(item["file"]), rows, first, last, None if layout is None else _layout(layout)
+        _file(item["file"], _SEGMENT),
+        rows,
+        first,
+        last,
+        None if layout is None else _layout(layout),
     )
 
 
@@ -401,14 +410,15 @@ def _layout(item: Any) -> LayoutEntry:
 
 def _deletions(item: Any) -> DeletionsEntry:
     rows = _integer(item["rows"], 1)
-    return DeletionsEntry(_file(item["file"]), rows, _integer(item["in_segments"], 0, rows))
+    in_segments = _integer(item["in_segments"], 0, rows)
+    return DeletionsEntry(_file(item["file"], _DELETIONS), rows, in_segments)
 
 
 def _index(item: Any) -> IndexEntry:
     metric = item.get("metric", "l2")
     _require(metric in METRICS, "its metric is unknown")
     return IndexEntry(
-        file=_file(item["file"]),
+        file=_file(item["file"], _INDEX),
         kind=_text(item["kind"]),
         rows_below=_integer(item["rows_below"]),
         rows=_integer(item["rows"], 1),
@@ -449,7 +459,7 @@ def _model(item: Any) -> ModelEntry:
     return ModelEntry(
         _text(item["encoder_fingerprint"]),
         None if decoder is None else _text(decoder),
-        tuple(_file(file) for file in item["files"]),
+        tuple(_file(file, _MODEL) for file in item["files"]),
     )
 
 
@@ -551,6 +561,9 @@ def writer_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
     ------
     LockedError
         If another process still holds it then; names that process.
+    StoreError
+        If a folder of the store is a link, or LOCK is no file of its own: writing would
+        change files elsewhere.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -568,12 +581,26 @@ def writer_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def _try_lock(folder: Path) -> Iterator[None]:
+    for name in (*FOLDERS, QUARANTINE):
+        if os.path.islink(folder / name):
+            raise StoreError(
+                f"{folder / name} is a link, to which nothing is written: "
+                "put the folder itself in its place"
+            )
     path = folder / LOCK
+    # O_NONBLOCK: opening a pipe must not wait for a reader.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, flags, 0o644)
     except OSError as error:
         raise StoreError(f"{path} cannot be opened for writing: {os_reason(error)}") from error
     try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise StoreError(
+                f"{path} is no file of its own, but a link or a pipe, to which nothing is written: "
+                "delete it, the next writer makes it again"
+            )
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

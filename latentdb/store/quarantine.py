@@ -17,9 +17,7 @@ from latentdb.base.files import (
     sync_folder,
     write_new,
 )
-from latentdb.store.manifest import read_bytes, unique_name
-
-QUARANTINE = "quarantine"
+from latentdb.store.manifest import QUARANTINE, read_bytes, unique_name
 
 
 def quarantine(root: Path, names: Iterable[str], version: int) -> None:

@@ -184,12 +184,6 @@ class Store:
             If another process is still writing after `lock_timeout`; names it.
         """
         with manifests.writer_lock(self.path, self.lock_timeout):
-            for name in manifests.FOLDERS:
-                if (self.path / name).is_symlink():
-                    raise StoreError(
-                        f"{self.path / name} is a link, to which nothing is written: "
-                        "put the folder itself in its place"
-                    )
             writer = Writer(self)
             yield writer
             if not writer.committed:

@@ -286,7 +286,7 @@ class Writer:
         self.snapshot = self._store.switch_to(*written)
         for name in old - self.snapshot.manifest.file_names():
             try:
-                os.utime(self._store.path / name)  # the grace starts now
+                os.utime(self._store.path / name, follow_symlinks=False)  # the grace starts now
             except OSError:
                 continue
 

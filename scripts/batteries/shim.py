@@ -136,9 +136,14 @@ class FaultyOs:
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
 
-    def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
+    def _path(self, path: str | Path, dir_fd: int | None) -> Path:
+        return Path(path) if dir_fd is None else self._shim._files[dir_fd] / path
+
+    def open(
+        self, path: str | Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None
+    ) -> int:
         shim = self._shim
-        path = Path(path)
+        path = self._path(path, dir_fd)
         writes = bool(flags & (os.O_WRONLY | os.O_RDWR))
         if writes:
             shim.step("open")
@@ -190,10 +195,11 @@ class FaultyOs:
         self._shim.step("link")
         os.link(source, target, **folders)
 
-    def unlink(self, path: Path) -> None:
+    def unlink(self, path: str | Path, *, dir_fd: int | None = None) -> None:
+        path = self._path(path, dir_fd)
         self._shim.step("unlink")
         os.unlink(path)
-        self._shim.record("unlink", Path(path))
+        self._shim.record("unlink", path)
 
     def utime(self, path: Path, **named: Any) -> None:
         self._shim.step("utime")

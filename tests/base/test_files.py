@@ -76,7 +76,7 @@ def test_write_new_leaves_an_existing_file_alone(tmp_path: Path) -> None:
 
 
 def test_write_new_says_which_file_when_its_folder_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"gone/a cannot be written: no such file"):
+    with pytest.raises(StoreError, match=r"gone/a cannot be written: .*gone is missing"):
         write_new(tmp_path / "gone" / "a", b"x")
 
 
@@ -85,6 +85,16 @@ def test_write_new_does_not_write_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="link cannot be written"):
         write_new(tmp_path / "link", b"x")
     assert not (tmp_path / "target").exists()
+
+
+def test_write_new_does_not_write_into_a_folder_that_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(StoreError, match="link is a link, to which nothing is written"):
+        write_new(tmp_path / "link/a", b"x")
+    assert not list((tmp_path / "real").iterdir())
+    replace_atomically(tmp_path / "link/a", b"x")  # a store's own path may be one
+    assert (tmp_path / "real/a").read_bytes() == b"x"
 
 
 def test_write_new_leaves_nothing_of_a_file_that_does_not_fit(tmp_path: Path) -> None:

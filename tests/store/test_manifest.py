@@ -37,6 +37,7 @@ from latentdb.store.manifest import (
 )
 
 HEX = "0123456789abcdef"
+SEGMENT, DELETED = "segments/a.h5", "segments/c.deleted"
 
 
 def entry(name: str) -> FileEntry:
@@ -94,20 +95,19 @@ def body_of(manifest: Manifest) -> Any:
 whole = st.integers(0, 2**40)
 share = st.floats(0, 1)
 checksums = st.text(HEX, min_size=32, max_size=32)
-names = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,30}", fullmatch=True)
+stems = st.from_regex(r"[A-Za-z0-9_-]{1,32}", fullmatch=True)
 
 
-def files(folder: str) -> st.SearchStrategy[FileEntry]:
-    return st.builds(
-        FileEntry, names.map(lambda name: f"{folder}/{name}"), st.integers(1, 2**40), checksums
-    )
+def files(folder: str, ending: str) -> st.SearchStrategy[FileEntry]:
+    names = stems.map(lambda stem: f"{folder}/{stem}.{ending}")
+    return st.builds(FileEntry, names, st.integers(1, 2**40), checksums)
 
 
 @st.composite
 def segment_entries(draw: st.DrawFn) -> tuple[SegmentEntry, ...]:
     entries = []
     first = 0
-    for file in draw(st.lists(files("segments"), max_size=4)):
+    for file in draw(st.lists(files("segments", "h5"), max_size=4)):
         first += draw(st.integers(0, 5))
         last = first + draw(st.integers(0, 1000))
         entries.append(SegmentEntry(file, draw(st.integers(1, last - first + 1)), first, last))
@@ -117,7 +117,7 @@ def segment_entries(draw: st.DrawFn) -> tuple[SegmentEntry, ...]:
 
 indexes = st.builds(
     IndexEntry,
-    file=files("index"),
+    file=files("index", "faiss"),
     kind=st.text(),
     rows_below=whole,
     rows=st.integers(1, 2**40),
@@ -128,8 +128,12 @@ indexes = st.builds(
     queries=st.integers(1, 1000),
     build_seconds=st.floats(allow_nan=False, allow_infinity=False),
 )
+MODEL_FILES = files("model", "keras")
 models = st.builds(
-    ModelEntry, st.text(), st.none() | st.text(), st.lists(files("model"), max_size=3).map(tuple)
+    ModelEntry,
+    st.text(),
+    st.none() | st.text(),
+    st.lists(files("model", "keras"), max_size=3).map(tuple),
 )
 
 
@@ -141,7 +145,9 @@ def manifest_versions(draw: st.DrawFn) -> Manifest:
     deletions = None
     if rows and draw(st.booleans()):
         held = draw(st.integers(0, rows))
-        deletions = DeletionsEntry(draw(files("segments")), held + draw(st.integers(1, 9)), held)
+        deletions = DeletionsEntry(
+            draw(files("segments", "deleted")), held + draw(st.integers(1, 9)), held
+        )
     next_row = last + 1 + draw(st.integers(0, 10))
     index, below = draw(st.none() | indexes), st.integers(0, next_row)
     return Manifest(
@@ -306,6 +312,13 @@ TRICKS = [
     "segments/a\0b",
     "segments/a\n",
     "segments/é.h5",
+    "segments/a",
+    "segments/a.b.h5",
+    "segments/a.h5.sh",
+    "segments/a.H5",
+    "index/a.h5",
+    "model/a.b.c.onnx",
+    "model/authorized_keys",
     "MANIFEST.json",
     "",
 ]
@@ -339,18 +352,24 @@ def test_a_file_name_stays_in_the_folders_of_the_store(
         ({"next_row": 299}, "row numbers beyond next_row"),
         ({"next_row": 2**61}, f"{2**61} is out of bounds"),
         ({"index": replace(INDEX, rows_below=301)}, "the index has row numbers beyond next_row"),
-        ({"deletions": DeletionsEntry(entry("segments/c"), 251, 251)}, "more rows are deleted"),
-        ({"deletions": DeletionsEntry(entry("segments/c"), 3, 4)}, "4 is out of bounds"),
+        (
+            {"deletions": DeletionsEntry(entry(DELETED), 251, 251)},
+            "more rows are deleted",
+        ),
+        ({"deletions": DeletionsEntry(entry(DELETED), 3, 4)}, "4 is out of bounds"),
         ({"segments": FULL.segments[::-1]}, "row numbers of segments overlap"),
         (
-            {"segments": (SegmentEntry(entry("segments/a"), 101, 0, 99),)},
+            {"segments": (SegmentEntry(entry("segments/a.h5"), 101, 0, 99),)},
             "more rows than row numbers",
         ),
         ({"columns": {"label": "object"}}, "unknown type"),
         ({"settings": Settings(recall=1.5)}, "1.5 is not between 0 and 1"),
-        ({"segments": (SegmentEntry(FileEntry("segments/a", 0, HEX * 2), 1, 0, 0),)}, "0 is out"),
         (
-            {"segments": (SegmentEntry(FileEntry("segments/a", 1, "AB"), 1, 0, 0),)},
+            {"segments": (SegmentEntry(FileEntry("segments/a.h5", 0, HEX * 2), 1, 0, 0),)},
+            "0 is out",
+        ),
+        (
+            {"segments": (SegmentEntry(FileEntry("segments/a.h5", 1, "AB"), 1, 0, 0),)},
             "malformed",
         ),
     ],
@@ -558,6 +577,39 @@ def test_the_lock_file_is_never_a_link(tmp_path: Path) -> None:
     ):
         pass
     assert (tmp_path / "precious").read_text() == "content"
+
+
+@pytest.mark.parametrize("kind", ["hard link", "pipe"])
+def test_the_lock_is_a_file_of_its_own(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "precious").write_text("content")
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "LOCK")
+    else:
+        os.link(tmp_path / "precious", tmp_path / "LOCK")
+    with pytest.raises(StoreError, match="LOCK is no file of its own"), writer_lock(tmp_path):
+        pass
+    assert (tmp_path / "precious").read_text() == "content"
+
+
+@pytest.mark.parametrize("name", ["segments", "index", "model", "quarantine"])
+def test_a_folder_that_is_a_link_is_refused_before_anything_is_written(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "store" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match=f"{name} is a link"), writer_lock(tmp_path / "store"):
+        pass
+    assert os.listdir(tmp_path / "store") == [name]
+    assert not os.listdir(tmp_path / "elsewhere")
+
+
+def test_the_path_of_a_store_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    with writer_lock(tmp_path / "link"):
+        manifests.commit(tmp_path / "link", FULL)
+    assert manifests.read(tmp_path / "store") == FULL
 
 
 def test_the_lock_of_a_missing_store_is_told(tmp_path: Path) -> None:
