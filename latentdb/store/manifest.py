@@ -546,9 +546,23 @@ def commit(folder: Path, manifest: Manifest) -> tuple[Manifest, bytes]:
     return read, data
 
 
+_held: set[int] = set()  # descriptors of the locks of this process
+
+
+def _close_inherited() -> None:
+    """Close the locks that a forked child inherited: they would outlive its parent."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_close_inherited)
+
+
 @contextmanager
 def writer_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
     """Hold the lock of the only writer; the system frees that of a killed process.
+
+    It is not inherited: a process that was forked meanwhile does not keep it.
 
     Parameters
     ----------
@@ -594,6 +608,7 @@ def _try_lock(folder: Path) -> Iterator[None]:
         descriptor = os.open(path, flags, 0o644)
     except OSError as error:
         raise StoreError(f"{path} cannot be opened for writing: {os_reason(error)}") from error
+    _held.add(descriptor)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
@@ -620,4 +635,10 @@ def _try_lock(folder: Path) -> Iterator[None]:
             raise StoreError(f"{path} cannot be written: {os_reason(error)}") from error
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _held:  # not in a forked child, which closed it
+            _held.discard(descriptor)
+            try:
+                # Closing is not enough: a copy of the descriptor would keep the lock.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            finally:
+                os.close(descriptor)

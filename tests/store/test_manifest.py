@@ -579,6 +579,51 @@ def test_the_lock_file_is_never_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "content"
 
 
+FORK = """
+import os, signal, sys
+from pathlib import Path
+from latentdb.store.manifest import writer_lock
+
+path, then = Path(sys.argv[1]), sys.argv[2]
+with writer_lock(path):
+    child = os.fork()
+    if not child:
+        signal.pause()
+    print(child, flush=True)
+    if then == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+with writer_lock(path):
+    print("free")
+"""
+
+
+@pytest.mark.parametrize("then", ["ends", "killed"])
+def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path, then: str) -> None:
+    """As the workers of a DataLoader do, that are started while the parent writes."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORK, str(tmp_path), then], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    try:
+        process.wait(timeout=60)
+        assert process.returncode == (0 if then == "ends" else -signal.SIGKILL)
+        with writer_lock(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.communicate()
+
+
+def test_a_copy_of_the_descriptor_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """As in a process that was forked by code of C, which calls no hook of Python."""
+    with writer_lock(tmp_path):
+        (held,) = manifests._held
+        copy = os.dup(held)
+    with writer_lock(tmp_path):
+        os.close(copy)
+
+
 @pytest.mark.parametrize("kind", ["hard link", "pipe"])
 def test_the_lock_is_a_file_of_its_own(tmp_path: Path, kind: str) -> None:
     (tmp_path / "precious").write_text("content")
