@@ -47,6 +47,7 @@ REBUILT = "rebuilt"
 LOST = "lost"
 MANUAL = "manual"
 SYSTEM = "system"
+_RETRIES = 10
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,9 @@ def verify(folder: Path, *, repair: bool = False) -> VerifyReport:
     the system cannot read (no permission, no free descriptor, a failing disk) may
     be whole: a repair that meets one changes nothing.
 
+    Without `repair` a writer may commit meanwhile; if it deleted a file of the version
+    being verified, the later version is verified instead.
+
     Parameters
     ----------
     folder
@@ -128,10 +132,14 @@ def verify(folder: Path, *, repair: bool = False) -> VerifyReport:
         With `repair`, if another process is writing.
     """
     if not repair:
-        check = _Check(folder)
-        report = check.run()
-        check.describe()
-        return replace(report, problems=tuple(check.problems))
+        intact: dict[SegmentEntry, Segment] = {}
+        for _ in range(_RETRIES):
+            check = _Check(folder, intact)
+            with suppress(_SupersededError):
+                report = check.run()
+                check.describe()
+                return replace(report, problems=tuple(check.problems))
+        raise StoreError(f"{folder} changes faster than it can be verified: try again")
     with manifests.writer_lock(folder):
         check = _Check(folder)
         report = check.run()
@@ -152,11 +160,24 @@ def verify(folder: Path, *, repair: bool = False) -> VerifyReport:
     return replace(report, problems=tuple(check.problems), lost_rows=lost)
 
 
-class _Check:
-    """One pass over the current version of a store."""
+class _SupersededError(Exception):
+    """A file is missing, and a later version was committed meanwhile."""
 
-    def __init__(self, folder: Path) -> None:
+
+class _Check:
+    """One pass over the current version of a store.
+
+    Parameters
+    ----------
+    folder
+        Folder of the store.
+    intact
+        Segments found intact by a pass over an earlier version; those of this pass are added.
+    """
+
+    def __init__(self, folder: Path, intact: dict[SegmentEntry, Segment] | None = None) -> None:
         self.folder = folder
+        self.intact = {} if intact is None else intact
         self.manifest: Manifest = manifests.read(folder)
         self.problems: list[Problem] = []
         self.damaged: set[str] = set()  # files of proven damage
@@ -191,6 +212,10 @@ class _Check:
         try:
             check()
         except (LatentDBError, OSError, MemoryError) as error:
+            if isinstance(error, NotFoundError):
+                version = manifests.read(self.folder).version
+                if version != self.manifest.version:
+                    raise _SupersededError from error  # its files may be deleted, as garbage
             path = str(self.folder / name)
             text = str(error).removeprefix(path).removeprefix(":").strip()
             proven = self._is_damage(name, error)
@@ -226,9 +251,12 @@ class _Check:
             return False
 
     def _segment(self, entry: SegmentEntry) -> None:
-        check_file(self.folder / entry.file.name, entry.file.bytes, entry.file.checksum)
-        segment = Segment(self.folder, entry, self.manifest.dim, self.manifest.columns)
-        segment.check()
+        segment = self.intact.get(entry)
+        if segment is None:
+            check_file(self.folder / entry.file.name, entry.file.bytes, entry.file.checksum)
+            segment = Segment(self.folder, entry, self.manifest.dim, self.manifest.columns)
+            segment.check()
+            self.intact[entry] = segment
         self.segments.append(segment)
 
     def _deletions(self) -> None:

@@ -20,6 +20,7 @@ import pytest
 from batteries.shim import Fault, Shim, Stopped, installed
 from latentdb.base.errors import CorruptStoreError, StoreError, StoreNotFoundError
 from latentdb.database import LatentDB
+from latentdb.store.segment import Segment
 from latentdb.verify import verify
 
 
@@ -317,6 +318,29 @@ def test_what_was_in_quarantine_stays_there(path: Path) -> None:
     verify(path, repair=True)
     kept = {file.read_bytes() for file in (path / "quarantine").glob("*.h5")}
     assert kept == {b"an earlier one", data}
+
+
+def test_files_that_a_writer_deletes_meanwhile_are_not_missing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after ten minutes: compacted away, and collected as garbage."""
+    check, checked = Segment.check, []
+
+    def meanwhile(segment: Segment) -> None:
+        check(segment)
+        checked.append(segment.entry)
+        if len(checked) == 1:
+            monkeypatch.setattr("latentdb.store.writer.GRACE_SECONDS", -1)
+            with LatentDB.open(path) as db:
+                db.compact()
+                db.compact()  # collects what the first one replaced
+
+    monkeypatch.setattr(Segment, "check", meanwhile)
+    report = verify(path)
+    assert (report.problems, report.rows, len(checked)) == ((), 29, 2)
+    segment_of(path, 0).unlink()
+    (problem,) = verify(path).problems
+    assert "is missing" in problem.what
 
 
 @pytest.mark.parametrize("links", [True, False])
