@@ -151,8 +151,9 @@ def _write_new(path: Path, data: bytes | memoryview, *, follow: bool) -> None:
                 with suppress(OSError):
                     os.unlink(path.name, dir_fd=folder)
                 raise
-    except NotFoundError as error:
-        raise StoreError(f"{path} cannot be written: {error}") from error
+    except NotFoundError:
+        missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        raise _unwritable(path, missing) from missing
     except StoreError:
         raise
     except OSError as error:

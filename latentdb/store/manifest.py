@@ -610,7 +610,10 @@ def _try_lock(folder: Path) -> Iterator[None]:
         raise StoreError(f"{path} cannot be opened for writing: {os_reason(error)}") from error
     _held.add(descriptor)
     try:
-        status = os.fstat(descriptor)
+        try:
+            status = os.fstat(descriptor)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {os_reason(error)}") from error
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise StoreError(
                 f"{path} is no file of its own, but a link or a pipe, to which nothing is written: "

@@ -608,7 +608,7 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path, then: str) -> Non
     try:
         process.wait(timeout=60)
         assert process.returncode == (0 if then == "ends" else -signal.SIGKILL)
-        with writer_lock(tmp_path):
+        with writer_lock(tmp_path, 60):  # the child closes its copy when it is scheduled
             pass
     finally:
         os.kill(child, signal.SIGKILL)
