@@ -31,6 +31,7 @@ from latentdb.reader import Reader
 from latentdb.search.manager import IndexManager
 from latentdb.search.results import Info
 from latentdb.search.selection import select_rows
+from latentdb.store.backup import backup
 from latentdb.store.columns import Value, make_columns, read_table
 from latentdb.store.compaction import CompactReport, compact
 from latentdb.store.creation import check_absent, undo_creation
@@ -462,6 +463,22 @@ class LatentDB(Reader):
         with self._open_store().writer() as writer:
             writer.collect_garbage()
             return compact(writer)
+
+    def backup(self, out: PathLike) -> None:
+        """Copy the committed version to a new folder, which is a store that opens by itself.
+
+        A writer may go on meanwhile.  On one file system the files are hard links: no space
+        is taken, and a disk that damages a file damages it in both.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If `out` exists.
+        StoreError
+            If a file cannot be read or written; run it again.
+        """
+        snapshot = self._snapshot()
+        backup(snapshot.folder, snapshot.manifest, as_path(out))
 
     @staticmethod
     def verify(path: PathLike, *, repair: bool = False) -> VerifyReport:

@@ -404,3 +404,29 @@ def test_a_store_that_holds_immeasurable_vectors_is_read(tmp_path: Path) -> None
         db.add(["d"], np.full((1, 3), 2.8e18))
         assert len(db) == 4
     assert LatentDB.verify(tmp_path / "s.ldb").problems == ()
+
+
+def test_a_backup_is_a_store_of_its_own(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*words: Any, **named: Any) -> None:
+        raise OSError(18, "cross-device link")
+
+    with LatentDB.open(store) as db:
+        db.delete(["disc/001.png"])
+        with db._open_store().writer():
+            db.backup(tmp_path / "linked.ldb")
+        with pytest.raises(AlreadyExistsError):
+            db.backup(tmp_path / "linked.ldb")
+        monkeypatch.setattr(os, "link", no_links)
+        db.backup(tmp_path / "copied.ldb")
+        rows = db.ids()
+        db.delete(where="id is not None")
+        db.compact()
+    shutil.rmtree(store)
+    for name in ("linked.ldb", "copied.ldb"):
+        assert LatentDB.verify(tmp_path / name).problems == ()
+        with LatentDB.open(tmp_path / name) as copy:
+            assert copy.ids() == rows
+            assert copy.decode("disc/000.png").shape == (1, 16, 16, 3)
+            assert copy.delete(["disc/000.png"]) == 1

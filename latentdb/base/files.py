@@ -182,6 +182,21 @@ def replace_atomically(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def link_or_copy(source: Path, target: Path, size: int, expected: str) -> None:
+    """Give an immutable file a second name; on another file system, a verified copy.
+
+    Raises
+    ------
+    NotFoundError, CorruptStoreError, StoreError
+        If it cannot be read, is damaged where it is copied, or cannot be written.
+    """
+    try_remove(target)  # that of a killed backup
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        write_new(target, memoryview(map_checked(source, size, expected)))
+
+
 def try_remove(path: Path) -> None:
     """Delete a file; one that is missing or cannot be deleted is no error."""
     try:

@@ -78,6 +78,7 @@ for command in (
     maintenance.info,
     maintenance.delete,
     maintenance.compact,
+    maintenance.backup,
     maintenance.verify,
     maintenance.optimize,
     exchange.export,

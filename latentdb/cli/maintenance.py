@@ -67,6 +67,25 @@ def compact(db: str, as_json: bool) -> None:
 
 @click.command()
 @db_argument
+@click.argument("out", type=click.Path())
+@json_option
+def backup(db: str, out: str, as_json: bool) -> None:
+    """Copy DB to the new folder OUT, by hard links where possible.
+
+    OUT is a store that opens by itself.  A writer may go on meanwhile.
+    """
+    from latentdb.database import LatentDB
+
+    with LatentDB.open(db) as store:
+        store.backup(out)
+    if as_json:
+        print_json({"written": out})
+    else:
+        click.echo(f"{db} was copied to {out}")
+
+
+@click.command()
+@db_argument
 @click.option(
     "--repair",
     is_flag=True,

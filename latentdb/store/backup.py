@@ -1,0 +1,48 @@
+"""A copy of one version of a store, made while a writer works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latentdb.base.errors import LatentDBError, StoreError
+from latentdb.base.files import link_or_copy, make_folder, sync_folder
+from latentdb.store import manifest as manifests
+from latentdb.store.creation import check_absent
+from latentdb.store.manifest import FOLDERS, Manifest
+
+
+def backup(source: Path, manifest: Manifest, out: Path) -> None:
+    """Copy a version into a new folder, durably; its manifest is written last.
+
+    Parameters
+    ----------
+    source, manifest
+        Folder of the store, and the version.
+    out
+        A folder that does not exist, is empty, or was left by a killed backup.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If something is there.
+    StoreError
+        If a file cannot be read or written; the backup does not open then.
+    """
+    check_absent(out)
+    make_folder(out)
+    for name in FOLDERS:
+        make_folder(out / name)
+    with manifests.writer_lock(out):
+        check_absent(out)  # another process may have made it meanwhile
+        entries = [segment.file for segment in manifest.segments]
+        entries += [] if manifest.model is None else manifest.model.files
+        entries += [part.file for part in (manifest.deletions, manifest.index) if part is not None]
+        try:
+            for entry in entries:
+                link_or_copy(source / entry.name, out / entry.name, entry.bytes, entry.checksum)
+        except LatentDBError as error:
+            raise StoreError(f"{out} is no complete backup ({error}): run it again") from error
+        for name in FOLDERS:
+            sync_folder(out / name)
+        manifests.commit(out, manifest)
+        sync_folder(out.absolute().parent)
