@@ -17,12 +17,18 @@ Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Fetch = Callable[[Ints], Floats]  # the vectors of row numbers
 
-_CHUNK_ROWS = 65_536  # rows compared, or added to an index, in one call
+# Rows compared, or added to an index, in one call: so many, fewer above 256 dimensions.
+_CHUNK_ROWS, _CHUNK_BYTES = 65_536, 64 << 20
 _MARGIN = 16  # candidates beyond k, so that float32 rounding cannot drop a neighbour
 _MIN_SQUARE = 1e-30  # float32 cannot order squared distances below this
 _MAX_SQUARE = 1e38  # squared distances above this are about to overflow float32
 _MIN_BATCH = 8  # queries from which threads, and ranking in batches, are faster
 _RANK_BYTES = 1 << 20  # of candidate vectors in memory at a time
+
+
+def chunk_rows(dim: int) -> int:
+    """Rows of some dimensions to have in memory at a time."""
+    return max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // (4 * max(dim, 1))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +59,9 @@ class Block:
 
     def chunks(self) -> Iterator[tuple[Floats, Ints]]:
         """Selected vectors and their row numbers, a limited number at a time."""
-        for start in range(0, len(self.rows), _CHUNK_ROWS):
-            chunk = slice(start, start + _CHUNK_ROWS)
+        step = chunk_rows(self.vectors.shape[1])
+        for start in range(0, len(self.rows), step):
+            chunk = slice(start, start + step)
             vectors, rows = self.vectors[chunk], self.rows[chunk]
             if self.mask is not None:
                 vectors, rows = vectors[self.mask[chunk]], rows[self.mask[chunk]]

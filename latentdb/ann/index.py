@@ -371,8 +371,7 @@ class VectorIndex:
     @cached_property
     def _list_sizes(self) -> Ints:
         """Rows in each inverted list, and 0 at the end: FAISS names no list -1."""
-        lists = self._inner.invlists
-        return np.array([*map(lists.list_size, range(self.nlist)), 0], np.int64)
+        return np.append(self.list_sizes(), 0)
 
     def rotated(self, vectors: Floats) -> Floats:
         """Vectors along the axes of the codes: float32 ``[n, dims]``."""

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from latentdb.ann.exact import Block, rank
+from latentdb.ann.exact import Block, chunk_rows, rank
 from latentdb.ann.metrics import CENTERED_COSINE, L2, Space
 from latentdb.base.errors import InvalidInputError
 from latentdb.search.results import Hits
@@ -15,7 +15,6 @@ from latentdb.search.selection import live_mask
 from latentdb.store.segment import Floats, Ints, Segment
 from latentdb.store.snapshot import Snapshot
 
-CHUNK_ROWS = 65_536  # rows that are embedded at once
 DEPTH_GROWTH = 4  # factor on the re-rank depth where 4-bit codes cannot separate neighbours
 _PYTHON_SORTED = 300  # up to so many rows, Python checks their order sooner than numpy
 
@@ -80,13 +79,14 @@ class EmbeddedRows:
 
     def blocks(self, *, since: int = 0) -> Iterator[Block]:
         """The live rows to scan, from row number `since` on."""
+        step = chunk_rows(self.dim)
         for segment in self.snapshot.segments:
             if segment.entry.last_row < since:
                 continue
             live = live_mask(self.snapshot, segment, None)
             first = int(np.searchsorted(segment.rows, since)) if since else 0
-            for start in range(first, len(segment), CHUNK_ROWS):
-                part = slice(start, start + CHUNK_ROWS)
+            for start in range(first, len(segment), step):
+                part = slice(start, start + step)
                 yield Block(
                     segment.rows[part],
                     self._embed(segment, part),
@@ -95,8 +95,9 @@ class EmbeddedRows:
 
     def blocks_of(self, rows: Ints) -> Iterator[Block]:
         """The given rows to scan, fetched a chunk at a time."""
-        for start in range(0, len(rows), CHUNK_ROWS):
-            part = rows[start : start + CHUNK_ROWS]
+        step = chunk_rows(self.dim)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
             yield Block(part, self.fetch(part))
 
     def _embed(self, segment: Segment, part: slice) -> Floats:

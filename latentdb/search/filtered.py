@@ -6,9 +6,11 @@ probed for them, as far out as the rank of the answer among all rows requires.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +28,8 @@ from latentdb.store.snapshot import Snapshot
 # Selected rows are scanned up to this factor on the rows of a store without an index.  They are
 # gathered once, 26 MB at most: 100,000 x 64 then take 1.1 ms, probing inverted lists 2 to 11 ms.
 _SCAN_FACTOR = 2
-_REMEMBERED = 8  # filters whose selected rows are kept between queries
+# What is kept of filters between queries, for each metric: of so many filters, so many bytes.
+_REMEMBERED, _REMEMBERED_BYTES = 8, 128 << 20
 _BITS_PER_ROW = 64  # of the bitmap: one for each row number ever given; beyond, rows are scanned
 _BATCH = 256  # queries whose inverted lists are sorted by distance at once
 _SAMPLE = 4_000  # rows by which the rank of a distance is estimated
@@ -62,6 +65,17 @@ class _Selection:
         self.count = int(np.count_nonzero(self.mask))
         self.block: Block | None = None
         self.lists: _ListSelection | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        arrays: list[NDArray[Any]] = [self.mask, *([self.rows] if "rows" in self.__dict__ else [])]
+        blocks = [self.block]
+        if self.lists is not None:
+            arrays += [self.lists.bitmap, self.lists.per_list]
+            blocks.append(self.lists.unindexed)
+        arrays += [part for b in blocks if b is not None for part in (b.rows, b.vectors)]
+        return sum(array.nbytes for array in arrays)
 
     @cached_property
     def rows(self) -> Ints:
@@ -107,6 +121,7 @@ class FilteredSearch:
         if index is not None and index.nlist and indexed_below <= most:
             self._lists = _FilteredLists(rows, index, indexed_below)
         self._selections: OrderedDict[str, _Selection] = OrderedDict()
+        self._lock = threading.Lock()  # of the selections: threads share a searcher
 
     def search(self, queries: Floats, k: int, where: Filter, *, exact: bool = False) -> Hits:
         """The k nearest selected rows of each query.
@@ -122,12 +137,20 @@ class FilteredSearch:
         exact
             Compare every selected row.
         """
-        selection = self._select(where)
+        with self._lock:
+            selection = self._selections.get(where.text)
+        selection = selection or _Selection(self._rows.snapshot, where)
+        hits = self._search(queries, k, selection, exact=exact)
+        self._remember(where.text, selection)
+        return hits
+
+    def _search(self, queries: Floats, k: int, selection: _Selection, *, exact: bool) -> Hits:
         scannable = selection.count <= _SCAN_FACTOR * exact_rows(queries.shape[1])
         lists = self._lists
         # No inverted list is near to a query whose distances leave float32.
         if exact or scannable or lists is None or k > lists.max_k or not fits_float32(queries):
-            return self._scan(queries, k, selection, in_memory=scannable)
+            gathered = 4 * selection.count * queries.shape[1] <= _REMEMBERED_BYTES // 2
+            return self._scan(queries, k, selection, in_memory=scannable and gathered)
         return Hits.concat(
             [
                 lists.search(queries[start : start + _BATCH], k, selection)
@@ -135,23 +158,21 @@ class FilteredSearch:
             ]
         )
 
-    def _select(self, where: Filter) -> _Selection:
-        selection = self._selections.get(where.text)
-        if selection is None:
-            selection = _Selection(self._rows.snapshot, where)
-            self._selections[where.text] = selection
-            if len(self._selections) > _REMEMBERED:
-                self._selections.popitem(last=False)
-        return selection
+    def _remember(self, text: str, selection: _Selection) -> None:
+        """Keep a selection for the next query; drop those that were used least recently."""
+        with self._lock:
+            self._selections[text] = selection
+            self._selections.move_to_end(text)
+            total = sum(kept.nbytes for kept in self._selections.values())
+            while len(self._selections) > _REMEMBERED or total > _REMEMBERED_BYTES:
+                total -= self._selections.popitem(last=False)[1].nbytes
 
     def _scan(self, queries: Floats, k: int, selection: _Selection, *, in_memory: bool) -> Hits:
-        if in_memory and selection.block is None:
-            selection.block = Block(selection.rows, self._rows.fetch(selection.rows))
-        blocks = (
-            [selection.block]
-            if in_memory and selection.block is not None
-            else self._rows.blocks_of(selection.rows)
-        )
+        block = selection.block
+        if in_memory and block is None:
+            block = Block(selection.rows, self._rows.fetch(selection.rows))
+            selection.block = block
+        blocks = self._rows.blocks_of(selection.rows) if block is None else [block]
         found = scan(blocks, queries, k)
         return self._rows.rank(queries, found.rows, k, exact=True, scanned=found.scanned)
 
