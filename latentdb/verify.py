@@ -290,6 +290,11 @@ class _Check:
         dim = Space(entry.metric).dim(self.manifest.dim)
         index = VectorIndex.load(data, entry.parameters, rows=entry.rows, dim=dim)
         indexed = index.row_numbers()
+        if len(indexed) and indexed[-1] >= entry.rows_below:
+            # Search scans the rows from `rows_below` on: it would return such a row twice.
+            raise CorruptStoreError(
+                f"it holds row {indexed[-1]}, the manifest says rows below {entry.rows_below}"
+            )
         for segment in self.segments if rows else ():
             numbers = segment.rows[segment.rows < entry.rows_below]
             numbers = numbers[~np.isin(numbers, self.deleted)]

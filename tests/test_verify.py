@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from batteries.shim import Fault, Shim, Stopped, installed
 from latentdb.base.errors import CorruptStoreError, StoreError, StoreNotFoundError
 from latentdb.database import LatentDB
+from latentdb.store import manifest as manifests
 from latentdb.store.segment import Segment
 from latentdb.verify import verify
 
@@ -109,9 +111,9 @@ def test_lost_deletions_are_told(path: Path) -> None:
         assert len(db) == 30
 
 
-def test_a_damaged_index_is_dropped_and_built_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store of 3,000 rows with a search index."""
     from latentdb.ann import plan
 
     monkeypatch.setattr(plan, "EXACT_ROWS", 1500)
@@ -120,14 +122,32 @@ def test_a_damaged_index_is_dropped_and_built_again(
     points = centres[random.integers(0, 40, 3000)] + random.normal(size=(3000, 6)) * 0.2
     with LatentDB.create(tmp_path / "a", dim=6) as db:
         db.add([str(n) for n in range(3000)], points)
-    file = next((tmp_path / "a/index").glob("*.faiss"))
+    return tmp_path / "a"
+
+
+def test_an_index_of_rows_that_search_scans_too_is_damage(indexed: Path) -> None:
+    """Search would return them twice."""
+    manifest = manifests.read(indexed)
+    assert manifest.index is not None
+    lowered = replace(manifest.index, rows_below=100)
+    manifests.commit(indexed, replace(manifest, index=lowered, version=manifest.version + 1))
+    (problem,) = verify(indexed).problems
+    assert problem.what == "it holds row 2999, the manifest says rows below 100"
+    verify(indexed, repair=True)
+    assert verify(indexed).problems == ()
+    with LatentDB.open(indexed) as db:
+        assert len({match.id for match in db.query("5", k=10)}) == 10
+
+
+def test_a_damaged_index_is_dropped_and_built_again(indexed: Path) -> None:
+    file = next((indexed / "index").glob("*.faiss"))
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    report = LatentDB.verify(tmp_path / "a", repair=True)
+    report = LatentDB.verify(indexed, repair=True)
     assert len(report.problems) == 1
-    assert verify(tmp_path / "a").problems == ()
-    with LatentDB.open(tmp_path / "a") as db:
+    assert verify(indexed).problems == ()
+    with LatentDB.open(indexed) as db:
         assert db.info().index is not None
         assert db.query("5", k=1)[0].id == "5"
 
@@ -149,10 +169,6 @@ def test_the_model_folder_is_gone(store: Path) -> None:
 
 def test_a_row_missing_from_the_index_or_an_id_given_twice_is_found(path: Path) -> None:
     """What no checksum can tell: files that are whole, and do not belong together."""
-    from dataclasses import replace
-
-    from latentdb.store import manifest as manifests
-
     told = manifests.read(path)
     undeleted = replace(told, deletions=None, version=told.version + 1)
     with LatentDB.open(path) as db:

@@ -656,6 +656,7 @@ def test_a_writer_begins_with_what_is_committed(store: Store) -> None:
 
 
 def test_the_index_of_a_version_is_set_and_dropped(store: Store) -> None:
+    append(store, some(["a"]))
     with store.writer() as writer:
         writer.set_index(b"index", _index_entry(), Settings(recall=0.8))
         entry = writer.snapshot.manifest.index
@@ -737,5 +738,5 @@ def test_a_writer_whose_store_is_replaced_commits_nothing_to_the_new_one(store: 
 def test_a_writer_whose_store_is_removed_says_so(store: Store) -> None:
     with contextlib.suppress(StoreError), store.writer() as writer:
         shutil.rmtree(store.path)
-        with pytest.raises(StoreNotFoundError, match="is not a latentdb"):
+        with pytest.raises(StoreNotFoundError, match="does not exist"):
             writer.append(some(["b"]))
