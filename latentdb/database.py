@@ -36,7 +36,7 @@ from latentdb.store.columns import Value, make_columns, read_table
 from latentdb.store.compaction import CompactReport, compact
 from latentdb.store.creation import check_absent, undo_creation
 from latentdb.store.manifest import Settings
-from latentdb.store.segment import Rows
+from latentdb.store.rows import Rows
 from latentdb.store.store import Store
 from latentdb.stored_model import (
     ModelLike,

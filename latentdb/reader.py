@@ -30,7 +30,7 @@ from latentdb.search.targets import (
     stored_rows,
 )
 from latentdb.store.manifest import MANIFEST
-from latentdb.store.segment import Floats, Ints
+from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.store import Store
 

@@ -39,9 +39,11 @@ from latentdb.onnx.compiled import compiled_name
 from latentdb.onnx.inspect import inspect
 from latentdb.store import manifest as manifests
 from latentdb.store.blocks import SegmentBytes
+from latentdb.store.lock import writer_lock
 from latentdb.store.manifest import QUARANTINE, FileEntry, Manifest, SegmentEntry
 from latentdb.store.quarantine import quarantine
-from latentdb.store.segment import Ints, Segment, rebuild_segment
+from latentdb.store.rows import Ints
+from latentdb.store.segment import Segment, rebuild_segment
 
 REBUILT = "rebuilt"
 LOST = "lost"
@@ -140,7 +142,7 @@ def verify(folder: Path, *, repair: bool = False) -> VerifyReport:
                 check.describe()
                 return replace(report, problems=tuple(check.problems))
         raise StoreError(f"{folder} changes faster than it can be verified: try again")
-    with manifests.writer_lock(folder):
+    with writer_lock(folder):
         check = _Check(folder)
         report = check.run()
         unread = [problem for problem in check.problems if problem.kind == SYSTEM]

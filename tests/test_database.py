@@ -31,7 +31,7 @@ from latentdb.base.errors import (
 from latentdb.database import LatentDB
 from latentdb.model.codec import Codec
 from latentdb.model.training import train_model
-from latentdb.store.segment import Rows
+from latentdb.store.rows import Rows
 from latentdb.store.store import Store
 from tests.conftest import make_images
 

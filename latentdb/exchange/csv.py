@@ -18,7 +18,7 @@ from latentdb.exchange import row_reader
 from latentdb.exchange.row_reader import RowReader, number_column, read_lines, text_column
 from latentdb.exchange.row_writer import has_log_var, read_blocks
 from latentdb.store.columns import CellType, Column, Value
-from latentdb.store.segment import Ints, Rows
+from latentdb.store.rows import Ints, Rows
 from latentdb.store.snapshot import Snapshot
 
 _VECTOR_COLUMN = re.compile(r"z_(mean|log_var)_[0-9]+\Z")

@@ -13,7 +13,8 @@ from latentdb.base.errors import InvalidInputError, StoreError
 from latentdb.base.files import as_path, open_output
 from latentdb.exchange import csv, hdf5, npy, parquet
 from latentdb.exchange.row_writer import RowWriter
-from latentdb.store.segment import Ints, Segment
+from latentdb.store.rows import Ints
+from latentdb.store.segment import Segment
 from latentdb.store.snapshot import Snapshot
 
 _WRITERS: dict[str, RowWriter] = {

@@ -17,7 +17,7 @@ from latentdb.base.hdf5 import HeapText, SafeReader, is_variable
 from latentdb.exchange.row_reader import BATCH_BYTES, RowReader, number_column, text_column
 from latentdb.exchange.row_writer import has_log_var, model_attributes, read_blocks
 from latentdb.store.columns import Column, Value
-from latentdb.store.segment import Ints, Rows
+from latentdb.store.rows import Ints, Rows
 from latentdb.store.snapshot import Snapshot
 
 _DATA = ("id", "path", "z_mean", "z_log_var")

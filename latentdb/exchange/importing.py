@@ -33,7 +33,8 @@ from latentdb.exchange.npy import NpyReader
 from latentdb.exchange.parquet import ParquetReader
 from latentdb.exchange.row_reader import RowReader
 from latentdb.ingest.ingest import CONFLICTS
-from latentdb.store.segment import Ints, Rows, hash_ids
+from latentdb.store.rows import Ints, Rows
+from latentdb.store.segment import hash_ids
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import Writer
 

@@ -15,7 +15,7 @@ from latentdb.base.errors import InvalidInputError
 from latentdb.exchange import row_reader
 from latentdb.exchange.row_reader import RowReader, read_lines, reading_errors
 from latentdb.exchange.row_writer import block_slices
-from latentdb.store.segment import Ints, Rows
+from latentdb.store.rows import Ints, Rows
 from latentdb.store.snapshot import Snapshot
 
 

@@ -13,7 +13,7 @@ from latentdb.base.errors import MissingExtraError
 from latentdb.exchange.row_reader import RowReader, number_column
 from latentdb.exchange.row_writer import has_log_var, model_attributes, read_blocks
 from latentdb.store.columns import Column, absent
-from latentdb.store.segment import Floats, Ints, Rows
+from latentdb.store.rows import Floats, Ints, Rows
 from latentdb.store.snapshot import Snapshot
 
 _DATA = ("id", "path", "z_mean", "z_log_var")

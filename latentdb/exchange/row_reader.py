@@ -22,7 +22,7 @@ from latentdb.base.errors import InvalidInputError, LatentDBError
 from latentdb.base.files import os_reason
 from latentdb.store.columns import DTYPES, Column, absent, check_key, make_column
 from latentdb.store.manifest import MAX_DIM
-from latentdb.store.segment import Floats, Rows
+from latentdb.store.rows import Floats, Rows
 
 BATCH_BYTES = 64 << 20  # of the vectors of a batch
 BATCH_ROWS = 262_144

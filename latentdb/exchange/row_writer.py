@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from latentdb.store.columns import Value
-from latentdb.store.segment import Floats, Ints
+from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
 BLOCK_ROWS = 16_384

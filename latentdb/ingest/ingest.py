@@ -25,7 +25,8 @@ from latentdb.ingest.read_ahead import read_batches
 from latentdb.model.codec import Codec
 from latentdb.store.columns import Table, make_columns
 from latentdb.store.compaction import compact, is_due
-from latentdb.store.segment import FileStats, Floats, Ints, Rows, hash_ids
+from latentdb.store.rows import FileStats, Floats, Ints, Rows
+from latentdb.store.segment import hash_ids
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import Writer
 

@@ -22,7 +22,7 @@ from latentdb.images.discover import (
     stat_image,
 )
 from latentdb.store.columns import Table, Value
-from latentdb.store.segment import Ints
+from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
 
 LABEL = "label"

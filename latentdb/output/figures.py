@@ -25,7 +25,7 @@ from latentdb.images.render import (
 from latentdb.model.codec import Codec
 from latentdb.search.results import Matches
 from latentdb.search.targets import Target
-from latentdb.store.segment import Floats
+from latentdb.store.rows import Floats
 
 PathLike = str | os.PathLike[str]
 _COLUMNS = 10

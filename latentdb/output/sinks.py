@@ -37,7 +37,7 @@ from latentdb.model.codec import BATCH, Codec
 from latentdb.model.config import ModelConfig
 from latentdb.output.figures import check_count, write_images
 from latentdb.search.targets import Target
-from latentdb.store.segment import Floats, Ints
+from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
 PathLike = str | os.PathLike[str]

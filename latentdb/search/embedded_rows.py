@@ -12,7 +12,8 @@ from latentdb.ann.metrics import CENTERED_COSINE, L2, Space
 from latentdb.base.errors import InvalidInputError
 from latentdb.search.results import Hits
 from latentdb.search.selection import live_mask
-from latentdb.store.segment import Floats, Ints, Segment
+from latentdb.store.rows import Floats, Ints
+from latentdb.store.segment import Segment
 from latentdb.store.snapshot import Snapshot
 
 DEPTH_GROWTH = 4  # factor on the re-rank depth where 4-bit codes cannot separate neighbours

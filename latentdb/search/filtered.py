@@ -22,7 +22,7 @@ from latentdb.search.embedded_rows import DEPTH_GROWTH, EmbeddedRows, uncertain_
 from latentdb.search.filters import Filter
 from latentdb.search.results import Hits
 from latentdb.search.selection import masked_rows, selection_mask
-from latentdb.store.segment import Floats, Ints
+from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
 # Selected rows are scanned up to this factor on the rows of a store without an index.  They are

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latentdb.store.columns import Value
-from latentdb.store.segment import Floats, Ints
+from latentdb.store.rows import Floats, Ints
 
 if TYPE_CHECKING:
     from latentdb.model.config import ModelConfig

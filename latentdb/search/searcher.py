@@ -16,7 +16,7 @@ from latentdb.search.embedded_rows import DEPTH_GROWTH, EmbeddedRows, uncertain_
 from latentdb.search.filtered import FilteredSearch
 from latentdb.search.filters import Filter
 from latentdb.search.results import Hits
-from latentdb.store.segment import Floats, Ints
+from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
 MAX_WITHIN = 100_000  # rows that a radius may return

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from latentdb.search.filters import Filter
 from latentdb.store.columns import Column
-from latentdb.store.segment import Ints, Segment
+from latentdb.store.rows import Ints
+from latentdb.store.segment import Segment
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.texts import Texts
 

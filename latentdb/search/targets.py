@@ -17,7 +17,7 @@ from latentdb.base.errors import IdNotFoundError, InvalidInputError, NotFoundErr
 from latentdb.base.validate import as_latents
 from latentdb.base.wording import counted
 from latentdb.search.text_tests import mask_texts
-from latentdb.store.segment import Floats
+from latentdb.store.rows import Floats
 from latentdb.store.snapshot import Snapshot
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from latentdb.base.errors import LatentDBError, StoreError
 from latentdb.base.files import link_or_copy, make_folder, sync_folder
 from latentdb.store import manifest as manifests
 from latentdb.store.creation import check_absent
+from latentdb.store.lock import writer_lock
 from latentdb.store.manifest import FOLDERS, Manifest
 
 
@@ -32,7 +33,7 @@ def backup(source: Path, manifest: Manifest, out: Path) -> None:
     make_folder(out)
     for name in FOLDERS:
         make_folder(out / name)
-    with manifests.writer_lock(out):
+    with writer_lock(out):
         check_absent(out)  # another process may have made it meanwhile
         entries = [segment.file for segment in manifest.segments]
         entries += [] if manifest.model is None else manifest.model.files

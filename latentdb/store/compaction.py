@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latentdb.base.errors import StoreError
-from latentdb.store.segment import Rows
+from latentdb.store.rows import Rows
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import SEGMENT_BYTES, Writer
 

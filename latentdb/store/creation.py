@@ -15,16 +15,15 @@ from pathlib import Path
 from latentdb.base.errors import AlreadyExistsError, LatentDBError, StoreError
 from latentdb.base.files import checksum, os_reason, sync_folder, try_remove, write_new
 from latentdb.store import manifest as manifests
+from latentdb.store.lock import LOCK, writer_lock
 from latentdb.store.manifest import (
     FOLDERS,
-    LOCK,
     MANIFEST,
     TEMPORARY_MANIFEST,
     FileEntry,
     Manifest,
     ModelEntry,
     Settings,
-    writer_lock,
 )
 
 Model = tuple[str, str | None, Mapping[str, bytes]]  # fingerprints of encoder and decoder; files

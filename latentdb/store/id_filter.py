@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.store.segment import Ints, Segment
+from latentdb.store.rows import Ints
+from latentdb.store.segment import Segment
 
 # Fixed cost of probing one segment, in units of one hash look-up (measured).
 _PROBE_COST = 500

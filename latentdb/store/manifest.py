@@ -6,15 +6,12 @@ is being written, or waits for garbage collection.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 import re
-import stat
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
@@ -25,12 +22,11 @@ from latentdb.ann.metrics import CENTERED_COSINE, COSINE, METRICS
 from latentdb.ann.plan import PREFERENCES
 from latentdb.base.errors import (
     CorruptStoreError,
-    LockedError,
     NotFoundError,
     StoreError,
     StoreNotFoundError,
 )
-from latentdb.base.files import os_reason, read_limited, replace_atomically
+from latentdb.base.files import read_limited, replace_atomically
 from latentdb.store.columns import COLUMN_TYPES, check_key
 
 # Version 1 had segments without a layout.  Before version 3, which only manifests with a cosine
@@ -39,14 +35,12 @@ FORMAT_VERSION = 3
 _READABLE = (1, 2, 3)
 MANIFEST = "MANIFEST.json"
 TEMPORARY_MANIFEST = f".{MANIFEST}."  # prefix of a manifest that is not in force yet
-LOCK = "LOCK"
 FOLDERS = ("segments", "index", "model")
 QUARANTINE = "quarantine"
 MAX_DIM = 65_536
 MAX_ROW = 2**48  # row numbers ever given: a million a second for nine years
 _MAX_BYTES = 256 << 20
 _MAX_BESIDE = 1_000  # entries of a folder that are searched for a store of a similar name
-_LOCK_POLL_SECONDS = 0.05
 _TICK_NS = 50_000_000  # clocks of file systems tick every 1 to 10 ms
 _SEGMENT = re.compile(r"segments/[A-Za-z0-9_-]+\.h5\Z")
 _DELETIONS = re.compile(r"segments/[A-Za-z0-9_-]+\.deleted\Z")
@@ -544,104 +538,3 @@ def commit(folder: Path, manifest: Manifest) -> tuple[Manifest, bytes]:
         raise StoreError(f"{folder / MANIFEST} was not replaced: {reason}") from error
     replace_atomically(folder / MANIFEST, data)
     return read, data
-
-
-_held: set[int] = set()  # descriptors of the locks of this process
-
-
-def _close_inherited() -> None:
-    """Close the locks that a forked child inherited: they would outlive its parent."""
-    while _held:
-        os.close(_held.pop())
-
-
-os.register_at_fork(after_in_child=_close_inherited)
-
-
-@contextmanager
-def writer_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
-    """Hold the lock of the only writer; the system frees that of a killed process.
-
-    It is not inherited: a process that was forked meanwhile does not keep it.
-
-    Parameters
-    ----------
-    folder
-        Folder of the store.
-    timeout
-        Seconds to wait while another process holds it.
-
-    Raises
-    ------
-    LockedError
-        If another process still holds it then; names that process.
-    StoreError
-        If a folder of the store is a link, or LOCK is no file of its own: writing would
-        change files elsewhere.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        with ExitStack() as lock:
-            try:
-                lock.enter_context(_try_lock(folder))
-            except LockedError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(_LOCK_POLL_SECONDS)
-                continue
-            yield
-            return
-
-
-@contextmanager
-def _try_lock(folder: Path) -> Iterator[None]:
-    for name in (*FOLDERS, QUARANTINE):
-        if os.path.islink(folder / name):
-            raise StoreError(
-                f"{folder / name} is a link, to which nothing is written: "
-                "put the folder itself in its place"
-            )
-    path = folder / LOCK
-    # O_NONBLOCK: opening a pipe must not wait for a reader.
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags, 0o644)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be opened for writing: {os_reason(error)}") from error
-    _held.add(descriptor)
-    try:
-        try:
-            status = os.fstat(descriptor)
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {os_reason(error)}") from error
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            raise StoreError(
-                f"{path} is no file of its own, but a link or a pipe, to which nothing is written: "
-                "delete it, the next writer makes it again"
-            )
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 500, 0).decode(errors="replace").strip()
-            raise LockedError(
-                f"{folder} is being written by {holder or 'another process'}: "
-                "wait for it to end, or stop it; reading is possible meanwhile"
-            ) from error
-        except OSError as error:
-            raise StoreError(f"{path} cannot be locked: {os_reason(error)}") from error
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        try:
-            os.ftruncate(descriptor, 0)
-            text = f"process {os.getpid()} on {os.uname().nodename} since {since}\n"
-            os.pwrite(descriptor, text.encode(), 0)
-        except OSError as error:
-            raise StoreError(f"{path} cannot be written: {os_reason(error)}") from error
-        yield
-    finally:
-        if descriptor in _held:  # not in a forked child, which closed it
-            _held.discard(descriptor)
-            try:
-                # Closing is not enough: a copy of the descriptor would keep the lock.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            finally:
-                os.close(descriptor)

@@ -24,7 +24,8 @@ from latentdb.store.manifest import (
     FileEntry,
     Manifest,
 )
-from latentdb.store.segment import Floats, Ints, Segment, hash_ids
+from latentdb.store.rows import Floats, Ints
+from latentdb.store.segment import Segment, hash_ids
 
 _NUMPY_PAYS = 100  # up to so many rows, a set of Python is faster than np.unique
 

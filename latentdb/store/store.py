@@ -21,6 +21,7 @@ from latentdb.base.files import as_path, sync_folder
 from latentdb.store import manifest as manifests
 from latentdb.store.creation import Model, create_files
 from latentdb.store.id_filter import IdFilter
+from latentdb.store.lock import writer_lock
 from latentdb.store.manifest import Manifest, Settings
 from latentdb.store.segment import Segment
 from latentdb.store.snapshot import Snapshot
@@ -183,7 +184,7 @@ class Store:
         LockedError
             If another process is still writing after `lock_timeout`; names it.
         """
-        with manifests.writer_lock(self.path, self.lock_timeout):
+        with writer_lock(self.path, self.lock_timeout):
             writer = Writer(self)
             yield writer
             if not writer.committed:

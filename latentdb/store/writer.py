@@ -28,7 +28,8 @@ from latentdb.store.manifest import (
     Settings,
     unique_name,
 )
-from latentdb.store.segment import MAX_COLUMNS, Ints, Rows, dump
+from latentdb.store.rows import Ints, Rows
+from latentdb.store.segment import MAX_COLUMNS, dump
 
 if TYPE_CHECKING:
     from latentdb.store.store import Store

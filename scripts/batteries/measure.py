@@ -18,7 +18,7 @@ import numpy as np
 
 from batteries.world import BrokenPromise, Summary, workshop
 from latentdb.database import LatentDB
-from latentdb.store.segment import Rows
+from latentdb.store.rows import Rows
 from latentdb.store.store import Store
 
 DIM = 64

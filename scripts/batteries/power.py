@@ -19,7 +19,8 @@ from batteries.shim import Fault, Shim, Stopped
 from batteries.world import Generator, Op, State, Summary, check, held, make, small, workshop
 from latentdb.base.errors import LatentDBError
 from latentdb.database import LatentDB
-from latentdb.store.manifest import FOLDERS, LOCK
+from latentdb.store.lock import LOCK
+from latentdb.store.manifest import FOLDERS
 
 _BLOCK = 512
 _KINDS = ("add", "add", "replace", "delete", "compact", "optimize")

@@ -20,7 +20,7 @@ from unittest import mock
 SHIMMED = (
     "base.files",
     "store.garbage",
-    "store.manifest",
+    "store.lock",
     "store.quarantine",
     "store.writer",
     "verify",

@@ -23,7 +23,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from latentdb.database import LatentDB
-from latentdb.store.manifest import FOLDERS, LOCK, MANIFEST
+from latentdb.store.lock import LOCK
+from latentdb.store.manifest import FOLDERS, MANIFEST
 from latentdb.store.store import Store
 from latentdb.verify import verify
 

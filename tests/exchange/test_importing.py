@@ -39,7 +39,7 @@ from latentdb.exchange.exporting import export
 from latentdb.exchange.importing import FORMATS
 from latentdb.store import writer as writers
 from latentdb.store.columns import Column, make_column
-from latentdb.store.segment import Rows
+from latentdb.store.rows import Rows
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.store import Store
 

@@ -20,7 +20,7 @@ from latentdb.database import LatentDB
 from latentdb.search import manager
 from latentdb.search.manager import IndexManager
 from latentdb.store.manifest import IndexEntry, Settings
-from latentdb.store.segment import Rows
+from latentdb.store.rows import Rows
 from latentdb.store.store import Store
 
 DIM = 8

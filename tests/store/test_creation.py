@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from latentdb.store.creation import is_unfinished, undo_creation
-from latentdb.store.segment import Rows
+from latentdb.store.rows import Rows
 from latentdb.store.store import Store
 
 

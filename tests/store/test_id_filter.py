@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from latentdb.base.files import checksum
 from latentdb.store.id_filter import IdFilter
 from latentdb.store.manifest import FileEntry, SegmentEntry
-from latentdb.store.segment import Rows, Segment, dump
+from latentdb.store.rows import Rows
+from latentdb.store.segment import Segment, dump
 
 Hashes = NDArray[np.uint64]
 

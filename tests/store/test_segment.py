@@ -24,7 +24,8 @@ from latentdb.store import segment as segments
 from latentdb.store.blocks import MappedArray, SegmentBytes
 from latentdb.store.columns import Column, Value, make_columns
 from latentdb.store.manifest import FileEntry, LayoutEntry, SegmentEntry
-from latentdb.store.segment import FileStats, Rows, Segment, dump, hash_ids
+from latentdb.store.rows import FileStats, Rows
+from latentdb.store.segment import Segment, dump, hash_ids
 from latentdb.store.texts import Texts
 
 N, DIM = 6, 3

@@ -34,7 +34,8 @@ from latentdb.store import segment as segments
 from latentdb.store import writer as writers
 from latentdb.store.columns import make_columns
 from latentdb.store.manifest import Settings
-from latentdb.store.segment import Rows, hash_ids
+from latentdb.store.rows import Rows
+from latentdb.store.segment import hash_ids
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.store import Store
 from latentdb.store.writer import GRACE_SECONDS, Writer
@@ -435,7 +436,7 @@ FULL_DISK = """
 import resource, sys
 import numpy as np
 from latentdb.base.errors import StoreError
-from latentdb.store.segment import Rows
+from latentdb.store.rows import Rows
 from latentdb.store.store import Store
 
 store = Store.open(sys.argv[1])
@@ -502,7 +503,7 @@ def _index_entry() -> manifests.IndexEntry:
 APPENDING = """
 import sys
 import numpy as np
-from latentdb.store.segment import Rows
+from latentdb.store.rows import Rows
 from latentdb.store.store import Store
 
 with Store.open(sys.argv[1]).writer() as writer:
