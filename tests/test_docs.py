@@ -69,6 +69,8 @@ def digits(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(photos / "my-model", made / "model")
     with LatentDB.create(made / "store.ldb", model=made / "model") as db:
         db.index_images(made / "digits", labels_from_folders=True)
+    (made / "pictures").mkdir()
+    shutil.copy(photos / "photos/dog/001.png", made / "pictures/blend.png")
     for name in ("photos", "new.jpg"):
         copy = shutil.copytree if (photos / name).is_dir() else shutil.copy
         copy(photos / name, folder / name)
