@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping
 from itertools import accumulate
 from typing import Any
 
-from latentdb.base.errors import ModelError
 from latentdb.kerasfile.builder import (
     ALLOWED_LAYERS,
     HARMLESS_VALUES,
@@ -20,7 +19,16 @@ from latentdb.kerasfile.builder import (
     operation_of,
 )
 from latentdb.kerasfile.container import ModelFile
-from latentdb.kerasfile.graph import Architecture, Layer, Ref, Step, Tensor, is_keras, upstream
+from latentdb.kerasfile.graph import (
+    Architecture,
+    Layer,
+    Ref,
+    Step,
+    Tensor,
+    is_keras,
+    too_deep,
+    upstream,
+)
 
 _NAMES = frozenset(("name", "trainable", "autocast"))  # in the settings of any object
 _METADATA = frozenset(("module", "registered_name", "build_config", "compile_config"))
@@ -64,7 +72,7 @@ def canonical(file: ModelFile, outputs: int) -> Any:
                 described.append(_describe(step, numbers, groups))
         return [described, [numbers[target] for target in targets]]
     except RecursionError as error:
-        raise ModelError(f"{file.name} is refused: its configuration nests too deeply") from error
+        raise too_deep(file.name) from error
 
 
 def output_count(file: ModelFile) -> int | None:
@@ -75,11 +83,8 @@ def output_count(file: ModelFile) -> int | None:
     ModelError
         If the configuration is not one that keras writes.
     """
-    try:
-        model = Architecture(file)
-    except RecursionError as error:
-        raise ModelError(f"{file.name} is refused: its configuration nests too deeply") from error
-    return None if model.top is None else len(model.top.graph.outputs)
+    top = Architecture(file).top
+    return None if top is None else len(top.graph.outputs)
 
 
 def _describe(step: Step, numbers: Mapping[Tensor, int], groups: Collection[str]) -> Any:

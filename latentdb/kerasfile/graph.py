@@ -159,6 +159,11 @@ class Tensor:
         return "/".join((*self.submodel.path[1:], self.ref.layer))
 
 
+def too_deep(name: str) -> ModelError:
+    """The error for a configuration that exhausts Python's stack."""
+    return ModelError(f"{name} is refused: its configuration nests too deeply")
+
+
 class Architecture:
     """The graphs of all models in a file.
 
@@ -199,6 +204,8 @@ class Architecture:
                 graph = _graph(model, (prefix, None), file.legacy, 0)
                 if graph is not None:
                     self._add(Submodel(graph, (self.kind, attribute), file.name))
+        except RecursionError as error:
+            raise too_deep(file.name) from error
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             if isinstance(error, ModelError):
                 raise

@@ -193,9 +193,19 @@ def twice() -> dict[str, Any]:
     return model("m", [entry(), layer("Dense", "x", "x")], ["x"])
 
 
+def deep_argument() -> dict[str, Any]:
+    value: list[Any] = []
+    for _ in range(900):
+        value = [value]
+    dense = layer("Dense", "d", "x")
+    dense["inbound_nodes"][0]["kwargs"] = {"a": value}
+    return model("m", [entry(), dense], ["d"])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (deep_argument, "configuration nests too deeply"),
         (cycle, "has a cycle"),
         (deep, "nests too many models"),
         (missing, "has no layer 'absent', but refers to it"),
