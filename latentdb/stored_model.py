@@ -177,10 +177,6 @@ def describe(snapshot: Snapshot) -> Info:
     """Size, model and search index of a store."""
     manifest = snapshot.manifest
     entry = manifest.index
-    sizes = [segment.file.bytes for segment in manifest.segments]
-    sizes += [] if entry is None else [entry.file.bytes]
-    sizes += [] if manifest.deletions is None else [manifest.deletions.file.bytes]
-    sizes += [] if manifest.model is None else [file.bytes for file in manifest.model.files]
     return Info(
         path=str(snapshot.folder),
         uuid=manifest.uuid,
@@ -189,7 +185,7 @@ def describe(snapshot: Snapshot) -> Info:
         deleted_rows=manifest.deleted_rows,
         dim=manifest.dim,
         segments=len(manifest.segments),
-        bytes=sum(sizes),
+        bytes=sum(file.bytes for file in manifest.files()),
         columns=manifest.columns,
         model=config_of(snapshot),
         compiled=any(compiled_name(name) == ENCODER_ONNX for name in manifest.file_names()),

@@ -35,11 +35,8 @@ def backup(source: Path, manifest: Manifest, out: Path) -> None:
         make_folder(out / name)
     with writer_lock(out):
         check_absent(out)  # another process may have made it meanwhile
-        entries = [segment.file for segment in manifest.segments]
-        entries += [] if manifest.model is None else manifest.model.files
-        entries += [part.file for part in (manifest.deletions, manifest.index) if part is not None]
         try:
-            for entry in entries:
+            for entry in manifest.files():
                 link_or_copy(source / entry.name, out / entry.name, entry.bytes, entry.checksum)
         except LatentDBError as error:
             raise StoreError(f"{out} is no complete backup ({error}): run it again") from error

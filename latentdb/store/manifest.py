@@ -222,16 +222,16 @@ class Manifest:
         """Deleted rows that are still in a segment."""
         return 0 if self.deletions is None else self.deletions.in_segments
 
+    def files(self) -> list[FileEntry]:
+        """All files of this version."""
+        files = [segment.file for segment in self.segments]
+        files += [part.file for part in (self.deletions, self.index) if part is not None]
+        files += [] if self.model is None else self.model.files
+        return files
+
     def file_names(self) -> set[str]:
         """Names of all files of this version."""
-        names = {segment.file.name for segment in self.segments}
-        if self.deletions is not None:
-            names.add(self.deletions.file.name)
-        if self.index is not None:
-            names.add(self.index.file.name)
-        if self.model is not None:
-            names.update(file.name for file in self.model.files)
-        return names
+        return {file.name for file in self.files()}
 
 
 def unique_name() -> str:
