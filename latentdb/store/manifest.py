@@ -517,18 +517,24 @@ def stamp(file: str) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def commit(folder: Path, manifest: Manifest) -> tuple[Manifest, bytes]:
+def commit(folder: Path, manifest: Manifest) -> None:
     """Make a version the current one; every file it names must be durable already.
-
-    Returns
-    -------
-    tuple
-        The manifest as a reader parses it, and the bytes of the file.
 
     Raises
     ------
     StoreError
         If it cannot be written, or no reader could parse it; the old version stays then.
+    """
+    publish(folder, serialize(folder, manifest)[1])
+
+
+def serialize(folder: Path, manifest: Manifest) -> tuple[Manifest, bytes]:
+    """A version as a reader parses it, and the bytes of its manifest file.
+
+    Raises
+    ------
+    StoreError
+        If no reader could parse it.
     """
     data = dump(manifest)
     try:
@@ -536,5 +542,9 @@ def commit(folder: Path, manifest: Manifest) -> tuple[Manifest, bytes]:
     except (ValueError, KeyError, TypeError) as error:
         reason = f"no reader could read the new version ({error})"
         raise StoreError(f"{folder / MANIFEST} was not replaced: {reason}") from error
-    replace_atomically(folder / MANIFEST, data)
     return read, data
+
+
+def publish(folder: Path, data: bytes) -> None:
+    """Replace the manifest file by one that was serialized; raises as `commit`."""
+    replace_atomically(folder / MANIFEST, data)

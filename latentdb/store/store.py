@@ -124,13 +124,14 @@ class Store:
                     f"{self.path} was replaced by another store since it was opened: open it again"
                 )
             try:
-                snapshot = self.switch_to(manifest, data)
+                snapshot = self.open_version(manifest)
             except NotFoundError as error:
                 if manifests.read(self.path).version != manifest.version:
                     continue  # a later version dropped a file, which was then deleted
                 raise CorruptStoreError(
                     f"{error}, and the manifest names it: restore it from a backup"
                 ) from error
+            self.switch_to(snapshot, data)
             self._seen = seen
             return snapshot
         raise StoreError(f"{self.path} changes faster than it can be opened: try again")
@@ -148,28 +149,27 @@ class Store:
         if manifests.read_bytes(self.path) != self._data:
             raise StoreError(f"{self.path} was replaced while it was written: open it again")
 
-    def switch_to(self, manifest: Manifest, data: bytes) -> Snapshot:
-        """Make a committed version the current snapshot, and open its files.
+    def switch_to(self, snapshot: Snapshot, data: bytes) -> None:
+        """Make an opened version, which is committed, the current snapshot.
 
         Parameters
         ----------
-        manifest, data
+        snapshot, data
             The version, and the bytes of its manifest file.
+        """
+        names = {entry.file.name for entry in snapshot.manifest.segments}
+        for name in set(self._segments) - names:
+            del self._segments[name]
+        self._snapshot, self._data, self._seen = snapshot, data, None
+
+    def open_version(self, manifest: Manifest) -> Snapshot:
+        """A version with its files opened; it need not be committed yet.
 
         Raises
         ------
         NotFoundError, CorruptStoreError, StoreError
             If a file cannot be opened; the current snapshot stays as it was then.
         """
-        snapshot = self.open_version(manifest)
-        names = {entry.file.name for entry in manifest.segments}
-        for name in set(self._segments) - names:
-            del self._segments[name]
-        self._snapshot, self._data, self._seen = snapshot, data, None
-        return snapshot
-
-    def open_version(self, manifest: Manifest) -> Snapshot:
-        """A version with its files opened; it need not be committed yet."""
         snapshot = Snapshot(self.path, manifest, self._segments, self._id_filter)
         # Opened at once: a file may be deleted after a later version drops it.
         _ = snapshot.segments, snapshot.deleted

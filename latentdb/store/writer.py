@@ -272,22 +272,27 @@ class Writer:
         return self._deletions_file(rows, len(rows), written)
 
     def _commit(self, manifest: Manifest) -> None:
-        manifest = replace(manifest, version=manifest.version + 1)
+        folder = self._store.path
+        manifest, data = manifests.serialize(
+            folder, replace(manifest, version=manifest.version + 1)
+        )
         known = {segment.entry for segment in self.snapshot.segments}
         try:
-            for segment in self._store.open_version(manifest).segments:
+            opened = self._store.open_version(manifest)
+            for segment in opened.segments:
                 if segment.entry not in known:
                     segment.check_layout()
         except (CorruptStoreError, NotFoundError) as error:
             raise StoreError(f"nothing was committed: what was written is bad ({error})") from error
         self._store.check_unchanged()
-        written = manifests.commit(self._store.path, manifest)
+        manifests.publish(folder, data)
         self.committed = True
-        old = self.snapshot.manifest.file_names()
-        self.snapshot = self._store.switch_to(*written)
-        for name in old - self.snapshot.manifest.file_names():
+        dropped = self.snapshot.manifest.file_names() - manifest.file_names()
+        self.snapshot = opened
+        self._store.switch_to(opened, data)
+        for name in dropped:
             try:
-                os.utime(self._store.path / name, follow_symlinks=False)  # the grace starts now
+                os.utime(folder / name, follow_symlinks=False)  # the grace starts now
             except OSError:
                 continue
 
