@@ -40,7 +40,7 @@ def check_absent(folder: Path) -> None:
     if not os.path.exists(folder):
         return
     if (folder / MANIFEST).exists():
-        raise AlreadyExistsError(f"{folder} is a store already: open it")
+        raise AlreadyExistsError(f"{folder} is a store already: open it, or give another path")
     if not is_unfinished(folder):
         raise AlreadyExistsError(f"{folder} exists and is not a store: give another path")
 
