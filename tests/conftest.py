@@ -62,7 +62,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainReport:
     """What training the model of `model` reported."""
     out = tmp_path_factory.mktemp("model") / "model"
-    return train_model([images], out, latent_dim=4, epochs=6, beta=0.05, batch=16)
+    return train_model([images], out, latent_dim=4, epochs=6, batch=16)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,12 @@ _STOPPED = {  # reasons to end a training, as options
     type=click.Choice(["conv", "mlp"]),
     default="conv",
     show_default=True,
-    help="conv: convolutional layers.  mlp: dense layers only, for tiny images.",
+    help="conv: principal components and convolutional layers.  mlp: two dense layers.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(["balanced", "reconstruction", "retrieval", "fast"]),
+    help="What conv aims at; fast takes seconds.  [default: balanced]",
 )
 @click.option(
     "--image-size",
@@ -41,15 +46,17 @@ _STOPPED = {  # reasons to end a training, as options
 @click.option(
     "--latent-dim", type=int, default=64, show_default=True, help="Dimensions of the latents."
 )
-@click.option("--beta", type=float, default=0.3, show_default=True, help="Weight of the KL loss.")
-@click.option("--epochs", type=int, default=100, show_default=True, help="Most epochs.")
-@click.option("--minutes", type=float, help="Most minutes.")
+@click.option("--beta", type=float, help="Weight of the KL loss.  [default: 0.005; 0.3 for mlp]")
+@click.option("--epochs", type=int, help="Most epochs.  [default: 200; 100 for mlp]")
+@click.option(
+    "--minutes", type=float, help="Most minutes.  [default: 10; no limit with --epochs or for mlp]"
+)
 @click.option(
     "--patience",
     type=int,
-    default=5,
+    default=10,
     show_default=True,
-    help="Stop after this many epochs without a better validation loss.",
+    help="Stop after this many epochs without progress on held-out images.",
 )
 @click.option(
     "--validation",
@@ -59,7 +66,9 @@ _STOPPED = {  # reasons to end a training, as options
     help="Share of the images held out for validation.",
 )
 @click.option(
-    "--batch", type=int, help="Images per step.  [default: 128; 32 for fewer than 10,000 images]"
+    "--batch",
+    type=int,
+    help="Images per step.  [default: 64; for mlp 128, or 32 below 10,000 images]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
 @strict_option
@@ -76,6 +85,8 @@ def train(images: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) 
 
     with progress(quiet) as report:
         done = train_model(images, deterministic=True, report=report, **settings)
+    for note in done.notes:
+        click.echo(f"note: {note}", err=True)
     if as_json:
         print_json(done)
         return
@@ -85,9 +96,17 @@ def train(images: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) 
         f"{spec.height}x{spec.width}x{spec.channels}, {done.validation_images:,} held out"
     )
     stopped = _STOPPED.get(done.stopped, done.stopped)
+    if done.stopped == "closed form":
+        how = f"principal components in {done.seconds:.0f} s"
+    else:
+        how = (
+            f"{counted(done.epochs, 'epoch')} in {done.seconds:.0f} s ({stopped}), "
+            f"best epoch {done.best_epoch}"
+        )
+    pca, mean = done.baselines["pca"], done.baselines["mean_image"]
     click.echo(
-        f"{counted(done.epochs, 'epoch')} in {done.seconds:.0f} s ({stopped}), "
-        f"best epoch {done.best_epoch}; reconstructions of held-out images: {done.psnr:.1f} dB PSNR"
+        f"{how}; reconstructions of held-out images: {done.psnr:.1f} dB PSNR "
+        f"(PCA {pca:.1f}, mean image {mean:.1f})"
     )
     click.echo(f"{done.path}: encoder, decoder, history.csv, reconstructions.png")
     print_bad_files(done.bad)

@@ -3,7 +3,12 @@
 config       model.json, and the options of a model file made elsewhere
 fingerprint  which model it is
 codec        images to latents and latents to images
-vae          the Keras VAE, its loss and its training loop
+vae          the Keras VAE, its loss, and the plain training loop of the mlp
+pca          the closed form that training starts from
+network      the convolutional VAE
+views        random views of images
+stages       the training of the convolutional VAE
+presets      what a training aims at
 training     from image files to a model folder
 calibration  import a Keras file, and find its pixel range
 arithmetic   averages, interpolations and blends of latents

@@ -26,11 +26,12 @@ from latentdb.images.decode import Preprocessing, probe, read_image
 from latentdb.images.discover import BadFile, ImageFile, discover, require_images
 from latentdb.images.render import contact_sheet
 from latentdb.kerasfile.runtime import load_keras, save
-from latentdb.model.codec import CONFIG_FILE, Codec, fingerprints
+from latentdb.model.codec import BATCH, CONFIG_FILE, Codec, fingerprints
 from latentdb.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from latentdb.model.vae import VAE, Training, TrainingStep
+    from latentdb.model.presets import TrainedNetwork
+    from latentdb.model.vae import VAE, TrainingStep
 
 HISTORY_FILE = "history.csv"
 PICTURE_FILE = "reconstructions.png"
@@ -38,9 +39,14 @@ LATENT_DIM = 64
 MAX_FILES = 1_000_000  # a random sample of a larger collection is used
 MAX_BYTES = 2 << 30  # pixels held in memory
 MIN_IMAGES = 10
+ARCHITECTURES = ("conv", "mlp")
+PRESETS = ("balanced", "reconstruction", "retrieval", "fast")
+MINUTES = 10.0  # of training, where neither minutes nor epochs are given
+_EPOCHS = {"conv": 200, "mlp": 100}
+_MLP_BETA = 0.3
+_BASELINE_IMAGES = 2_000  # held out, that baselines are measured on
 _PROBED_FILES = 100  # whose headers decide the default image size and channels
-_SIZE_BOUNDS = (16, 64)  # of the default image size, in pixels
-_SIZE_MULTIPLE = 16  # as the four stride-2 convolutions need
+_LARGEST_SIZE = 64  # of the default image size, in pixels
 _PICTURE_IMAGES = 10  # columns of reconstructions.png
 
 
@@ -64,14 +70,21 @@ class TrainReport:
     epochs, best_epoch
         Epochs begun, and the one whose weights were saved.
     stopped
-        ``"epochs"``, ``"minutes"``, ``"converged"`` or ``"interrupted"``.
+        ``"epochs"``, ``"minutes"``, ``"converged"``, ``"interrupted"`` or
+        ``"closed form"``.
     losses
         Losses of the best epoch by name.
     psnr
-        Mean peak signal-to-noise ratio of the validation images'
-        reconstructions, in dB.
+        Peak signal-to-noise ratio of the validation images' reconstructions, the
+        mean over images, in dB.
+    baselines
+        The same ratio, on at most 2,000 of these images, of the principal
+        components of the same number (``"pca"``) and of the mean training image
+        (``"mean_image"``).
     seconds
-        Wall time of the training loop.
+        Wall time of the training, without loading.
+    notes
+        What was decided on the way, for people.
     """
 
     path: str
@@ -85,12 +98,15 @@ class TrainReport:
     stopped: str
     losses: dict[str, float]
     psnr: float
+    baselines: dict[str, float]
     seconds: float
+    notes: tuple[str, ...]
 
 
 def psnr(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Peak signal-to-noise ratio of each pair of images, in dB.
 
+    Where latentdb states one number for many images, it is the mean of these.
     ``10 log10(255^2 / mean squared error)``; infinite for equal images.
 
     Parameters
@@ -109,14 +125,15 @@ def train_model(
     out: str | os.PathLike[str],
     *,
     arch: str = "conv",
+    preset: str | None = None,
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
     resize: str = "stretch",
     latent_dim: int = LATENT_DIM,
-    beta: float = 0.3,
-    epochs: int = 100,
+    beta: float | None = None,
+    epochs: int | None = None,
     minutes: float | None = None,
-    patience: int = 5,
+    patience: int = 10,
     validation: float = 0.1,
     batch: int | None = None,
     seed: int = 0,
@@ -140,7 +157,10 @@ def train_model(
     out
         The folder to write; must not exist, or be empty.
     arch
-        ``"conv"`` or ``"mlp"``.
+        ``"conv"``, which starts at the principal components, or ``"mlp"``.
+    preset
+        What ``"conv"`` aims at: ``"balanced"`` (default), ``"reconstruction"``,
+        ``"retrieval"``, or ``"fast"``, the principal components alone.
     image_size, channels
         Height and width, and 1 or 3; by default derived from the images.
     resize
@@ -148,13 +168,17 @@ def train_model(
     latent_dim
         Dimensions of z_mean.
     beta
-        Weight of the KL loss.
-    epochs, minutes, patience
-        When to stop: see `latentdb.model.vae.train`.
+        Weight of the KL loss; by default 0.005 for ``"conv"``, 0.3 for ``"mlp"``.
+    epochs, minutes
+        Limits; by default 200 epochs for ``"conv"``, in 10 minutes if neither is
+        given, and 100 epochs for ``"mlp"``.
+    patience
+        Epochs without progress on the held-out images after which training stops.
     validation
         Share of the images that is held out.
     batch
-        Images per gradient step; by default 128, or 32 below 10,000 images.
+        Images per gradient step; by default 64 for ``"conv"`` (less below 512
+        images), 128 for ``"mlp"`` (32 below 10,000 images).
     seed
         Seeds the split, the weights, the order and the sampling.
     strict
@@ -174,10 +198,14 @@ def train_model(
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise AlreadyExistsError(f"{target} exists: give --out another path, or remove it first")
-    _check_options(epochs, minutes, validation, batch or 1, beta, patience)
+    _check_choices(arch, preset)
+    if epochs is None and minutes is None and arch == "conv":
+        minutes = MINUTES
+    epochs = _EPOCHS[arch] if epochs is None else epochs
+    _check_options(epochs, minutes, validation, batch or 1, beta or 0, patience)
     random = np.random.default_rng(seed)
     files, bad, found = _sample(sources, random, report)
-    spec = _preprocessing(files, arch, image_size, channels, resize)
+    spec = _preprocessing(files, image_size, channels, resize)
     files = files[: max(MIN_IMAGES, MAX_BYTES // int(np.prod(spec.shape)))]
     pixels, unreadable = _read(files, spec, report)
     bad += unreadable
@@ -189,36 +217,53 @@ def train_model(
             f"{counted(len(pixels), 'readable image')} cannot train a model: "
             f"give at least {MIN_IMAGES}{reason}"
         )
-    if batch is None:
-        batch = 128 if len(pixels) >= 10_000 else 32
     held_out = min(len(pixels) - 1, max(1, round(validation * len(pixels))))
     if report is not None:
         report(Progress("loading tensorflow", 0, None))
     load_keras()
-    from latentdb.model import vae
+    from latentdb.model import presets
 
-    model = vae.build_vae(spec.shape, latent_dim, arch=arch, beta=beta, seed=seed)
-    training = vae.train(
-        model,
-        pixels[held_out:],
-        pixels[:held_out],
-        epochs=epochs,
-        minutes=minutes,
-        patience=patience,
-        batch=batch,
-        seed=seed,
-        deterministic=deterministic,
-        report=None if report is None else _step_report(report, epochs, minutes),
-    )
+    if deterministic:
+        presets.turn_on_determinism()
+    settings: dict[str, Any] = {
+        "latent_dim": latent_dim,
+        "epochs": epochs,
+        "minutes": minutes,
+        "patience": patience,
+        "seed": seed,
+        "report": None if report is None else _step_report(report, epochs, minutes),
+    }
+    if arch == "mlp":
+        beta = _MLP_BETA if beta is None else beta
+        batch = batch or (128 if len(pixels) >= 10_000 else 32)
+        outcome = _train_mlp(pixels, held_out, beta=beta, batch=batch, **settings)
+    else:
+        beta, preset = presets.BETA if beta is None else beta, preset or PRESETS[0]
+        outcome = presets.train_network(
+            pixels[held_out:], pixels[:held_out],
+            preset=preset, beta=beta, batch=batch, **settings,
+        )  # fmt: skip
     about = {
         "architecture": arch,
+        **({"preset": preset, "semantic_dims": outcome.semantic_dims} if preset else {}),
         "beta": beta,
         "seed": seed,
-        "batch": batch,
         "images": len(pixels) - held_out,
         "validation_images": held_out,
     }
-    return _write(target, model, training, spec, pixels[:held_out], about, tuple(bad), found)
+    return _write(target, outcome, spec, pixels, held_out, about, tuple(bad), found)
+
+
+def _check_choices(arch: str, preset: str | None) -> None:
+    if arch not in ARCHITECTURES:
+        choices = ", ".join(ARCHITECTURES)
+        raise InvalidInputError(f"architecture {arch!r} is unknown: use one of {choices}")
+    if preset is not None and preset not in PRESETS:
+        raise InvalidInputError(f"preset {preset!r} is unknown: use one of {', '.join(PRESETS)}")
+    if preset is not None and arch == "mlp":
+        raise InvalidInputError(
+            f"preset {preset!r} is not one of the mlp architecture, which has none: use conv"
+        )
 
 
 def _check_options(
@@ -271,12 +316,11 @@ def _sample(
 
 def _preprocessing(
     files: Sequence[ImageFile],
-    arch: str,
     image_size: tuple[int, int] | None,
     channels: int | None,
     resize: str,
 ) -> Preprocessing:
-    """The given size and channels; by default the median size in bounds, and grey if all are."""
+    """The given size and channels; by default the median size up to 64, and grey if all are."""
     if image_size is not None and channels is not None:
         return Preprocessing(*image_size, channels, resize=resize)
     shapes = []
@@ -289,11 +333,8 @@ def _preprocessing(
         channels = max((shape.channels for shape in shapes), default=3)
     if image_size is None:
         sides = [min(shape.height, shape.width) for shape in shapes]
-        side = statistics.median(sides or [_SIZE_BOUNDS[1]])
-        side = min(max(side, _SIZE_BOUNDS[0] if arch == "conv" else 1), _SIZE_BOUNDS[1])
-        if arch == "conv":
-            side = _SIZE_MULTIPLE * round(side / _SIZE_MULTIPLE)
-        image_size = int(side), int(side)
+        side = min(int(statistics.median(sides or [_LARGEST_SIZE])), _LARGEST_SIZE)
+        image_size = side, side
     return Preprocessing(*image_size, channels, resize=resize)
 
 
@@ -323,6 +364,26 @@ def _read(
     return pixels[:count], bad
 
 
+def _train_mlp(
+    pixels: NDArray[np.uint8],
+    held_out: int,
+    *,
+    latent_dim: int,
+    beta: float,
+    seed: int,
+    **settings: Any,
+) -> TrainedNetwork:
+    """The mlp architecture trained, with the same baseline as the convolutional one."""
+    from latentdb.model import presets, vae
+
+    training, validation = pixels[held_out:], pixels[:held_out]
+    shape = training.shape[1], training.shape[2], training.shape[3]
+    model = vae.build_mlp(shape, latent_dim, beta=beta, seed=seed)
+    done = vae.train(model, training, validation, seed=seed, **settings)
+    linear = presets.closed_form(training, latent_dim, beta=beta, seed=seed)
+    return presets.TrainedNetwork(model, linear, done, 0, ())
+
+
 def _step_report(
     report: Report, epochs: int, minutes: float | None
 ) -> Callable[[TrainingStep], None]:
@@ -334,7 +395,7 @@ def _step_report(
         if minutes is not None:
             report(Progress(stage, int(step.seconds), int(60 * minutes)))
         else:
-            done = (step.epoch - 1) * step.batches + step.batch
+            done = max(0, step.epoch - 1) * step.batches + step.batch
             report(Progress(stage, done, epochs * step.batches))
 
     return report_step
@@ -342,14 +403,15 @@ def _step_report(
 
 def _write(
     target: Path,
-    model: VAE,
-    training: Training,
+    outcome: TrainedNetwork,
     spec: Preprocessing,
-    validation: NDArray[np.uint8],
+    pixels: NDArray[np.uint8],
+    held_out: int,
     about: dict[str, Any],
     bad: tuple[BadFile, ...],
     found: int,
 ) -> TrainReport:
+    model, training, validation = outcome.vae, outcome.training, pixels[:held_out]
     encoder, decoder = save(model.encoder), save(model.decoder)
     latent_dim = int(model.decoder.input_shape[1])
     hashes = fingerprints(encoder, decoder, spec, str(target))
@@ -357,16 +419,19 @@ def _write(
     codec = Codec(config, encoder, decoder).compiled()
     reconstructions = codec.decode(codec.encode(validation)[0])
     mean_psnr = float(psnr(validation, reconstructions).mean())
+    baselines = _baselines(outcome.linear, pixels[held_out:], validation[:_BASELINE_IMAGES])
     losses = next(
         (step.losses for step in training.history if step.epoch == training.best_epoch), {}
     )
+    epochs = training.history[-1].epoch if training.history else 0
     about |= {
-        "epochs": len(training.history),
+        "epochs": epochs,
         "best_epoch": training.best_epoch,
         "stopped": training.stopped,
         "training_seconds": round(training.seconds, 1),
         "losses": losses,
         "validation_psnr_db": round(mean_psnr, 3),
+        "baselines_psnr_db": {name: round(value, 3) for name, value in baselines.items()},
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("latentdb", "tensorflow", "keras", "numpy")},
@@ -378,7 +443,7 @@ def _write(
     contact_sheet([[(image, "") for image in row] for row in rows]).save(picture, "PNG")
     files = codec.files
     del files[CONFIG_FILE]
-    files |= {HISTORY_FILE: _history(training).encode(), PICTURE_FILE: picture.getvalue()}
+    files |= {HISTORY_FILE: _history(training.history).encode(), PICTURE_FILE: picture.getvalue()}
     # The config is the last: no part of a folder is a model.
     write_folder(target, {**files, CONFIG_FILE: config.to_json().encode()})
     return TrainReport(
@@ -388,21 +453,39 @@ def _write(
         validation_images=about["validation_images"],
         found=found,
         bad=bad,
-        epochs=len(training.history),
+        epochs=epochs,
         best_epoch=training.best_epoch,
         stopped=training.stopped,
         losses=losses,
         psnr=mean_psnr,
+        baselines=baselines,
         seconds=training.seconds,
+        notes=outcome.notes,
     )
 
 
-def _history(training: Training) -> str:
+def _baselines(
+    linear: VAE, training: NDArray[np.uint8], validation: NDArray[np.uint8]
+) -> dict[str, float]:
+    """Mean PSNR of the closed form and of the mean training image, in dB."""
+    floats = validation.astype(np.float32) / np.float32(255)
+    z_mean = linear.encoder.predict(floats, batch_size=BATCH, verbose=0)[0]
+    values = linear.decoder.predict(z_mean, batch_size=BATCH, verbose=0)
+    rebuilt = np.rint(255 * values).astype(np.uint8)
+    mean = np.rint(training[:: -(-len(training) // 10_000)].mean(axis=0)).astype(np.uint8)
+    return {
+        "pca": float(psnr(validation, rebuilt).mean()),
+        "mean_image": float(psnr(validation, mean[None]).mean()),
+    }
+
+
+def _history(history: Sequence[TrainingStep]) -> str:
+    """One line per epoch; a loss that an epoch does not have is empty."""
     text = io.StringIO()
-    names = sorted({name for step in training.history for name in step.losses})
+    names = sorted({name for step in history for name in step.losses})
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["epoch", "seconds", *names])
-    for step in training.history:
-        values = [f"{step.losses[name]:.6g}" for name in names]
+    for step in history:
+        values = [f"{step.losses[name]:.6g}" if name in step.losses else "" for name in names]
         writer.writerow([step.epoch, f"{step.seconds:.1f}", *values])
     return text.getvalue()

@@ -34,10 +34,7 @@ from latentdb.base.errors import InvalidInputError, ModelError
 from latentdb.kerasfile.runtime import restored_random
 from latentdb.kerasfile.sampling import Sampling
 
-ARCHITECTURES = ("conv", "mlp")
 INTERMEDIATE = 512
-CONV_FILTERS = (32, 64, 64, 64)
-CONV_MULTIPLE = 2 ** len(CONV_FILTERS)
 LOSSES = ("loss", "reconstruction_loss", "kl_loss")
 
 
@@ -96,15 +93,27 @@ class VAE(keras.Model):  # type: ignore[misc]
         return self._track(self.losses(images, training=False))
 
 
-def build_vae(
-    shape: tuple[int, int, int],
-    latent_dim: int,
-    *,
-    arch: str = "conv",
-    beta: float = 0.3,
-    seed: int = 0,
+def check_build(latent_dim: int) -> None:
+    """Refuse what no network can be built with.
+
+    Raises
+    ------
+    InvalidInputError, ModelError
+        For a latent dimension below 1, and for another keras backend.
+    """
+    if latent_dim < 1:
+        raise InvalidInputError(f"latent dim {latent_dim} is not positive: use 2 to 512")
+    if keras.backend.backend() != "tensorflow":
+        raise ModelError(
+            f"keras uses the backend {keras.backend.backend()!r}, latentdb needs tensorflow: "
+            "unset KERAS_BACKEND"
+        )
+
+
+def build_mlp(
+    shape: tuple[int, int, int], latent_dim: int, *, beta: float = 0.3, seed: int = 0
 ) -> VAE:
-    """An untrained VAE.
+    """An untrained VAE of dense layers: one of 512 in the encoder, one in the decoder.
 
     Parameters
     ----------
@@ -112,9 +121,6 @@ def build_vae(
         Height, width and channels of an image.
     latent_dim
         Dimensions of the latent space.
-    arch
-        ``"conv"``, four stride-2 convolutions (height and width multiples of
-        16), or ``"mlp"``, one dense layer of 512, for any size.
     beta
         Weight of the KL loss.
     seed
@@ -128,81 +134,24 @@ def build_vae(
     Raises
     ------
     InvalidInputError
-        If the architecture is unknown or does not fit the image size.
+        If the latent dimension is not positive.
     """
-    if arch not in ARCHITECTURES:
-        raise InvalidInputError(
-            f"architecture {arch!r} is unknown: use one of {', '.join(ARCHITECTURES)}"
-        )
-    if arch == "conv" and (shape[0] % CONV_MULTIPLE or shape[1] % CONV_MULTIPLE):
-        raise InvalidInputError(
-            f"image size {shape[0]}x{shape[1]} does not fit the conv architecture: "
-            f"use multiples of {CONV_MULTIPLE}, or the mlp architecture"
-        )
-    if latent_dim < 1:
-        raise InvalidInputError(f"latent dim {latent_dim} is not positive: use 2 to 512")
-    if keras.backend.backend() != "tensorflow":
-        raise ModelError(
-            f"keras uses the backend {keras.backend.backend()!r}, latentdb needs tensorflow: "
-            "unset KERAS_BACKEND"
-        )
+    check_build(latent_dim)
+    layers = keras.layers
     with restored_random(seed):
-        return _build(shape, latent_dim, arch, beta, seed)
-
-
-def _build(shape: tuple[int, int, int], latent_dim: int, arch: str, beta: float, seed: int) -> VAE:
-    encoder_input = keras.Input(shape, name="encoder_input")
-    z_sampling = keras.Input((latent_dim,), name="z_sampling")
-    if arch == "conv":
-        hidden, outputs = _conv_layers(encoder_input, z_sampling, shape)
-    else:
-        hidden, outputs = _mlp_layers(encoder_input, z_sampling, shape)
-    z_mean = keras.layers.Dense(latent_dim, name="z_mean")(hidden)
-    z_log_var = keras.layers.Dense(latent_dim, name="z_log_var")(hidden)
-    z = Sampling(seed=seed, name="z")([z_mean, z_log_var])
-    encoder = keras.Model(encoder_input, [z_mean, z_log_var, z], name="encoder")
-    decoder = keras.Model(z_sampling, outputs, name="decoder")
-    return VAE(encoder, decoder, beta=beta)
-
-
-def _mlp_layers(inputs: Any, z: Any, shape: tuple[int, int, int]) -> tuple[Any, Any]:
-    layers = keras.layers
-    hidden = layers.Flatten(name="flatten")(inputs)
-    hidden = layers.Dense(INTERMEDIATE, activation="relu", name="encoder_hidden")(hidden)
-    outputs = layers.Dense(INTERMEDIATE, activation="relu", name="decoder_hidden")(z)
-    outputs = layers.Dense(math.prod(shape), activation="sigmoid", name="pixels")(outputs)
-    return hidden, layers.Reshape(shape, name="image")(outputs)
-
-
-def _conv_layers(inputs: Any, z: Any, shape: tuple[int, int, int]) -> tuple[Any, Any]:
-    """Stride-2 convolutions in the encoder, transposed ones in the decoder.
-
-    Measured on CIFAR-10 (latent dim 64, 6 epochs): batch normalisation in the
-    encoder gives 19.2 instead of 18.9 dB.  A kernel of 4 at stride 2 avoids
-    checkerboard artefacts.
-    """
-    layers = keras.layers
-    hidden = inputs
-    for number, filters in enumerate(CONV_FILTERS, start=1):
-        name = f"encoder_conv{number}"
-        hidden = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False, name=name)(
-            hidden
-        )
-        hidden = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(hidden)
-        hidden = layers.Activation("gelu", name=f"{name}_gelu")(hidden)
-    height, width = shape[0] // CONV_MULTIPLE, shape[1] // CONV_MULTIPLE
-    hidden = layers.Flatten(name="flatten")(hidden)
-    deepest = CONV_FILTERS[-1]
-    outputs = layers.Dense(height * width * deepest, activation="gelu", name="decoder_hidden")(z)
-    outputs = layers.Reshape((height, width, deepest), name="decoder_grid")(outputs)
-    for number, filters in enumerate(reversed(CONV_FILTERS[:-1]), start=1):
-        outputs = layers.Conv2DTranspose(
-            filters, 4, strides=2, padding="same", activation="gelu", name=f"decoder_conv{number}"
-        )(outputs)
-    outputs = layers.Conv2DTranspose(
-        shape[2], 4, strides=2, padding="same", activation="sigmoid", name="image"
-    )(outputs)
-    return hidden, outputs
+        encoder_input = keras.Input(shape, name="encoder_input")
+        hidden = layers.Flatten(name="flatten")(encoder_input)
+        hidden = layers.Dense(INTERMEDIATE, activation="relu", name="encoder_hidden")(hidden)
+        z_mean = layers.Dense(latent_dim, name="z_mean")(hidden)
+        z_log_var = layers.Dense(latent_dim, name="z_log_var")(hidden)
+        z = Sampling(seed=seed, name="z")([z_mean, z_log_var])
+        z_sampling = keras.Input((latent_dim,), name="z_sampling")
+        hidden = layers.Dense(INTERMEDIATE, activation="relu", name="decoder_hidden")(z_sampling)
+        pixels = layers.Dense(math.prod(shape), activation="sigmoid", name="pixels")(hidden)
+        image = layers.Reshape(shape, name="image")(pixels)
+        encoder = keras.Model(encoder_input, [z_mean, z_log_var, z], name="encoder")
+        decoder = keras.Model(z_sampling, image, name="decoder")
+        return VAE(encoder, decoder, beta=beta)
 
 
 @dataclass(frozen=True)
@@ -228,8 +177,8 @@ class Training:
     best_epoch
         The epoch whose weights were restored, from 1; 0 if none was finished.
     stopped
-        Why training ended: ``"epochs"``, ``"minutes"``, ``"converged"`` or
-        ``"interrupted"``.
+        Why training ended: ``"epochs"``, ``"minutes"``, ``"converged"``,
+        ``"interrupted"`` or ``"closed form"``.
     seconds
         Wall time of the training loop.
     """
@@ -315,7 +264,7 @@ class _ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 @contextmanager
-def _ctrl_c(event: threading.Event) -> Iterator[None]:
+def ctrl_c_sets(event: threading.Event) -> Iterator[None]:
     """Set an event at the first Ctrl-C; a second one interrupts as usual."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -344,20 +293,19 @@ def train(
     batch: int = 128,
     learning_rate: float = 1e-3,
     seed: int = 0,
-    deterministic: bool = False,
     report: Callable[[TrainingStep], None] | None = None,
 ) -> Training:
     """Train a VAE in place; it ends with the weights of its lowest validation loss.
 
     The same seed, images and number of epochs give the same weights on the same
     machine, up to the last bits: float32 sums depend on the memory alignment of
-    a tensor, and without `deterministic` on the order of threads.  Generators of
+    a tensor, and without op determinism on the order of threads.  Generators of
     the process are not touched.
 
     Parameters
     ----------
     vae
-        From `build_vae`.
+        From `build_mlp`.
     training, validation
         uint8 ``[n, height, width, channels]``; validation images give no
         gradients.
@@ -371,10 +319,6 @@ def train(
         Of the Adam optimizer.
     seed
         Seeds the order of the images.
-    deterministic
-        Turn on tensorflow's op determinism.  It slows other models of the process,
-        makes unseeded random ops an error, and tensorflow has no public way to
-        turn it off: for a process that only trains.
     report
         Called after every batch and every epoch.
 
@@ -383,8 +327,6 @@ def train(
     Training
         History, best epoch, and why it stopped.
     """
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
     vae.compile(optimizer=keras.optimizers.Adam(learning_rate), jit_compile=False)
     batches = _ImageBatches(training, batch, seed)
     deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
@@ -393,7 +335,7 @@ def train(
     early_stopping = keras.callbacks.EarlyStopping(
         monitor="val_loss", mode="min", patience=patience, restore_best_weights=True
     )
-    with _ctrl_c(progress.interrupted):
+    with ctrl_c_sets(progress.interrupted):
         vae.fit(
             batches,
             validation_data=_ImageBatches(validation, batch, None),

@@ -200,7 +200,7 @@ def other_architecture(model: Path, folder: Path) -> Path:
 
     def edit(config: dict[str, Any]) -> None:
         for layer in config["config"]["layers"]:
-            if layer["config"].get("activation") == "gelu":
+            if layer["config"].get("activation") == "relu":
                 layer["config"]["activation"] = "tanh"
 
     path = folder / "decoder.keras"

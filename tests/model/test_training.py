@@ -46,7 +46,8 @@ def test_the_folder_is_complete(trained: TrainReport) -> None:
     assert config["about"]["losses"]["val_loss"] > 0
     with (folder / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == [str(n + 1) for n in range(6)]
+    assert [row["epoch"] for row in rows] == [str(n) for n in range(7)]  # 0 is the start
+    assert rows[0]["loss"] == ""
     assert {"reconstruction_loss", "kl_loss", "val_reconstruction_loss", "val_kl_loss"} <= set(
         rows[0]
     )
@@ -79,7 +80,10 @@ def test_grey_images_make_a_grey_model_of_their_size(tmp_path: Path) -> None:
     for number in range(12):
         draw_shape("disc", number).convert("L").resize((40, 30)).save(grey / f"{number}.png")
     done = train_model([grey], tmp_path / "m", epochs=1, latent_dim=2)
-    assert done.config.preprocessing.shape == (32, 32, 1)
+    assert done.config.preprocessing.shape == (30, 30, 1)
+    assert done.notes == (
+        "trained for reconstruction alone, without semantic dimensions: the images are grey",
+    )
     other = train_model([grey], tmp_path / "n", epochs=1, latent_dim=2, arch="mlp")
     assert other.config.preprocessing.shape == (30, 30, 1)
 
@@ -183,8 +187,16 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
         train_model([images], out, minutes=-1)
     with pytest.raises(InvalidInputError, match="validation share of 1"):
         train_model([images], out, validation=1)
-    with pytest.raises(InvalidInputError, match="17x16 does not fit the conv"):
-        train_model([images], out, image_size=(17, 16))
+    with pytest.raises(InvalidInputError, match=r"127x64 cannot .* use multiples of 2, such as"):
+        train_model([images], out, image_size=(127, 64))
+    with pytest.raises(
+        InvalidInputError, match="architecture 'cnn' is unknown: use one of conv, mlp"
+    ):
+        train_model([images], out, arch="cnn")
+    with pytest.raises(InvalidInputError, match="preset 'best' is unknown: use one of balanced, "):
+        train_model([images], out, preset="best")
+    with pytest.raises(InvalidInputError, match="mlp architecture, which has none: use conv"):
+        train_model([images], out, preset="fast", arch="mlp")
     with pytest.raises(InvalidInputError, match="2 channels"):
         train_model([images], out, channels=2)
     assert not out.exists()

@@ -1,0 +1,521 @@
+"""Training of the convolutional VAE in stages that follow the clock.
+
+Each stage anneals its learning rate over its share of the time, and ends with the
+best weights of its validations, of which the first is of its start: no stage
+makes the network worse.
+
+Imports tensorflow at its head; see `vae`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else tensorflow logs to stderr
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from latentdb.model.network import ConvNetwork
+from latentdb.model.vae import TrainingStep
+from latentdb.model.views import random_views
+
+JOINT, RECONSTRUCTION = "joint", "reconstruction"
+VIEWED_IMAGES = 256  # of a step of the joint stage, two views each
+_PLAIN_IMAGES = 96  # of such a step, to reconstruct
+_TEMPERATURE = 0.2
+_CONTRASTIVE_WEIGHT = 10.0  # for 32x32x3 pixels, in proportion for others
+_VIEW_SHARE = 0.75  # size of a view, of the trunk's input
+_AVERAGING = 0.995  # of the exponential moving average of the weights
+_DECAY = 0.05  # of the kernels, in the joint stage
+_WARM_UP = 0.06  # of a stage
+_WARM_UP_STEPS = 60
+_STATISTICS_IMAGES = 6_144
+_BATCH = 256  # of validation and batch statistics
+
+Pixels = NDArray[np.uint8]
+Weights = list[NDArray[np.float32]]
+
+
+class Budget:
+    """How much of a training is over, by the clock and by epochs, whichever is further.
+
+    Parameters
+    ----------
+    seconds, epochs
+        Limits; None for none.
+    clock
+        Gives seconds.
+    """
+
+    def __init__(
+        self, seconds: float | None, epochs: int | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.seconds, self.epochs = seconds, epochs
+        self._clock = clock
+        self._start = clock()
+        self.epochs_done = 0.0
+
+    @property
+    def elapsed(self) -> float:
+        return self._clock() - self._start
+
+    @property
+    def progress(self) -> float:
+        """From 0 to 1, and beyond."""
+        by_time = 0.0 if self.seconds is None else self.elapsed / self.seconds
+        by_epochs = 0.0 if self.epochs is None else self.epochs_done / self.epochs
+        return max(by_time, by_epochs)
+
+    @property
+    def reason(self) -> str:
+        """Why it is over: ``"minutes"`` or ``"epochs"``."""
+        by_epochs = self.epochs is not None and self.epochs_done >= self.epochs
+        return "epochs" if by_epochs else "minutes"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a training.
+
+    Attributes
+    ----------
+    kind
+        ``"joint"``: views of images, and reconstruction.  ``"reconstruction"``: that alone.
+    end
+        The progress of the whole training at which it ends.
+    rate
+        Highest learning rate.
+    frozen
+        Prefixes of the names of layers that are not trained.
+    batch
+        Plain images a step.
+    """
+
+    kind: str
+    end: float
+    rate: float
+    frozen: tuple[str, ...] = ()
+    batch: int = 64
+
+    @property
+    def factors(self) -> Mapping[str, float]:
+        """Of the learning rate, by the prefix of a layer's name; 1 for others.
+
+        Adam moves every weight by about the learning rate in a step, which would
+        undo the start in ten of them: the closed form is trained slowly, and so
+        are layers that start at zero.
+        """
+        slow = 0.03 if self.kind == JOINT else 0.02
+        return {"linear_": slow, "trunk_mean": 0.2, "z_log_var": 0.2}
+
+
+@dataclass
+class Record:
+    """What a training did, filled in as it goes.
+
+    Attributes
+    ----------
+    history
+        One entry per epoch, the first, of number 0, of the start.
+    best_epoch
+        The entry whose weights the network has.
+    stopped
+        Why training ended.
+    """
+
+    history: list[TrainingStep] = field(default_factory=list)
+    best_epoch: int = 0
+    stopped: str = "epochs"
+
+
+class Trainer:
+    """Trains one network on images that stay in memory.
+
+    Parameters
+    ----------
+    network
+        Trained in place.
+    training, validation
+        uint8 images of the network's inner shape.
+    beta
+        Weight of the KL loss.
+    budget
+        When the training ends.
+    patience
+        Validations without progress after which a reconstruction stage ends.
+    seed
+        Seeds order, views and sampling.
+    interrupted
+        Ends the training early when set.
+    report
+        Called after every step and every epoch.
+    """
+
+    def __init__(
+        self,
+        network: ConvNetwork,
+        training: Pixels,
+        validation: Pixels,
+        *,
+        beta: float,
+        budget: Budget,
+        patience: int,
+        seed: int,
+        interrupted: threading.Event,
+        report: Callable[[TrainingStep], None] | None,
+    ) -> None:
+        self.network = network
+        self.record = Record()
+        self._training, self._validation = training, validation
+        self._beta = beta
+        self._budget = budget
+        self._patience = patience
+        self._seed = seed
+        self._interrupted = interrupted
+        self._report = report
+        self._step_number = 0
+        side = max(network.trunk_shape[:2])
+        self._view_size = max(8, round(_VIEW_SHARE * side))
+        self._weight = _CONTRASTIVE_WEIGHT * math.prod(network.design.inner_shape) / 3072
+        self._reconstruct_batch = tf.function(self._reconstructed)
+        self._contrast_batch = tf.function(self._contrast_of_views)
+
+    # --- losses ------------------------------------------------------------------
+
+    def _reconstruction(
+        self, images: Any, seed: Any, *, training: bool, trunk_training: bool
+    ) -> tuple[Any, Any]:
+        """Squared error of a batch's images, from sampled z, and KL divergence."""
+        network = self.network
+        z_mean = network.means(images, training=training, trunk_training=trunk_training)
+        z_log_var = network.log_variances(z_mean)
+        noise = tf.random.stateless_normal(tf.shape(z_mean), seed)
+        z = z_mean + tf.exp(0.5 * z_log_var) * noise
+        error = tf.square(images - network.pixels(z, training=training))
+        divergence = 1.0 + z_log_var - tf.square(z_mean) - tf.exp(z_log_var)
+        kl = -0.5 * tf.reduce_mean(tf.reduce_sum(divergence, axis=1))
+        return tf.reduce_mean(tf.reduce_sum(error, axis=[1, 2, 3])), kl
+
+    def _contrast(self, images: Any, seed: Any, *, training: bool) -> Any:
+        """InfoNCE of two views of each image (van den Oord et al. 2018; SimCLR's form)."""
+        network = self.network
+        images = network.trunk_input(images)
+        twice = tf.concat([images, images], axis=0)
+        views = random_views(twice, self._view_size, seed)
+        semantic = network.semantics(network.trunk(views, training=training), training=training)
+        unit = tf.math.l2_normalize(semantic, axis=1)
+        logits = tf.matmul(unit, unit, transpose_b=True) / _TEMPERATURE
+        count = tf.shape(images)[0]
+        logits = tf.linalg.set_diag(logits, tf.fill([2 * count], -1e9))
+        partners = tf.concat([tf.range(count, 2 * count), tf.range(count)], axis=0)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(partners, logits)
+        return tf.reduce_mean(losses)
+
+    def _reconstructed(self, pixels: Any) -> tuple[Any, Any, Any]:
+        """dB, squared error and KL divergence of each image, from z_mean."""
+        images = tf.cast(pixels, tf.float32) / 255.0
+        z_mean = self.network.means(images)
+        z_log_var = self.network.log_variances(z_mean)
+        error = tf.square(images - tf.clip_by_value(self.network.pixels(z_mean), 0.0, 1.0))
+        squares = tf.reduce_sum(error, axis=[1, 2, 3])
+        mean = tf.reduce_mean(error, axis=[1, 2, 3])
+        divergence = 1.0 + z_log_var - tf.square(z_mean) - tf.exp(z_log_var)
+        ratio = -10.0 / math.log(10) * tf.math.log(tf.maximum(mean, 1e-10))
+        return ratio, squares, -0.5 * tf.reduce_sum(divergence, axis=1)
+
+    def _contrast_of_views(self, pixels: Any) -> Any:
+        images = tf.cast(pixels, tf.float32) / 255.0
+        return self._contrast(images, (7, 7), training=False)
+
+    def validate(self, kind: str) -> tuple[float, dict[str, float]]:
+        """A score of the held-out images, the higher the better, and their losses."""
+        blocks = [self._reconstruct_batch(block) for block in _blocks(self._validation)]
+        ratio, squares, kl = (
+            float(np.concatenate([np.asarray(block[number]) for block in blocks]).mean())
+            for number in range(3)
+        )
+        losses = {
+            "val_loss": squares + self._beta * kl,
+            "val_reconstruction_loss": squares,
+            "val_kl_loss": kl,
+            "val_psnr": ratio,
+        }
+        if kind != JOINT:
+            return ratio, losses
+        contrast = float(self._contrast_batch(self._validation[:VIEWED_IMAGES]))
+        losses["val_contrastive_loss"] = contrast
+        losses["val_loss"] += self._weight * contrast
+        return -squares - self._weight * contrast, losses
+
+    def _show(self, step: TrainingStep) -> None:
+        if self._report is not None:
+            self._report(step)
+
+    # --- one stage ---------------------------------------------------------------
+
+    def run(self, stage: Stage) -> None:
+        """Train until the stage's end, Ctrl-C or the patience's end; then restore the best."""
+        progress = _StageRun(self, stage)
+        progress.run()
+
+    def finish(self) -> None:
+        """Leave the batch normalisations as keras makes them, for who trains further."""
+        for layer in self.network.layers.values():
+            if hasattr(layer, "momentum"):
+                layer.momentum = 0.99
+
+    def _make_step(self, stage: Stage, optimizer: _Optimizer) -> Callable[..., tuple[Any, ...]]:
+        joint = stage.kind == JOINT
+        trunk_training = not any("trunk".startswith(name) for name in stage.frozen)
+
+        def step(plain: Any, viewed: Any, rate: Any, seed: Any) -> tuple[Any, ...]:
+            images = tf.cast(plain, tf.float32) / 255.0
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([variable.value for variable in optimizer.variables])
+                squares, kl = self._reconstruction(
+                    images, seed, training=True, trunk_training=trunk_training
+                )
+                loss = squares + self._beta * kl
+                contrast = tf.zeros(())
+                if joint:
+                    images = tf.cast(viewed, tf.float32) / 255.0
+                    contrast = self._contrast(images, seed, training=True)
+                    loss += self._weight * contrast
+            gradients = tape.gradient(loss, [variable.value for variable in optimizer.variables])
+            optimizer.apply(gradients, rate)
+            return loss, squares, kl, contrast
+
+        return tf.function(step)  # type: ignore[no-any-return]
+
+    def _estimate_statistics(self, collect: Any, norms: Sequence[Any]) -> None:
+        """Set the batch normalisations to the mean statistics of whole images."""
+        sample = self._training[:_STATISTICS_IMAGES]
+        sums: Weights | None = None
+        count = 0
+        for block in _blocks(sample):
+            if len(block) < min(len(sample), _BATCH):
+                continue  # the last, smaller one
+            collect(block)
+            values = [np.asarray(w) for n in norms for w in (n.moving_mean, n.moving_variance)]
+            sums = values if sums is None else [a + b for a, b in zip(sums, values, strict=True)]
+            count += 1
+        for norm, mean, variance in zip(norms, (sums or [])[::2], (sums or [])[1::2], strict=True):
+            norm.moving_mean.assign(mean / count)
+            norm.moving_variance.assign(variance / count)
+
+
+class _StageRun:
+    """The state of one stage while it runs."""
+
+    def __init__(self, trainer: Trainer, stage: Stage) -> None:
+        self.trainer, self.stage = trainer, stage
+        network = trainer.network
+        trained = {
+            name: layer
+            for name, layer in network.layers.items()
+            if not name.startswith(stage.frozen or ("\0",))
+        }
+        if stage.kind != JOINT:
+            trained = {n: layer for n, layer in trained.items() if not n.startswith("semantic")}
+        variables, factors, decays = [], [], []
+        for name, layer in trained.items():
+            factor = next((f for p, f in stage.factors.items() if name.startswith(p)), 1.0)
+            for variable in layer.trainable_variables:
+                if variable.path.endswith("semantic_norm/gamma"):
+                    continue  # a scale that cosine does not see
+                variables.append(variable)
+                factors.append(factor)
+                is_kernel = len(variable.shape) > 1 and stage.kind == JOINT
+                decays.append(_DECAY if is_kernel and not name.startswith("linear_") else 0.0)
+        self.optimizer = _Optimizer(variables, factors, decays)
+        self.norms = [
+            layer for layer in trained.values() if type(layer).__name__ == "BatchNormalization"
+        ]
+        self.step = trainer._make_step(stage, self.optimizer)
+        self.collect = self._make_collector()
+        self.best: Weights = []
+        self.best_score = -math.inf
+        self.waited = 0
+
+    def _make_collector(self) -> Any:
+        """A function that leaves the statistics of one batch in the normalisations."""
+        network = self.trainer.network
+        names = {norm.name for norm in self.norms}
+        trunk = any(name.startswith(("trunk", "semantic")) for name in names)
+
+        def collect(pixels: Any) -> None:
+            images = tf.cast(pixels, tf.float32) / 255.0
+            z_mean = network.means(images, training=True, trunk_training=trunk)
+            network.pixels(z_mean, training=True)
+
+        traced = tf.function(collect)
+
+        def run(pixels: Any) -> None:
+            for norm in self.norms:  # read while the function is traced
+                norm.momentum = 0.0
+            try:
+                traced(pixels)
+            finally:
+                for norm in self.norms:
+                    norm.momentum = 1.0
+
+        return run
+
+    def run(self) -> None:
+        trainer, stage = self.trainer, self.stage
+        record, budget = trainer.record, trainer._budget
+        self._validate(None)
+        random = np.random.default_rng([trainer._seed, len(record.history)])
+        training = trainer._training
+        joint = stage.kind == JOINT
+        batch = min(stage.batch, len(training))
+        plain = _shuffled(training, batch, random)
+        viewed = _shuffled(training, min(VIEWED_IMAGES, len(training)), random)
+        seen = VIEWED_IMAGES if joint else batch
+        begin, start_epochs = budget.progress, budget.epochs_done
+        steps, sums, in_epoch = 0, np.zeros(4), 0
+        batches = max(1, len(training) // seen)
+        epoch = len(record.history)
+        while True:
+            share = (budget.progress - begin) / max(1e-9, stage.end - begin)
+            if share >= 1:
+                record.stopped = budget.reason
+                break
+            if trainer._interrupted.is_set():
+                record.stopped = "interrupted"
+                break
+            rate = stage.rate * _annealed(share) * min(1.0, (steps + 1) / _WARM_UP_STEPS)
+            trainer._step_number += 1
+            rows = next(plain), (next(viewed) if joint else training[:1])
+            seed = np.array([trainer._seed, trainer._step_number], np.int32)
+            values = self.step(*rows, np.float32(rate), seed)
+            numbers = np.array([float(value) for value in values])
+            if not np.isfinite(numbers).all():
+                break  # the best weights are restored
+            steps += 1
+            in_epoch += 1
+            sums += numbers
+            budget.epochs_done = start_epochs + steps / batches
+            losses = _named(sums / in_epoch, joint)
+            trainer._show(TrainingStep(epoch, in_epoch, batches, budget.elapsed, losses, False))
+            if in_epoch == batches:
+                self._validate(losses)
+                sums, in_epoch, epoch = np.zeros(4), 0, epoch + 1
+                if not joint and self.waited >= trainer._patience and share > 2 * _WARM_UP:
+                    record.stopped = "converged"
+                    break
+        if in_epoch:
+            self._validate(_named(sums / in_epoch, joint))
+        _assign(self._all_variables(), self.best)
+
+    def _all_variables(self) -> list[Any]:
+        return [v for layer in self.trainer.network.layers.values() for v in layer.variables]
+
+    def _validate(self, losses: dict[str, float] | None) -> None:
+        """Judge the averaged weights; keep them if they are the best so far."""
+        trainer = self.trainer
+        record = trainer.record
+        raw = [np.asarray(variable) for variable in self.optimizer.variables]
+        if losses is not None:
+            _assign(self.optimizer.variables, self.optimizer.averages())
+        if losses is not None or self.stage.kind == JOINT or not record.history:
+            trainer._estimate_statistics(self.collect, self.norms)
+        score, more = trainer.validate(self.stage.kind)
+        if losses is not None or not record.history:
+            # Of the start there are no training losses.
+            start = {} if losses is None else losses
+            number = len(record.history)
+            step = TrainingStep(number, 0, 0, trainer._budget.elapsed, {**start, **more}, True)
+            record.history.append(step)
+            trainer._show(step)
+        if score > self.best_score:
+            self.best_score, self.waited = score, 0
+            self.best = [np.asarray(variable) for variable in self._all_variables()]
+            if losses is not None:
+                record.best_epoch = len(record.history) - 1
+        else:
+            self.waited += 1
+        _assign(self.optimizer.variables, raw)
+
+
+class _Optimizer:
+    """AdamW (Loshchilov & Hutter 2019) with a learning rate factor a variable, and averages.
+
+    Keras's optimizers have one rate for all variables.
+    """
+
+    def __init__(
+        self, variables: Sequence[Any], factors: Sequence[float], decays: Sequence[float]
+    ) -> None:
+        self.variables = list(variables)
+        self._factors, self._decays = factors, decays
+        zeros = [tf.zeros(variable.shape) for variable in variables]
+        self._means = [tf.Variable(zero, trainable=False) for zero in zeros]
+        self._squares = [tf.Variable(zero, trainable=False) for zero in zeros]
+        self._averages = [tf.Variable(variable.value, trainable=False) for variable in variables]
+        self._count = tf.Variable(0.0, trainable=False)
+
+    def apply(self, gradients: Sequence[Any], rate: Any) -> None:
+        """Update the variables, in a tensorflow function."""
+        first, second, epsilon = 0.9, 0.98, 1e-8
+        count = self._count.assign_add(1.0)
+        corrected = rate * tf.sqrt(1 - second**count) / (1 - first**count)
+        keep = tf.minimum(_AVERAGING, (1 + count) / (10 + count))
+        for number, gradient in enumerate(gradients):
+            if gradient is None:
+                continue
+            factor, variable = self._factors[number], self.variables[number].value
+            mean = self._means[number].assign_add((1 - first) * (gradient - self._means[number]))
+            squares = self._squares[number]
+            square = squares.assign_add((1 - second) * (tf.square(gradient) - squares))
+            change = corrected * factor * mean / (tf.sqrt(square) + epsilon)
+            if self._decays[number]:
+                change += rate * factor * self._decays[number] * variable
+            new = variable.assign_sub(change)
+            average = self._averages[number]
+            average.assign_add((1 - keep) * (new - average))
+
+    def averages(self) -> Weights:
+        return [average.numpy() for average in self._averages]
+
+
+def _named(values: NDArray[np.float64], joint: bool) -> dict[str, float]:
+    names = ("loss", "reconstruction_loss", "kl_loss", "contrastive_loss")
+    named = dict(zip(names, map(float, values), strict=True))
+    if not joint:
+        del named["contrastive_loss"]
+    return named
+
+
+def _annealed(share: float) -> float:
+    """Linear warm-up, then a half cosine to zero."""
+    if share < _WARM_UP:
+        return share / _WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP)))
+
+
+def _blocks(pixels: Pixels) -> Iterator[Pixels]:
+    for start in range(0, len(pixels), _BATCH):
+        yield pixels[start : start + _BATCH]
+
+
+def _shuffled(pixels: Pixels, batch: int, random: np.random.Generator) -> Iterator[Pixels]:
+    """Batches without end, in a new order every epoch; what does not fill one waits."""
+    while True:
+        order = random.permutation(len(pixels))
+        for start in range(0, len(order) - batch + 1, batch):
+            yield pixels[order[start : start + batch]]
+
+
+def _assign(variables: Sequence[Any], values: Sequence[NDArray[np.float32]]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
