@@ -49,8 +49,8 @@ def load_model(
         return import_model(model, options=options, images=images)
     if options is not None and replace(options, trust_model=False) != ModelOptions():
         raise InvalidInputError(
-            "z_mean, z_log_var, image_size, channels, pixel_range and resize describe a model "
-            "file made elsewhere: a model folder states its own, leave them out"
+            "z_mean, z_log_var, image_size, channels, pixel_range, resize and background describe "
+            "a model file made elsewhere: a model folder states its own, leave them out"
         )
     if isinstance(model, Codec):
         return model
@@ -211,7 +211,7 @@ def load_other_model(
     model, encoder, decoder
         As in `LatentDB.create`.
     options
-        Where they say nothing of pixel range and resize rule, a file is read with the store's.
+        Where they say nothing of how images are read, a file is used with the store's rules.
     """
     options = options or ModelOptions()
     config = config_of(snapshot)

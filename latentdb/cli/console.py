@@ -184,7 +184,8 @@ def _model_lines(info: Info) -> list[tuple[str, str]]:
         (
             "images",
             f"{spec.height}x{spec.width}x{spec.channels}, pixels {spec.pixel_range}, "
-            f"resized by {spec.resize}",
+            f"resized by {spec.resize}"
+            + ("" if spec.background == "white" else f", transparency over {spec.background}"),
         ),
         ("engine", f"{info.model.precision}, {engine}"),
     ]

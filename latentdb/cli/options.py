@@ -93,6 +93,18 @@ method_option = click.option(
     "interpolated too.",
 )
 
+
+def background_option(default: str | None) -> Callable[[Command], Command]:
+    """--background, for commands that make a model or a store."""
+    return click.option(
+        "--background",
+        metavar="COLOUR",
+        default=default,
+        help="What shows through transparent pixels: white, black, checker or R,G,B.  "
+        "[default: white]",
+    )
+
+
 _MODEL_OPTIONS = (
     click.option(
         "--model",
@@ -131,6 +143,7 @@ _MODEL_OPTIONS = (
         type=click.Choice(["stretch", "crop", "pad"]),
         help="How images of another shape are fitted.  [default: stretch]",
     ),
+    background_option(None),
     trust_option,
 )
 

@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from latentdb.cli.options import Channels, Size, json_option, quiet_option, strict_option
+from latentdb.cli.options import (
+    Channels,
+    Size,
+    background_option,
+    json_option,
+    quiet_option,
+    strict_option,
+)
 
 _STOPPED = {  # reasons to end a training, as options
     "epochs": "stopped by --epochs",
@@ -43,6 +50,7 @@ _STOPPED = {  # reasons to end a training, as options
     show_default=True,
     help="How images of another shape are fitted.",
 )
+@background_option("white")
 @click.option(
     "--latent-dim", type=int, default=64, show_default=True, help="Dimensions of the latents."
 )

@@ -1,7 +1,10 @@
 """Image files to pixels, and pixels to image files.
 
 discover      find image files in folders
+formats       which format a file has, and what else it may be
 decode        any image file as uint8 pixels of one size
+colour        8 bits, ICC profiles, transparency
+tiff          TIFF layouts that Pillow does not decode right
 jpeg          JPEG markers, simplejpeg, files whose pixels were lost
 pixel_range   uint8 pixels to the numbers a model takes, and back
 render        write images, animations and contact sheets

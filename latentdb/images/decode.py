@@ -1,4 +1,4 @@
-"""Image files of six formats, decoded to uint8 pixels of one size.
+"""Image files of twelve formats, decoded to uint8 pixels of one size.
 
 Training, indexing and querying all use this reader, so an image always gives
 the same pixels, whichever libraries are installed.  A file that cannot be read
@@ -12,20 +12,20 @@ import math
 import os
 import stat
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.files import os_reason
-from latentdb.images import jpeg
+from latentdb.images import colour, jpeg, tiff
+from latentdb.images.formats import describe, identify, largest_size
 from latentdb.images.pixel_range import Pixels, parse_pixel_range
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 RESIZE_RULES = ("stretch", "crop", "pad")
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb warning
 MAX_FILE_BYTES = 1 << 30
@@ -33,7 +33,9 @@ Box = tuple[float, float, float, float]
 # O_NONBLOCK: opening a pipe must not wait for a writer.
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
 _ORIENTATION_TAG = 0x0112  # of EXIF
-_BITS_TAG, _PHOTOMETRIC_TAG = 258, 262  # of TIFF
+# Fields of `Preprocessing` that came later: older versions of latentdb refuse their names, so
+# a record has them only where they say something else than those versions do.
+_LATER_FIELDS = {"background": "white", "icc": "ignore"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ class Preprocessing:
     resize
         ``"stretch"`` the image to the size, ``"crop"`` its centre to the aspect
         ratio first, or ``"pad"`` it with black to the aspect ratio.
+    background
+        What shows through transparent pixels: ``"white"``, ``"black"``,
+        ``"checker"`` or a colour as ``"R,G,B"``.
+    icc
+        ``"srgb"``: the colours of an image with an embedded profile are converted.
+        ``"ignore"``: its numbers are taken as they are stored, as in models from
+        before there was a choice.
     """
 
     height: int
@@ -59,6 +68,8 @@ class Preprocessing:
     channels: int
     pixel_range: str = "0..1"
     resize: str = "stretch"
+    background: str = "white"
+    icc: str = "ignore"
 
     def __post_init__(self) -> None:
         for number in (self.height, self.width, self.channels):
@@ -75,10 +86,20 @@ class Preprocessing:
             raise InvalidInputError(
                 f"resize rule {self.resize!r} is unknown: use one of {', '.join(RESIZE_RULES)}"
             )
+        colour.parse_background(self.background)
+        if self.icc not in colour.ICC_RULES:
+            raise InvalidInputError(
+                f"ICC rule {self.icc!r} is unknown: use one of {', '.join(colour.ICC_RULES)}"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.height, self.width, self.channels
+
+    def to_record(self) -> dict[str, Any]:
+        """The fields as a model config and its fingerprint hold them."""
+        values = asdict(self)
+        return {key: value for key, value in values.items() if _LATER_FIELDS.get(key) != value}
 
 
 def read_bytes(path: str) -> bytes:
@@ -125,8 +146,9 @@ def decode_pixels(
 ) -> Pixels:
     """Pixels of an image file, at the size of an encoder.
 
-    EXIF orientation is applied, transparency is composited over white, 16-bit
-    grey is scaled to 8 bits.  JPEG is decoded at the smallest DCT scale that is
+    EXIF orientation is applied, transparency is composited over the background,
+    16-bit grey is scaled to 8 bits, an embedded ICC profile is converted to sRGB
+    where the model asks for it.  JPEG is decoded at the smallest DCT scale that is
     at least twice the target, by simplejpeg where that is installed and the
     file is plain, else by Pillow.  The rest is one antialiased resize (area
     weighted, triangle filter).
@@ -134,8 +156,8 @@ def decode_pixels(
     Parameters
     ----------
     data
-        Content of a JPEG, PNG, WebP, GIF, BMP or TIFF file; of several frames or
-        pages the first is decoded.
+        Content of a file in one of `latentdb.images.formats.FORMATS`; of several
+        frames or pages the first is decoded.
     spec
         Size, channels and resize rule.
     name
@@ -196,11 +218,19 @@ def _decode_jpeg(
     if decoded is None:
         return None
     pixels, denominator = decoded
-    orientation = _orientation(_open(data, name)) if frame.has_metadata else 1
-    if pixels.shape == spec.shape and orientation == 1 and denominator == 1:
+    profile, orientation = None, 1
+    if frame.has_metadata or (frame.has_profile and spec.icc == "srgb"):
+        header = _open(data, name)
+        orientation = _orientation(header)
+        if spec.icc == "srgb" and colour.changes_colours(
+            header.info.get("icc_profile"), header.mode
+        ):
+            profile = header.info["icc_profile"]
+    if pixels.shape == spec.shape and orientation == 1 and denominator == 1 and profile is None:
         return pixels
     content = frame.width / denominator, frame.height / denominator
-    return _orient(to_pil(pixels), content, orientation, spec.channels)
+    image = colour.to_srgb(to_pil(pixels), profile)
+    return _orient(image, content, orientation, spec.channels)
 
 
 def read_image(path: str | os.PathLike[str], spec: Preprocessing) -> Pixels:
@@ -226,33 +256,56 @@ def probe(path: str) -> ImageShape:
         If it has no readable header.
     """
     data = read_bytes(path)
+    layout = _tiff_layout(data, path)
+    if layout is not None:
+        height, width = layout.height, layout.width
+        if layout.orientation in range(5, 9):
+            height, width = width, height
+        return ImageShape(height, width, 1 if layout.colours == 1 and not layout.has_palette else 3)
     image = _open(data, path)
     width, height = image.size
-    if image.format != "TIFF" and _orientation(image) >= 5:  # Pillow applies it to TIFF itself
+    if _orientation(image) >= 5:
         width, height = height, width
     grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
     return ImageShape(height, width, 1 if grey else 3)
 
 
 def _open(data: bytes, name: str) -> PILImage.Image:
-    from PIL import Image, UnidentifiedImageError
+    """A file by the plugin of its format, its size checked before any pixel is decoded."""
+    from PIL import Image
 
+    format = identify(data, name)
+    if format is None:
+        raise ImageError(name, describe(data))
     _ignore_bomb_warnings()
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise ImageError(name, f"not one of {', '.join(FORMATS)}, or its header is damaged") from (
-            error
-        )
+        if format == "HEIF":
+            image = _open_heif(data, name)
+        else:
+            Image.init()
+            if format not in Image.OPEN:
+                raise ImageError(name, f"{format}, which this build of Pillow does not read")
+            # The plugin itself, not Image.open, which does not say why it refuses a file.
+            image = Image.OPEN[format][0](io.BytesIO(data), "")
+    except ImageError:
+        raise
     except Image.DecompressionBombError as error:
         raise ImageError(name, f"decompression bomb: over {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # a damaged header makes Pillow raise almost anything
-        raise ImageError(name, f"damaged header: {_one_line(error)}") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(
-            name,
-            f"decompression bomb: {image.width}x{image.height} is over {MAX_PIXELS:,} pixels",
-        )
+        reason = jpeg.unsupported(data) if format == "JPEG" else None
+        reason = reason or f"damaged header ({format}): {_one_line(error)}"
+        raise ImageError(name, reason) from error
+    _check_size(*largest_size(data, image.size, format), name)
+    return image
+
+
+def _open_heif(data: bytes, name: str) -> PILImage.Image:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        reason = "HEIC and HEIF need an extra: pip install 'latentdb[heif]'"
+        raise ImageError(name, reason) from None
+    image: PILImage.Image = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call,unused-ignore]
     return image
 
 
@@ -265,7 +318,8 @@ def _ignore_bomb_warnings() -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.replace("not identified by this driver", "its header is not valid")
 
 
 def _orientation(image: PILImage.Image) -> int:
@@ -277,9 +331,12 @@ def _orientation(image: PILImage.Image) -> int:
 
 
 def _decode_with_pillow(data: bytes, spec: Preprocessing, name: str) -> tuple[PILImage.Image, Box]:
-    """An image in mode L or RGB, oriented, over white; and the box of it to resize."""
-    from PIL import Image
-
+    """An image in mode L or RGB, oriented, over the background; and the box of it to resize."""
+    layout = _tiff_layout(data, name)
+    if layout is not None:
+        tiff.silence_libtiff()
+        if not tiff.is_right_in_pillow(layout):
+            return _decode_with_tifffile(data, layout, spec, name)
     image = _open(data, name)
     try:
         if image.format == "PNG":
@@ -297,11 +354,8 @@ def _decode_with_pillow(data: bytes, spec: Preprocessing, name: str) -> tuple[PI
                 image.info["transparency"] = transparent * 255 // (2 ** data[24] - 1)
         orientation = _orientation(image)
         content = content or image.size
-        image = _to_eight_bits(image, name)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
+        image = colour.to_eight_bits(image, name)
+        image = colour.flatten(image, colour.parse_background(spec.background), spec.icc)
         return _orient(image, content, orientation, spec.channels)
     except ImageError:
         raise
@@ -309,6 +363,48 @@ def _decode_with_pillow(data: bytes, spec: Preprocessing, name: str) -> tuple[PI
         raise ImageError(name, "too large for the memory at hand") from error
     except Exception as error:  # damaged pixels make Pillow raise almost anything
         raise ImageError(name, f"damaged or truncated: {_one_line(error)}") from error
+
+
+def _tiff_layout(data: bytes, name: str) -> tiff.Layout | None:
+    """The layout of a TIFF; None for a file of another format.
+
+    Raises
+    ------
+    ImageError
+        If it is damaged, or has pixels that are never read.
+    """
+    if identify(data, name) != "TIFF":
+        return None
+    layout = tiff.read_layout(data)
+    if layout is None:
+        raise ImageError(name, "damaged header: its TIFF directory cannot be read")
+    _check_size(layout.width, layout.height, name)
+    reason = tiff.refusal(layout)
+    if reason is not None:
+        raise ImageError(name, reason)
+    return layout
+
+
+def _decode_with_tifffile(
+    data: bytes, layout: tiff.Layout, spec: Preprocessing, name: str
+) -> tuple[PILImage.Image, Box]:
+    """As `_decode_with_pillow`, of a layout that Pillow does not decode right."""
+    try:
+        image = tiff.read_pixels(data, layout, name)
+        image = colour.flatten(image, colour.parse_background(spec.background), spec.icc)
+    except MemoryError as error:
+        raise ImageError(name, "too large for the memory at hand") from error
+    orientation = layout.orientation if 1 <= layout.orientation <= 8 else 1
+    return _orient(image, image.size, orientation, spec.channels)
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            name, f"decompression bomb: {width}x{height} is over {MAX_PIXELS:,} pixels"
+        )
+    if not width or not height:
+        raise ImageError(name, f"{width}x{height}: it has no pixels")
 
 
 def _orient(
@@ -355,26 +451,6 @@ def _min_draft_size(size: tuple[int, int], spec: Preprocessing) -> tuple[int, in
         return longest, longest
     ratio = longest / max(size)
     return max(1, math.ceil(size[0] * ratio)), max(1, math.ceil(size[1] * ratio))
-
-
-def _to_eight_bits(image: PILImage.Image, name: str) -> PILImage.Image:
-    from PIL import Image
-
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        # convert("L") would clip 16 bits to white.
-        values = np.asarray(image).astype(np.uint32)
-        tags = getattr(image, "tag_v2", {})
-        white = 2 ** int(tags.get(_BITS_TAG, (16,))[0]) - 1  # some TIFFs store 12 bits in 16
-        grey = (values * 255 + white // 2) // white
-        if tags.get(_PHOTOMETRIC_TAG) == 0:  # white is zero: Pillow inverts only 8 bits
-            grey = 255 - grey
-        transparent = image.info.get("transparency")
-        if isinstance(transparent, int):
-            grey[values == transparent] = 255
-        return Image.fromarray(grey.astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ImageError(name, "32-bit pixels have no fixed range: save it with 8 or 16 bits")
-    return image
 
 
 def _resize(image: PILImage.Image, box: Box, spec: Preprocessing) -> PILImage.Image:

@@ -15,10 +15,8 @@ from pathlib import Path
 
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.base.files import os_reason
+from latentdb.images.formats import SUFFIXES
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-)
 _RUN_LENGTH = 100_000  # names of one folder that are sorted, then packed, at a time
 _FOLDER_MARK = "\0"  # appended to the name of a folder; sorts before any character of a name
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from latentdb.base.errors import InvalidInputError
 from latentdb.base.files import write_output
 from latentdb.images import jpeg
-from latentdb.images.decode import FORMATS, to_pil
+from latentdb.images.decode import to_pil
 from latentdb.images.pixel_range import Pixels
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Cell: TypeAlias = tuple[Pixels, str]  # uint8 [height, width, channels], caption
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # that are written
 _QUALITY = 96  # from here on TurboJPEG uses the accurate DCT, as Pillow always does
 SIDE = 96  # of an image on a sheet, unless it is larger
 _GAP = 4

@@ -196,7 +196,13 @@ class Codec:
             image_size=known.image_size, channels=known.channels, trust_model=known.trust_model,
         )  # fmt: skip
         default = "0..255:0..1" if model.divides else "0..1"
-        spec = Preprocessing(*model.image, known.pixel_range or default, known.resize or "stretch")
+        spec = Preprocessing(
+            *model.image,
+            known.pixel_range or default,
+            known.resize or "stretch",
+            known.background or "white",
+            known.icc or "srgb",
+        )
         config = ModelConfig(
             spec,
             model.latent_dim,

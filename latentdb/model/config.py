@@ -43,7 +43,7 @@ class ModelConfig:
     precision: str = FLOAT32
 
     def to_json(self) -> str:
-        values = asdict(self)
+        values = {**asdict(self), "preprocessing": self.preprocessing.to_record()}
         if self.precision == FLOAT32:
             del values["precision"]  # older versions of latentdb refuse the key
         return json.dumps(values, indent=2) + "\n"
@@ -92,6 +92,8 @@ class ModelOptions:
         divides by 255 itself, else ``"0..1"``, or what calibration finds.
     resize
         As in `Preprocessing`; ``"stretch"`` by default.
+    background, icc
+        As in `Preprocessing`; ``"white"`` and ``"srgb"`` by default.
     trust_model
         Run the code of files that cannot be used as data.
     """
@@ -102,12 +104,16 @@ class ModelOptions:
     channels: int | None = None
     pixel_range: str | None = None
     resize: str | None = None
+    background: str | None = None
+    icc: str | None = None
     trust_model: bool = False
 
     def with_defaults(self, spec: Preprocessing) -> ModelOptions:
-        """The same options, with pixel range and resize rule of `spec` where they are None."""
+        """The same options, with the rules of `spec` for reading images where they are None."""
         return replace(
             self,
             pixel_range=self.pixel_range or spec.pixel_range,
             resize=self.resize or spec.resize,
+            background=self.background or spec.background,
+            icc=self.icc or spec.icc,
         )

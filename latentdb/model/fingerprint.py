@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
 from hashlib import sha256
 
 from latentdb.base.errors import ModelError
@@ -49,7 +48,7 @@ def encoder_fingerprint(encoder: ModelFile, spec: Preprocessing, *, version: int
     ModelError
         If the configuration of the file is not one that keras writes.
     """
-    return _fingerprint(encoder, asdict(spec), ENCODER_OUTPUTS, version)
+    return _fingerprint(encoder, spec.to_record(), ENCODER_OUTPUTS, version)
 
 
 def decoder_fingerprint(decoder: ModelFile, spec: Preprocessing, *, version: int = VERSION) -> str:

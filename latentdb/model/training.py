@@ -129,6 +129,7 @@ def train_model(
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
     resize: str = "stretch",
+    background: str = "white",
     latent_dim: int = LATENT_DIM,
     beta: float | None = None,
     epochs: int | None = None,
@@ -165,6 +166,9 @@ def train_model(
         Height and width, and 1 or 3; by default derived from the images.
     resize
         ``"stretch"``, ``"crop"`` or ``"pad"``.
+    background
+        What shows through transparent pixels: ``"white"``, ``"black"``,
+        ``"checker"`` or ``"R,G,B"``.
     latent_dim
         Dimensions of z_mean.
     beta
@@ -205,7 +209,7 @@ def train_model(
     _check_options(epochs, minutes, validation, batch or 1, beta or 0, patience)
     random = np.random.default_rng(seed)
     files, bad, found = _sample(sources, random, report)
-    spec = _preprocessing(files, image_size, channels, resize)
+    spec = _preprocessing(files, image_size, channels, resize, background)
     files = files[: max(MIN_IMAGES, MAX_BYTES // int(np.prod(spec.shape)))]
     pixels, unreadable = _read(files, spec, report)
     bad += unreadable
@@ -319,10 +323,13 @@ def _preprocessing(
     image_size: tuple[int, int] | None,
     channels: int | None,
     resize: str,
+    background: str,
 ) -> Preprocessing:
     """The given size and channels; by default the median size up to 64, and grey if all are."""
     if image_size is not None and channels is not None:
-        return Preprocessing(*image_size, channels, resize=resize)
+        return Preprocessing(
+            *image_size, channels, resize=resize, background=background, icc="srgb"
+        )
     shapes = []
     for file in files[:_PROBED_FILES]:
         try:
@@ -335,7 +342,7 @@ def _preprocessing(
         sides = [min(shape.height, shape.width) for shape in shapes]
         side = min(int(statistics.median(sides or [_LARGEST_SIZE])), _LARGEST_SIZE)
         image_size = side, side
-    return Preprocessing(*image_size, channels, resize=resize)
+    return Preprocessing(*image_size, channels, resize=resize, background=background, icc="srgb")
 
 
 def _read(

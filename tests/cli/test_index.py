@@ -43,8 +43,8 @@ def test_bad_files_are_listed_at_the_end(store: Path, tmp_path: Path) -> None:
     result = run("index", store, folder)
     assert "1 bad" in result.stdout
     assert "1 bad file was skipped:" in result.stderr
-    assert "bad.png: not one of JPEG" in result.stderr
-    assert "bad.png: not one of JPEG" in run_error("index", store, folder, "--strict")
+    assert "bad.png: a text file" in result.stderr
+    assert "bad.png: a text file" in run_error("index", store, folder, "--strict")
 
 
 def test_a_run_of_bad_files_only_fails(tmp_path: Path, model: Path) -> None:

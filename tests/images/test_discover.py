@@ -172,7 +172,7 @@ def test_folders_may_lie_deeper_than_the_stack(tmp_path: Path) -> None:
 
 def test_there_have_to_be_images(tmp_path: Path) -> None:
     (tmp_path / "note.txt").touch()
-    with pytest.raises(InvalidInputError, match=r"no images in .*: expected files ending in \.bmp"):
+    with pytest.raises(InvalidInputError, match=r"no images in .*: expected .* \.apng"):
         require_images([tmp_path])
     with pytest.raises(NotFoundError, match="gone does not exist"):
         require_images([tmp_path / "gone"])

@@ -179,10 +179,14 @@ def test_the_frame_header_is_read() -> None:
     exif[0x0112] = 6
     image, grey, cmyk = (photo(30, 40).convert(mode) for mode in ("RGB", "L", "CMYK"))
     for data, expected in (
-        (encoded(image, "JPEG"), jpeg.Frame(30, 40, 3, True, False)),
-        (encoded(image, "JPEG", exif=exif), jpeg.Frame(30, 40, 3, True, True)),
-        (encoded(grey, "JPEG", progressive=True), jpeg.Frame(30, 40, 1, True, False)),
-        (encoded(cmyk, "JPEG"), jpeg.Frame(30, 40, 4, True, False)),
+        (encoded(image, "JPEG"), jpeg.Frame(30, 40, 3, True, False, False)),
+        (encoded(image, "JPEG", exif=exif), jpeg.Frame(30, 40, 3, True, True, False)),
+        (encoded(grey, "JPEG", progressive=True), jpeg.Frame(30, 40, 1, True, False, False)),
+        (encoded(cmyk, "JPEG"), jpeg.Frame(30, 40, 4, True, False, False)),
+        (
+            encoded(image, "JPEG", icc_profile=bytes(200)),
+            jpeg.Frame(30, 40, 3, True, False, True),
+        ),
         (encoded(image, "PNG"), None),
     ):
         assert jpeg.read_frame(data) == expected

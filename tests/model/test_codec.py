@@ -94,7 +94,7 @@ def test_nothing_in_nothing_out(model: Path) -> None:
 def test_keras_files_made_elsewhere(tmp_path: Path, flat: bool) -> None:
     _, _, reference = save_keras_files(tmp_path, flat=flat)
     codec = Codec.from_files(tmp_path / "e.keras", tmp_path / "d.keras")
-    assert codec.config.preprocessing == Preprocessing(*SHAPE)
+    assert codec.config.preprocessing == Preprocessing(*SHAPE, icc="srgb")
     assert (codec.config.latent_dim, codec.config.has_z_log_var) == (3, True)
     pixels = random_images(SHAPE)
     values = pixels.astype(np.float32) / 255
@@ -251,7 +251,7 @@ def test_a_config_survives_its_file(model: Path) -> None:
     text = (model / "model.json").read_text()
     config = ModelConfig.from_json(text, "x")
     assert json.loads(config.to_json()) == json.loads(text)
-    assert config.preprocessing == Preprocessing(16, 16, 3)
+    assert config.preprocessing == Preprocessing(16, 16, 3, icc="srgb")
 
 
 def test_summaries_name_the_classic_layers(model: Path) -> None:
