@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "latentdb"
 ORDER = (
     "cli",
     "database reader stored_model verify",
+    "insight",
     "exchange output",
     "ingest search",
     "model",
