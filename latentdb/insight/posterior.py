@@ -1,0 +1,136 @@
+"""Statistics of the posteriors in a store, one dimension at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Decode = Callable[[Floats], NDArray[np.uint8]]  # [n, d] to [n, height, width, channels]
+
+ACTIVE_VARIANCE = 0.01  # of z_mean over the data, above which a unit is active (Burda et al. 2016)
+_MAX_LOG_VAR = 80.0
+_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Posteriors:
+    """Statistics of posteriors ``N(z_mean, sigma²)``, each float64 ``[d]``.
+
+    Attributes
+    ----------
+    rows
+        Number of posteriors.
+    mean, variance
+        Of z_mean over the rows.
+    sigma2
+        Mean sigma² over the rows; None if the store has no z_log_var.
+    kl
+        Mean divergence from the prior ``N(0, 1)`` in nats:
+        ``½ (z_mean² + sigma² - log sigma² - 1)`` (Kingma and Welling 2014); None likewise.
+    """
+
+    rows: int
+    mean: Doubles
+    variance: Doubles
+    sigma2: Doubles | None
+    kl: Doubles | None
+
+    @property
+    def aggregate_variance(self) -> Doubles:
+        """Variance of the aggregate posterior: that of z_mean, and the mean sigma²."""
+        return self.variance if self.sigma2 is None else self.variance + self.sigma2
+
+    @property
+    def aggregate_sd(self) -> Doubles:
+        """Standard deviation of the aggregate posterior."""
+        return np.sqrt(self.aggregate_variance)
+
+    @property
+    def prior_gap(self) -> Doubles:
+        """Divergence in nats of the aggregate posterior, as a Gaussian, from ``N(0, 1)``."""
+        variance = np.maximum(self.aggregate_variance, np.finfo(np.float64).tiny)
+        return 0.5 * (self.mean**2 + variance - np.log(variance) - 1)
+
+    def active(self, threshold: float = ACTIVE_VARIANCE) -> NDArray[np.bool_]:
+        """Dimensions whose z_mean varies by more than a threshold over the rows."""
+        return np.asarray(self.variance > threshold)
+
+
+def statistics(blocks: Iterable[tuple[Floats, Floats | None]], dim: int) -> Posteriors:
+    """Statistics of posteriors, read once.
+
+    Parameters
+    ----------
+    blocks
+        z_mean and z_log_var, each float32 ``[n, dim]``, of which the latter may be None.
+    """
+    rows = 0
+    mean, squares = np.zeros(dim), np.zeros(dim)
+    sigma2, kl = np.zeros(dim), np.zeros(dim)
+    complete = True
+    for z_mean, z_log_var in blocks:
+        if not len(z_mean):
+            continue
+        values = z_mean.astype(np.float64)
+        # Sums of squares around the running mean, which do not cancel (Chan et al. 1979).
+        count, block_mean = len(values), values.mean(axis=0)
+        gap = block_mean - mean
+        squares += ((values - block_mean) ** 2).sum(axis=0)
+        squares += gap**2 * (rows * count / (rows + count))
+        mean += gap * (count / (rows + count))
+        rows += count
+        if z_log_var is None:
+            complete = False
+        elif complete:
+            log_var = z_log_var.astype(np.float64).clip(-_MAX_LOG_VAR, _MAX_LOG_VAR)
+            variance = np.exp(log_var)
+            sigma2 += variance.sum(axis=0)
+            kl += 0.5 * (values**2 + variance - log_var - 1).sum(axis=0)
+    total = max(rows, 1)
+    known = complete and rows > 0
+    return Posteriors(
+        rows,
+        mean,
+        squares / total,
+        sigma2 / total if known else None,
+        kl / total if known else None,
+    )
+
+
+def decoded_effect(latents: Floats, steps: Doubles, decode: Decode) -> Doubles:
+    """How much each dimension changes the picture, float64 ``[d]``.
+
+    Parameters
+    ----------
+    latents
+        float32 ``[n, d]``: where to look, rows of the store.
+    steps
+        float64 ``[d]``: how far to go to either side, one standard deviation each.
+    decode
+        Latents to uint8 images.
+
+    Returns
+    -------
+    ndarray
+        Root mean square of the change of a pixel, as a share of white (1/255 is one level),
+        of ``decode(z + step) - decode(z - step)`` halved, over rows, pixels and channels.
+    """
+    count, dim = latents.shape
+    effects = np.zeros(dim)
+    for number in range(dim):
+        offset = np.zeros(dim, np.float32)
+        offset[number] = steps[number]
+        total, size = 0.0, 0
+        for start in range(0, count, _BATCH):
+            part = latents[start : start + _BATCH]
+            images = decode(np.concatenate([part + offset, part - offset])).astype(np.float32)
+            change = (images[: len(part)] - images[len(part) :]) / 2
+            total += float(np.square(change, dtype=np.float64).sum())
+            size += change.size
+        effects[number] = np.sqrt(total / max(size, 1)) / 255
+    return effects
