@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb.analysis import Analysis
 from latentdb.ann.metrics import KL, L2, check_metric
 from latentdb.base.errors import ClosedError, IdNotFoundError, InvalidInputError, NotFoundError
 from latentdb.base.validate import as_latents, check_ids, check_target_list
@@ -47,7 +48,7 @@ PathLike = str | os.PathLike[str]
 AnyReader = TypeVar("AnyReader", bound="Reader")
 
 
-class Reader:
+class Reader(Analysis):
     """An open store that is read: queries, decoding, export; a context manager.
 
     `LatentDB` is a `Reader` that also makes and writes stores.  They are two

@@ -17,6 +17,7 @@ from latentdb.base.wording import counted
 if TYPE_CHECKING:
     from latentdb.base.progress import Progress, Report
     from latentdb.images.discover import BadFile
+    from latentdb.insight.diagnosis import Diagnosis
     from latentdb.model.codec import Codec
     from latentdb.search.results import Info, Matches
 
@@ -146,6 +147,33 @@ def print_matches(matches: Matches) -> None:
         metadata = "  ".join(f"{key}={value}" for key, value in match.metadata.items())
         line = f"{match.rank:4d}  {match.distance:10.4f}  {match.id:<{width}}  {metadata}"
         click.echo(line.rstrip())
+
+
+def print_diagnosis(found: Diagnosis) -> None:
+    """Print the verdict, the sums, and a line per dimension."""
+    from latentdb.insight.diagnosis import DEFINITION
+
+    click.echo(found.verdict)
+    counts = ", ".join(f"{count} above {limit:g}" for limit, count in found.active.items())
+    click.echo(f"active units: {counts} ({DEFINITION})")
+    if found.kl is not None:
+        click.echo(f"KL: {found.kl:.1f} nats over all dimensions")
+    click.echo(
+        f"aggregate posterior against the prior: {found.prior_gap:.3f} nats a dimension, "
+        f"over {counted(found.rows, 'row')}"
+    )
+    click.echo(" dim      KL  Var(z_mean)  mean sigma2  effect/255")
+    for row in found.dimensions[:MAX_LISTED]:
+        cells = [
+            f"{row.number:4d}",
+            "      -" if row.kl is None else f"{row.kl:7.3f}",
+            f"{row.variance:12.4g}",
+            "           -" if row.sigma2 is None else f"{row.sigma2:12.4g}",
+            "          -" if row.effect is None else f"{255 * row.effect:11.2f}",
+        ]
+        click.echo(" ".join(cells) + (f"  {row.note}" if row.note else ""))
+    if len(found.dimensions) > MAX_LISTED:
+        click.echo(f"and {len(found.dimensions) - MAX_LISTED:,} more; --json lists all")
 
 
 def print_info(info: Info, as_json: bool) -> None:

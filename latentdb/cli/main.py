@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from latentdb.cli import decode, exchange, index, maintenance, query, train
+from latentdb.cli import decode, exchange, index, insight, maintenance, query, train
 
 
 class Group(click.Group):
@@ -75,6 +75,9 @@ for command in (
     decode.blend,
     decode.average,
     decode.interpolate,
+    insight.diagnose,
+    insight.traverse,
+    insight.sample,
     maintenance.info,
     maintenance.delete,
     maintenance.compact,

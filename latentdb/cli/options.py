@@ -64,6 +64,23 @@ class Weights(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             self.fail(f"{value!r} is not a list of numbers: give W,W,...", param, ctx)
 
 
+class Range(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Two numbers: LOW..HIGH."""
+
+    name = "range"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            low, high = map(float, str(value).split(".."))
+        except ValueError:
+            self.fail(f"{value!r} is not a range: give LOW..HIGH, such as -3..3", param, ctx)
+        return low, high
+
+
 class Channels(click.Choice):  # type: ignore[type-arg,unused-ignore]
     """1 for grey, 3 for colour, as an int."""
 

@@ -1,0 +1,274 @@
+"""`Analysis`: what is in the latent space of an open store; a base of `Reader`."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latentdb.base.errors import InvalidInputError
+from latentdb.search.filters import Filter
+from latentdb.search.selection import select_rows
+from latentdb.store.rows import Ints
+from latentdb.store.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from latentdb.images.pixel_range import Pixels
+    from latentdb.insight.diagnosis import Diagnosis
+    from latentdb.insight.generation import Sample, Traversal
+    from latentdb.insight.posterior import Posteriors
+    from latentdb.model.codec import Codec
+    from latentdb.search.targets import Target, TargetLike
+    from latentdb.store.rows import Floats
+
+PathLike = str | os.PathLike[str]
+_SHEET_DIMS = 12  # rows of the picture of a diagnosis
+_SHEET_STEPS = 7
+_HISTOGRAM_ROWS = 100_000
+
+
+class Analysis(ABC):
+    """The calls of `Reader` that describe a latent space instead of searching it.
+
+    Each has a command of the same name; `out` and `sheet` name pictures.
+    """
+
+    @abstractmethod
+    def _snapshot(self) -> Snapshot: ...
+
+    @property
+    @abstractmethod
+    def codec(self) -> Codec:
+        """The store's model."""
+
+    @abstractmethod
+    def _resolve(self, snapshot: Snapshot, targets: Sequence[TargetLike]) -> list[Target]: ...
+
+    def _rows(self, snapshot: Snapshot, where: str | None) -> Ints:
+        condition = None if where is None else Filter(where, snapshot.manifest.columns)
+        return select_rows(snapshot, condition)
+
+    def _has_decoder(self, snapshot: Snapshot) -> bool:
+        return snapshot.manifest.model is not None and self.codec.has_decoder
+
+    def _decode_grid(self, latents: Floats) -> Pixels:
+        """Images of latents ``[m, s, d]``, uint8 ``[m, s, height, width, channels]``."""
+        images = self.codec.decode(latents.reshape(-1, latents.shape[-1]))
+        return images.reshape(*latents.shape[:2], *images.shape[1:])
+
+    def diagnose(
+        self, *, where: str | None = None, out: PathLike | None = None, seed: int = 0
+    ) -> Diagnosis:
+        """Find out which dimensions carry something, and whether the posterior collapsed.
+
+        Parameters
+        ----------
+        where
+            Only rows for which this expression is true.
+        out
+            A picture: for the 12 dimensions with the greatest effect, the distribution of
+            z_mean beside the prior, and a walk along the dimension.
+        seed
+            Of the 64 rows around which the decoded effect is measured.
+
+        Raises
+        ------
+        NotFoundError
+            If there are no rows.
+        """
+        from latentdb.insight.diagnosis import diagnose
+
+        if out is not None:
+            self._check_picture(out)
+        snapshot = self._snapshot()
+        rows = self._rows(snapshot, where)
+        decode = self.codec.decode if self._has_decoder(snapshot) else None
+        found, posteriors = diagnose(snapshot, rows, decode, seed=seed)
+        if out is not None:
+            self._draw_diagnosis(snapshot, rows, found, posteriors, out, seed)
+        return found
+
+    @staticmethod
+    def _check_picture(out: PathLike) -> None:
+        from latentdb.images.render import picture_format
+
+        picture_format(out)  # refuse a suffix before the work is done
+
+    def _draw_diagnosis(
+        self,
+        snapshot: Snapshot,
+        rows: Ints,
+        found: Diagnosis,
+        posteriors: Posteriors,
+        out: PathLike,
+        seed: int,
+    ) -> None:
+        from latentdb.images.render import contact_sheet, write_picture
+        from latentdb.insight import pictures
+        from latentdb.insight.blocks import sample_rows
+        from latentdb.insight.generation import traverse
+
+        shown = found.dimensions[:_SHEET_DIMS]
+        some = snapshot.vectors(sample_rows(rows, _HISTOGRAM_ROWS, seed)).astype(np.float64)
+        cells = [
+            (pictures.histogram(some[:, dimension.number]), pictures.dimension_caption(dimension))
+            for dimension in shown
+        ]
+        sheet = [[cell] for cell in cells]
+        if self._has_decoder(snapshot):
+            middle = posteriors.mean.astype(np.float32)
+            walk = traverse(
+                middle,
+                [dimension.number for dimension in shown],
+                posteriors.aggregate_sd,
+                low=-3,
+                high=3,
+                steps=_SHEET_STEPS,
+            )
+            images = self._decode_grid(walk.latents)
+            walks = pictures.traversal_rows(walk, images, [""] * len(shown))
+            sheet = [[cell, *row] for cell, row in zip(cells, walks, strict=True)]
+        write_picture(out, contact_sheet(sheet))
+
+    def traverse(
+        self,
+        target: TargetLike | None = None,
+        *,
+        dims: str | Sequence[int] = "top:8",
+        low: float = -3.0,
+        high: float = 3.0,
+        steps: int = 9,
+        out: PathLike | None = None,
+        seed: int = 0,
+    ) -> Traversal:
+        """Walk from a latent along dimensions of its space.
+
+        Parameters
+        ----------
+        target
+            Where to start; the mean latent of the store by default.
+        dims
+            ``"top:8"``: the dimensions with the greatest decoded effect; ``"1,5,9"`` or a
+            list: these, numbered from 0.
+        low, high
+            In standard deviations of the aggregate posterior.
+        steps
+            Of each walk, 2 to 101.
+        out
+            A picture with a row per dimension; ``.gif``: one frame per step.
+        seed
+            As in `diagnose`.
+
+        Raises
+        ------
+        InvalidInputError
+            If the dimensions, the range or the steps cannot be used.
+        NotFoundError
+            If the store is empty.
+        """
+        from latentdb.insight import diagnosis, generation
+        from latentdb.insight.blocks import posterior_blocks
+        from latentdb.insight.posterior import statistics
+
+        if out is not None:
+            self._check_picture(out)
+        snapshot = self._snapshot()
+        rows = self._rows(snapshot, None)
+        posteriors = statistics(posterior_blocks(snapshot, rows), snapshot.dim)
+        named = dims if isinstance(dims, str) else ",".join(map(str, dims))
+        generation.parse_dims(named, range(snapshot.dim))
+        effects = None
+        if named.startswith("top") and self._has_decoder(snapshot):
+            decode = self.codec.decode
+            effects = diagnosis.effects_of(snapshot, rows, posteriors, decode, seed=seed)
+        numbers = generation.parse_dims(named, diagnosis.order(posteriors, effects))
+        start = posteriors.mean.astype(np.float32)
+        if target is not None:
+            start = self._resolve(snapshot, [target])[0].vector
+        walk = generation.traverse(
+            start, numbers, posteriors.aggregate_sd, low=low, high=high, steps=steps
+        )
+        if out is not None:
+            self._draw_walk(walk, effects, out)
+        return walk
+
+    def _draw_walk(
+        self,
+        walk: Traversal,
+        effects: np.ndarray[tuple[int], np.dtype[np.float64]] | None,
+        out: PathLike,
+    ) -> None:
+        from latentdb.images.render import contact_sheet, write_animation, write_picture
+        from latentdb.insight.pictures import traversal_rows
+
+        images = self._decode_grid(walk.latents)
+        captions = [
+            f"dim {dim}" + ("" if effects is None else f": {255 * effects[dim]:.1f} levels")
+            for dim in walk.dims
+        ]
+        if os.fspath(out).lower().endswith(".gif"):
+            # Dimensions below each other, one frame per step.
+            frames = images.swapaxes(0, 1)
+            steps, dims, height, width, channels = frames.shape
+            write_animation(out, frames.reshape(steps, dims * height, width, channels))
+        else:
+            write_picture(out, contact_sheet(traversal_rows(walk, images, captions)))
+
+    def sample(
+        self,
+        n: int = 64,
+        *,
+        source: str = "prior",
+        where: str | None = None,
+        out: PathLike | None = None,
+        seed: int = 0,
+    ) -> Sample:
+        """Draw random latents, to see what the decoder makes of them.
+
+        Parameters
+        ----------
+        n
+            Number of latents.
+        source
+            ``"prior"``: N(0, 1).  ``"aggregate"``: a Gaussian with mean and covariance of the
+            stored posteriors, for models whose posteriors are not near the prior.
+        where
+            With ``"aggregate"``: only rows for which this expression is true.
+        out
+            A picture of the decoded latents.
+
+        Raises
+        ------
+        InvalidInputError
+            If the source or the number cannot be used.
+        NotFoundError
+            If there are no rows to fit a Gaussian to.
+        """
+        from latentdb.insight import generation
+        from latentdb.insight.blocks import posterior_blocks
+
+        generation.check_sampling(n, source)
+        if where is not None and source != generation.AGGREGATE:
+            raise InvalidInputError("an expression selects the rows of source 'aggregate' only")
+        snapshot = self._snapshot()
+        if source == generation.PRIOR:
+            drawn = generation.sample_prior(n, snapshot.dim, seed=seed)
+        else:
+            blocks = posterior_blocks(snapshot, self._rows(snapshot, where))
+            drawn = generation.sample_aggregate(n, snapshot.dim, blocks, seed=seed)
+        if out is not None:
+            self._write_samples(drawn, out)
+        return drawn
+
+    def _write_samples(self, drawn: Sample, out: PathLike) -> None:
+        from latentdb.output.figures import check_count, write_images, write_vectors
+
+        if os.fspath(out).lower().endswith(".npy"):
+            write_vectors(drawn.latents, out)
+            return
+        self._check_picture(out)
+        check_count(len(drawn.latents), self.codec.config.preprocessing.shape)
+        write_images(self.codec.decode(drawn.latents), out)
