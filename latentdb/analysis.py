@@ -9,22 +9,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latentdb.ann.metrics import L2, check_metric
 from latentdb.base.errors import InvalidInputError
 from latentdb.search.filters import Filter
-from latentdb.search.selection import select_rows
+from latentdb.search.selection import check_column, column_values, select_rows
 from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from latentdb.base.progress import Report
     from latentdb.images.pixel_range import Pixels
+    from latentdb.images.render import Cell
+    from latentdb.insight.clusters import Clustering
     from latentdb.insight.diagnosis import Diagnosis
     from latentdb.insight.generation import Sample, Traversal
+    from latentdb.insight.map import Map
     from latentdb.insight.posterior import Posteriors
     from latentdb.model.codec import Codec
     from latentdb.search.targets import Target, TargetLike
     from latentdb.store.rows import Floats
 
 PathLike = str | os.PathLike[str]
+DEFAULT_LABEL = "label"  # what --labels-from-folders writes
+_SHEET_CLUSTERS = 40
 _SHEET_DIMS = 12  # rows of the picture of a diagnosis
 _SHEET_STEPS = 7
 _HISTOGRAM_ROWS = 100_000
@@ -272,3 +279,163 @@ class Analysis(ABC):
         self._check_picture(out)
         check_count(len(drawn.latents), self.codec.config.preprocessing.shape)
         write_images(self.codec.decode(drawn.latents), out)
+
+    # --- all rows at once -------------------------------------------------------
+
+    def cluster(
+        self,
+        n: int = 20,
+        *,
+        where: str | None = None,
+        metric: str = L2,
+        label: str | None = None,
+        out: PathLike | None = None,
+        seed: int = 0,
+    ) -> Clustering:
+        """Group rows into n clusters by k-means.
+
+        Parameters
+        ----------
+        n
+            Number of clusters.
+        where
+            Only rows for which this expression is true.
+        metric
+            As in `query`.
+        label
+            Metadata column to measure purity by; ``"label"`` where the store has it.
+        out
+            A picture: for each of the 40 largest clusters the decoded mean, the medoid, and
+            the rows next to it.
+
+        Raises
+        ------
+        InvalidInputError
+            If there are fewer rows than clusters, or no such column.
+        """
+        from latentdb.insight.clusters import cluster
+
+        if out is not None:
+            self._check_picture(out)
+        snapshot = self._snapshot()
+        found = cluster(
+            snapshot,
+            self._rows(snapshot, where),
+            n,
+            metric=check_metric(metric),
+            label=self._label(snapshot, label),
+            seed=seed,
+        )
+        if out is not None:
+            self._draw_clusters(snapshot, found, out)
+        return found
+
+    @staticmethod
+    def _label(snapshot: Snapshot, label: str | None) -> str | None:
+        return (
+            DEFAULT_LABEL if label is None and DEFAULT_LABEL in snapshot.manifest.columns else label
+        )
+
+    def _draw_clusters(self, snapshot: Snapshot, found: Clustering, out: PathLike) -> None:
+        from latentdb.images.render import contact_sheet, write_picture
+        from latentdb.insight.pictures import cluster_caption
+
+        shown = found.clusters[:_SHEET_CLUSTERS]
+        means = self.codec.decode(found.means[: len(shown)])
+        sheet: list[list[Cell]] = []
+        for cluster, mean in zip(shown, means, strict=True):
+            names = [cluster.medoid, *cluster.nearest]
+            captions = ["medoid", *([""] * len(cluster.nearest))]
+            images = self._images(snapshot, snapshot.find(names))
+            cells = list(zip(images, captions, strict=True))
+            sheet.append([(mean, cluster_caption(cluster)), *cells])
+        write_picture(out, contact_sheet(sheet))
+
+    def _images(self, snapshot: Snapshot, rows: Ints) -> list[Pixels]:
+        """The images of rows: from their files, else decoded from their latents."""
+        from latentdb.base.errors import ImageError
+        from latentdb.images.decode import read_image
+
+        found: list[Pixels | None] = []
+        for path in snapshot.paths(rows):
+            try:
+                spec = self.codec.config.preprocessing
+                found.append(None if path is None else read_image(path, spec))
+            except ImageError:
+                found.append(None)
+        missing = np.flatnonzero([image is None for image in found])
+        if len(missing):
+            decoded = self.codec.decode(snapshot.vectors(rows[missing]))
+            for number, image in zip(missing.tolist(), decoded, strict=True):
+                found[number] = image
+        return [image for image in found if image is not None]
+
+    def map(
+        self,
+        *,
+        where: str | None = None,
+        metric: str = L2,
+        color: str | None = None,
+        out: PathLike | None = None,
+        renew: bool = False,
+        seed: int = 0,
+        report: Report | None = None,
+    ) -> Map:
+        """Place rows in a plane, neighbours near to each other.
+
+        The layout is made once, of up to 50,000 rows, and kept in the store; further rows
+        are placed among them and move none.
+
+        Parameters
+        ----------
+        where
+            Only rows for which this expression is true.
+        metric
+            As in `query`.
+        color
+            Metadata column to colour by; ``"label"`` where the store has it.
+        out
+            A picture with thumbnails and a legend.
+        renew
+            Make the layout anew: after many rows were added.
+        report
+            Called with the progress.
+
+        Raises
+        ------
+        NotFoundError
+            If there are no rows.
+        InvalidInputError
+            If there is no such column or metric.
+        """
+        from latentdb.base.progress import Progress
+        from latentdb.insight.map import make_map
+
+        if out is not None:
+            self._check_picture(out)
+        snapshot = self._snapshot()
+        label = self._label(snapshot, color)
+        check_column(snapshot, label)
+        rows = self._rows(snapshot, where)
+
+        def rounds(done: int, total: int) -> None:
+            if report is not None:
+                report(Progress("laying out", done, total))
+
+        found = make_map(
+            snapshot, rows, metric=check_metric(metric), seed=seed, renew=renew, report=rounds
+        )
+        if out is not None:
+            self._draw_map(snapshot, found, label, out)
+        return found
+
+    def _draw_map(self, snapshot: Snapshot, found: Map, label: str | None, out: PathLike) -> None:
+        from latentdb.images.render import write_picture
+        from latentdb.insight.atlas import draw_map, thumbnail_points
+
+        shown = thumbnail_points(found.points)
+        images = self._images(snapshot, found.rows[shown]) if self._has_decoder(snapshot) else []
+        values = None if label is None else column_values(snapshot, found.rows, label)
+        note = f"keeps {found.kept:.1%} of the 10 nearest neighbours ({found.metric})"
+        picture = draw_map(found.points, shown, images, values, label or "", note)
+        write_picture(out, picture)

@@ -59,7 +59,7 @@ def test_samples_of_the_prior_and_of_the_aggregate(store: Path, tmp_path: Path) 
 
 def test_refusals(store: Path, tmp_path: Path) -> None:
     with LatentDB.open(store) as db:
-        with pytest.raises(InvalidInputError, match="cannot write '.pdf' files"):
+        with pytest.raises(InvalidInputError, match=r"cannot write '\.pdf' files"):
             db.diagnose(out=tmp_path / "d.pdf")
         with pytest.raises(IdNotFoundError):
             db.traverse("nobody", dims="0")

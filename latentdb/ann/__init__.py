@@ -1,5 +1,7 @@
 """Arrays only: exact search, and FAISS indexes that are built and tuned to a recall target.
 
+neighbours  the true neighbours of vectors in memory
+kmeans      centres of clusters
 exact       compare every vector; rank candidates by true distance
 metrics     L2, cosine, centred cosine, Wasserstein and KL: the space in which rows are compared
 plan        which types of index suit a number of rows, dimensions and bytes

@@ -17,6 +17,7 @@ from latentdb.base.wording import counted
 if TYPE_CHECKING:
     from latentdb.base.progress import Progress, Report
     from latentdb.images.discover import BadFile
+    from latentdb.insight.clusters import Clustering
     from latentdb.insight.diagnosis import Diagnosis
     from latentdb.model.codec import Codec
     from latentdb.search.results import Info, Matches
@@ -174,6 +175,21 @@ def print_diagnosis(found: Diagnosis) -> None:
         click.echo(" ".join(cells) + (f"  {row.note}" if row.note else ""))
     if len(found.dimensions) > MAX_LISTED:
         click.echo(f"and {len(found.dimensions) - MAX_LISTED:,} more; --json lists all")
+
+
+def print_clusters(found: Clustering) -> None:
+    """Print a line per cluster, and how far labels agree."""
+    click.echo("   #    rows   spread  label          medoid")
+    for cluster in found.clusters[:MAX_LISTED]:
+        label = "" if cluster.purity is None else f"{cluster.purity:4.0%} {cluster.label}"
+        click.echo(
+            f"{cluster.number:4d} {cluster.size:7,} {cluster.spread:8.3f}  {label:<14} "
+            f"{cluster.medoid}"
+        )
+    if len(found.clusters) > MAX_LISTED:
+        click.echo(f"and {len(found.clusters) - MAX_LISTED:,} more; --json lists all")
+    if found.purity is not None:
+        click.echo(f"purity: {found.purity:.1%} of rows have the label of their cluster")
 
 
 def print_info(info: Info, as_json: bool) -> None:

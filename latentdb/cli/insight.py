@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import click
 
-from latentdb.cli.console import print_diagnosis, print_json
+from latentdb.ann.metrics import METRICS
+from latentdb.cli.console import print_clusters, print_diagnosis, print_json, progress
 from latentdb.cli.options import (
     Range,
     db_argument,
     json_option,
+    quiet_option,
     trust_option,
     where_option,
 )
@@ -129,3 +131,100 @@ def sample(
         print_json({"source": drawn.source, "latents": drawn.latents, "out": out})
     else:
         click.echo(f"{out}: {counted(count, 'sample')} of {drawn.source}")
+
+
+label_option = click.option(
+    "--label", metavar="KEY", help="Metadata column with labels.  [default: label, if there is one]"
+)
+metric_option = click.option(
+    "--metric", type=click.Choice(METRICS), default=METRICS[0], show_default=True
+)
+
+
+@click.command()
+@db_argument
+@click.option("-n", "count", type=int, default=20, show_default=True, help="Number of clusters.")
+@where_option
+@metric_option
+@label_option
+@click.option(
+    "--out", type=click.Path(), help="A picture: decoded mean, medoid and nearest rows of each."
+)
+@seed_option
+@trust_option
+@json_option
+def cluster(
+    db: str,
+    count: int,
+    where: str | None,
+    metric: str,
+    label: str | None,
+    out: str | None,
+    seed: int,
+    trust_model: bool,
+    as_json: bool,
+) -> None:
+    """Group rows into clusters by k-means."""
+    from latentdb.reader import Reader
+
+    with Reader.open(db, trust_model=trust_model) as store:
+        found = store.cluster(count, where=where, metric=metric, label=label, out=out, seed=seed)
+    if as_json:
+        print_json({"purity": found.purity, "clusters": found.clusters, "out": out})
+        return
+    print_clusters(found)
+    if out is not None:
+        click.echo(out)
+
+
+@click.command("map")
+@db_argument
+@where_option
+@metric_option
+@click.option("--color", metavar="KEY", help="Metadata column.  [default: label, if there is one]")
+@click.option("--out", required=True, type=click.Path(), help="A picture.")
+@click.option("--renew", is_flag=True, help="Make the layout anew: all points move.")
+@seed_option
+@trust_option
+@json_option
+@quiet_option
+def map_rows(
+    db: str,
+    where: str | None,
+    metric: str,
+    color: str | None,
+    out: str,
+    renew: bool,
+    seed: int,
+    trust_model: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Draw rows as a map, similar images near to each other.
+
+    The layout is made once and kept in the store; rows that are added later are
+    placed in it and move no other.
+    """
+    from latentdb.base.wording import counted
+    from latentdb.reader import Reader
+
+    with Reader.open(db, trust_model=trust_model) as store, progress(quiet) as report:
+        found = store.map(
+            where=where, metric=metric, color=color, out=out, renew=renew, seed=seed, report=report
+        )
+        if as_json:
+            points = zip(store.ids(found.rows), found.points.tolist(), strict=True)
+            print_json(
+                {
+                    "out": out,
+                    "metric": found.metric,
+                    "neighbours_kept": found.kept,
+                    "landmarks": found.landmarks,
+                    "points": [{"id": name, "x": x, "y": y} for name, (x, y) in points],
+                }
+            )
+            return
+    click.echo(
+        f"{out}: {counted(len(found.rows), 'row')}, {found.landmarks:,} of them laid out; the map "
+        f"keeps {found.kept:.1%} of the 10 nearest neighbours by {found.metric}"
+    )

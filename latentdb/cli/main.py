@@ -78,6 +78,8 @@ for command in (
     insight.diagnose,
     insight.traverse,
     insight.sample,
+    insight.cluster,
+    insight.map_rows,
     maintenance.info,
     maintenance.delete,
     maintenance.compact,

@@ -1,7 +1,14 @@
-"""What is in a latent space: arrays in, frozen results out.
+"""What is in a latent space: rows in, frozen results and pictures out.
 
-posterior   statistics of the posteriors, and what each dimension does to the picture
-grouping    near duplicates as groups in which everyone is near to everyone
-agreement   how well neighbours agree in their labels
-layout      vectors as points of a plane that keep their neighbours
+blocks       posteriors of rows, read once in blocks
+posterior    statistics of the posteriors, and what each dimension does to the picture
+diagnosis    which dimensions carry something, and whether the space collapsed
+generation   samples, and walks along dimensions
+clusters     k-means: centres, medoids, purity
+layout       vectors as points of a plane that keep their neighbours
+map          the rows of a store as such points, which do not move
+agreement    how well neighbours agree in their labels
+grouping     near duplicates as groups in which everyone is near to everyone
+pictures     cells and captions of contact sheets
+atlas        the picture of a map
 """

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb.base.wording import counted
 from latentdb.images.pixel_range import Pixels
-from latentdb.images.render import SIDE, Cell
+from latentdb.images.render import SIDE, Cell, one_line
+from latentdb.insight.clusters import Cluster
 from latentdb.insight.diagnosis import Dimension
 from latentdb.insight.generation import Traversal
 
@@ -73,3 +75,11 @@ def histogram(values: Doubles) -> Pixels:
         line = SIDE - 1 - round(prior[number] / top * (SIDE - 4))
         picture[max(line - 1, 0) : line + 1, columns] = _PRIOR
     return picture
+
+
+def cluster_caption(cluster: Cluster) -> str:
+    """Number, size and purity of a cluster, in two lines."""
+    lines = [f"{cluster.number}: {counted(cluster.size, 'row')}"]
+    if cluster.label is not None and cluster.purity is not None:
+        lines.append(f"{cluster.purity:.0%} {one_line(str(cluster.label))}")
+    return "\n".join(lines)

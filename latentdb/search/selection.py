@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb.base.errors import InvalidInputError
 from latentdb.search.filters import Filter
-from latentdb.store.columns import Column
+from latentdb.store.columns import Column, Value
 from latentdb.store.rows import Ints
 from latentdb.store.segment import Segment
 from latentdb.store.snapshot import Snapshot
@@ -76,3 +77,27 @@ def sum_rows(snapshot: Snapshot, where: Filter | None) -> tuple[NDArray[np.float
         total += vectors.sum(axis=0, dtype=np.float64)
         count += len(vectors)
     return total, count
+
+
+def check_column(snapshot: Snapshot, name: str | None) -> None:
+    """Refuse the name of a metadata column that a store does not have.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has none of that name.
+    """
+    if name is not None and name not in snapshot.manifest.columns:
+        raise InvalidInputError(
+            f"no metadata column {name!r}: this store has "
+            f"{', '.join(snapshot.manifest.columns) or 'none'}"
+        )
+
+
+def column_values(snapshot: Snapshot, rows: Ints, name: str) -> list[Value | None]:
+    """The values of a metadata column, in the order of the rows; None where one is missing."""
+    values: list[Value | None] = [None] * len(rows)
+    for segment, positions, indices in snapshot.groups(rows):
+        for index, value in zip(indices.tolist(), segment.items(name, positions), strict=True):
+            values[index] = value
+    return values

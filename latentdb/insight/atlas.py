@@ -1,0 +1,181 @@
+"""The picture of a map: points, thumbnails framed by colour, a legend."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentdb.images.decode import to_pil
+from latentdb.images.pixel_range import Pixels
+from latentdb.images.render import one_line
+from latentdb.store.columns import Value
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Color: TypeAlias = tuple[int, int, int]
+
+_SIDE = 1_600  # of the map
+_MARGIN = 30
+_LEGEND = 260  # width of the column at the right
+_THUMBNAIL, _FRAME = 34, 3
+_CELL = _THUMBNAIL + 2 * _FRAME + 2
+_LINE = 26
+_MOST_LABELS = 20
+# Distinct hues first, then their lighter forms (Tableau 20).
+_PALETTE: tuple[Color, ...] = (
+    (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189),
+    (140, 86, 75), (227, 119, 194), (188, 189, 34), (23, 190, 207), (90, 90, 160),
+    (174, 199, 232), (255, 187, 120), (152, 223, 138), (255, 152, 150), (197, 176, 213),
+    (196, 156, 148), (247, 182, 210), (219, 219, 141), (158, 218, 229), (60, 60, 60),
+)  # fmt: skip
+_OTHER: Color = (190, 190, 190)
+# From low to high: dark blue, green, yellow (after viridis).
+_RAMP = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])
+_SPREAD = 0.5, 99.5  # percentiles that the picture shows; points beyond lie on its edge
+
+
+def thumbnail_points(points: Floats) -> Ints:
+    """The point of each occupied cell that is nearest to the middle of it, ascending."""
+    pixels = _pixels(points)
+    cells = pixels // _CELL
+    columns = _SIDE // _CELL + 1
+    keys = (cells[:, 1] * columns + cells[:, 0]).astype(np.int64)
+    off = np.abs(pixels - (cells + 0.5) * _CELL).max(axis=1)
+    order = np.lexsort((off, keys))
+    firsts = np.concatenate([[True], keys[order][1:] != keys[order][:-1]])
+    return np.sort(order[firsts])
+
+
+def _pixels(points: Floats) -> NDArray[np.float64]:
+    """Where points lie on the canvas, ``[n, 2]``; the same scale on both axes."""
+    low, high = np.percentile(points, _SPREAD, axis=0)
+    middle, width = (low + high) / 2, max(float((high - low).max()), 1e-9)
+    scaled = (points - middle) / width + 0.5
+    return np.asarray(_MARGIN + scaled.clip(0, 1) * (_SIDE - 2 * _MARGIN - 1), np.float64)
+
+
+def draw_map(
+    points: Floats,
+    shown: Ints,
+    images: Sequence[Pixels],
+    values: Sequence[Value | None] | None,
+    title: str,
+    note: str,
+) -> PILImage.Image:
+    """Draw points, the images of some of them, and a legend.
+
+    Parameters
+    ----------
+    points
+        float32 ``[n, 2]``.
+    shown, images
+        From `thumbnail_points`, and their images; no images for points alone.
+    values
+        What each point is coloured by; None for one colour.
+    title
+        Of the legend.
+    note
+        What is written below it.
+    """
+    from PIL import Image, ImageDraw
+
+    pixels = _pixels(points)
+    colors, legend = _colors(values, len(points))
+    ground = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
+    corners = pixels.astype(np.int64)
+    radius = 1 if len(points) > 2_000 else 2
+    for down in range(-radius, radius + 1):
+        for right in range(-radius, radius + 1):
+            ground[corners[:, 1] + down, corners[:, 0] + right] = colors
+    canvas = Image.new("RGB", (_SIDE + _LEGEND, _SIDE), "white")
+    canvas.paste(Image.fromarray(ground))
+    for number, image in zip(shown.tolist(), images, strict=False):
+        picture = to_pil(image).convert("RGB")
+        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        side = _THUMBNAIL + 2 * _FRAME
+        tile = Image.new("RGB", (side, side), tuple(colors[number].tolist()))
+        tile.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+        left, top = (corners[number] // _CELL * _CELL).tolist()
+        canvas.paste(tile, (left, top))
+    _draw_legend(ImageDraw.Draw(canvas), title, legend, f"{len(points):,} rows", note)
+    return canvas
+
+
+def _colors(
+    values: Sequence[Value | None] | None, count: int
+) -> tuple[NDArray[np.uint8], list[tuple[str, Color]]]:
+    """The colour of each point, uint8 ``[n, 3]``, and the lines of the legend."""
+    colors = np.full((count, 3), _OTHER, np.uint8)
+    if values is None:
+        colors[:] = _PALETTE[0]
+        return colors, []
+    known = [value for value in values if value is not None]
+    many = len(set(known)) > _MOST_LABELS
+    if known and many and all(type(value) in (int, float) for value in known):
+        return _ramp_colors(values, colors)
+    counts = Counter(map(str, known))
+    named = sorted(name for name, _ in counts.most_common(_MOST_LABELS))
+    number = {name: index for index, name in enumerate(named)}
+    legend = []
+    for index, value in enumerate(values):
+        if value is not None and str(value) in number:
+            colors[index] = _PALETTE[number[str(value)]]
+    for name in named:
+        legend.append((f"{one_line(name)[:18]}  {counts[name]:,}", _PALETTE[number[name]]))
+    others = count - sum(counts[name] for name in named)
+    if others:
+        legend.append((f"others, missing  {others:,}", _OTHER))
+    return colors, legend
+
+
+def _ramp_colors(
+    values: Sequence[Value | None], colors: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], list[tuple[str, Color]]]:
+    """Colours of numbers, from their 1st to their 99th percentile."""
+    present = np.flatnonzero([value is not None for value in values])
+    numbers = np.array([float(values[index] or 0) for index in present.tolist()])
+    low, high = np.percentile(numbers, [1, 99])
+    share = ((numbers - low) / max(high - low, 1e-300)).clip(0, 1) * (len(_RAMP) - 1)
+    for channel in range(3):
+        curve = np.interp(share, np.arange(len(_RAMP)), _RAMP[:, channel])
+        colors[present, channel] = np.rint(curve)
+    steps = np.linspace(low, high, len(_RAMP))
+    legend = [
+        (f"{value:.4g}", (int(red), int(green), int(blue)))
+        for value, (red, green, blue) in zip(steps, _RAMP, strict=True)
+    ]
+    return colors, legend
+
+
+def _draw_legend(
+    draw: object, title: str, legend: Sequence[tuple[str, Color]], size: str, note: str
+) -> None:
+    from PIL import ImageDraw, ImageFont
+
+    if not isinstance(draw, ImageDraw.ImageDraw):
+        return
+    font = ImageFont.load_default(size=16)
+    small = ImageFont.load_default(size=13)
+    left, top = _SIDE + 10, _MARGIN
+    draw.text((left, top), one_line(title), fill="black", font=font)
+    for name, color in legend:
+        top += _LINE
+        draw.rectangle((left, top + 3, left + 14, top + 17), fill=color)
+        draw.text((left + 22, top), name, fill="black", font=font)
+    top += 2 * _LINE
+    for line in (size, *_wrapped(note, 32)):
+        draw.text((left, top), line, fill=(90, 90, 90), font=small)
+        top += 18
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width)

@@ -1,0 +1,175 @@
+"""Clusters of a store: centres, medoids, and how far labels agree within them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from latentdb.ann import kmeans
+from latentdb.ann.exact import chunk_rows
+from latentdb.base.errors import InvalidInputError
+from latentdb.insight.blocks import sample_rows
+from latentdb.search.embedded_rows import EmbeddedRows
+from latentdb.search.selection import check_column, column_values
+from latentdb.store.columns import Value
+from latentdb.store.rows import Floats, Ints
+from latentdb.store.snapshot import Snapshot
+
+MAX_CLUSTERS = 10_000
+_NEAREST = 8  # rows that are named beside the medoid
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Rows near to each other.
+
+    Attributes
+    ----------
+    number
+        From 0; the largest cluster is the first.
+    size
+        Rows in it.
+    medoid
+        Id of the row nearest to the centre.
+    nearest
+        Ids of the next nearest ones, at most 8.
+    spread
+        Mean distance of its rows from the centre.
+    label, purity
+        The most frequent value of the label column, and its share; None without one.
+    """
+
+    number: int
+    size: int
+    medoid: str
+    nearest: tuple[str, ...]
+    spread: float
+    label: Value | None
+    purity: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Clustering:
+    """All rows in clusters.
+
+    Attributes
+    ----------
+    clusters
+        The largest first; none is empty.
+    rows, assignment
+        Row numbers and the number of the cluster of each, int64 ``[n]``.
+    means
+        float32 ``[c, d]``: mean z_mean of each cluster, which can be decoded.
+    purity
+        Share of labelled rows that have the most frequent label of their cluster; None
+        without labels.
+    """
+
+    clusters: tuple[Cluster, ...]
+    rows: Ints
+    assignment: Ints
+    means: Floats
+    purity: float | None
+
+
+def cluster(
+    snapshot: Snapshot,
+    rows: Ints,
+    count: int,
+    *,
+    metric: str,
+    label: str | None = None,
+    seed: int = 0,
+) -> Clustering:
+    """Rows in `count` clusters by k-means in the space of a metric.
+
+    Parameters
+    ----------
+    rows
+        Row numbers, ascending.
+    metric
+        One of `latentdb.ann.metrics.METRICS`.
+    label
+        Metadata column that purity is measured by.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are fewer rows than clusters.
+    """
+    if not 1 <= count <= min(MAX_CLUSTERS, len(rows)):
+        raise InvalidInputError(
+            f"{count:,} clusters cannot be made of {len(rows):,} rows: give 1 to "
+            f"{min(MAX_CLUSTERS, len(rows)):,}"
+        )
+    check_column(snapshot, label)
+    embedded = EmbeddedRows(snapshot, metric)
+    fitted = sample_rows(rows, count * kmeans.ROWS_PER_CENTRE, seed)
+    centres = kmeans.centres(embedded.fetch(fitted), count, seed=seed)
+    step = chunk_rows(embedded.dim)
+    parts = [rows[start : start + step] for start in range(0, len(rows), step)]
+    found, distances = kmeans.assign((embedded.fetch(part) for part in parts), centres)
+    sizes = np.bincount(found, minlength=count)
+    order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
+    rank = np.empty(count, np.int64)
+    rank[order] = np.arange(len(order))
+    assignment = rank[found]
+    distances = embedded.space.distances(distances)
+    labels = None if label is None else column_values(snapshot, rows, label)
+    clusters = tuple(
+        _describe(snapshot, rows, np.flatnonzero(assignment == number), number, distances, labels)
+        for number in range(len(order))
+    )
+    purity = None
+    if labels is not None and (known := sum(one is not None for one in labels)):
+        agreeing = sum(
+            max(_counts(labels, np.flatnonzero(assignment == number)).values(), default=0)
+            for number in range(len(order))
+        )
+        purity = agreeing / known
+    means = _means(snapshot, rows, assignment, len(order))
+    return Clustering(clusters, rows, assignment, means, purity)
+
+
+def _counts(labels: list[Value | None], members: Ints) -> Counter[Value]:
+    return Counter(value for index in members.tolist() if (value := labels[index]) is not None)
+
+
+def _describe(
+    snapshot: Snapshot,
+    rows: Ints,
+    members: Ints,
+    number: int,
+    distances: Floats,
+    labels: list[Value | None] | None,
+) -> Cluster:
+    nearest = members[np.argsort(distances[members], kind="stable")[: _NEAREST + 1]]
+    names = snapshot.ids(rows[nearest])
+    common = None if labels is None else _counts(labels, members)
+    best = common.most_common(1)[0] if common else None
+    return Cluster(
+        number,
+        len(members),
+        names[0],
+        tuple(names[1:]),
+        float(distances[members].mean()),
+        None if best is None else best[0],
+        None if best is None or common is None else best[1] / common.total(),
+    )
+
+
+def _means(snapshot: Snapshot, rows: Ints, assignment: Ints, count: int) -> Floats:
+    """Mean z_mean of each cluster, float32 ``[count, d]``."""
+    sums = np.zeros((count, snapshot.dim))
+    step = chunk_rows(snapshot.dim)
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        order = np.argsort(assignment[part], kind="stable")
+        numbers = assignment[part][order]
+        firsts = np.flatnonzero(np.concatenate([[True], numbers[1:] != numbers[:-1]]))
+        vectors = snapshot.vectors(rows[part])[order]
+        sums[numbers[firsts]] += np.add.reduceat(vectors, firsts, axis=0, dtype=np.float64)
+    sizes = np.bincount(assignment, minlength=count)
+    return np.asarray(sums / np.maximum(sizes, 1)[:, None], np.float32)

@@ -1,0 +1,59 @@
+"""diagnose, traverse, sample, cluster, map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from latentdb.database import LatentDB
+from tests.cli.running import run, run_json
+
+
+def test_diagnose(store: Path, tmp_path: Path) -> None:
+    lines = run("diagnose", store, "--out", tmp_path / "d.png").stdout.splitlines()
+    assert "collapse" in lines[0]
+    assert lines[1].startswith("active units: ")
+    assert lines[-1] == str(tmp_path / "d.png")
+    found = run_json("diagnose", store, "--where", 'label == "disc"')
+    assert found["rows"] == 40
+    assert len(found["dimensions"]) == 4
+    assert set(found["active"]) == {"0.001", "0.01", "0.1"}
+
+
+def test_traverse_and_sample(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "t.png"
+    line = run("traverse", store, "disc/000.png", "--dims", "1,0", "--out", out).stdout
+    assert line == f"{out}: 2 dimensions: 1, 0\n"
+    found = run_json("traverse", store, "--range", "-1..2", "--steps", 4, "--out", out)
+    assert found["offsets"] == [-1, 0, 1, 2]
+    assert "of the prior, N(0, 1)" in run("sample", store, "-n", 3, "--out", out).stdout
+    found = run_json("sample", store, "-n", 3, "--from", "aggregate", "--out", tmp_path / "s.npy")
+    assert np.allclose(found["latents"], np.load(tmp_path / "s.npy"))
+    assert "fitted to 80 rows" in found["source"]
+
+
+def test_wrong_usage(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "t.png"
+    assert "give LOW..HIGH" in run("traverse", store, "--range", "3", "--out", out, code=2).stderr
+    assert "give top:N" in run("traverse", store, "--dims", "x", "--out", out, code=1).stderr
+    assert "give 1 to 80" in run("cluster", store, "-n", 81, code=1).stderr
+    assert "has label" in run("map", store, "--color", "hue", "--out", out, code=1).stderr
+    assert not out.exists()
+
+
+def test_cluster(store: Path, tmp_path: Path) -> None:
+    lines = run("cluster", store, "-n", 2, "--out", tmp_path / "c.png").stdout.splitlines()
+    assert len(lines) == 5
+    assert lines[3].startswith("purity: ")
+    found = run_json("cluster", store, "-n", 2)
+    assert sum(cluster["size"] for cluster in found["clusters"]) == 80
+
+
+def test_map(store: Path, tmp_path: Path) -> None:
+    line = run("map", store, "--out", tmp_path / "m.png").stdout
+    assert "80 rows, 80 of them laid out; the map keeps" in line
+    found = run_json("map", store, "--out", tmp_path / "m.png", "--where", 'label == "disc"')
+    with LatentDB.open(store) as db:
+        assert [point["id"] for point in found["points"]] == db.ids(where='label == "disc"')
+    assert 0 < found["neighbours_kept"] <= 1
