@@ -36,6 +36,7 @@ _TRUNK_FILTERS = (32, 64, 128)
 _DETAIL_FILTERS = (32, 64, 96)
 _GRID_FILTERS = 96
 _DECODER_FILTERS = (64, 32, 24)  # after each doubling of the size
+_REFINER_FILTERS = 32
 _PIXEL_MEAN, _PIXEL_DEVIATION = 0.47, 0.25
 
 Floats = NDArray[np.float32]
@@ -166,7 +167,10 @@ class ConvNetwork:
         add("grid", layers.Dense, int(np.prod(self._grid)), activation="relu")
         for number in range(doublings - 1):
             add_convolution(f"decoder{number}", 4 * _DECODER_FILTERS[number], 3)
-        add(f"decoder{doublings - 1}", layers.Conv2D, 4 * channels, 3, padding="same", **zero)
+        add_convolution("half_map", _REFINER_FILTERS, 4, strides=2)
+        add_convolution("quarter_map", 2 * _REFINER_FILTERS, 3, strides=2)
+        add_convolution("refiner", _REFINER_FILTERS, 3)
+        add("refined", layers.Conv2D, 4 * channels, 3, padding="same", **zero)
 
     @property
     def trunk_shape(self) -> tuple[int, int]:
@@ -228,24 +232,34 @@ class ConvNetwork:
         return self.layers["z_log_var"](z_mean)
 
     def pixels(self, z: Any, *, training: bool = False) -> Any:
-        """Images of the design's inner shape, not clipped to 0..1."""
+        """Images of the design's inner shape, not clipped to 0..1.
+
+        The convolutions take the linear image as well as the latents: from those alone
+        they learn several times as slowly (CIFAR-10, 120 CPU seconds: 0.49 dB above
+        PCA instead of 0.03).
+        """
         linear = self.layers["linear_pixels"](self.layers["linear_image"](z))
         if not self.design.convolutions:
             return linear
         layers = keras.layers
         hidden = layers.Reshape(self._grid, name="grid_map")(self.layers["grid"](z))
+        half_map = self._convolve("half_map", linear, training)
+        quarter_map = self._convolve("quarter_map", half_map, training)
+        height, width, channels = self.design.inner_shape
+        half = -(-height // 2), -(-width // 2)
+        quarter = -(-half[0] // 2), -(-half[1] // 2)
         side = self._grid[:2]
-        number = 0
-        while f"decoder{number}_norm" in self.layers:
+        last = max(number for number in range(3) if f"decoder{number}" in self.layers)
+        for number, filters in enumerate(_DECODER_FILTERS[: last + 1]):
             hidden = self._convolve(f"decoder{number}", hidden, training)
-            hidden, side = _doubled(hidden, side, _DECODER_FILTERS[number], f"decoder{number}")
-            number += 1
-        hidden = self.layers[f"decoder{number}"](hidden)
-        hidden, side = _doubled(hidden, side, self.design.shape[2], f"decoder{number}")
-        height, width, _ = self.design.inner_shape
-        if side != (height, width):
-            crop = ((0, side[0] - height), (0, side[1] - width))
-            hidden = layers.Cropping2D(crop, name="decoder_crop")(hidden)
+            hidden, side = _doubled(hidden, side, filters, f"decoder{number}")
+            if number >= last - 1:
+                near, wanted = (half_map, half) if number == last else (quarter_map, quarter)
+                hidden, side = _cropped(hidden, side, wanted, f"decoder{number}_crop"), wanted
+                hidden = layers.Concatenate(name=f"decoder{number}_maps")([hidden, near])
+        hidden = self.layers["refined"](self._convolve("refiner", hidden, training))
+        hidden, side = _doubled(hidden, half, channels, "refined")
+        hidden = _cropped(hidden, side, (height, width), "refined_crop")
         return layers.Add(name="pixels")([linear, hidden])
 
     def _convolve(self, name: str, hidden: Any, training: bool) -> Any:
@@ -318,6 +332,13 @@ class ConvNetwork:
                 kernel, bias = self.layers[name].get_weights()
                 bias = bias + 2 * np.log(factors) if name == "z_log_var" else bias
                 self.layers[name].set_weights([kernel / factors[:, None], bias])
+
+
+def _cropped(hidden: Any, side: tuple[int, int], wanted: tuple[int, int], name: str) -> Any:
+    if side == wanted:
+        return hidden
+    crop = ((0, side[0] - wanted[0]), (0, side[1] - wanted[1]))
+    return keras.layers.Cropping2D(crop, name=name)(hidden)
 
 
 def _doubled(
