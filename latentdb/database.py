@@ -22,6 +22,7 @@ from latentdb.base.progress import Report
 from latentdb.base.validate import as_latents, check_ids
 from latentdb.exchange.importing import ImportReport, import_rows, opened
 from latentdb.images.discover import check_sources
+from latentdb.ingest.allowance import DEFAULT_ALLOWANCE
 from latentdb.ingest.ingest import IndexReport, add_rows, index_images
 from latentdb.model.calibration import import_model
 from latentdb.model.codec import Codec
@@ -252,6 +253,7 @@ class LatentDB(Reader):
         metadata: PathLike | None = None,
         labels_from_folders: bool = False,
         strict: bool = False,
+        allow_bad: int | str = DEFAULT_ALLOWANCE,
         report: Report | None = None,
     ) -> IndexReport:
         """Encode the new and changed images of folders into the store.
@@ -269,6 +271,9 @@ class LatentDB(Reader):
             Give each image the name of its topmost folder as ``label``.
         strict
             Raise on the first unreadable file instead of skipping it.
+        allow_bad
+            Number of unreadable files, or share of all as ``"P%"``, beyond which the
+            report says that the run failed.
         report
             Called with the progress.
 
@@ -297,6 +302,7 @@ class LatentDB(Reader):
                 table=table,
                 labels_from_folders=labels_from_folders,
                 strict=strict,
+                allow_bad=allow_bad,
                 report=report,
             )
             self._codec = store_compiled(writer, codec)

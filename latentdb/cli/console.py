@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from latentdb.search.results import Info, Matches
 
 MAX_LISTED = 100  # files that are printed; --json lists all
+_EXAMPLES = 5  # files that are printed of those with the same reason
+_NUMBER = re.compile(r"[0-9][0-9,]*")
 _RATED = ("indexing", "decoding")  # stages whose items take about the same time each
 
 
@@ -118,16 +121,27 @@ def print_notes(codec: Codec) -> None:
 
 
 def print_bad_files(bad: Sequence[BadFile]) -> None:
-    """Print on stderr which files were skipped, and why."""
+    """Print on stderr which files were skipped, by their reasons."""
     if not bad:
         return
     click.echo(
         f"{counted(len(bad), 'bad file')} {'was' if len(bad) == 1 else 'were'} skipped:", err=True
     )
-    for file in bad[:MAX_LISTED]:
-        click.echo(f"  {file.path}: {file.reason}", err=True)
-    if len(bad) > MAX_LISTED:
-        click.echo(f"  and {len(bad) - MAX_LISTED:,} more; --json lists all", err=True)
+    groups: dict[str, list[BadFile]] = {}
+    for file in bad:
+        groups.setdefault(_NUMBER.sub("#", file.reason), []).append(file)
+    for files in sorted(groups.values(), key=len, reverse=True)[:MAX_LISTED]:
+        if len(files) == 1:
+            click.echo(f"  {files[0].path}: {files[0].reason}", err=True)
+            continue
+        click.echo(f"  {len(files):,} files: {files[0].reason}", err=True)
+        for file in files[:_EXAMPLES]:
+            click.echo(f"    {file.path}", err=True)
+        if len(files) > _EXAMPLES:
+            click.echo(f"    and {len(files) - _EXAMPLES:,} more; --json lists all", err=True)
+    if len(groups) > MAX_LISTED:
+        more = counted(len(groups) - MAX_LISTED, "more reason")
+        click.echo(f"  and {more}; --json lists all", err=True)
 
 
 def print_paths(paths: Sequence[str]) -> None:

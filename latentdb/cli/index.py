@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from latentdb.cli.options import (
     quiet_option,
     strict_option,
 )
+
+if TYPE_CHECKING:
+    from latentdb.ingest.ingest import IndexReport
 
 
 @click.command()
@@ -36,6 +39,13 @@ from latentdb.cli.options import (
     help="Precision of the encoder, for a new store.  [default: float32]",
 )
 @strict_option
+@click.option(
+    "--allow-bad",
+    metavar="N|P%",
+    default="50%",
+    show_default=True,
+    help="Exit with 1 if more files than this, or than this share, cannot be read.",
+)
 @json_option
 @quiet_option
 def index(
@@ -46,6 +56,7 @@ def index(
     recall: float | None,
     precision: str | None,
     strict: bool,
+    allow_bad: str,
     as_json: bool,
     quiet: bool,
     **model_values: Any,
@@ -57,11 +68,13 @@ def index(
     resumes an interrupted run.
     """
     from latentdb.base.wording import counted
-    from latentdb.cli.console import print_bad_files, print_json, print_notes, progress
+    from latentdb.cli.console import print_json, print_notes, progress
     from latentdb.database import LatentDB
     from latentdb.images.discover import require_images
+    from latentdb.ingest.allowance import parse_allowance
 
     require_images(images)
+    parse_allowance(allow_bad)
     arguments = model_arguments(model_values)
     codec = None
     if LatentDB.exists(db):
@@ -96,6 +109,7 @@ def index(
                     metadata=metadata,
                     labels_from_folders=labels_from_folders,
                     strict=strict,
+                    allow_bad=allow_bad,
                     report=report,
                 )
         except KeyboardInterrupt:
@@ -108,13 +122,41 @@ def index(
     if as_json:
         print_json(done)
     else:
-        click.echo(
-            f"{done.added:,} added, {done.updated:,} updated, {done.unchanged:,} unchanged "
-            f"(skipped), {len(done.bad):,} bad; {counted(done.rows, 'row')}, {done.seconds:.1f} s"
-        )
-        if done.unmatched:
-            rows = counted(done.unmatched, "row")
-            click.echo(f"{rows} of {metadata} without an image in this run", err=True)
-        print_bad_files(done.bad)
-    if done.bad and not done.rows:
+        _print_report(done, metadata, allow_bad)
+    if done.failed:
         raise click.exceptions.Exit(1)
+
+
+def _print_report(done: IndexReport, metadata: str | None, allow_bad: str) -> None:
+    """What a run did; a failure comes first."""
+    from latentdb.base.wording import counted
+    from latentdb.cli.console import print_bad_files
+    from latentdb.images.formats import passed_over_text
+
+    files = done.added + done.updated + done.unchanged + len(done.bad)
+    if done.failed:
+        click.echo(
+            f"Error: {len(done.bad):,} of {counted(files, 'file')} cannot be read, "
+            f"more than --allow-bad {allow_bad}",
+            err=True,
+        )
+        print_bad_files(done.bad)
+    click.echo(
+        f"{done.added:,} added, {done.updated:,} updated, {done.unchanged:,} unchanged "
+        f"(skipped), {len(done.bad):,} bad; {counted(done.rows, 'row')}, {done.seconds:.1f} s"
+    )
+    if done.passed_over:
+        click.echo(f"not images by their ending: {passed_over_text(done.passed_over)}")
+    if done.unmatched:
+        rows = counted(done.unmatched, "row")
+        click.echo(f"{rows} of {metadata} without an image in this run", err=True)
+    if done.vanished:
+        some = ", ".join(done.vanished[:3]) + (", ..." if len(done.vanished) > 3 else "")
+        images = counted(len(done.vanished), "transparent image")
+        click.echo(
+            f"note: {images} ({some}) {'is' if len(done.vanished) == 1 else 'are'} one colour over "
+            "the background: --background of train and index chooses another for a new model",
+            err=True,
+        )
+    if not done.failed:
+        print_bad_files(done.bad)

@@ -188,6 +188,25 @@ def decode_pixels(
     return out
 
 
+def has_vanished(data: bytes, pixels: Pixels, name: str) -> bool:
+    """Whether an image with transparent parts is one colour in its decoded pixels.
+
+    Such is white art over white: its latent is that of an empty image.
+    """
+    if pixels[0, 0].tobytes() != pixels[-1, -1].tobytes() or data.startswith(jpeg.START):
+        return False
+    if not (pixels == pixels[0, 0]).all():
+        return False
+    try:
+        image = _open(data, name)
+        if not image.has_transparency_data:
+            return False
+        alpha = (image.convert("LA") if image.mode == "La" else image.convert("RGBA")).getextrema()
+        return bool(alpha[-1][0] < 255)  # type: ignore[index]
+    except Exception:  # a TIFF that only tifffile reads, most likely
+        return False
+
+
 def to_pil(pixels: Pixels) -> PILImage.Image:
     """uint8 ``[height, width, 1 or 3]`` as a Pillow image."""
     from PIL import Image

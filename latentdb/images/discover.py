@@ -9,13 +9,14 @@ from __future__ import annotations
 import heapq
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.base.files import os_reason
-from latentdb.images.formats import SUFFIXES
+from latentdb.images.formats import HEAD_BYTES, SUFFIXES, ending, passed_over_text, sniff
 
 _RUN_LENGTH = 100_000  # names of one folder that are sorted, then packed, at a time
 _FOLDER_MARK = "\0"  # appended to the name of a folder; sorts before any character of a name
@@ -70,8 +71,9 @@ class Candidate:
 def discover(sources: Sequence[str | os.PathLike[str]]) -> Iterator[ImageFile | BadFile]:
     """Find image files: folders recursively in sorted order, files as given.
 
-    In a folder, only files with an image suffix count; hidden files and folders
-    do not.  Links are followed, except back to a folder that contains them.
+    In a folder, only files with an image suffix count, and those without any
+    ending whose first bytes are those of an image; hidden files and folders do
+    not.  Links are followed, except back to a folder that contains them.
 
     Parameters
     ----------
@@ -93,8 +95,15 @@ def discover(sources: Sequence[str | os.PathLike[str]]) -> Iterator[ImageFile | 
     return (item if isinstance(item, BadFile) else stat_image(item.id, item.path) for item in found)
 
 
-def find_candidates(sources: Sequence[str | os.PathLike[str]]) -> Iterator[Candidate | BadFile]:
+def find_candidates(
+    sources: Sequence[str | os.PathLike[str]], passed_over: Counter[str] | None = None
+) -> Iterator[Candidate | BadFile]:
     """Find the files of `discover`, in the same order, without `os.stat`.
+
+    Parameters
+    ----------
+    passed_over
+        Gets the number of files in folders that are no images, by their ending.
 
     Yields
     ------
@@ -106,7 +115,7 @@ def find_candidates(sources: Sequence[str | os.PathLike[str]]) -> Iterator[Candi
     NotFoundError
         If a source does not exist; before anything is yielded.
     """
-    return _find(check_sources(sources))
+    return _find(check_sources(sources), Counter() if passed_over is None else passed_over)
 
 
 def check_sources(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -140,13 +149,15 @@ def require_images(sources: Sequence[str | os.PathLike[str]]) -> None:
     InvalidInputError
         If there is no image file in any of them.
     """
+    others: Counter[str] = Counter()
     for path in check_sources(sources):
         # Unordered: sorting would list a large folder to its end for one file.
-        if not os.path.isdir(path) or any(True for _ in _walk_unordered(path)):
+        if not os.path.isdir(path) or any(True for _ in _walk_unordered(path, others)):
             return
     folders = ", ".join(os.fspath(source) for source in sources)
     endings = ", ".join(sorted(SUFFIXES))
-    raise InvalidInputError(f"no images in {folders}: expected files ending in {endings}")
+    found = f", only other files ({passed_over_text(others)})" if others else ""
+    raise InvalidInputError(f"no images in {folders}{found}: expected files ending in {endings}")
 
 
 def count_candidates(
@@ -164,7 +175,7 @@ def count_candidates(
         if not os.path.isdir(path):
             total += 1
             continue
-        for _ in _walk_unordered(path):
+        for _ in _walk_unordered(path, Counter()):
             total += 1
             if stopped():
                 return total
@@ -188,10 +199,24 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and name[name.rfind(".") :].lower() in SUFFIXES
 
 
-def _find(paths: Sequence[str]) -> Iterator[Candidate | BadFile]:
+def is_image_file(path: str) -> bool:
+    """Whether a file in a folder counts as an image: by its ending, or without one by content."""
+    name = os.path.basename(path)
+    if is_image_name(name):
+        return True
+    if name.startswith(".") or ending(name) or not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return sniff(file.read(HEAD_BYTES)) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def _find(paths: Sequence[str], passed_over: Counter[str]) -> Iterator[Candidate | BadFile]:
     for number, path in enumerate(paths):
         if os.path.isdir(path):
-            yield from _walk(path, number)
+            yield from _walk(path, number, passed_over)
         else:
             yield _candidate(Path(path).name, path, number)
 
@@ -216,7 +241,7 @@ class _Folder:
     names: Iterator[str]
 
 
-def _walk(top: str, source: int) -> Iterator[Candidate | BadFile]:
+def _walk(top: str, source: int, passed_over: Counter[str]) -> Iterator[Candidate | BadFile]:
     # An explicit stack: folders may be nested deeper than Python's recursion limit.
     todo = [_Folder(top, "", (), iter((_FOLDER_MARK,)))]
     while todo:
@@ -235,7 +260,7 @@ def _walk(top: str, source: int) -> Iterator[Candidate | BadFile]:
             continue
         try:
             with os.scandir(path) as scan:
-                names = _sorted_entries(scan)
+                names = _sorted_entries(scan, passed_over)
         except OSError as error:
             yield BadFile(_printable(path), os_reason(error))
             continue
@@ -243,7 +268,7 @@ def _walk(top: str, source: int) -> Iterator[Candidate | BadFile]:
         todo.append(_Folder(os.path.join(path, ""), inner, (*folder.parents, real), names))
 
 
-def _walk_unordered(top: str) -> Iterator[None]:
+def _walk_unordered(top: str, passed_over: Counter[str]) -> Iterator[None]:
     """Yield once for every item of `_walk`: nothing is held or sorted."""
     todo: list[tuple[str, tuple[str, ...]]] = [(top, ())]
     while todo:
@@ -253,7 +278,7 @@ def _walk_unordered(top: str) -> Iterator[None]:
             continue
         try:
             with os.scandir(path) as scan:
-                for name in _entries(scan):
+                for name in _entries(scan, passed_over):
                     if name.endswith(_FOLDER_MARK):
                         inner = os.path.join(path, name.rstrip(_FOLDER_MARK))
                         todo.append((inner, (*parents, real)))
@@ -263,7 +288,7 @@ def _walk_unordered(top: str) -> Iterator[None]:
             yield None  # `_walk` yields a BadFile
 
 
-def _entries(scan: Iterable[os.DirEntry[str]]) -> Iterator[str]:
+def _entries(scan: Iterable[os.DirEntry[str]], passed_over: Counter[str]) -> Iterator[str]:
     """The names in a folder that count: images, and folders with a mark appended."""
     for entry in scan:
         name = entry.name
@@ -271,15 +296,17 @@ def _entries(scan: Iterable[os.DirEntry[str]]) -> Iterator[str]:
             continue
         if _is_folder(entry):
             yield name + _FOLDER_MARK
-        elif is_image_name(name):
+        elif is_image_name(name) or (not ending(name) and is_image_file(entry.path)):
             yield name
+        else:
+            passed_over[ending(name)] += 1
 
 
-def _sorted_entries(scan: Iterable[os.DirEntry[str]]) -> Iterator[str]:
+def _sorted_entries(scan: Iterable[os.DirEntry[str]], passed_over: Counter[str]) -> Iterator[str]:
     """The names in a folder in sorted order; those of a large folder are held as packed runs."""
     runs: list[str] = []
     names: list[str] = []
-    for name in _entries(scan):
+    for name in _entries(scan, passed_over):
         names.append(name)
         if len(names) == _RUN_LENGTH:
             runs.append("/".join(sorted(names)))  # no name contains a slash

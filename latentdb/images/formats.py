@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections import Counter
+from collections.abc import Mapping
 
 # The formats that are read, as Pillow names them; HEIF by pillow-heif.
 FORMATS = (
@@ -208,7 +208,7 @@ def ending(name: str) -> str:
     return found.lower() if _ENDING.fullmatch(found) else ""
 
 
-def passed_over_text(endings: Counter[str] | dict[str, int]) -> str:
+def passed_over_text(endings: Mapping[str, int]) -> str:
     """How many files were passed over for their ending: ``.txt 3, .nef 2 (camera raw)``."""
     ordered = sorted(endings.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(

@@ -20,6 +20,7 @@ import numpy as np
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.progress import Progress, Report
 from latentdb.images.discover import BadFile, count_candidates, require_images
+from latentdb.ingest.allowance import DEFAULT_ALLOWANCE, parse_allowance
 from latentdb.ingest.planner import LABEL, Batch, ImagePlanner, PlannedRow
 from latentdb.ingest.read_ahead import read_batches
 from latentdb.model.codec import Codec
@@ -47,6 +48,12 @@ class IndexReport:
         were skipped because the store has them as they are.
     bad
         Files that were skipped because they cannot be read.
+    failed
+        Whether they are more than `allow_bad` of `index_images` permits.
+    passed_over
+        Files in folders that are no images, by their ending ("" for none).
+    vanished
+        Ids of images that are one colour over the background of the model.
     unmatched
         Number of rows of the metadata file that match no image of this run.
     rows
@@ -59,6 +66,9 @@ class IndexReport:
     updated: int
     unchanged: int
     bad: tuple[BadFile, ...]
+    failed: bool
+    passed_over: Mapping[str, int]
+    vanished: tuple[str, ...]
     unmatched: int
     rows: int
     seconds: float
@@ -150,6 +160,7 @@ def index_images(
     table: Table | None = None,
     labels_from_folders: bool = False,
     strict: bool = False,
+    allow_bad: int | str = DEFAULT_ALLOWANCE,
     report: Report | None = None,
 ) -> IndexReport:
     """Encode the new and changed images of folders into a store.
@@ -172,6 +183,9 @@ def index_images(
         Give each image the name of its topmost folder as ``label``.
     strict
         Raise on the first bad file instead of skipping it.
+    allow_bad
+        Number of bad files, or share of all as ``"P%"``, beyond which the report
+        says that the run failed.
     report
         Called with the progress.
 
@@ -183,6 +197,7 @@ def index_images(
         If there are no images, or the metadata does not fit the store's columns.
     """
     start = time.monotonic()
+    allowance = parse_allowance(allow_bad)
     require_images(sources)
     check_log_var(writer.snapshot, codec.config.has_z_log_var)
     types = _column_types(writer.snapshot.manifest.columns, table, labels_from_folders)
@@ -197,12 +212,14 @@ def index_images(
     counter = _FileCounter(sources) if report is not None else None
     added = updated = unchanged = matched = 0
     bad: list[BadFile] = []
+    vanished: list[str] = []
     try:
         with read_batches(planner, sources) as batches:
             for batch in batches:
                 if strict and batch.bad:
                     raise ImageError(batch.bad[0].path, batch.bad[0].reason)
                 bad += batch.bad
+                vanished += batch.vanished
                 unchanged += batch.unchanged
                 matched += batch.matched
                 _encode(batch, pending, planner.snapshot, codec)
@@ -218,10 +235,18 @@ def index_images(
         if counter is not None:
             counter.stop()
         pending.close()
-    unmatched = 0 if table is None else max(0, len(table.rows) - matched)
-    seconds = time.monotonic() - start
-    rows = len(writer.snapshot)
-    return IndexReport(added, updated, unchanged, tuple(bad), unmatched, rows, seconds)
+    return IndexReport(
+        added=added,
+        updated=updated,
+        unchanged=unchanged,
+        bad=tuple(bad),
+        failed=not allowance.permits(len(bad), added + updated + unchanged + len(bad)),
+        passed_over=dict(planner.passed_over.most_common()),
+        vanished=tuple(vanished),
+        unmatched=0 if table is None else max(0, len(table.rows) - matched),
+        rows=len(writer.snapshot),
+        seconds=time.monotonic() - start,
+    )
 
 
 def _encode(batch: Batch, pending: _PendingRows, snapshot: Snapshot, codec: Codec) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,13 +13,13 @@ import xxhash
 from numpy.typing import NDArray
 
 from latentdb.base.errors import ImageError
-from latentdb.images.decode import Preprocessing, decode_pixels, read_file
+from latentdb.images.decode import Preprocessing, decode_pixels, has_vanished, read_file
 from latentdb.images.discover import (
     BadFile,
     Candidate,
     ImageFile,
     check_sources,
-    is_image_name,
+    is_image_file,
     stat_image,
 )
 from latentdb.store.columns import Table, Value
@@ -66,6 +67,8 @@ class Batch:
         Number of files that the store has as they are.
     matched
         Number of files for which the metadata file has a row.
+    vanished
+        Ids of images that are one colour over the background of the model.
     """
 
     pixels: NDArray[np.uint8]
@@ -74,6 +77,7 @@ class Batch:
     bad: list[BadFile] = field(default_factory=list)
     unchanged: int = 0
     matched: int = 0
+    vanished: list[str] = field(default_factory=list)
 
     @staticmethod
     def concat(batches: Sequence[Batch]) -> Batch:
@@ -87,6 +91,7 @@ class Batch:
             [file for batch in batches for file in batch.bad],
             sum(batch.unchanged for batch in batches),
             sum(batch.matched for batch in batches),
+            [name for batch in batches for name in batch.vanished],
         )
 
 
@@ -130,6 +135,7 @@ class ImagePlanner:
     ) -> None:
         self.snapshot = snapshot
         self.preprocessing = preprocessing
+        self.passed_over: Counter[str] = Counter()  # files that are no images, by ending
         self._table = table
         self._labels = labels_from_folders
         self._earlier_sources = _EarlierSources(check_sources(sources))
@@ -220,6 +226,8 @@ class ImagePlanner:
                 raise _same_id(candidate, f"{stored.path} in the store")
         pixels = batch.pixels[len(batch.images)]
         decode_pixels(data, self.preprocessing, name=file.path, out=pixels)
+        if has_vanished(data, pixels, file.path):
+            batch.vanished.append(file.id)
         row = -1 if stored is None else stored.row
         batch.images.append(PlannedRow(file, digest, row, values))
 
@@ -277,6 +285,6 @@ class _EarlierSources:
         for number, folder in self._folders:
             if number >= first:
                 break
-            if is_image_name(candidate.id) and os.path.isfile(folder + candidate.id):
+            if os.path.isfile(folder + candidate.id) and is_image_file(folder + candidate.id):
                 return folder + candidate.id
         return path

@@ -56,7 +56,7 @@ class _BatchReader:
 
     def __init__(self, planner: ImagePlanner, sources: Sequence[str | os.PathLike[str]]) -> None:
         self._planner = planner
-        self._candidates = find_candidates(sources)
+        self._candidates = find_candidates(sources, planner.passed_over)
         image_bytes = int(np.prod(planner.preprocessing.shape))
         self._batch_images = max(1, min(BATCH, _BATCH_BYTES // image_bytes))
         self._task_files = min(_TASK_FILES, self._batch_images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from latentdb.database import LatentDB
 from tests.cli.running import run, run_error, run_json
@@ -52,6 +54,47 @@ def test_a_run_of_bad_files_only_fails(tmp_path: Path, model: Path) -> None:
     (tmp_path / "in/bad.png").touch()
     result = run("index", tmp_path / "a.ldb", tmp_path / "in", "--model", model, code=1)
     assert "bad.png: empty file" in result.stderr
+
+
+def test_a_run_of_mostly_bad_files_says_so_first_and_fails(store: Path, tmp_path: Path) -> None:
+    folder = make_images(tmp_path / "in", 1)  # two images
+    for number in range(7):
+        (folder / f"lfs{number}.jpg").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (folder / "empty.png").touch()
+    (folder / "notes.txt").touch()
+    (folder / "shot.NEF").touch()
+    result = run("index", store, folder, code=1)
+    lines = result.stderr.splitlines()
+    assert lines[0] == "Error: 8 of 10 files cannot be read, more than --allow-bad 50%"
+    assert lines[1] == "8 bad files were skipped:"
+    reason = "a git-LFS pointer, not the image: run git lfs pull"
+    assert lines[2] == f"  7 files: {reason}"
+    assert [Path(line.strip()).name for line in lines[3:8]] == [f"lfs{n}.jpg" for n in range(5)]
+    assert lines[8] == "    and 2 more; --json lists all"
+    assert lines[9].endswith("empty.png: empty file")
+    assert "2 unchanged (skipped), 8 bad" in result.stdout  # the same two as in the store
+    assert "not images by their ending: .nef 1 (camera raw), .txt 1" in result.stdout
+    for allowed in ("8", "80%"):
+        run("index", store, folder, "--allow-bad", allowed)
+    done = json.loads(run("index", store, folder, "--allow-bad", 7, "--json", code=1).stdout)
+    assert (done["failed"], len(done["bad"])) == (True, 8)
+    assert done["passed_over"] == {".nef": 1, ".txt": 1}
+    assert "give a number of files, or P%" in run_error("index", store, folder, "--allow-bad", "x")
+
+
+def test_art_that_vanishes_over_the_background_is_noted(store: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, level in (("white", 255), ("black", 0)):
+        art = Image.new("LA", (16, 16), (level, 0))
+        art.paste((level, 255), (4, 4, 12, 12))
+        art.save(folder / f"{name}.png")
+    Image.new("RGB", (16, 16), "white").save(folder / "plain.png")
+    Image.new("RGBA", (16, 16), "white").save(folder / "opaque.png")
+    result = run("index", store, folder)
+    assert "note: 1 transparent image (white.png) is one colour over the background" in (
+        result.stderr
+    )
 
 
 def test_progress_shows_on_a_terminal_and_ctrl_c_ends_a_run_cleanly(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import sys
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.images import discover as discover_module
 from latentdb.images.discover import (
-    SUFFIXES,
     BadFile,
     Candidate,
     ImageFile,
@@ -23,6 +25,7 @@ from latentdb.images.discover import (
     is_image_name,
     require_images,
 )
+from latentdb.images.formats import SUFFIXES
 
 
 def test_folders_are_searched_in_sorted_order(tmp_path: Path) -> None:
@@ -172,7 +175,7 @@ def test_folders_may_lie_deeper_than_the_stack(tmp_path: Path) -> None:
 
 def test_there_have_to_be_images(tmp_path: Path) -> None:
     (tmp_path / "note.txt").touch()
-    with pytest.raises(InvalidInputError, match=r"no images in .*: expected .* \.apng"):
+    with pytest.raises(InvalidInputError, match=r"only other files \(\.txt 1\): expected"):
         require_images([tmp_path])
     with pytest.raises(NotFoundError, match="gone does not exist"):
         require_images([tmp_path / "gone"])
@@ -205,7 +208,8 @@ def test_names_of_a_large_folder_take_little_memory() -> None:
 
     tracemalloc.start()
     try:
-        names = discover_module._sorted_entries(Entry(number) for number in range(300_000))  # type: ignore[misc]
+        entries = (Entry(number) for number in range(300_000))
+        names = discover_module._sorted_entries(entries, Counter())  # type: ignore[misc,arg-type]
         size, peak = tracemalloc.get_traced_memory()
         assert (next(names), next(names)) == ("00000000.jpg", "00000001.jpg")
     finally:
@@ -245,3 +249,21 @@ def test_a_look_for_images_does_not_read_a_folder_to_its_end(
 )  # fmt: skip
 def test_the_suffix_of_a_name_decides(name: str, counts: bool) -> None:
     assert is_image_name(name) == counts
+
+
+def test_a_file_without_an_ending_counts_by_its_content(tmp_path: Path) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    names = ["d41d8cd98f00b204", "a.jpg?size=large", "scan.2021-06", "v1.0001"]
+    for name in [*names, "notes.txt", "clip.mp4"]:
+        (tmp_path / name).write_bytes(picture.getvalue())
+    (tmp_path / "README").write_text("about")
+    (tmp_path / "raw.NEF").touch()
+    (tmp_path / ".hidden").write_bytes(picture.getvalue())
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    passed_over: Counter[str] = Counter()
+    found = [item.id for item in find_candidates([tmp_path], passed_over)]
+    assert found == sorted(names)
+    assert passed_over == {"": 3, ".txt": 1, ".mp4": 1, ".nef": 1}
+    assert count_candidates([tmp_path]) == len(names)
