@@ -122,7 +122,8 @@ def read_layout(data: bytes) -> Layout | None:
         width, height = tags[256][0], tags[257][0]
     except (struct.error, KeyError, IndexError, ValueError, OverflowError):
         return None
-    if len(tags.get(273, ())) > 1 and 279 not in tags:
+    strips = len(tags.get(273, ()))
+    if strips > 1 and len(tags.get(279, ())) < strips:
         return None  # strips of unknown length: readers guess differently
     photometric = tags.get(262, (_UNKNOWN,))[0]
     bits = tags.get(258, (1,))[: max(1, samples)]

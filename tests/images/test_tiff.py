@@ -176,6 +176,15 @@ def test_both_readers_apply_the_orientation(bits: int, orientation: int, tmp_pat
     assert np.abs(found - turned).max() <= 1
 
 
+def test_strips_of_unknown_length_are_damage(tmp_path: Path) -> None:
+    path = Path(write(tmp_path / "a.tif", picture(), photometric="rgb", rowsperstrip=8))
+    data = path.read_bytes()
+    entry = data.index((279).to_bytes(2, "little") + b"\x03\x00\x04\x00\x00\x00")
+    path.write_bytes(data[: entry + 4] + b"\x01" + data[entry + 5 :])
+    with pytest.raises(ImageError, match="its TIFF directory cannot be read"):
+        read(str(path))
+
+
 def test_libtiff_and_tifffile_print_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
