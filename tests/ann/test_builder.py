@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from latentdb.ann.index import VectorIndex
 from latentdb.ann.plan import HNSW, IVF, IVF4, Plan
 from latentdb.ann.tuning import Tuner
 from tests.ann.vectors import CLUSTERED_DIM as DIM
-from tests.ann.vectors import NONE, Rows, clustered, made, planned
+from tests.ann.vectors import NONE, Array, Rows, clustered, made, planned
 
 # --- no index -------------------------------------------------------------------
 
@@ -219,3 +220,20 @@ def test_every_stage_is_reported() -> None:
         "tuning the search index",
     ]
     assert all(0 <= done <= total == 2_000 for _, done, total in reports)
+
+
+def test_4_bit_quantizers_are_trained_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    import faiss
+
+    threads = []
+    train = faiss.IndexIVFPQFastScan.train
+
+    def watched(self: Any, vectors: Array) -> None:
+        threads.append((faiss.omp_get_max_threads(), self.quantizer.ntotal == self.nlist))
+        train(self, vectors)
+
+    monkeypatch.setattr(faiss.IndexIVFPQFastScan, "train", watched)
+    before = faiss.omp_get_max_threads()
+    made(Rows(clustered(3_000)), IVF4)
+    assert threads == [(1, True)]  # k-means, which more threads make faster, is done
+    assert faiss.omp_get_max_threads() == before
