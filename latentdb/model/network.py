@@ -33,7 +33,6 @@ MAX_SIDE = 64  # the network computes at most at this size; larger images are ar
 _LEAST_SIDE = 24  # that a larger image is reduced to
 _TRUNK_SIDE = 40  # above it, the encoder's convolutions start from half the size
 _TRUNK_FILTERS = (32, 64, 128)
-_DETAIL_FILTERS = (32, 64, 96)
 _GRID_FILTERS = 96
 _DECODER_FILTERS = (64, 32, 24)  # after each doubling of the size
 _REFINER_FILTERS = 32
@@ -56,16 +55,12 @@ class Design:
         How many of them, the last ones, are semantic.
     convolutions
         Whether there are convolutional branches at all.
-    detail
-        Whether the encoder has a second branch of convolutions for the dimensions
-        that are not semantic.
     """
 
     shape: tuple[int, int, int]
     latent_dim: int
     semantic_dims: int = 0
     convolutions: bool = True
-    detail: bool = False
 
     @property
     def linear_dims(self) -> int:
@@ -155,10 +150,6 @@ class ConvNetwork:
                 add_convolution(f"trunk{number}_residual", filters, 3)
         zero = {"kernel_initializer": "zeros"}
         add("trunk_mean", layers.Dense, design.linear_dims, **zero)
-        if design.detail:
-            for number, filters in enumerate(_DETAIL_FILTERS):
-                add_convolution(f"detail{number}", filters, 4, strides=2)
-            add("detail_mean", layers.Dense, design.linear_dims, **zero)
         if design.semantic_dims:
             add("semantic", layers.Dense, design.semantic_dims, use_bias=False)
             add("semantic_norm", layers.BatchNormalization, momentum=1.0, center=False)
@@ -206,26 +197,20 @@ class ConvNetwork:
         pooled = keras.layers.GlobalAveragePooling2D(name="trunk_pooled")(features)
         return self.layers["semantic_norm"](self.layers["semantic"](pooled), training=training)
 
-    def means(self, images: Any, *, training: bool = False, trunk_training: bool = False) -> Any:
-        """z_mean of images of the design's inner shape, as ``[z_mean, ]``."""
+    def means(self, images: Any, *, training: bool = False) -> Any:
+        """z_mean of images of the design's inner shape."""
         layers, design = keras.layers, self.design
         flat = self.layers["flatten"](images)
         parts = [self.layers["linear_mean"](flat)]
         if not design.convolutions:
             return parts[0]
         small = self.trunk_input(images)
-        features = self.trunk(small, training=trunk_training)
+        features = self.trunk(small, training=training)
         parts.append(self.layers["trunk_mean"](layers.Flatten(name="trunk_flat")(features)))
-        if design.detail:
-            hidden = self.layers["scaled"](small)
-            for number in range(len(_DETAIL_FILTERS)):
-                hidden = self._convolve(f"detail{number}", hidden, training)
-            flat = layers.Flatten(name="detail_flat")(hidden)
-            parts.append(self.layers["detail_mean"](flat))
         if not design.semantic_dims:
             return layers.Add(name="z_mean")(parts)
         total = layers.Add(name="free_mean")(parts)
-        semantic = self.semantics(features, training=trunk_training)
+        semantic = self.semantics(features, training=training)
         return layers.Concatenate(name="z_mean")([total, semantic])
 
     def log_variances(self, z_mean: Any) -> Any:
@@ -319,7 +304,7 @@ class ConvNetwork:
             float32 ``[d]``, positive.
         """
         free = factors[: self.design.linear_dims]
-        for name in ("linear_mean", "trunk_mean", "detail_mean"):
+        for name in ("linear_mean", "trunk_mean"):
             if name in self.layers:
                 kernel, bias = self.layers[name].get_weights()
                 self.layers[name].set_weights([kernel * free, bias * free])

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
@@ -16,16 +16,24 @@ from numpy.typing import NDArray
 
 from latentdb.model.network import ConvNetwork, Design, pooling
 from latentdb.model.pca import area_pooled, fit_pca
-from latentdb.model.stages import JOINT, RECONSTRUCTION, Budget, Stage, Trainer
+from latentdb.model.stages import (
+    CONTRAST,
+    RECONSTRUCTION,
+    VIEWED_IMAGES,
+    Budget,
+    Stage,
+    Trainer,
+)
 from latentdb.model.vae import VAE, Training, TrainingStep, ctrl_c_sets
 
 BETA = 0.005  # near an autoencoder: a larger one costs detail
 _VALIDATION_IMAGES = 2_000  # that choose the best weights
 _SEMANTIC_IMAGES = 2_000  # fewer teach the semantic dimensions nothing
 _SEMANTIC_SECONDS = 90.0
-_JOINT_SHARE = {"balanced": 0.75, "retrieval": 0.95}
+_LEARNT = 0.65  # contrastive loss, of that at the start
+_CONTRAST_SHARE = {"balanced": 0.75, "retrieval": 0.95}
 _SEMANTIC_SHARE = {"balanced": 4, "retrieval": 2}  # one in so many dimensions is semantic
-_TRUNK = ("trunk0", "trunk1", "trunk2", "semantic")
+_TRUNK = ("trunk0", "trunk1", "trunk2")
 
 Pixels = NDArray[np.uint8]
 
@@ -114,7 +122,7 @@ def train_network(
         done = Training((), 0, "closed form", budget.elapsed)
         return TrainedNetwork(linear.vae, linear.vae, done, 0, ())
     semantic, notes = _semantic_dims(preset, latent_dim, shape[2], len(training), minutes)
-    design = Design(shape, latent_dim, semantic, detail=semantic > 0)
+    design = Design(shape, latent_dim, semantic)
     network = ConvNetwork(design, pca, beta=beta, seed=seed)
     interrupted = threading.Event()
     trainer = Trainer(
@@ -129,21 +137,34 @@ def train_network(
         report=report,
     )
     batch = batch or min(64, max(8, len(inner) // 8))
-    stages = [Stage(RECONSTRUCTION, 1.0, 1.5e-3, batch=batch)]
+    stages = [Stage(RECONSTRUCTION, 1.0, 1.5e-3, batch)]
     if semantic:
         stages = [
-            Stage(JOINT, _JOINT_SHARE[preset], 2e-3, frozen=("detail",), batch=96),
-            Stage(RECONSTRUCTION, 1.0, 1.5e-3, frozen=_TRUNK, batch=batch),
+            Stage(CONTRAST, _CONTRAST_SHARE[preset], 2e-3, VIEWED_IMAGES),
+            Stage(RECONSTRUCTION, 1.0, 1.5e-3, batch, frozen=_TRUNK),
         ]
     with ctrl_c_sets(interrupted):
         for stage in stages:
             trainer.run(stage)
             if interrupted.is_set():
                 break
-    trainer.finish()
     record = trainer.record
     done = Training(tuple(record.history), record.best_epoch, record.stopped, budget.elapsed)
+    if semantic and not _has_learnt(record.history):
+        notes = ("the semantic dimensions had no time to learn: the model is the closed form",)
+        return TrainedNetwork(linear.vae, linear.vae, replace(done, best_epoch=0), 0, notes)
+    trainer.finish()
     return TrainedNetwork(network.vae, linear.vae, done, semantic, notes)
+
+
+def _has_learnt(history: Sequence[TrainingStep]) -> bool:
+    """Whether the views of an image are nearer to each other than at the start."""
+    losses = [
+        step.losses["val_contrastive_loss"]
+        for step in history
+        if "val_contrastive_loss" in step.losses
+    ]
+    return min(losses) < _LEARNT * losses[0]
 
 
 def closed_form(training: Pixels, latent_dim: int, *, beta: float, seed: int) -> VAE:

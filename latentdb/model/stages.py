@@ -28,14 +28,14 @@ from latentdb.model.network import ConvNetwork
 from latentdb.model.vae import TrainingStep
 from latentdb.model.views import random_views
 
-JOINT, RECONSTRUCTION = "joint", "reconstruction"
-VIEWED_IMAGES = 256  # of a step of the joint stage, two views each
-_PLAIN_IMAGES = 96  # of such a step, to reconstruct
+# Prefixes of the layers that the semantic dimensions are computed by, and "trunk_mean".
+SEMANTIC_LAYERS = ("trunk", "semantic")
+CONTRAST, RECONSTRUCTION = "contrast", "reconstruction"
+VIEWED_IMAGES = 256  # of a step of the contrastive stage, two views each
 _TEMPERATURE = 0.2
-_CONTRASTIVE_WEIGHT = 10.0  # for 32x32x3 pixels, in proportion for others
 _VIEW_SHARE = 0.75  # size of a view, of the trunk's input
 _AVERAGING = 0.995  # of the exponential moving average of the weights
-_DECAY = 0.05  # of the kernels, in the joint stage
+_DECAY = 0.05  # of the kernels, in the contrastive stage
 _WARM_UP = 0.06  # of a stage
 _WARM_UP_STEPS = 60
 _STATISTICS_IMAGES = 6_144
@@ -90,22 +90,29 @@ class Stage:
     Attributes
     ----------
     kind
-        ``"joint"``: views of images, and reconstruction.  ``"reconstruction"``: that alone.
+        ``"contrast"`` trains the semantic dimensions, ``"reconstruction"`` all others.
     end
         The progress of the whole training at which it ends.
     rate
         Highest learning rate.
-    frozen
-        Prefixes of the names of layers that are not trained.
     batch
-        Plain images a step.
+        Images a step.
+    frozen
+        Prefixes of the names of layers that are not trained; with the trunk's, its
+        batch normalisations use the statistics they have.
     """
 
     kind: str
     end: float
     rate: float
+    batch: int
     frozen: tuple[str, ...] = ()
-    batch: int = 64
+
+    def trains(self, layer: str) -> bool:
+        """Whether the layer of a name is trained."""
+        if self.kind == CONTRAST:
+            return layer.startswith(SEMANTIC_LAYERS) and layer != "trunk_mean"
+        return not layer.startswith(("semantic", *self.frozen))
 
     @property
     def factors(self) -> Mapping[str, float]:
@@ -115,8 +122,7 @@ class Stage:
         undo the start in ten of them: the closed form is trained slowly, and so
         are layers that start at zero.
         """
-        slow = 0.03 if self.kind == JOINT else 0.02
-        return {"linear_": slow, "trunk_mean": 0.2, "z_log_var": 0.2}
+        return {"linear_": 0.02, "trunk_mean": 0.2, "z_log_var": 0.2}
 
 
 @dataclass
@@ -186,22 +192,19 @@ class Trainer:
         self._step_number = 0
         side = max(network.trunk_shape[:2])
         self._view_size = max(8, round(_VIEW_SHARE * side))
-        self._weight = _CONTRASTIVE_WEIGHT * math.prod(network.design.inner_shape) / 3072
         self._reconstruct_batch = tf.function(self._reconstructed)
         self._contrast_batch = tf.function(self._contrast_of_views)
 
     # --- losses ------------------------------------------------------------------
 
-    def _reconstruction(
-        self, images: Any, seed: Any, *, training: bool, trunk_training: bool
-    ) -> tuple[Any, Any]:
+    def _reconstruction(self, images: Any, seed: Any, *, trunk_training: bool) -> tuple[Any, Any]:
         """Squared error of a batch's images, from sampled z, and KL divergence."""
         network = self.network
-        z_mean = network.means(images, training=training, trunk_training=trunk_training)
+        z_mean = network.means(images, training=trunk_training)
         z_log_var = network.log_variances(z_mean)
         noise = tf.random.stateless_normal(tf.shape(z_mean), seed)
         z = z_mean + tf.exp(0.5 * z_log_var) * noise
-        error = tf.square(images - network.pixels(z, training=training))
+        error = tf.square(images - network.pixels(z, training=True))
         divergence = 1.0 + z_log_var - tf.square(z_mean) - tf.exp(z_log_var)
         kl = -0.5 * tf.reduce_mean(tf.reduce_sum(divergence, axis=1))
         return tf.reduce_mean(tf.reduce_sum(error, axis=[1, 2, 3])), kl
@@ -250,12 +253,10 @@ class Trainer:
             "val_kl_loss": kl,
             "val_psnr": ratio,
         }
-        if kind != JOINT:
+        if kind != CONTRAST:
             return ratio, losses
         contrast = float(self._contrast_batch(self._validation[:VIEWED_IMAGES]))
-        losses["val_contrastive_loss"] = contrast
-        losses["val_loss"] += self._weight * contrast
-        return -squares - self._weight * contrast, losses
+        return -contrast, losses | {"val_contrastive_loss": contrast}
 
     def _show(self, step: TrainingStep) -> None:
         if self._report is not None:
@@ -265,8 +266,7 @@ class Trainer:
 
     def run(self, stage: Stage) -> None:
         """Train until the stage's end, Ctrl-C or the patience's end; then restore the best."""
-        progress = _StageRun(self, stage)
-        progress.run()
+        _StageRun(self, stage).run()
 
     def finish(self) -> None:
         """Bring the latents to their final scales, which leaves reconstructions as they are.
@@ -290,26 +290,24 @@ class Trainer:
             if hasattr(layer, "momentum"):
                 layer.momentum = 0.99  # as keras makes them, for who trains further
 
-    def _make_step(self, stage: Stage, optimizer: _Optimizer) -> Callable[..., tuple[Any, ...]]:
-        joint = stage.kind == JOINT
-        trunk_training = not any("trunk".startswith(name) for name in stage.frozen)
+    def _make_step(self, stage: Stage, optimizer: _Optimizer) -> Callable[..., dict[str, Any]]:
+        trunk_training = stage.trains("trunk0")
 
-        def step(plain: Any, viewed: Any, rate: Any, seed: Any) -> tuple[Any, ...]:
-            images = tf.cast(plain, tf.float32) / 255.0
+        def losses(images: Any, seed: Any) -> dict[str, Any]:
+            if stage.kind == CONTRAST:
+                return {"contrastive_loss": self._contrast(images, seed, training=True)}
+            squares, kl = self._reconstruction(images, seed, trunk_training=trunk_training)
+            total = squares + self._beta * kl
+            return {"loss": total, "reconstruction_loss": squares, "kl_loss": kl}
+
+        def step(pixels: Any, rate: Any, seed: Any) -> dict[str, Any]:
+            values = [variable.value for variable in optimizer.variables]
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch([variable.value for variable in optimizer.variables])
-                squares, kl = self._reconstruction(
-                    images, seed, training=True, trunk_training=trunk_training
-                )
-                loss = squares + self._beta * kl
-                contrast = tf.zeros(())
-                if joint:
-                    images = tf.cast(viewed, tf.float32) / 255.0
-                    contrast = self._contrast(images, seed, training=True)
-                    loss += self._weight * contrast
-            gradients = tape.gradient(loss, [variable.value for variable in optimizer.variables])
+                tape.watch(values)
+                found = losses(tf.cast(pixels, tf.float32) / 255.0, seed)
+            gradients = tape.gradient(next(iter(found.values())), values)
             optimizer.apply(gradients, rate)
-            return loss, squares, kl, contrast
+            return found
 
         return tf.function(step)  # type: ignore[no-any-return]
 
@@ -336,13 +334,7 @@ class _StageRun:
     def __init__(self, trainer: Trainer, stage: Stage) -> None:
         self.trainer, self.stage = trainer, stage
         network = trainer.network
-        trained = {
-            name: layer
-            for name, layer in network.layers.items()
-            if not name.startswith(stage.frozen or ("\0",))
-        }
-        if stage.kind != JOINT:
-            trained = {n: layer for n, layer in trained.items() if not n.startswith("semantic")}
+        trained = {name: layer for name, layer in network.layers.items() if stage.trains(name)}
         variables, factors, decays = [], [], []
         for name, layer in trained.items():
             factor = next((f for p, f in stage.factors.items() if name.startswith(p)), 1.0)
@@ -351,8 +343,8 @@ class _StageRun:
                     continue  # a scale that cosine does not see
                 variables.append(variable)
                 factors.append(factor)
-                is_kernel = len(variable.shape) > 1 and stage.kind == JOINT
-                decays.append(_DECAY if is_kernel and not name.startswith("linear_") else 0.0)
+                is_kernel = len(variable.shape) > 1 and stage.kind == CONTRAST
+                decays.append(_DECAY if is_kernel else 0.0)
         self.optimizer = _Optimizer(variables, factors, decays)
         self.norms = [
             layer for layer in trained.values() if type(layer).__name__ == "BatchNormalization"
@@ -366,13 +358,12 @@ class _StageRun:
     def _make_collector(self) -> Any:
         """A function that leaves the statistics of one batch in the normalisations."""
         network = self.trainer.network
-        names = {norm.name for norm in self.norms}
-        trunk = any(name.startswith(("trunk", "semantic")) for name in names)
+        contrast, trunk = self.stage.kind == CONTRAST, self.stage.trains("trunk0")
 
         def collect(pixels: Any) -> None:
             images = tf.cast(pixels, tf.float32) / 255.0
-            z_mean = network.means(images, training=True, trunk_training=trunk)
-            network.pixels(z_mean, training=True)
+            z_mean = network.means(images, training=trunk)
+            network.pixels(z_mean, training=not contrast)
 
         traced = tf.function(collect)
 
@@ -392,16 +383,12 @@ class _StageRun:
         record, budget = trainer.record, trainer._budget
         self._validate(None)
         random = np.random.default_rng([trainer._seed, len(record.history)])
-        training = trainer._training
-        joint = stage.kind == JOINT
-        batch = min(stage.batch, len(training))
-        plain = _shuffled(training, batch, random)
-        viewed = _shuffled(training, min(VIEWED_IMAGES, len(training)), random)
-        seen = VIEWED_IMAGES if joint else batch
+        batch = min(stage.batch, len(trainer._training))
+        shuffled = _shuffled(trainer._training, batch, random)
         begin, start_epochs = budget.progress, budget.epochs_done
-        steps, sums, in_epoch = 0, np.zeros(4), 0
-        batches = max(1, len(training) // seen)
-        epoch = len(record.history)
+        steps, in_epoch = 0, 0
+        sums: dict[str, float] = {}
+        batches = len(trainer._training) // batch
         while True:
             share = (budget.progress - begin) / max(1e-9, stage.end - begin)
             if share >= 1:
@@ -412,26 +399,26 @@ class _StageRun:
                 break
             rate = stage.rate * _annealed(share) * min(1.0, (steps + 1) / _WARM_UP_STEPS)
             trainer._step_number += 1
-            rows = next(plain), (next(viewed) if joint else training[:1])
             seed = np.array([trainer._seed, trainer._step_number], np.int32)
-            values = self.step(*rows, np.float32(rate), seed)
-            numbers = np.array([float(value) for value in values])
-            if not np.isfinite(numbers).all():
+            found = self.step(next(shuffled), np.float32(rate), seed)
+            losses = {name: float(value) for name, value in found.items()}
+            if not all(map(math.isfinite, losses.values())):
                 break  # the best weights are restored
-            steps += 1
-            in_epoch += 1
-            sums += numbers
+            steps, in_epoch = steps + 1, in_epoch + 1
+            sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
+            means = {name: value / in_epoch for name, value in sums.items()}
             budget.epochs_done = start_epochs + steps / batches
-            losses = _named(sums / in_epoch, joint)
-            trainer._show(TrainingStep(epoch, in_epoch, batches, budget.elapsed, losses, False))
+            epoch = len(record.history)
+            trainer._show(TrainingStep(epoch, in_epoch, batches, budget.elapsed, means, False))
             if in_epoch == batches:
-                self._validate(losses)
-                sums, in_epoch, epoch = np.zeros(4), 0, epoch + 1
-                if not joint and self.waited >= trainer._patience and share > 2 * _WARM_UP:
+                self._validate(means)
+                sums, in_epoch = {}, 0
+                patient = stage.kind == CONTRAST or self.waited < trainer._patience
+                if not patient and share > 2 * _WARM_UP:
                     record.stopped = "converged"
                     break
         if in_epoch:
-            self._validate(_named(sums / in_epoch, joint))
+            self._validate(means)
         _assign(self._all_variables(), self.best)
 
     def _all_variables(self) -> list[Any]:
@@ -444,7 +431,7 @@ class _StageRun:
         raw = [np.asarray(variable) for variable in self.optimizer.variables]
         if losses is not None:
             _assign(self.optimizer.variables, self.optimizer.averages())
-        if losses is not None or self.stage.kind == JOINT or not record.history:
+        if losses is not None or self.stage.kind == CONTRAST or not record.history:
             trainer._estimate_statistics(self.collect, self.norms)
         score, more = trainer.validate(self.stage.kind)
         if losses is not None or not record.history:
@@ -503,14 +490,6 @@ class _Optimizer:
 
     def averages(self) -> Weights:
         return [average.numpy() for average in self._averages]
-
-
-def _named(values: NDArray[np.float64], joint: bool) -> dict[str, float]:
-    names = ("loss", "reconstruction_loss", "kl_loss", "contrastive_loss")
-    named = dict(zip(names, map(float, values), strict=True))
-    if not joint:
-        del named["contrastive_loss"]
-    return named
 
 
 def _annealed(share: float) -> float:

@@ -35,7 +35,7 @@ def test_the_classic_names_and_shapes() -> None:
     from latentdb.model.network import ConvNetwork, Design
 
     pca = fit_pca(correlated(30, (32, 16, 3)), 8)
-    design = Design((32, 16, 3), 8, semantic_dims=2, detail=True)
+    design = Design((32, 16, 3), 8, semantic_dims=2)
     vae = ConvNetwork(design, pca, beta=0.1, seed=0).vae
     assert vae.encoder.layers[0].name == "encoder_input"
     assert list(vae.encoder.output_names) == ["z_mean", "z_log_var", "z"]
@@ -65,7 +65,7 @@ def test_rescaling_leaves_reconstructions() -> None:
     from latentdb.model.network import ConvNetwork, Design
 
     images = correlated(40, (16, 16, 3))
-    design = Design((16, 16, 3), 6, semantic_dims=2, detail=True)
+    design = Design((16, 16, 3), 6, semantic_dims=2)
     network = ConvNetwork(design, fit_pca(images, 6), beta=0.1, seed=0)
     random = np.random.default_rng(0)
     for layer in network.layers.values():

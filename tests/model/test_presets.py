@@ -83,13 +83,15 @@ def test_semantic_dimensions_take_colours_images_and_time(
     assert note.endswith(reason.replace("\\", ""))
 
 
-def test_the_joint_stage_learns_views_and_ctrl_c_keeps_the_best(
+def test_semantic_dimensions_learn_views_and_ctrl_c_keeps_the_best(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from latentdb.model import presets
+    from latentdb.model import presets, stages
     from latentdb.model.vae import TrainingStep
 
     monkeypatch.setattr(presets, "_SEMANTIC_IMAGES", 10)
+    monkeypatch.setattr(presets, "_LEARNT", 1.0)
+    monkeypatch.setattr(stages, "_WARM_UP_STEPS", 5)
     images = np.stack([np.asarray(draw_shape("disc", number)) for number in range(80)])
 
     def train(report: Callable[[TrainingStep], None] | None) -> presets.TrainedNetwork:
@@ -108,5 +110,9 @@ def test_the_joint_stage_learns_views_and_ctrl_c_keeps_the_best(
         if step.epoch == 5 and not step.epoch_done:
             os.kill(os.getpid(), signal.SIGINT)
 
-    stopped = train(interrupt).training
-    assert (stopped.stopped, stopped.history[-1].epoch) == ("interrupted", 5)
+    monkeypatch.setattr(presets, "_LEARNT", 0.1)
+    stopped = train(interrupt)
+    assert stopped.training.stopped == "interrupted"
+    assert stopped.training.history[-1].epoch == 5
+    assert stopped.vae is stopped.linear
+    assert stopped.notes[0].startswith("the semantic dimensions had no time to learn")

@@ -54,7 +54,7 @@ def test_the_conv_vae_equals_keras(shape: tuple[int, int, int]) -> None:
     random = np.random.default_rng(2)
     images = random.integers(0, 256, (40, *shape), np.uint8)
     pca = fit_pca(area_pooled(images, pooling(shape)), 8)
-    design = Design(shape, 8, semantic_dims=2, detail=True)
+    design = Design(shape, 8, semantic_dims=2)
     vae = ConvNetwork(design, pca, beta=0.1, seed=1).vae
     for model in (vae.encoder, vae.decoder):
         for layer in model.layers:
