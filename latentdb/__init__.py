@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from latentdb.model.codec import Codec
     from latentdb.model.config import ModelConfig, ModelOptions
     from latentdb.model.training import TrainReport, train_model
-    from latentdb.search.results import Average, Info, Match, Matches
+    from latentdb.row_access import RowView
+    from latentdb.search.results import Average, Info, Match, Matches, Row
     from latentdb.store.compaction import CompactReport
     from latentdb.verify import Problem, VerifyReport
 
 __all__ = [
     "LatentDB",
+    "Row",
+    "RowView",
     "Match",
     "Matches",
     "Average",
@@ -54,6 +57,8 @@ __all__ = [
 
 _HOMES = {
     "LatentDB": "database",
+    "Row": "search.results",
+    "RowView": "row_access",
     "Match": "search.results",
     "Matches": "search.results",
     "Average": "search.results",

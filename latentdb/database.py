@@ -32,6 +32,7 @@ from latentdb.reader import Reader
 from latentdb.search.manager import IndexManager
 from latentdb.search.results import Info
 from latentdb.search.selection import select_rows
+from latentdb.search.targets import IdLike, as_ids
 from latentdb.store.backup import backup
 from latentdb.store.columns import Value, make_columns, read_table
 from latentdb.store.compaction import CompactReport, compact
@@ -79,15 +80,20 @@ class LatentDB(Reader):
 
     def __init__(
         self,
-        store: Store,
+        store: Store | PathLike,
         *,
         trust_model: bool = False,
         lock_timeout: float = LOCK_TIMEOUT,
         auto_index: bool = True,
     ) -> None:
         super().__init__(store, trust_model=trust_model)
-        store.lock_timeout = _timeout(lock_timeout)
+        self._open_store().lock_timeout = _timeout(lock_timeout)
+        self._auto_index = auto_index
         self._index_manager = IndexManager(auto_index=auto_index)
+
+    def _options(self) -> dict[str, Any]:
+        own = {"lock_timeout": self._open_store().lock_timeout, "auto_index": self._auto_index}
+        return super()._options() | own
 
     @classmethod
     def open(
@@ -433,7 +439,7 @@ class LatentDB(Reader):
                 undo_creation(as_path(path), existed=existed)
                 raise
 
-    def delete(self, ids: Sequence[str] | None = None, *, where: str | None = None) -> int:
+    def delete(self, ids: Sequence[IdLike] | None = None, *, where: str | None = None) -> int:
         """Delete the rows of ids, or those for which an expression is true.
 
         The space on disk is freed when segments are merged (`compact`).
@@ -458,7 +464,7 @@ class LatentDB(Reader):
             if ids is None:
                 rows = select_rows(snapshot, self._filter(snapshot, where))
             else:
-                rows = np.unique(snapshot.find(check_ids(ids, unique=False)))
+                rows = np.unique(snapshot.find(as_ids(ids)))
             if len(rows):
                 writer.delete(rows)
                 self._index_manager.maintain(writer, None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
@@ -16,15 +17,19 @@ from numpy.typing import NDArray
 from latentdb.analysis import Analysis
 from latentdb.ann.metrics import KL, L2, check_metric
 from latentdb.base.errors import ClosedError, IdNotFoundError, InvalidInputError, NotFoundError
-from latentdb.base.validate import as_latents, check_ids, check_target_list
+from latentdb.base.validate import as_latents, check_target_list
+from latentdb.base.wording import counted
+from latentdb.row_access import RowAccess
 from latentdb.search.filters import Filter
 from latentdb.search.manager import IndexManager
-from latentdb.search.results import Average, Hits, Matches, to_matches
+from latentdb.search.results import Average, Hits, Match, Matches, Row, to_matches
 from latentdb.search.searcher import MAX_FLOAT32, Searcher, check_total
 from latentdb.search.selection import select_rows, sum_rows
 from latentdb.search.targets import (
+    IdLike,
     Target,
     TargetLike,
+    as_ids,
     combine,
     read_targets,
     resolve,
@@ -48,7 +53,7 @@ PathLike = str | os.PathLike[str]
 AnyReader = TypeVar("AnyReader", bound="Reader")
 
 
-class Reader(Analysis):
+class Reader(Analysis, RowAccess):
     """An open store that is read: queries, decoding, export; a context manager.
 
     `LatentDB` is a `Reader` that also makes and writes stores.  They are two
@@ -57,8 +62,8 @@ class Reader(Analysis):
     works on the version that is committed when it begins.
     """
 
-    def __init__(self, store: Store, *, trust_model: bool = False) -> None:
-        self._store: Store | None = store
+    def __init__(self, store: Store | PathLike, *, trust_model: bool = False) -> None:
+        self._store: Store | None = store if isinstance(store, Store) else Store.open(store)
         self._trust_model = trust_model
         self._process = os.getpid()
         self._codec: Codec | None = None
@@ -91,6 +96,22 @@ class Reader(Analysis):
     def exists(path: PathLike) -> bool:
         """Whether there is a store at a path."""
         return os.path.exists(os.path.join(path, MANIFEST))
+
+    def _options(self) -> dict[str, Any]:
+        """Arguments with which a store is opened again in another process."""
+        return {"trust_model": self._trust_model}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By path: DataLoader and joblib send a store to processes, which open it there.
+        return partial(type(self), **self._options()), (os.path.abspath(self._open_store().path),)
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        if self._store is None:
+            return f"<{name}, closed>"
+        snapshot = self._snapshot()
+        rows, dims = counted(len(snapshot), "row"), counted(snapshot.dim, "dimension")
+        return f"<{name} {os.fspath(self._store.path)!r}: {rows}, {dims}>"
 
     def close(self) -> None:
         """Release the files and the model; closing twice does nothing."""
@@ -344,6 +365,7 @@ class Reader(Analysis):
         condition = self._filter(searcher.snapshot, where)
         if k is None and radius is not None:
             return searcher.within(queries, radius, where=condition)
+        k = int(k) if isinstance(k, np.integer) else k
         if type(k) is not int or not 1 <= k <= MAX_K:
             raise InvalidInputError(f"k {k!r} cannot be used: give a whole number, 1 to {MAX_K:,}")
         check_total(len(queries), k)
@@ -362,6 +384,9 @@ class Reader(Analysis):
 
     def __len__(self) -> int:
         return len(self._snapshot())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids())
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and bool(self._snapshot().locate([name])[0] >= 0)
@@ -385,28 +410,36 @@ class Reader(Analysis):
             raise IdNotFoundError(f"row {numbers[~live][0]} is not in the store")
         return snapshot.ids(numbers)
 
-    def vectors(self, ids: Sequence[str]) -> Floats:
-        """z_mean of ids: float32 ``[n, d]``.
+    def vectors(self, ids: Sequence[IdLike] | None = None, *, where: str | None = None) -> Floats:
+        """z_mean of ids, of an expression's rows, or of all: float32 ``[n, d]``.
 
         Raises
         ------
         IdNotFoundError
             Names the first id that is not in the store.
         """
-        names = check_ids(ids, unique=False)
         snapshot = self._snapshot()
-        return snapshot.vectors(snapshot.find(names))
+        return snapshot.vectors(self._named(snapshot, ids, where))
 
-    def log_vars(self, ids: Sequence[str]) -> Floats | None:
-        """z_log_var of ids: float32 ``[n, d]``; None in a store that has none."""
-        names = check_ids(ids, unique=False)
+    def log_vars(
+        self, ids: Sequence[IdLike] | None = None, *, where: str | None = None
+    ) -> Floats | None:
+        """z_log_var, as `vectors`; None in a store that has none."""
         snapshot = self._snapshot()
-        return snapshot.log_vars(snapshot.find(names))
+        return snapshot.log_vars(self._named(snapshot, ids, where))
+
+    def _named(self, snapshot: Snapshot, ids: Sequence[IdLike] | None, where: str | None) -> Ints:
+        if ids is None:
+            return select_rows(snapshot, self._filter(snapshot, where))
+        if where is not None:
+            raise InvalidInputError("give ids or an expression, not both")
+        return snapshot.find(as_ids(ids))
 
     def decode(
         self,
-        targets: TargetLike | Sequence[TargetLike],
+        targets: TargetLike | Sequence[TargetLike] | None = None,
         *,
+        where: str | None = None,
         model: ModelLike | None = None,
     ) -> NDArray[np.uint8]:
         """Decode stored latents, images or vectors to images.
@@ -414,7 +447,9 @@ class Reader(Analysis):
         Parameters
         ----------
         targets
-            An id, a list of targets, or an array ``[n, d]``.
+            A target, a list of targets, or an array ``[n, d]``.
+        where
+            Instead of targets: the rows for which this expression is true.
         model
             Raise `ModelMismatchError` if the store was made with another model than this.
 
@@ -424,14 +459,17 @@ class Reader(Analysis):
             uint8 ``[n, height, width, channels]``.
         """
         self._check_model(model)
-        return self.codec.decode(self._latents(targets))
+        if (targets is None) == (where is None):
+            raise InvalidInputError("give targets or an expression to decode, one of them")
+        latents = self.vectors(where=where) if targets is None else self._latents(targets)
+        return self.codec.decode(latents)
 
     def _latents(self, targets: TargetLike | Sequence[TargetLike]) -> Floats:
         snapshot = self._snapshot()
         if isinstance(targets, np.ndarray):
             array = targets[None] if targets.ndim == 1 else targets
             return as_latents(array, snapshot.dim, "latents")
-        items: Any = [targets] if isinstance(targets, str | os.PathLike) else targets
+        items: Any = [targets] if isinstance(targets, str | os.PathLike | Match | Row) else targets
         if not len(items):
             return np.empty((0, snapshot.dim), np.float32)
         return np.stack([target.vector for target in self._resolve(snapshot, items)])

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from latentdb.insight.clusters import Clustering
     from latentdb.insight.diagnosis import Diagnosis
     from latentdb.model.codec import Codec
+    from latentdb.row_access import RowDetails
     from latentdb.search.results import Info, Matches
 
 MAX_LISTED = 100  # files that are printed; --json lists all
@@ -162,6 +163,48 @@ def print_matches(matches: Matches) -> None:
         metadata = "  ".join(f"{key}={value}" for key, value in match.metadata.items())
         line = f"{match.rank:4d}  {match.distance:10.4f}  {match.id:<{width}}  {metadata}"
         click.echo(line.rstrip())
+
+
+def print_rows(records: Sequence[Mapping[str, Any]], total: int) -> None:
+    """Print rows as a table, and how many there are."""
+    if not records:
+        click.echo("no rows" if not total else f"none of {counted(total, 'row')}")
+        return
+    names = list(records[0])
+    cells = [[_text(record[name]) for name in names] for record in records]
+    widths = [max(len(line[number]) for line in [names, *cells]) for number in range(len(names))]
+    for line in [names, *cells]:
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        click.echo(text.rstrip())
+    if total > len(records):
+        click.echo(f"{len(records):,} of {counted(total, 'row')}; --limit and --offset show others")
+
+
+def _text(value: Any) -> str:
+    """A value in one line of printable characters."""
+    text = "" if value is None else str(value)
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def print_details(details: RowDetails) -> None:
+    """Print what there is to know of one row."""
+    lines = [("id", _text(details.id))]
+    if details.path is not None:
+        there = "" if details.file_exists else "  (not there any more)"
+        lines.append(("path", _text(details.path) + there))
+        if details.bytes is not None:
+            lines.append(("size", counted(details.bytes, "byte")))
+    lines += [(_text(key), _text(value)) for key, value in details.metadata.items()]
+    lines.append(("|z_mean|", f"{details.norm:.4g}"))
+    lines.append(
+        ("distance", f"{details.centre_distance:.2f} of the usual one from the mean of the store")
+    )
+    if details.kl is not None and details.sigma is not None:
+        lines.append(("KL", f"{details.kl:.2f} nats"))
+        lines.append(("sigma", f"{details.sigma:.4g}"))
+    width = max(len(key) for key, _ in lines)
+    for key, value in lines:
+        click.echo(f"{key:<{width}}  {value}")
 
 
 def print_diagnosis(found: Diagnosis) -> None:

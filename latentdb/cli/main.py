@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from latentdb.cli import decode, exchange, index, insight, maintenance, query, train
+from latentdb.cli import decode, exchange, index, insight, maintenance, query, rows, train
 
 
 class Group(click.Group):
@@ -71,6 +71,8 @@ for command in (
     train.model,
     index.index,
     query.query,
+    rows.list_rows,
+    rows.show,
     decode.decode,
     decode.blend,
     decode.average,

@@ -6,6 +6,7 @@ row_writer   what the writers share: the rows of a snapshot in blocks
 row_reader   what the readers share: a file's rows in batches, checked
 hdf5         the .h5 format: reader and writer
 npy          the .npy format: reader and writer
+arrow        rows as Arrow record batches
 parquet      the .parquet format: reader and writer
 csv          the .csv format: reader and writer
 """

@@ -11,7 +11,7 @@ import numpy as np
 
 from latentdb.base.errors import InvalidInputError, StoreError
 from latentdb.base.files import as_path, open_output
-from latentdb.exchange import csv, hdf5, npy, parquet
+from latentdb.exchange import arrow, csv, hdf5, npy, parquet
 from latentdb.exchange.row_writer import RowWriter
 from latentdb.store.rows import Ints
 from latentdb.store.segment import Segment
@@ -67,7 +67,7 @@ def export(
             f"{target}: cannot export to {target.suffix!r}, expected one of {', '.join(FORMATS)}"
         )
     if target.suffix == ".parquet":
-        parquet.require_pyarrow()
+        arrow.require_pyarrow()
     writer = _WRITERS[target.suffix]
     if excel_safe:
         if target.suffix != ".csv":

@@ -9,9 +9,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from latentdb.base.errors import MissingExtraError
+from latentdb.exchange import arrow
+from latentdb.exchange.arrow import require_pyarrow
 from latentdb.exchange.row_reader import RowReader, number_column
-from latentdb.exchange.row_writer import has_log_var, model_attributes, read_blocks
 from latentdb.store.columns import Column, absent
 from latentdb.store.rows import Floats, Ints, Rows
 from latentdb.store.snapshot import Snapshot
@@ -23,50 +23,14 @@ _BUFFER_BYTES = 1 << 20  # without it, a whole column of a row group is read at 
 _MAX_TEXT = 1 << 30
 
 
-def require_pyarrow() -> tuple[Any, Any]:
-    """The modules ``pyarrow`` and ``pyarrow.parquet``.
-
-    Raises
-    ------
-    MissingExtraError
-        If pyarrow is not installed.
-    """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("a .parquet file", "parquet") from error
-    return pyarrow, parquet
-
-
 def write(snapshot: Snapshot, rows: Ints, file: IO[bytes]) -> None:
-    """Write the columns id, path, the metadata, z_mean and z_log_var (lists of a fixed size)."""
-    pa, parquet = require_pyarrow()
-    types = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-    columns = snapshot.manifest.columns
-    vector = pa.list_(pa.field("element", pa.float32(), nullable=False), snapshot.dim)
-    fields = [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("path", pa.string()),
-        *(pa.field(key, types[type_]) for key, type_ in columns.items()),
-        pa.field("z_mean", vector, nullable=False),
-    ]
-    if has_log_var(snapshot):
-        fields.append(pa.field("z_log_var", vector, nullable=False))
-    attributes = {"format": "latentdb export", **model_attributes(snapshot)}
-    schema = pa.schema(fields, metadata=attributes)
-    texts = ["id", "path", *(key for key, type_ in columns.items() if type_ == "str")]
+    """Write the columns of `latentdb.exchange.arrow.schema_of`."""
+    _, parquet = require_pyarrow()
+    schema = arrow.schema_of(snapshot)
+    texts = [field.name for field in schema if _is_text(field.type)]
     with parquet.ParquetWriter(file, schema, use_dictionary=texts) as writer:
-        for block in read_blocks(snapshot, rows):
-            scalars = [block.ids, block.paths, *block.metadata.values()]
-            arrays = [pa.array(values, field.type)
-                      for values, field in zip(scalars, fields, strict=False)]  # fmt: skip
-            for vectors in (block.z_mean, block.z_log_var):
-                if vectors is not None:
-                    arrays.append(
-                        pa.FixedSizeListArray.from_arrays(vectors.reshape(-1), type=vector)
-                    )
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+        for batch in arrow.batches(snapshot, rows, schema):
+            writer.write_batch(batch)
 
 
 class ParquetReader(RowReader):

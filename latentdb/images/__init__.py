@@ -8,4 +8,5 @@ tiff          TIFF layouts that Pillow does not decode right
 jpeg          JPEG markers, simplejpeg, files whose pixels were lost
 pixel_range   uint8 pixels to the numbers a model takes, and back
 render        write images, animations and contact sheets
+thumbnails    image files as HTML, for notebooks
 """

@@ -2,6 +2,7 @@
 
 targets         what a command names (id, image file, vector) as a latent
 filters         an expression over metadata as a mask
+ordering        rows by a column
 selection       the rows that a filter selects, and sums over them
 results         hits (arrays), matches, and the other results
 embedded_rows   the rows of a snapshot in the space of a metric: fetched, scanned, ranked

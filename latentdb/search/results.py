@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from latentdb.store.snapshot import Snapshot
 
 
+_SHOWN = 50  # matches in a notebook
+
+
 @dataclass(frozen=True, eq=False)
 class Hits:
     """The nearest rows of a batch of queries, as arrays.
@@ -56,6 +59,30 @@ class Hits:
             all(part.exact for part in parts),
             sum(part.scanned for part in parts),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One row of a store.
+
+    Attributes
+    ----------
+    id, path
+        Its id, and the image file that it came from; None for none.
+    metadata
+        Values by column; a missing value is left out.
+    z_mean, z_log_var
+        float32 ``[d]``; z_log_var is None in a store that has none.
+    """
+
+    id: str
+    path: str | None
+    metadata: Mapping[str, Value]
+    z_mean: Floats
+    z_log_var: Floats | None
+
+    def __repr__(self) -> str:
+        return f"Row(id={self.id!r}, path={self.path!r}, metadata={dict(self.metadata)!r})"
 
 
 @dataclass(frozen=True)
@@ -99,6 +126,17 @@ class Matches:
 
     def __getitem__(self, position: int) -> Match:
         return self.matches[position]
+
+    def _repr_html_(self) -> str:
+        """The matches as a strip of thumbnails, for a notebook."""
+        from latentdb.images.thumbnails import strip
+
+        return strip(
+            [
+                (match.path, f"{match.rank}: {match.distance:.3f}", match.id)
+                for match in self.matches[:_SHOWN]
+            ]
+        )
 
 
 @dataclass(frozen=True)

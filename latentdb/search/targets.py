@@ -14,8 +14,9 @@ from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
 
 from latentdb.base.errors import IdNotFoundError, InvalidInputError, NotFoundError
-from latentdb.base.validate import as_latents
+from latentdb.base.validate import as_latents, check_ids
 from latentdb.base.wording import counted
+from latentdb.search.results import Match, Row
 from latentdb.search.text_tests import mask_texts
 from latentdb.store.rows import Floats
 from latentdb.store.snapshot import Snapshot
@@ -23,7 +24,8 @@ from latentdb.store.snapshot import Snapshot
 if TYPE_CHECKING:
     from latentdb.model.codec import Codec
 
-TargetLike: TypeAlias = str | os.PathLike[str] | NDArray[Any] | Sequence[float]
+TargetLike: TypeAlias = str | os.PathLike[str] | NDArray[Any] | Sequence[float] | Match | Row
+IdLike: TypeAlias = str | Match | Row
 
 KINDS = ("id", "file", "npy")  # each is a prefix too, as in id:cat/003.png
 # Raised by numpy for damaged headers, as found by fuzzing.
@@ -105,9 +107,25 @@ def _parse(target: TargetLike) -> tuple[str, str]:
     if isinstance(target, str):
         kind, colon, rest = target.partition(":")
         return (kind, rest) if colon and kind in KINDS else ("any", target)
+    if isinstance(target, Match | Row):
+        return "id", target.id
     if isinstance(target, os.PathLike):
         return ("npy" if os.fspath(target).endswith(".npy") else "file"), os.fspath(target)
     return "vector", ""
+
+
+def as_ids(ids: Sequence[IdLike]) -> list[str]:
+    """Ids as a list of texts, from ids, matches or rows, any of them more than once.
+
+    Raises
+    ------
+    InvalidInputError
+        If one cannot be an id.
+    """
+    if isinstance(ids, str):
+        return check_ids(ids, unique=False)  # says what is wrong
+    names = [one.id if isinstance(one, Match | Row) else one for one in ids]
+    return check_ids(names, unique=False)
 
 
 def _look_up(snapshot: Snapshot, names: Sequence[str]) -> dict[str, Target]:
