@@ -1,0 +1,137 @@
+"""`Outputs`: an open store written to files: pictures, arrays, exports; a base of `Reader`."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latentdb.analysis import Analysis
+from latentdb.base.errors import InvalidInputError
+from latentdb.base.validate import as_latents
+
+if TYPE_CHECKING:
+    from latentdb.base.progress import Report
+    from latentdb.search.results import Matches
+    from latentdb.search.targets import TargetLike
+    from latentdb.store.rows import Floats
+    from latentdb.stored_model import ModelLike
+
+PathLike = str | os.PathLike[str]
+
+
+class Outputs(Analysis):
+    """The calls of `Reader` that write files; what they name is never read by the store."""
+
+    @abstractmethod
+    def _check_model(self, model: ModelLike | None) -> None: ...
+
+    def write(self, latents: Floats, out: PathLike) -> None:
+        """Write latents, float32 ``[d]`` or ``[n, d]``, to a file by its ending.
+
+        ``.npy``: the vectors themselves.  ``.gif``: an animation.  Another image
+        ending: one decoded image pixel for pixel, or several in a row.
+        """
+        from latentdb.images.render import picture_format
+        from latentdb.output.figures import check_count, write_images, write_vectors
+
+        if Path(out).suffix.lower() == ".npy":
+            write_vectors(latents, out)
+        else:
+            picture_format(out)  # refuse a suffix before the images are decoded
+            check_count(np.atleast_2d(latents).shape[0], self.codec.config.preprocessing.shape)
+            rows = as_latents(np.atleast_2d(latents), self._snapshot().dim, "latents")
+            write_images(self.codec.decode(rows), out)
+
+    def decode_to(
+        self,
+        targets: Sequence[TargetLike] | None,
+        out: PathLike | None = None,
+        *,
+        where: str | None = None,
+        format: str | None = None,
+        sheet: PathLike | None = None,
+        model: ModelLike | None = None,
+        report: Report | None = None,
+    ) -> tuple[str, ...]:
+        """Decode targets, or all rows, to files; memory does not grow with their number.
+
+        Parameters
+        ----------
+        targets
+            Ids, image paths, ``.npy`` files; None for all rows.
+        out
+            A folder: one file per image.  A ``.npy`` file: all pixels, uint8 ``[n,
+            height, width, channels]``.  A picture (only with targets): the image,
+            or several in a row.
+        where
+            With ``targets=None``: only rows for which this expression is true.
+        format
+            Of the files in a folder: ``"png"`` (default), ``"jpeg"`` or ``"webp"``.
+        sheet
+            Also, or instead of `out`: contact sheets of up to 120 images with their
+            ids, numbered if there are several.
+        model
+            As in `decode`.
+        report
+            Called with the progress.
+
+        Returns
+        -------
+        tuple of str
+            The files written.
+
+        Raises
+        ------
+        InvalidInputError
+            If `out` and `format` do not fit each other, or neither `out` nor `sheet` is given.
+        StoreError
+            If a file cannot be written.
+        """
+        from latentdb.output import sinks
+
+        self._check_model(model)
+        if targets is not None and where is not None:
+            raise InvalidInputError("give targets or an expression to decode, not both")
+        kind = sinks.output_format(out, format, one_file=targets is not None)
+        if out is None and sheet is None:
+            raise InvalidInputError("nothing to write: give out, sheet, or both")
+        snapshot, codec = self._snapshot(), self.codec
+        size = sinks.batch_size(codec.config)
+        if targets is None:
+            rows = self._rows(snapshot, where)
+            total, batches = len(rows), sinks.row_batches(snapshot, rows, size)
+        else:
+            examples = self._resolve(snapshot, targets)
+            total, batches = len(examples), sinks.target_batches(examples, size)
+        outputs = sinks.make_sinks(out, kind, sheet, total, codec.config)
+        return sinks.decode_all(codec, batches, total, outputs, report)
+
+    def sheet(self, target: TargetLike, matches: Matches, out: PathLike) -> None:
+        """Draw a query: the image, its reconstruction, then the matches with distances.
+
+        An image whose file cannot be read is decoded from its latent instead, and
+        its caption begins with ``~``.
+        """
+        from latentdb.output.figures import write_query
+
+        snapshot = self._snapshot()
+        (example,) = self._resolve(snapshot, [target])
+        path = example.name if example.kind == "file" else None
+        if example.kind == "id":
+            path = snapshot.paths(snapshot.find([example.name]))[0]
+        latents = snapshot.vectors(snapshot.find([match.id for match in matches]))
+        write_query(self.codec, example, path, matches, latents, out)
+
+    def export(self, out: PathLike, *, where: str | None = None, excel_safe: bool = False) -> int:
+        """Write rows to a file, and give their number: see `latentdb.exchange.exporting.export`."""
+        from latentdb.exchange.exporting import export
+
+        snapshot = self._snapshot()
+        rows = self._rows(snapshot, where)
+        export(snapshot, rows, out, excel_safe=excel_safe)
+        return len(rows)
