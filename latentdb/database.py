@@ -156,7 +156,7 @@ class LatentDB(Reader):
             A model folder (from ``latentdb train``), a .keras or .h5 file with a
             whole VAE, or a `Codec`.  The store gets a copy of it.
         encoder, decoder
-            Instead of `model`: .keras or .h5 files of a model made elsewhere, read
+            Instead of `model`: .keras, .h5 or .onnx files of a model made elsewhere, read
             as data (see `latentdb.model.calibration.import_model`).
         options
             What a .keras or .h5 file does not say: ``ModelOptions(z_mean="mu")``.

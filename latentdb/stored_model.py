@@ -18,8 +18,8 @@ from latentdb.base.errors import (
 )
 from latentdb.kerasfile.container import parse
 from latentdb.model.calibration import import_model, is_file
-from latentdb.model.codec import CONFIG_FILE, DECODER_FILE, ENCODER_FILE, Codec
-from latentdb.model.config import ModelConfig, ModelOptions
+from latentdb.model.codec import CONFIG_FILE, Codec
+from latentdb.model.config import KERAS, NETWORK_FILES, ONNX, ModelConfig, ModelOptions
 from latentdb.model.fingerprint import VERSION, encoder_fingerprint, version_of
 from latentdb.onnx.compiled import ENCODER_ONNX, ONNX_FILES, compiled_name
 from latentdb.search.results import Info
@@ -27,7 +27,7 @@ from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import Writer
 
 PathLike = str | os.PathLike[str]
-ModelLike = str | os.PathLike[str] | Codec
+ModelLike = str | os.PathLike[str] | tuple[PathLike, PathLike] | Codec
 
 
 def load_model(
@@ -36,15 +36,18 @@ def load_model(
     options: ModelOptions | None = None,
     images: Sequence[PathLike] | None = None,
 ) -> Codec:
-    """The codec of a model folder, of a file with a whole VAE, or the given one.
+    """The codec of a model folder, of a file with a whole VAE, of two files, or the given one.
 
     Parameters
     ----------
     model
-        One of these three.
+        One of these four; two files are the encoder's and the decoder's.
     options, images
         Of a file: see `latentdb.model.calibration.import_model`.
     """
+    if isinstance(model, tuple):
+        encoder, decoder = model
+        return import_model(encoder, decoder, options=options, images=images)
     if not isinstance(model, Codec) and is_file(model):
         return import_model(model, options=options, images=images)
     if options is not None and replace(options, trust_model=False) != ModelOptions():
@@ -100,15 +103,16 @@ def codec_of(snapshot: Snapshot, *, trust_model: bool = False) -> Codec:
             )
     stated = (model.encoder_fingerprint, model.decoder_fingerprint)
     name = str(snapshot.folder / "model")
-    if ENCODER_FILE not in files or stated != (
+    first, second = NETWORK_FILES[config.format]
+    if first not in files or stated != (
         config.encoder_fingerprint,
         config.decoder_fingerprint,
     ):
         raise CorruptStoreError(f"{name} is not the model that the manifest names")
     return Codec.from_bytes(
         config,
-        files[ENCODER_FILE],
-        files.get(DECODER_FILE),
+        files[first],
+        files.get(second),
         name=name,
         compiled=files,
         trust_model=trust_model,
@@ -169,7 +173,10 @@ def is_own_encoder(snapshot: Snapshot, fingerprint: str) -> bool:
     if model is None or version_of(fingerprint) == version_of(model.encoder_fingerprint):
         return model is not None and fingerprint == model.encoder_fingerprint
     codec = codec_of(snapshot)
-    file, spec = parse(codec.files[ENCODER_FILE], ENCODER_FILE), codec.config.preprocessing
+    if codec.config.format != KERAS:
+        return False  # there was no other format before version 2
+    name = NETWORK_FILES[KERAS][0]
+    file, spec = parse(codec.files[name], name), codec.config.preprocessing
     return fingerprint == encoder_fingerprint(file, spec, version=version_of(fingerprint))
 
 
@@ -188,7 +195,10 @@ def describe(snapshot: Snapshot) -> Info:
         bytes=sum(file.bytes for file in manifest.files()),
         columns=manifest.columns,
         model=config_of(snapshot),
-        compiled=any(compiled_name(name) == ENCODER_ONNX for name in manifest.file_names()),
+        compiled=any(
+            compiled_name(name) == ENCODER_ONNX or Path(name).name == NETWORK_FILES[ONNX][0]
+            for name in manifest.file_names()
+        ),
         recall_target=manifest.settings.recall,
         search="exact scan" if entry is None else entry.kind,
         index=entry,
@@ -215,7 +225,7 @@ def load_other_model(
     """
     options = options or ModelOptions()
     config = config_of(snapshot)
-    if config is not None and (encoder is not None or is_file(model)):
+    if config is not None and (encoder is not None or isinstance(model, tuple) or is_file(model)):
         options = options.with_defaults(config.preprocessing)
     if encoder is not None:
         return import_model(encoder, decoder, options=options)

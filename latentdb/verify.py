@@ -33,8 +33,8 @@ from latentdb.base.files import (
     write_new,
 )
 from latentdb.base.wording import counted
-from latentdb.model.codec import CONFIG_FILE, DECODER_FILE, ENCODER_FILE, Codec
-from latentdb.model.config import ModelConfig
+from latentdb.model.codec import CONFIG_FILE, Codec
+from latentdb.model.config import NETWORK_FILES, ModelConfig
 from latentdb.onnx.compiled import compiled_name
 from latentdb.onnx.inspect import inspect
 from latentdb.store import manifest as manifests
@@ -337,7 +337,8 @@ class _Check:
 
         def check_model() -> None:
             config = ModelConfig.from_json(files[CONFIG_FILE].decode(errors="replace"), CONFIG_FILE)
-            Codec.from_bytes(config, files[ENCODER_FILE], files.get(DECODER_FILE), name="model")
+            first, second = NETWORK_FILES[config.format]
+            Codec.from_bytes(config, files[first], files.get(second), name="model")
             if config.encoder_fingerprint != model.encoder_fingerprint:
                 raise CorruptStoreError("it is not the model that the manifest names")
 

@@ -129,7 +129,7 @@ _MODEL_OPTIONS = (
         help="Model of a new store: a model folder, or a .keras or .h5 file with a whole VAE.",
     ),
     click.option(
-        "--encoder", type=click.Path(), help="Instead of --model: a .keras or .h5 encoder."
+        "--encoder", type=click.Path(), help="Instead of --model: a .keras, .h5 or .onnx encoder."
     ),
     click.option("--decoder", type=click.Path(), help="The decoder that belongs to --encoder."),
     click.option(

@@ -29,7 +29,7 @@ SAMPLE_SIZE = 32  # images to reconstruct
 MIN_ERROR_RATIO = 1.25
 # Root mean square of z_mean.  The KL loss keeps it near 1; inputs of a wrong range make it huge.
 _MAX_Z_MEAN_RMS = 20.0
-SUFFIXES = (".keras", ".h5", ".hdf5")
+SUFFIXES = (".keras", ".h5", ".hdf5", ".onnx")
 
 
 def is_file(model: object) -> bool:
@@ -51,7 +51,7 @@ def import_model(
     Parameters
     ----------
     encoder
-        A .keras or .h5 file: an encoder, or a whole VAE.
+        A .keras or .h5 file: an encoder, or a whole VAE; or an .onnx encoder.
     decoder
         The file of its decoder, if the first file has none.
     options

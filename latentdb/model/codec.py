@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -22,21 +21,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.base.errors import InvalidInputError, MissingExtraError, ModelError, NotFoundError
+from latentdb.base.errors import InvalidInputError, ModelError, NotFoundError
 from latentdb.base.files import is_temporary
 from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import PixelRange, parse_pixel_range
 from latentdb.kerasfile.canonical import output_count
 from latentdb.kerasfile.container import parse, read_file
 from latentdb.kerasfile.convert import convert, load_model
-from latentdb.kerasfile.runtime import load_keras, quiet_stderr
-from latentdb.model.config import ModelConfig, ModelOptions
-from latentdb.model.fingerprint import decoder_fingerprint, encoder_fingerprint, version_of
+from latentdb.kerasfile.runtime import quiet_stderr
+from latentdb.model.config import KERAS, NETWORK_FILES, ONNX, ModelConfig, ModelOptions
+from latentdb.model.fingerprint import (
+    decoder_fingerprint,
+    encoder_fingerprint,
+    onnx_fingerprint,
+    version_of,
+)
+from latentdb.model.keras_networks import check_plot, graph_function, plot, run_network, summaries
 from latentdb.onnx import export, runtime
-from latentdb.onnx.compiled import ONNX_FILES, CompiledModel, compile_model, map_chunks
+from latentdb.onnx.adopt import adopt, is_onnx
+from latentdb.onnx.compiled import ONNX_FILES, CompiledModel, OnnxModel, compile_model, map_chunks
 
-ENCODER_FILE = "encoder.keras"
-DECODER_FILE = "decoder.keras"
 CONFIG_FILE = "model.json"
 BATCH = 256  # images that reading and decoding hold at a time
 _NO_LOG_VAR = (
@@ -116,10 +120,10 @@ class Codec:
                 f"{path} is what a training that was killed left behind: delete it, train again"
             )
         text = read_file(path / CONFIG_FILE, "the config of a model made by latentdb train")
-        encoder = read_file(path / ENCODER_FILE, "the encoder of a latentdb model")
-        decoder = path / DECODER_FILE
-        data = read_file(decoder, "the decoder") if decoder.exists() else None
         config = ModelConfig.from_json(text.decode(errors="replace"), str(path / CONFIG_FILE))
+        first, second = (path / file for file in NETWORK_FILES[config.format])
+        encoder = read_file(first, "the encoder of a latentdb model")
+        data = read_file(second, "the decoder") if second.exists() else None
         compiled = {
             name: read_file(path / name, "a compiled encoder or decoder")
             for name in ONNX_FILES
@@ -147,6 +151,11 @@ class Codec:
         ModelError
             If a fingerprint, or the number of outputs, differs from the config's.
         """
+        if config.format == ONNX:
+            found_prints = fingerprints(encoder, decoder, config.preprocessing, name, ONNX)
+            _check_stated("encoder", name, config.encoder_fingerprint, found_prints[0])
+            _check_stated("decoder", name, config.decoder_fingerprint, found_prints[1])
+            return cls(config, encoder, decoder)
         spec, file = config.preprocessing, parse(encoder, f"the encoder in {name}")
         stated, other = config.encoder_fingerprint, config.decoder_fingerprint
         found: str | None = encoder_fingerprint(file, spec, version=version_of(stated))
@@ -191,18 +200,14 @@ class Codec:
             If it can only be used by running its code.
         """
         known = options or ModelOptions()
+        if is_onnx(encoder) or is_onnx(decoder):
+            return cls._from_onnx(encoder, decoder, known)
         model = convert(
             encoder, decoder, z_mean=known.z_mean, z_log_var=known.z_log_var,
             image_size=known.image_size, channels=known.channels, trust_model=known.trust_model,
         )  # fmt: skip
         default = "0..255:0..1" if model.divides else "0..1"
-        spec = Preprocessing(
-            *model.image,
-            known.pixel_range or default,
-            known.resize or "stretch",
-            known.background or "white",
-            known.icc or "srgb",
-        )
+        spec = _preprocessing(model.image, known, default)
         config = ModelConfig(
             spec,
             model.latent_dim,
@@ -216,6 +221,31 @@ class Codec:
             trust_model=known.trust_model,
             notes=model.notes,
         )
+        codec._check_outputs(os.fspath(encoder))
+        return codec
+
+    @classmethod
+    def _from_onnx(
+        cls,
+        encoder: str | os.PathLike[str],
+        decoder: str | os.PathLike[str] | None,
+        options: ModelOptions,
+    ) -> Codec:
+        """A codec of ONNX files: see `latentdb.onnx.adopt`.  Imports no tensorflow."""
+        if not is_onnx(encoder) or not (decoder is None or is_onnx(decoder)):
+            raise ModelError(
+                f"{encoder} and {decoder} are of two formats: give two .onnx files, or two of Keras"
+            )
+        model = adopt(
+            (read_file(encoder, "an .onnx encoder"), os.fspath(encoder)),
+            None if decoder is None else (read_file(decoder, "its decoder"), os.fspath(decoder)),
+            z_mean=options.z_mean, z_log_var=options.z_log_var,
+            image_size=options.image_size, channels=options.channels,
+        )  # fmt: skip
+        spec = _preprocessing(model.image, options, "0..1")
+        prints = fingerprints(model.encoder, model.decoder, spec, "the model", ONNX)
+        config = ModelConfig(spec, model.latent_dim, *prints, model.has_z_log_var, format=ONNX)
+        codec = cls(config, model.encoder, model.decoder, notes=model.notes)
         codec._check_outputs(os.fspath(encoder))
         return codec
 
@@ -236,7 +266,7 @@ class Codec:
 
     def with_preprocessing(self, spec: Preprocessing) -> Codec:
         """The same model with another preprocessing, and so with other fingerprints."""
-        encoder, decoder = fingerprints(self._encoder_bytes, self._decoder_bytes, spec, "the model")
+        encoder, decoder = self._fingerprints_with(spec)
         config = replace(
             self.config,
             preprocessing=spec,
@@ -247,8 +277,12 @@ class Codec:
 
     def current_fingerprints(self) -> tuple[str, str | None]:
         """Fingerprints of encoder and decoder in the current version, whatever the config's are."""
-        spec = self.config.preprocessing
-        return fingerprints(self._encoder_bytes, self._decoder_bytes, spec, "the model")
+        return self._fingerprints_with(self.config.preprocessing)
+
+    def _fingerprints_with(self, spec: Preprocessing) -> tuple[str, str | None]:
+        return fingerprints(
+            self._encoder_bytes, self._decoder_bytes, spec, "the model", self.config.format
+        )
 
     def with_precision(self, precision: str) -> Codec:
         """The same model, used in ``"float32"`` or ``"bf16"``.
@@ -296,8 +330,10 @@ class Codec:
         other._compiled = other._with_files(self._compiled.files)
         return other
 
-    def _with_files(self, files: Mapping[str, bytes]) -> CompiledModel:
+    def _with_files(self, files: Mapping[str, bytes]) -> CompiledModel | OnnxModel:
         config = self.config
+        if config.format == ONNX:
+            return OnnxModel(self._encoder_bytes, self._decoder_bytes, config.precision)
         return CompiledModel(
             files, config.encoder_fingerprint, config.decoder_fingerprint, config.precision
         )
@@ -306,9 +342,10 @@ class Codec:
 
     @property
     def files(self) -> dict[str, bytes]:
-        named = {CONFIG_FILE: self.config.to_json().encode(), ENCODER_FILE: self._encoder_bytes}
+        first, second = NETWORK_FILES[self.config.format]
+        named = {CONFIG_FILE: self.config.to_json().encode(), first: self._encoder_bytes}
         if self._decoder_bytes is not None:
-            named[DECODER_FILE] = self._decoder_bytes
+            named[second] = self._decoder_bytes
         return named | self._compiled.files
 
     def check_precision(self) -> None:
@@ -339,12 +376,12 @@ class Codec:
     def _encoder(self) -> Any:
         """Gives z_mean and, where the model has it, z_log_var; everything downstream is cut off."""
         model = self._keras_model(self._encoder_bytes, "the encoder")
-        return _graph_function(model.inputs, list(model.outputs)[:2])
+        return graph_function(model.inputs, list(model.outputs)[:2])
 
     @cached_property
     def _decoder(self) -> Any:
         model = self._keras_model(self._decoder_bytes or b"", "the decoder")
-        return _graph_function(model.inputs, list(model.outputs)[:1])
+        return graph_function(model.inputs, list(model.outputs)[:1])
 
     @property
     def _range(self) -> PixelRange:
@@ -356,11 +393,11 @@ class Codec:
 
     def _run_encoder(self, values: Floats) -> list[Floats]:
         run = self._compiled.encoder or self._encoder
-        return _outputs(run, values, "the encoder does not accept images")
+        return run_network(run, values, "the encoder does not accept images")
 
     def _run_decoder(self, latents: Floats) -> Floats:
         run = self._compiled.decoder or self._decoder
-        return _outputs(run, latents, "the decoder does not accept latents")[0]
+        return run_network(run, latents, "the decoder does not accept latents")[0]
 
     def encode(self, images: Pixels) -> tuple[Floats, Floats | None]:
         """The posteriors of images.
@@ -480,12 +517,14 @@ class Codec:
     # --- for people --------------------------------------------------------------
 
     def summaries(self) -> str:
-        """Keras's summaries of the encoder and the decoder."""
-        lines: list[str] = []
-        for data, name in ((self._encoder_bytes, "encoder"), (self._decoder_bytes, "decoder")):
-            if data is not None:
-                self._keras_model(data, name).summary(print_fn=lines.append)
-        return "\n".join(lines)
+        """Keras's summaries of the encoder and the decoder.
+
+        Raises
+        ------
+        ModelError
+            If the model is no Keras model.
+        """
+        return summaries(*self._keras_models())
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the encoder and the decoder as one graph, as ``keras.utils.plot_model`` does.
@@ -495,49 +534,56 @@ class Codec:
         MissingExtraError
             Without pydot.
         ModelError
-            Without graphviz's program ``dot``.
+            Without graphviz's program ``dot``, or if the model is no Keras model.
         """
-        try:
-            import pydot  # noqa: F401
-        except ImportError as error:
-            raise MissingExtraError("drawing a model", "plot") from error
-        if shutil.which("dot") is None:
+        check_plot()
+        plot(*self._keras_models(), path)
+
+    def _keras_models(self) -> tuple[Any, Any]:
+        if self.config.format != KERAS:
             raise ModelError(
-                "drawing a model needs the program 'dot': install graphviz "
-                "(apt install graphviz, brew install graphviz)"
+                "this model is an ONNX file, which has no Keras layers to list: "
+                "latentdb info says its sizes, and netron draws its graph"
             )
-        keras = load_keras()
-        encoder = self._keras_model(self._encoder_bytes, "the encoder")
-        model = encoder
-        if self._decoder_bytes is not None:
-            decoder = self._keras_model(self._decoder_bytes, "the decoder")
-            outputs = list(encoder.outputs)
-            latent = outputs[-1] if len(outputs) == 3 else outputs[0]
-            model = keras.Model(encoder.inputs, decoder(latent), name="vae")
-        keras.utils.plot_model(
-            model,
-            to_file=os.fspath(path),
-            show_shapes=True,
-            show_layer_names=True,
-            expand_nested=True,
-            dpi=96,
+        decoder = self._decoder_bytes
+        return (
+            self._keras_model(self._encoder_bytes, "the encoder"),
+            None if decoder is None else self._keras_model(decoder, "the decoder"),
         )
 
 
 def fingerprints(
-    encoder: bytes, decoder: bytes | None, spec: Preprocessing, name: str
+    encoder: bytes, decoder: bytes | None, spec: Preprocessing, name: str, format: str = KERAS
 ) -> tuple[str, str | None]:
     """Fingerprints of an encoder and of a decoder, in the current version.
 
     Raises
     ------
     ModelError
-        If a file is no .keras file.
+        If a file is none of the format.
     """
+    if format == ONNX:
+        one = onnx_fingerprint(encoder, f"the encoder in {name}", spec.to_record())
+        if decoder is None:
+            return one, None
+        return one, onnx_fingerprint(decoder, f"the decoder in {name}", spec.pixel_range)
     first = encoder_fingerprint(parse(encoder, f"the encoder in {name}"), spec)
     if decoder is None:
         return first, None
     return first, decoder_fingerprint(parse(decoder, f"the decoder in {name}"), spec)
+
+
+def _preprocessing(
+    image: tuple[int, int, int], options: ModelOptions, pixel_range: str
+) -> Preprocessing:
+    """How images are read for a model made elsewhere."""
+    return Preprocessing(
+        *image,
+        options.pixel_range or pixel_range,
+        options.resize or "stretch",
+        options.background or "white",
+        options.icc or "srgb",
+    )
 
 
 def _check_stated(network: str, name: str, stated: str | None, actual: str | None) -> None:
@@ -548,34 +594,3 @@ def _check_stated(network: str, name: str, stated: str | None, actual: str | Non
             f"{stated}: the files are of different models; put the original file back, or "
             "give encoder and decoder as files of their own (--encoder, --decoder)"
         )
-
-
-def _outputs(run: Callable[[Any], Any], values: Floats, refusal: str) -> list[Floats]:
-    """The outputs of an encoder or a decoder; `refusal` begins the error if it fails."""
-    try:
-        return [np.asarray(output, np.float32) for output in run(values)]
-    except ModelError:
-        raise
-    except Exception as error:  # tensorflow's own types, which would have to be imported
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{refusal} of shape {values.shape[1:]}: {reason}") from error
-
-
-def _graph_function(inputs: Any, outputs: list[Any]) -> Any:
-    """A tensorflow function from one float32 batch of any length to a list of outputs."""
-    keras = load_keras()
-    import tensorflow as tf
-
-    network = keras.Model(inputs, outputs)
-    shape = tuple(network.inputs[0].shape)
-
-    @tf.function(  # type: ignore[untyped-decorator]
-        input_signature=[tf.TensorSpec(None, tf.float32)], autograph=False
-    )
-    def run(values: Any) -> Any:
-        if len(shape) != 4 and None not in shape[1:]:  # an encoder of flattened images
-            values = tf.reshape(values, (tf.shape(values)[0], *shape[1:]))
-        result = network(tf.ensure_shape(values, shape), training=False)
-        return result if isinstance(result, list | tuple) else [result]
-
-    return run

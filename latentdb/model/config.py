@@ -11,6 +11,14 @@ from latentdb.base.errors import ModelError
 from latentdb.images.decode import Preprocessing
 from latentdb.onnx.runtime import FLOAT32, PRECISIONS
 
+KERAS, ONNX = "keras", "onnx"
+# Encoder and decoder.  The names of ONNX models are not those of compiled files, which a
+# store may lose: these are the model itself.
+NETWORK_FILES = {
+    KERAS: ("encoder.keras", "decoder.keras"),
+    ONNX: ("encoder.model.onnx", "decoder.model.onnx"),
+}
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -32,6 +40,8 @@ class ModelConfig:
         How the model was trained (seed, losses, versions), for people.
     precision
         Of encoding and decoding: ``"float32"`` or ``"bf16"``.
+    format
+        Of the encoder's and the decoder's file: ``"keras"`` or ``"onnx"``.
     """
 
     preprocessing: Preprocessing
@@ -41,11 +51,14 @@ class ModelConfig:
     has_z_log_var: bool
     about: Mapping[str, Any] = field(default_factory=dict)
     precision: str = FLOAT32
+    format: str = KERAS
 
     def to_json(self) -> str:
         values = {**asdict(self), "preprocessing": self.preprocessing.to_record()}
         if self.precision == FLOAT32:
             del values["precision"]  # older versions of latentdb refuse the key
+        if self.format == KERAS:
+            del values["format"]  # likewise, and they can read no other format
         return json.dumps(values, indent=2) + "\n"
 
     @classmethod
@@ -72,6 +85,10 @@ class ModelConfig:
                 raise ValueError(
                     f"precision {config.precision!r} is not one of {', '.join(PRECISIONS)}"
                 )
+            if config.format not in NETWORK_FILES:
+                raise ValueError(
+                    f"format {config.format!r} is not one of {', '.join(NETWORK_FILES)}"
+                )
             return config
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(f"{name} is not a latentdb model config: {error}") from error
@@ -84,7 +101,7 @@ class ModelOptions:
     Attributes
     ----------
     z_mean, z_log_var
-        Layer names; found by name or position where None.
+        Layer names, or names of outputs of an ONNX file; found by name or position where None.
     image_size, channels
         Height and width, and 1 or 3; by default those of the encoder's input.
     pixel_range

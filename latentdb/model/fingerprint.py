@@ -16,6 +16,7 @@ from latentdb.base.errors import ModelError
 from latentdb.images.decode import Preprocessing
 from latentdb.kerasfile.canonical import canonical
 from latentdb.kerasfile.container import ModelFile
+from latentdb.onnx.adopt import graph_digest
 
 VERSION = 2
 ENCODER_OUTPUTS = 2  # z_mean and z_log_var: nothing else of an encoder is used
@@ -54,6 +55,19 @@ def encoder_fingerprint(encoder: ModelFile, spec: Preprocessing, *, version: int
 def decoder_fingerprint(decoder: ModelFile, spec: Preprocessing, *, version: int = VERSION) -> str:
     """The fingerprint of a decoder and its pixel range; raises as `encoder_fingerprint`."""
     return _fingerprint(decoder, spec.pixel_range, 1, version)
+
+
+def onnx_fingerprint(data: bytes, name: str, part: object) -> str:
+    """The fingerprint of an ONNX encoder or decoder.
+
+    Parameters
+    ----------
+    data, name
+        The .onnx file, and its name in error messages.
+    part
+        The record of the preprocessing, or the pixel range of a decoder.
+    """
+    return f"v{VERSION}:{_digest(['onnx', graph_digest(data, name), part])}"
 
 
 def _fingerprint(file: ModelFile, part: object, outputs: int, version: int) -> str:

@@ -120,6 +120,56 @@ class CompiledModel:
             return None
 
 
+class OnnxModel:
+    """An encoder and a decoder that are ONNX files themselves: as `CompiledModel`, without keras.
+
+    Parameters
+    ----------
+    encoder, decoder
+        .onnx files; None for no decoder.
+    precision
+        ``"float32"`` or ``"bf16"``.
+    """
+
+    is_complete = True
+
+    def __init__(self, encoder: bytes, decoder: bytes | None, precision: str) -> None:
+        self.files: dict[str, bytes] = {}  # a compiled form is none of the model's files
+        self.precision = precision
+        self._encoder, self._decoder = encoder, decoder
+
+    @cached_property
+    def encoder(self) -> CompiledNetwork:
+        """The encoder; raises `MissingExtraError` without ONNX Runtime."""
+        return self._load(self._encoder, "the encoder")
+
+    @cached_property
+    def decoder(self) -> CompiledNetwork | None:
+        """The decoder; None for a model that has none."""
+        return None if self._decoder is None else self._load(self._decoder, "the decoder")
+
+    def check_precision(self) -> None:
+        """Raise `ModelError` or `MissingExtraError` if images cannot be encoded here."""
+        runtime.check_precision(self.precision)
+        if self.encoder.precision != self.precision:
+            raise ModelError(f"the encoder cannot be used in {self.precision} here")
+
+    def _load(self, data: bytes, name: str) -> CompiledNetwork:
+        if not runtime.is_available():
+            raise MissingExtraError("an ONNX model", "fast")
+        if self.precision != FLOAT32:
+            try:
+                return CompiledNetwork(data, name, precision=self.precision)
+            except (MissingExtraError, ModelError) as error:
+                warnings.warn(
+                    f"{error}; this store is in {self.precision}, float32 is used here, "
+                    "whose vectors differ in the third digit",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+        return CompiledNetwork(data, name)
+
+
 def compile_network(
     run: Function, inputs: Floats, *, name: str, fingerprint: str, precision: str
 ) -> bytes:

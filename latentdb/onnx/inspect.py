@@ -22,15 +22,15 @@ MAX_FIELDS = 200_000  # a network of 1,000 layers has about 50,000
 
 # Operators of stateless layers: no loop, no branch, no random numbers.
 _OPERATOR_NAMES = """
-    Abs Add ArgMax AveragePool BatchNormalization Cast Ceil Clip Concat Constant
-    ConstantOfShape Conv ConvTranspose DepthToSpace Div Elu Equal Erf Exp Expand Flatten
-    Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual
-    HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Less
-    LessOrEqual Log LogSoftmax MatMul Max MaxPool Mean Min Mish Mul Neg Not PRelu Pad Pow
-    Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu
-    Reshape Resize Round Selu Shape Sigmoid Sign Slice Softmax Softplus Softsign
-    SpaceToDepth Split Sqrt Squeeze Sub Tanh ThresholdedRelu Tile Transpose Unsqueeze
-    Where
+    Abs Add And ArgMax AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat
+    Constant ConstantOfShape Conv ConvTranspose Cos DepthToSpace Div Elu Equal Erf Exp
+    Expand Flatten Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool Greater
+    GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization
+    LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization MatMul Max
+    MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow Reciprocal ReduceL2 ReduceMax
+    ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round Selu
+    Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze
+    Sub Tanh ThresholdedRelu Tile Transpose Unsqueeze Where
 """
 OPERATORS = frozenset(_OPERATOR_NAMES.split())
 
@@ -40,13 +40,25 @@ _FIELDS: Mapping[str, Mapping[int, str]] = {
     "model": {1: "", 2: "", 3: "", 4: "", 5: "", 6: "", 7: "graph", 8: "opset", 14: "entry"},
     "opset": {1: "domain", 2: ""},
     "entry": {1: "key", 2: "value"},
-    "graph": {1: "node", 2: "", 5: "tensor", 10: "", 11: "", 12: "", 13: ""},
-    "node": {1: "", 2: "", 3: "", 4: "operator", 5: "attribute", 6: "", 7: "domain"},
+    "graph": {1: "node", 2: "", 5: "tensor", 10: "", 11: "", 12: "", 13: "", 16: ""},
+    "node": {1: "", 2: "", 3: "", 4: "operator", 5: "attribute", 6: "", 7: "domain", 9: ""},
     "attribute": {1: "", 2: "", 3: "", 4: "", 5: "tensor", 7: "", 8: "", 9: "", 13: "", 20: ""},
-    "tensor": {1: "", 2: "", 4: "", 5: "", 7: "", 8: "", 9: "", 10: "", 12: "", 14: "location"},
+    "tensor": {
+        1: "",
+        2: "",
+        4: "",
+        5: "",
+        7: "",
+        8: "",
+        9: "",
+        10: "",
+        12: "",
+        14: "location",
+        16: "",
+    },
 }
 _FORBIDDEN = {
-    ("tensor", 13): "weights in another file",
+    ("tensor", 13): "weights in another file: export it as one file (external_data=False)",
     ("node", 8): "a custom operator",
     ("attribute", 6): "a graph inside an operator",
     ("attribute", 11): "a graph inside an operator",
@@ -56,7 +68,12 @@ _FORBIDDEN = {
 _TEXTS = ("domain", "operator", "key", "value")
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
 _IR_VERSION, _OPSETS, _GRAPH = 1, 8, 7  # the fields of a model that compute something
-_DROPPED = {"graph": 10, "node": 6, "attribute": 13, "tensor": 12}  # texts for people
+_DROPPED = {  # texts for people, and the metadata that torch gives to each node
+    "graph": (10, 16),
+    "node": (6, 9),
+    "attribute": (13,),
+    "tensor": (12, 16),
+}
 _ORT_MARK = b"ORTM"  # in bytes 4 to 8: ONNX Runtime then reads a flatbuffer, whatever else it is
 
 Bytes = bytes | memoryview
@@ -78,7 +95,7 @@ class OnnxFile:
     operators: frozenset[str]
 
 
-def inspect(data: bytes, name: str) -> OnnxFile:
+def inspect(data: bytes, name: str, *, any_operator: bool = False) -> OnnxFile:
     """The fingerprint and the operators of an .onnx file, read without running it.
 
     Parameters
@@ -87,13 +104,15 @@ def inspect(data: bytes, name: str) -> OnnxFile:
         The file.
     name
         Its name in error messages.
+    any_operator
+        Accept operators that are not on the list: a caller cuts them off before it is run.
 
     Raises
     ------
     ModelError
         If it is damaged, or holds a field or an operator that is not allowed.
     """
-    return _parse(data, name).found
+    return _parse(data, name, any_operator=any_operator).found
 
 
 def rewrite(data: bytes, name: str) -> tuple[OnnxFile, bytes]:
@@ -111,8 +130,8 @@ def rewrite(data: bytes, name: str) -> tuple[OnnxFile, bytes]:
     return parser.found, b"".join(parser.parts)
 
 
-def _parse(data: bytes, name: str) -> _Parser:
-    parser = _Parser()
+def _parse(data: bytes, name: str, *, any_operator: bool = False) -> _Parser:
+    parser = _Parser(any_operator)
     try:
         if len(data) > MAX_BYTES:
             raise ValueError(f"it has {len(data):,} bytes, at most {MAX_BYTES:,} are allowed")
@@ -120,14 +139,15 @@ def _parse(data: bytes, name: str) -> _Parser:
             raise ValueError("it is a file in the format of ONNX Runtime too")
         parser.model(memoryview(data))
     except (ValueError, IndexError, UnicodeDecodeError) as error:
-        raise ModelError(f"{name} is not a usable compiled model: {error}") from error
+        raise ModelError(f"{name} is not a usable ONNX model: {error}") from error
     return parser
 
 
 class _Parser:
     """One pass over every occurrence of every field of a file."""
 
-    def __init__(self) -> None:
+    def __init__(self, any_operator: bool) -> None:
+        self.any_operator = any_operator
         self.fields = 0
         self.operators: set[str] = set()
         self.metadata: dict[str, str] = {}
@@ -150,11 +170,11 @@ class _Parser:
                     self.parts += parts
 
     def _message(self, data: memoryview, message_type: str) -> list[Bytes]:
-        dropped = _DROPPED.get(message_type)
+        dropped = _DROPPED.get(message_type, ())
         return [
             part
             for field, parts in self._fields(data, message_type)
-            if field != dropped
+            if field not in dropped
             for part in parts
         ]
 
@@ -175,7 +195,7 @@ class _Parser:
                 parts = [tag, value] if wire != _LENGTH else [tag, _encode(len(value)), value]
             if value_type == "location":
                 if wire != _VARINT or value != 0:
-                    raise ValueError("it has weights in another file")
+                    raise ValueError(f"it has {_FORBIDDEN['tensor', 13]}")
             elif value_type:
                 if wire != _LENGTH or not isinstance(value, memoryview):
                     raise ValueError(f"field {number} of its {message_type} has the wrong type")
@@ -191,10 +211,10 @@ class _Parser:
 
     def _check_text(self, text_type: str, text: str) -> None:
         if text_type == "domain" and text not in DOMAINS:
-            raise ValueError(f"it needs operators of {text!r}, only standard ones are allowed")
+            raise ValueError(f"it needs operators of {text!r:.80}, only standard ones are allowed")
         if text_type == "operator":
-            if text not in OPERATORS:
-                raise ValueError(f"operator {text!r} is not on the list of allowed operators")
+            if text not in OPERATORS and not self.any_operator:
+                raise ValueError(f"operator {text!r:.80} is not on the list of allowed operators")
             self.operators.add(text)
 
     def _split(self, data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:

@@ -76,7 +76,8 @@ class CompiledNetwork:
     name
         Its name in error messages.
     fingerprint
-        Of the encoder or decoder it must have been compiled from.
+        Of the encoder or decoder it must have been compiled from; None for a file that is
+        the model itself.
     precision
         ``"float32"`` or ``"bf16"``.
 
@@ -88,10 +89,10 @@ class CompiledNetwork:
     """
 
     def __init__(
-        self, data: bytes, name: str, *, fingerprint: str, precision: str = FLOAT32
+        self, data: bytes, name: str, *, fingerprint: str | None = None, precision: str = FLOAT32
     ) -> None:
         found, plain = rewrite(data, name)
-        if found.fingerprint != fingerprint:
+        if fingerprint is not None and found.fingerprint != fingerprint:
             raise ModelError(
                 f"{name} was compiled from a model with fingerprint {found.fingerprint}, "
                 f"this one has {fingerprint}"
@@ -109,7 +110,7 @@ class CompiledNetwork:
             return self._run(np.ascontiguousarray(values, np.float32))
         except Exception as error:  # the runtimes raise many types
             raise ModelError(
-                f"the compiled model fails on input of shape {values.shape}: {_one_line(error)}"
+                f"the ONNX model fails on input of shape {values.shape}: {_one_line(error)}"
             ) from error
 
     def map_chunks(self, work: Callable[[slice], Result], length: int) -> Iterator[Result]:

@@ -143,7 +143,7 @@ def test_a_forged_compiled_form_is_reported_and_not_used(model: Path, tmp_path: 
     tensor.external_data.add(key="location", value="/etc/passwd")
     (folder / ENCODER_ONNX).write_bytes(forged.SerializeToString())
     codec = Codec.from_folder(folder)
-    with pytest.warns(RuntimeWarning, match="it has weights in another file; tensorflow is used"):
+    with pytest.warns(RuntimeWarning, match="it has weights in another file.*; tensorflow is used"):
         z_mean = codec.encode(images(codec, 2))[0]
     assert codec.used_tensorflow
     assert np.allclose(z_mean, Codec.from_folder(model).encode(images(codec, 2))[0], atol=1e-5)

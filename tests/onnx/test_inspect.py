@@ -116,7 +116,7 @@ def training(model: Any) -> None:
 def test_what_is_not_a_plain_network_is_refused(forge: Callable[[Any], None], message: str) -> None:
     model = network()
     forge(model)
-    with pytest.raises(ModelError, match=f"it is not a usable compiled model.*({message})"):
+    with pytest.raises(ModelError, match=f"it is not a usable ONNX model.*({message})"):
         inspect(model.SerializeToString(), "it")
 
 

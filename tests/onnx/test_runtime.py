@@ -123,13 +123,13 @@ def test_a_file_that_wants_all_memory_fails_instead() -> None:
     compiled = runtime.CompiledNetwork(
         network(pad=1 << 33), "it", fingerprint="abc"
     )  # 32 GiB of zeros
-    with pytest.raises(ModelError, match=r"the compiled model fails.*memory"):
+    with pytest.raises(ModelError, match=r"the ONNX model fails.*memory"):
         compiled(np.zeros((1, 6), np.float32))
 
 
 def test_input_of_another_shape_is_an_error_of_latentdb() -> None:
     compiled = runtime.CompiledNetwork(network(), "it", fingerprint="abc")
-    with pytest.raises(ModelError, match="the compiled model fails"):
+    with pytest.raises(ModelError, match="the ONNX model fails"):
         compiled(np.zeros((1, 5), np.float32))
 
 

@@ -1,0 +1,372 @@
+"""Turn ONNX files of any framework into an encoder and a decoder as latentdb runs them.
+
+The graph keeps its operators and weights.  What differs between frameworks is
+settled in it once: images are ``[n, height, width, channels]``, latents ``[n, d]``,
+the encoder's outputs z_mean and z_log_var, and nothing else is left.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentdb.base.errors import InvalidInputError, MissingExtraError, ModelError
+from latentdb.onnx.inspect import DOMAINS, inspect, rewrite
+from latentdb.onnx.runtime import CompiledNetwork, is_available
+
+SUFFIX = ".onnx"
+_MEANS = (
+    "z_mean", "zmean", "mu", "z_mu", "mean", "mean_z", "z_loc", "loc", "embedding",
+    "encoder_outputs_mean",
+)  # fmt: skip
+_LOG_VARS = ("z_log_var", "zlogvar", "log_var", "logvar", "log_variance", "log_covariance")
+_SIGMAS = ("sigma", "std", "z_sigma", "z_std", "scale", "stddev")
+_FLOAT32 = 1  # in TensorProto.DataType
+_MAX_SIDE = 4096  # pixels of an image, and numbers of a latent, that a trial run may make
+_MAX_LATENT = 1 << 20
+_PREFIX = "latentdb."  # of the names of nodes and tensors added here
+
+Floats = NDArray[np.float32]
+Dims = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class AdoptedModel:
+    """An encoder and a decoder of ONNX files, in one layout.
+
+    Attributes
+    ----------
+    encoder, decoder
+        .onnx files; None for no decoder.
+    image
+        Height, width and channels of an image.
+    latent_dim
+        Dimensions of z_mean.
+    has_z_log_var
+        Whether the encoder's second output is z_log_var.
+    notes
+        One sentence for each choice that a person may want to override.
+    """
+
+    encoder: bytes
+    decoder: bytes | None
+    image: tuple[int, int, int]
+    latent_dim: int
+    has_z_log_var: bool
+    notes: tuple[str, ...]
+
+
+def is_onnx(path: object) -> bool:
+    """Whether a file is named as an ONNX file."""
+    return isinstance(path, str | os.PathLike) and os.fspath(path).lower().endswith(SUFFIX)
+
+
+def graph_digest(data: bytes, name: str) -> str:
+    """A digest of the operators, settings and weights of an .onnx file, without its metadata.
+
+    Raises
+    ------
+    ModelError
+        If it holds something that is not allowed.
+    """
+    return sha256(rewrite(data, name)[1]).hexdigest()
+
+
+def check_extra() -> None:
+    """Raise `MissingExtraError` where the packages that run ONNX files are missing."""
+    if not is_available() or importlib.util.find_spec("onnx") is None:
+        raise MissingExtraError("an ONNX model", "fast")
+
+
+def adopt(
+    encoder: tuple[bytes, str],
+    decoder: tuple[bytes, str] | None,
+    *,
+    z_mean: str | None = None,
+    z_log_var: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> AdoptedModel:
+    """An encoder and a decoder of ONNX files, of whichever framework and layout.
+
+    Parameters
+    ----------
+    encoder, decoder
+        Bytes of each file and its name; None for no decoder.
+    z_mean, z_log_var
+        Names of the encoder's outputs; found by name, then by position.
+    image_size, channels
+        Height and width, and 1 or 3; from the encoder's input if not given.
+
+    Raises
+    ------
+    MissingExtraError
+        Without the extra ``fast``.
+    ModelError
+        If a file is no such network, or holds something that is not allowed.
+    """
+    check_extra()
+    data, name = encoder
+    graph = _Graph(data, name)
+    image = graph.read_images(image_size, channels)
+    notes = graph.choose_latents(z_mean, z_log_var)
+    batch = np.zeros((2, *image), np.float32)
+    own_shape = graph.run(batch)[0].shape[1:]  # before it is flattened: the decoder may want it
+    dim = math.prod(own_shape)
+    if not 0 < dim <= _MAX_LATENT:
+        raise ModelError(f"{name} gives latents of shape {list(own_shape)}: expected [d]")
+    graph.flatten_outputs()
+    outputs = graph.run(batch)
+    if any(output.shape != (2, dim) for output in outputs):
+        shapes = " and ".join(str(list(output.shape[1:])) for output in outputs)
+        raise ModelError(f"the outputs of {name} have shapes {shapes}: expected equal ones")
+    if len(own_shape) > 1:
+        notes.append(f"latents of shape {list(own_shape)} are stored as {dim:,} numbers each")
+    second = None
+    if decoder is not None:
+        second = _adopt_decoder(*decoder, own_shape, image)
+    return AdoptedModel(graph.bytes(), second, image, dim, len(outputs) > 1, tuple(notes))
+
+
+def _adopt_decoder(
+    data: bytes, name: str, latent: tuple[int, ...], image: tuple[int, int, int]
+) -> bytes:
+    graph = _Graph(data, name)
+    graph.read_latents(latent)
+    graph.keep_outputs(graph.outputs)
+    results = graph.run(np.zeros((2, math.prod(latent)), np.float32))
+    height, width, channels = image
+    for output, result in zip(list(graph.outputs), results, strict=True):
+        shape = result.shape[1:]
+        if result.ndim < 2 or len(result) != 2 or math.prod(shape) != math.prod(image):
+            continue
+        graph.keep_outputs([output])
+        if shape == (channels, height, width) and shape != image:
+            graph.append("Transpose", output, perm=[0, 2, 3, 1])
+        elif len(shape) == 1 and channels > 1:
+            raise ModelError(
+                f"{name} gives flat images of {channels} channels, whose order it does not say: "
+                "reshape them to [n, channels, height, width] before the export"
+            )
+        return graph.bytes()
+    shapes = " and ".join(str(list(result.shape)) for result in results)
+    raise ModelError(
+        f"{name} gives {shapes} for 2 latents: expected images of {height}x{width} with "
+        f"{channels} channel{'s' if channels > 1 else ''}"
+    )
+
+
+class _Graph:
+    """One network, changed in place."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        inspect(data, name, any_operator=True)  # nothing below reads a field that it refuses
+        import onnx
+
+        self.name = name
+        self._onnx = onnx
+        try:
+            self._model = onnx.load_model_from_string(data)
+        except Exception as error:  # protobuf's own types
+            raise ModelError(f"{name} is damaged: onnx cannot parse it") from error
+        graph = self._graph = self._model.graph
+        if not any(opset.domain in DOMAINS for opset in self._model.opset_import):
+            raise ModelError(f"{name} states no version of the standard operators")
+        weights = {tensor.name for tensor in graph.initializer}
+        inputs = [value for value in graph.input if value.name not in weights]
+        if len(inputs) != 1:
+            names = ", ".join(repr(value.name)[:80] for value in inputs[:5])
+            raise ModelError(
+                f"{name} has {len(inputs)} inputs ({names}): expected one; of a conditional model "
+                "export one condition as a constant"
+            )
+        tensor = inputs[0].type.tensor_type
+        if tensor.elem_type != _FLOAT32:
+            raise ModelError(f"{name} does not take float32: export it as float32")
+        self.input: str = inputs[0].name
+        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+        self.shape: Dims = tuple(sizes)
+        self.outputs: list[str] = [value.name for value in graph.output]
+        if not self.shape or not self.outputs:
+            raise ModelError(f"{name} states no shape of its input, or has no output")
+        if self.shape[0] is not None and self.shape[0] < 1:
+            raise ModelError(f"{name} has an input of shape {list(self.shape)}")
+        if self.shape[0] is not None:
+            raise ModelError(
+                f"{name} takes batches of exactly {self.shape[0]}: export it with a batch axis of "
+                'any size (dynamic_axes={"image": {0: "n"}}, or dynamic_shapes)'
+            )
+
+    def read_images(
+        self, image_size: tuple[int, int] | None, channels: int | None
+    ) -> tuple[int, int, int]:
+        """Make the input ``[n, height, width, channels]``; returns the last three."""
+        sizes = self.shape[1:]
+        height, width = image_size or (None, None)
+        if len(sizes) == 3:
+            first = sizes[0] in (1, 3) and (sizes[2] not in (1, 3) or sizes[0] == channels)
+            own = sizes[0] if first else sizes[2]
+            rows, columns = sizes[1:] if first else sizes[:2]
+            if own not in (1, 3):
+                raise ModelError(
+                    f"{self.name} takes inputs of shape {list(sizes)}: expected 1 or 3 channels, "
+                    "first or last"
+                )
+        elif len(sizes) == 2:
+            first, own, (rows, columns) = False, 1, sizes
+        elif len(sizes) == 1 and sizes[0]:
+            first, own = False, 1
+            side = math.isqrt(sizes[0])
+            rows, columns = (height, width) if height else (side, side)
+            if (rows or 0) * (columns or 0) != sizes[0]:
+                raise ModelError(
+                    f"{self.name} takes flat images of {sizes[0]} numbers: give --image-size of "
+                    "grey ones; reshape colours to [n, 3, height, width] before the export"
+                )
+        else:
+            raise ModelError(f"{self.name} takes inputs of shape {list(sizes)}: expected images")
+        if channels not in (None, own) or any(
+            given not in (None, stated) and stated is not None
+            for given, stated in ((height, rows), (width, columns))
+        ):
+            raise ModelError(
+                f"{self.name} takes images of shape {list(sizes)}, which are not of the image size "
+                "and channels given: leave them out"
+            )
+        height, width = rows or height, columns or width
+        if height is None or width is None:
+            raise ModelError(f"{self.name} takes images of any size: give --image-size")
+        if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
+            raise ModelError(f"{self.name} takes images of {height}x{width}, at most {_MAX_SIDE}")
+        image = (height, width, own)
+        if len(sizes) == 3 and first:
+            self._prepend("Transpose", image, perm=[0, 3, 1, 2])
+        elif len(sizes) < 3:
+            self._prepend_reshape(image, [height, width] if len(sizes) == 2 else [height * width])
+        else:
+            self._set_input(self.input, image)
+        return image
+
+    def read_latents(self, latent: tuple[int, ...]) -> None:
+        """Make the input ``[n, d]``, whatever the shape of a latent is."""
+        sizes = self.shape[1:]
+        if len(sizes) != len(latent) or any(
+            size not in (None, own) for size, own in zip(sizes, latent, strict=True)
+        ):
+            raise ModelError(
+                f"{self.name} takes latents of shape {list(sizes)}, the encoder gives "
+                f"{list(latent)}: give the decoder that belongs to it"
+            )
+        if len(latent) == 1:
+            self._set_input(self.input, latent)
+        else:
+            self._prepend_reshape((math.prod(latent),), list(latent))
+
+    def choose_latents(self, z_mean: str | None, z_log_var: str | None) -> list[str]:
+        """Make z_mean and z_log_var the outputs, by name or else by position; returns notes."""
+        names = {name.lower().replace(".", "_").replace("-", "_"): name for name in self.outputs}
+
+        def known(options: Sequence[str]) -> str | None:
+            return next((names[option] for option in options if option in names), None)
+
+        for given in (z_mean, z_log_var):
+            if given is not None and given not in self.outputs:
+                have = ", ".join(repr(name)[:80] for name in self.outputs[:8])
+                raise InvalidInputError(f"{self.name} has no output {given!r:.90}: it has {have}")
+        mean = z_mean or known(_MEANS)
+        variance, sigma = z_log_var or known(_LOG_VARS), None if z_log_var else known(_SIGMAS)
+        notes = []
+        if mean is None:
+            mean = self.outputs[0]
+            if len(self.outputs) > 1:
+                notes.append(f"z_mean is the first output, {mean!r:.90}; --z-mean names another")
+            if variance is None and sigma is None and len(self.outputs) in (2, 3):
+                variance = self.outputs[1]
+                notes.append(
+                    f"z_log_var is the second output, {variance!r:.90}; --z-log-var names another"
+                )
+        second = variance or sigma
+        self.keep_outputs([mean] if second is None else [mean, second])
+        if variance is None and sigma is not None:
+            self.append("Log", sigma)
+            half = _PREFIX + "two"
+            tensor = self._onnx.numpy_helper.from_array(np.array(2, np.float32), half)
+            self._graph.initializer.append(tensor)
+            self.append("Mul", self.outputs[1], half)
+            notes.append(f"z_log_var is 2 log of the output {sigma!r:.90}")
+        return notes
+
+    def flatten_outputs(self) -> None:
+        for output in list(self.outputs):
+            self.append("Flatten", output, axis=1)
+
+    def keep_outputs(self, outputs: Sequence[str]) -> None:
+        """Cut off everything that these outputs do not need."""
+        graph, needed, nodes = self._graph, set(outputs), []
+        for node in reversed(graph.node):
+            if needed.intersection(node.output):
+                needed.update(node.input)
+                nodes.append(node)
+        nodes.reverse()
+        weights = [tensor for tensor in graph.initializer if tensor.name in needed]
+        self._replace(graph.node, nodes)
+        self._replace(graph.initializer, weights)
+        self.outputs = list(outputs)
+        self._state_outputs()
+
+    def append(self, operator: str, output: str, *inputs: str, **settings: Any) -> None:
+        """Pass one output through another operator."""
+        name = f"{_PREFIX}{len(self._graph.node)}"
+        node = self._onnx.helper.make_node(operator, [output, *inputs], [name], **settings)
+        self._graph.node.append(node)
+        self.outputs[self.outputs.index(output)] = name
+        self._state_outputs()
+
+    def run(self, values: Floats) -> list[Floats]:
+        return CompiledNetwork(self.bytes(), self.name)(values)
+
+    def bytes(self) -> bytes:
+        """The file, with what `inspect` allows and no more."""
+        model = self._model
+        kept = [item for item in model.opset_import if item.domain in DOMAINS]
+        self._replace(model.opset_import, kept)
+        del self._graph.value_info[:]  # shapes between the layers, which are derived again
+        return rewrite(model.SerializeToString(deterministic=True), self.name)[1]
+
+    def _state_outputs(self) -> None:
+        helper = self._onnx.helper
+        values = [helper.make_tensor_value_info(name, _FLOAT32, None) for name in self.outputs]
+        self._replace(self._graph.output, values)
+
+    def _set_input(self, name: str, shape: Sequence[int]) -> None:
+        value = self._onnx.helper.make_tensor_value_info(name, _FLOAT32, ["n", *shape])
+        self._replace(self._graph.input, [value])
+
+    def _prepend(self, operator: str, shape: Sequence[int], *inputs: str, **settings: Any) -> None:
+        name = _PREFIX + "input"
+        node = self._onnx.helper.make_node(operator, [name, *inputs], [self.input], **settings)
+        self._graph.node.insert(0, node)
+        self._set_input(name, shape)
+
+    def _prepend_reshape(self, shape: Sequence[int], to: Sequence[int]) -> None:
+        sizes = self._onnx.numpy_helper.from_array(np.array([-1, *to], np.int64), _PREFIX + "sizes")
+        self._graph.initializer.append(sizes)
+        self._prepend("Reshape", shape, sizes.name)
+
+    @staticmethod
+    def _replace(field: Any, values: Sequence[Any]) -> None:
+        copies = []
+        for value in values:  # copied first: they may belong to the field itself
+            copy = type(value)()
+            copy.CopyFrom(value)
+            copies.append(copy)
+        del field[:]
+        field.extend(copies)

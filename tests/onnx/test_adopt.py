@@ -1,0 +1,270 @@
+"""ONNX files of any layout become an encoder and a decoder of one; others are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentdb.base.errors import InvalidInputError, LatentDBError, MissingExtraError, ModelError
+from latentdb.database import LatentDB
+from latentdb.model.codec import Codec
+from latentdb.model.config import ModelConfig, ModelOptions
+from latentdb.onnx import adopt as adopting
+from latentdb.onnx.adopt import adopt
+from tests.conftest import SIZE
+
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+DIM = 4
+PIXELS = SIZE * SIZE * 3
+WEIGHTS = np.random.default_rng(0).normal(0, 0.02, (PIXELS, DIM)).astype(np.float32)
+FIRST = [3, SIZE, SIZE]  # channels first, as torch has them
+
+
+def network(
+    shape: list[int], nodes: list[Any], outputs: list[str], *weights: Any, batch: Any = "n"
+) -> Any:
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *shape])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        list(weights),
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def encoder(
+    shape: list[int] = FIRST, outputs: tuple[str, ...] = ("mu", "logvar"), batch: Any = "n"
+) -> Any:
+    """Each output is another multiple of ``flat @ WEIGHTS``, exponentiated for a scale."""
+    weights = [numpy_helper.from_array(WEIGHTS, "w")]
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["h"]),
+    ]
+    for number, name in enumerate(outputs, 1):
+        weights.append(numpy_helper.from_array(np.array(number, np.float32), f"f{number}"))
+        product = f"p{number}" if name == "scale" else name
+        nodes.append(helper.make_node("Mul", ["h", f"f{number}"], [product]))
+        if name == "scale":
+            nodes.append(helper.make_node("Exp", [product], [name]))
+    return network(shape, nodes, list(outputs), *weights, batch=batch)
+
+
+def decoder(latent: tuple[int, ...] = (DIM,), image: list[int] = FIRST) -> Any:
+    """Images that are ``sigmoid(latent @ WEIGHTS.T)``."""
+    sizes = np.array([-1, *image], np.int64)
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["z"]),
+        helper.make_node("MatMul", ["z", "w"], ["h"]),
+        helper.make_node("Sigmoid", ["h"], ["s"]),
+        helper.make_node("Reshape", ["s", "sizes"], ["y"]),
+    ]
+    weights = numpy_helper.from_array(WEIGHTS.T.copy(), "w")
+    return network(list(latent), nodes, ["y"], weights, numpy_helper.from_array(sizes, "sizes"))
+
+
+def save(folder: Path, first: Any, second: Any = None) -> tuple[Path, Path]:
+    paths = folder / "encoder.onnx", folder / "decoder.onnx"
+    paths[0].write_bytes(first.SerializeToString())
+    paths[1].write_bytes((second or decoder()).SerializeToString())
+    return paths
+
+
+def pixels(count: int = 3) -> Any:
+    return np.random.default_rng(1).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+
+
+def expected(images: Any, shape: list[int]) -> Any:
+    values = images.astype(np.float32) / 255
+    values = np.moveaxis(values, -1, 1) if shape == FIRST else values
+    return values.reshape(len(images), -1) @ WEIGHTS
+
+
+@pytest.mark.parametrize("shape", [FIRST, [SIZE, SIZE, 3]])
+def test_channels_come_first_or_last(tmp_path: Path, shape: list[int]) -> None:
+    files = save(tmp_path, encoder(shape), decoder(image=shape))
+    codec = Codec.from_files(*files)
+    images = pixels()
+    z_mean, z_log_var = codec.encode(images)
+    np.testing.assert_allclose(z_mean, expected(images, shape), atol=1e-5)
+    assert z_log_var is not None
+    np.testing.assert_allclose(z_log_var, 2 * z_mean, atol=1e-5)
+    flat = 255 / (1 + np.exp(-(z_mean @ WEIGHTS.T)))
+    decoded = np.moveaxis(flat.reshape(-1, *FIRST), 1, -1) if shape == FIRST else flat
+    assert np.abs(codec.decode(z_mean) - decoded.reshape(images.shape)).max() <= 0.51
+    assert codec.notes == ()
+
+
+def test_sigma_becomes_z_log_var(tmp_path: Path) -> None:
+    codec = Codec.from_files(*save(tmp_path, encoder(outputs=("loc", "scale"))))
+    z_mean, z_log_var = codec.encode(pixels())
+    assert z_log_var is not None
+    np.testing.assert_allclose(z_log_var, 2 * 2 * z_mean, atol=1e-4)
+    assert "2 log" in codec.notes[0]
+
+
+def test_outputs_are_chosen_by_name_then_by_position(tmp_path: Path) -> None:
+    named = Codec.from_files(*save(tmp_path, encoder(outputs=("z", "logvar", "mu"))))
+    np.testing.assert_allclose(named.encode(pixels())[0], 3 * expected(pixels(), FIRST), atol=1e-5)
+    files = save(tmp_path, encoder(outputs=("12", "13")))
+    codec = Codec.from_files(*files)
+    assert codec.config.has_z_log_var
+    assert "--z-mean" in codec.notes[0]
+    other = Codec.from_files(*files, options=ModelOptions(z_mean="13", z_log_var="12"))
+    assert other.config.encoder_fingerprint != codec.config.encoder_fingerprint
+    with pytest.raises(InvalidInputError, match="has no output 'mu': it has '12', '13'"):
+        Codec.from_files(*files, options=ModelOptions(z_mean="mu"))
+
+
+def test_a_sampled_z_beside_z_mean_is_cut_off(tmp_path: Path) -> None:
+    model = encoder()
+    model.graph.node.append(helper.make_node("RandomNormalLike", ["mu"], ["z"]))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    codec = Codec.from_files(*save(tmp_path, model))
+    assert codec.config.latent_dim == DIM
+    with pytest.raises(ModelError, match="RandomNormalLike"):
+        Codec.from_files(*save(tmp_path, model), options=ModelOptions(z_mean="z"))
+
+
+def test_spatial_latents_are_stored_flat(tmp_path: Path) -> None:
+    model = encoder()
+    del model.graph.output[1:]
+    sizes = numpy_helper.from_array(np.array([-1, 1, 2, 2], np.int64), "sizes")
+    model.graph.initializer.append(sizes)
+    model.graph.node.append(helper.make_node("Reshape", ["mu", "sizes"], ["grid"]))
+    model.graph.output[0].name = "grid"
+    codec = Codec.from_files(*save(tmp_path, model, decoder((1, 2, 2))))
+    assert codec.config.latent_dim == 4
+    assert codec.decode(codec.encode(pixels())[0]).shape == (3, SIZE, SIZE, 3)
+    assert "[1, 2, 2]" in codec.notes[0]
+
+
+def test_node_metadata_does_not_change_the_fingerprint(tmp_path: Path) -> None:
+    plain = Codec.from_files(*save(tmp_path, encoder()))
+    model = encoder()
+    for part in (model.graph, model.graph.node[0], model.graph.initializer[0], model):
+        part.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="model.py:1")
+    marked = Codec.from_files(*save(tmp_path, model))
+    assert marked.config == plain.config
+    weights = numpy_helper.from_array(WEIGHTS * 2, "w")
+    model.graph.initializer[0].CopyFrom(weights)
+    other = Codec.from_files(*save(tmp_path, model))
+    assert other.config.encoder_fingerprint != plain.config.encoder_fingerprint
+
+
+def external(model: Any) -> None:
+    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    model.graph.initializer[0].external_data.add(key="location", value="../../etc/passwd")
+
+
+def conditional(model: Any) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("label", TensorProto.FLOAT, ["n", 10]))
+
+
+def loop(model: Any) -> None:
+    body = helper.make_graph([], "body", [], [])
+    model.graph.node.append(helper.make_node("Loop", ["", ""], ["z"], body=body))
+
+
+def half(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+def lying_weights(model: Any) -> None:
+    model.graph.initializer[0].dims[:] = [1 << 40, 1 << 20]
+
+
+def huge_image(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 1 << 40
+
+
+def negative_image(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = -5
+
+
+def fixed_batch(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def long_name(model: Any) -> None:
+    model.graph.node.append(helper.make_node("\x1b[31m" + "N" * 1_000_000, ["mu"], ["z"]))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    model.graph.output[0].CopyFrom(model.graph.output[2])
+    del model.graph.output[1:]
+
+
+@pytest.mark.parametrize(
+    ("forge", "message"),
+    [
+        (external, "weights in another file.*external_data=False"),
+        (conditional, "2 inputs.*conditional"),
+        (loop, "a graph inside an operator"),
+        (half, "float32"),
+        (lying_weights, "encoder.onnx"),
+        (huge_image, "at most"),
+        (negative_image, "at most"),
+        (fixed_batch, "batches of exactly 1.*dynamic_axes"),
+        (long_name, "not on the list"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_in_one_line(
+    tmp_path: Path, forge: Callable[[Any], None], message: str
+) -> None:
+    model = encoder()
+    forge(model)
+    with pytest.raises(LatentDBError, match=message) as caught:
+        Codec.from_files(*save(tmp_path, model))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "\x1b" not in text
+    assert len(text) < 700
+
+
+def test_a_decoder_of_another_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="takes latents of shape"):
+        Codec.from_files(*save(tmp_path, encoder(), decoder((DIM, 1))))
+    with pytest.raises(ModelError, match="expected images of 16x16"):
+        Codec.from_files(*save(tmp_path, encoder(), small_decoder()))
+    with pytest.raises(ModelError, match="of two formats"):
+        Codec.from_files(tmp_path / "encoder.onnx", "decoder.keras")
+
+
+def small_decoder() -> Any:
+    return network([DIM], [helper.make_node("Relu", ["x"], ["y"])], ["y"])
+
+
+def test_without_the_extra_the_pip_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adopting, "is_available", lambda: False)
+    with pytest.raises(MissingExtraError, match=r"pip install 'latentdb\[fast\]'"):
+        adopt((b"", "encoder.onnx"), None)
+
+
+def test_a_store_with_an_onnx_model_works_as_any_other(tmp_path: Path, images: Path) -> None:
+    files = save(tmp_path, encoder())
+    path = tmp_path / "shapes.ldb"
+    options = ModelOptions(pixel_range="0..1")
+    with LatentDB.create(path, model=files, options=options) as db:
+        assert db.index_images(images).added == 80
+    for file in files:
+        file.unlink()  # the store holds its own
+    with LatentDB.open(path) as db:
+        one, other = db.ids()[:2]
+        assert db.query(images / one, k=1).matches[0].id == one
+        assert db.decode([one]).shape == (1, SIZE, SIZE, 3)
+        assert db.blend([one, other]).shape == (DIM,)
+        assert db.info().compiled
+        assert LatentDB.verify(path).problems == ()
+        db.backup(tmp_path / "copy.ldb")
+    names = {file.name for file in (path / "model").iterdir()}
+    assert names == {"encoder.model.onnx", "decoder.model.onnx", "model.json"}
+    config = ModelConfig.from_json((path / "model" / "model.json").read_text(), "model.json")
+    assert config.format == "onnx"
+    with pytest.raises(ModelError, match="format 'torch' is not one of keras, onnx"):
+        ModelConfig.from_json(config.to_json().replace('"onnx"', '"torch"'), "model.json")
