@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,9 @@ from latentdb.base.progress import Report
 from latentdb.base.validate import as_latents, check_ids
 from latentdb.exchange.importing import ImportReport, import_rows, opened
 from latentdb.images.discover import check_sources
+from latentdb.images.values import ImageLike
 from latentdb.ingest.allowance import DEFAULT_ALLOWANCE
+from latentdb.ingest.images import add_images
 from latentdb.ingest.ingest import IndexReport, add_rows, index_images
 from latentdb.model.calibration import import_model
 from latentdb.model.codec import Codec
@@ -368,6 +370,63 @@ class LatentDB(Reader):
             writer.collect_garbage()
             written = add_rows(writer, rows, on_conflict)
             self._index_manager.maintain(writer, None)
+        return written
+
+    def add_images(
+        self,
+        ids: Sequence[str],
+        images: Iterable[ImageLike],
+        *,
+        metadata: Mapping[str, Sequence[Value]] | None = None,
+        on_conflict: str = "error",
+        report: Report | None = None,
+    ) -> int:
+        """Encode images that are in memory, or at paths, and add them.
+
+        They are resized and encoded as those of `index_images`, as they come: a generator
+        is never held in memory.  A commit is made every 16,384 rows.
+
+        Parameters
+        ----------
+        ids
+            ``n`` different texts.
+        images
+            n of: arrays of uint8 or of floats in 0..1 (``[h, w]``, ``[h, w, 1 to 4]``), so
+            also one array ``[n, h, w, c]``; PIL images; the bytes of image files; paths.
+        metadata, on_conflict
+            As in `add`; with ``"skip"``, rows that are in the store are not encoded.
+        report
+            Called with the progress.
+
+        Returns
+        -------
+        int
+            Number of rows written.
+
+        Raises
+        ------
+        InvalidInputError, ImageError
+            If an argument is invalid, or an image cannot be read: rows of earlier commits stay.
+        ModelError
+            If the store has no model.
+        LockedError
+            If another process is writing.
+        """
+        store, codec, names = self._open_store(), self.codec, check_ids(ids)
+        codec.check_precision()
+        with store.writer() as writer:
+            writer.collect_garbage()
+            written = add_images(
+                writer,
+                codec,
+                names,
+                images,
+                metadata=metadata,
+                on_conflict=on_conflict,
+                report=report,
+            )
+            self._codec = store_compiled(writer, codec)
+            self._index_manager.maintain(writer, report)
         return written
 
     def import_file(

@@ -8,5 +8,6 @@ tiff          TIFF layouts that Pillow does not decode right
 jpeg          JPEG markers, simplejpeg, files whose pixels were lost
 pixel_range   uint8 pixels to the numbers a model takes, and back
 render        write images, animations and contact sheets
+values        images in memory as pixels
 thumbnails    image files as HTML, for notebooks
 """

@@ -2,6 +2,7 @@
 
 ingest       index_images: encode new and changed images, with a commit every few
              seconds; add_rows: append ready-made rows
+images       add_images: encode images that are in memory
 planner      which files are new or changed, against the rows of a snapshot
 allowance    how many files of a run may be unreadable
 read_ahead   threads that decode batches ahead of the encoder

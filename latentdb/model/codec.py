@@ -417,6 +417,11 @@ class Codec:
         ModelError
             If a latent is not finite.
         """
+        if images.dtype != np.uint8:  # floats in 0..1 would be encoded as black
+            raise InvalidInputError(
+                f"images are of {images.dtype}: give uint8, 0..255 (LatentDB.add_images also takes "
+                "floats in 0..1, and resizes)"
+            )
         if images.shape[1:] != self.config.preprocessing.shape:
             raise InvalidInputError(
                 f"images of shape {images.shape[1:]} do not fit the encoder: "

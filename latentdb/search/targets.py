@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import eq
 from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,9 +22,14 @@ from latentdb.store.rows import Floats
 from latentdb.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
+    from latentdb.images.values import ImageLike
     from latentdb.model.codec import Codec
 
-TargetLike: TypeAlias = str | os.PathLike[str] | NDArray[Any] | Sequence[float] | Match | Row
+TargetLike: TypeAlias = (
+    "str | os.PathLike[str] | bytes | PILImage.Image | NDArray[Any] | Sequence[float] | Match | Row"
+)
 IdLike: TypeAlias = str | Match | Row
 
 KINDS = ("id", "file", "npy")  # each is a prefix too, as in id:cat/003.png
@@ -44,9 +49,9 @@ class Target:
     Attributes
     ----------
     kind
-        ``"id"``, ``"file"``, ``"npy"`` or ``"vector"``.
+        ``"id"``, ``"file"``, ``"npy"``, ``"vector"`` or ``"image"``, one in memory.
     name
-        The id or the path; ``"vector"`` for an array.
+        The id or the path; ``"vector"`` or ``"image"`` for an array.
     vector
         float32 ``[d]``: its z_mean.
     log_var
@@ -71,7 +76,7 @@ def resolve(
     codec
         Returns the store's model; called only if there is an image to encode.
     targets
-        Texts, paths (always files) and arrays ``[d]``.
+        Texts, paths (always files), arrays ``[d]``, images in memory, matches and rows.
 
     Raises
     ------
@@ -83,9 +88,12 @@ def resolve(
     parsed = [_parse(target) for target in targets]
     stored = _look_up(snapshot, [text for kind, text in parsed if kind in ("id", "any")])
     resolved: list[Target | None] = []
-    images: list[str] = []
+    images: list[tuple[str, str, ImageLike]] = []  # kind, name, path or image
     for target, (kind, text) in zip(targets, parsed, strict=True):
-        if kind == "vector":
+        if kind == "image":
+            images.append((kind, kind, target))  # type: ignore[arg-type]
+            resolved.append(None)
+        elif kind == "vector":
             vector = _as_vector(target, snapshot.dim, "the vector")
             resolved.append(Target("vector", "vector", vector))
         elif text in stored and kind in ("id", "any"):
@@ -96,7 +104,7 @@ def resolve(
             array = _read_npy(text, f"[{snapshot.dim}]")
             resolved.append(Target("npy", text, _as_vector(array, snapshot.dim, text)))
         else:
-            images.append(text)
+            images.append(("file", text, text))
             resolved.append(None)  # all images are encoded together, below
     encoded = iter(_encode(codec(), images) if images else ())
     return [next(encoded) if target is None else target for target in resolved]
@@ -111,7 +119,9 @@ def _parse(target: TargetLike) -> tuple[str, str]:
         return "id", target.id
     if isinstance(target, os.PathLike):
         return ("npy" if os.fspath(target).endswith(".npy") else "file"), os.fspath(target)
-    return "vector", ""
+    from latentdb.images.values import is_image
+
+    return ("image" if is_image(target) else "vector"), ""
 
 
 def as_ids(ids: Sequence[IdLike]) -> list[str]:
@@ -139,11 +149,14 @@ def _look_up(snapshot: Snapshot, names: Sequence[str]) -> dict[str, Target]:
     return {target.name: target for target in targets}
 
 
-def _encode(codec: Codec, files: Sequence[str]) -> Iterable[Target]:
-    from latentdb.images.decode import read_image
+def _encode(codec: Codec, images: Sequence[tuple[str, str, ImageLike]]) -> Iterable[Target]:
+    from latentdb.images.values import to_pixels
 
-    images = [read_image(file, codec.config.preprocessing) for file in files]
-    return _make_targets("file", files, *codec.encode(np.stack(images)))
+    spec = codec.config.preprocessing
+    pixels = np.stack([to_pixels(image, spec, "the image") for _, _, image in images])
+    targets = _make_targets("file", [name for _, name, _ in images], *codec.encode(pixels))
+    for (kind, _, _), target in zip(images, targets, strict=True):
+        yield replace(target, kind=kind)
 
 
 def _make_targets(

@@ -165,11 +165,9 @@ def test_a_vector_may_come_in_many_types(snapshot: Snapshot, vector: Any) -> Non
     [
         ([1, 2, 3], r"shape \[1, 3\]: expected \[n, 4\]"),
         (np.zeros((2, DIM)), r"the vector has shape \[2, 4\]: expected \[4\]"),
-        (np.zeros((1, 1, DIM)), r"the vector has shape \[1, 1, 4\]: expected \[4\]"),
         (np.zeros(0), r"shape \[1, 0\]"),
         (3.0, r"the vector has shape \[\]"),
         (None, r"the vector has shape \[\]"),
-        (b"cats/a.png", "the vector has shape"),
         (["cats/a.png", "cats/b.png"], "not numbers"),
         ([1j] * DIM, "not numbers"),
         ([True] * DIM, "not numbers"),
