@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latentdb.analysis import Analysis
 from latentdb.base.errors import InvalidInputError
 from latentdb.base.validate import as_latents
+from latentdb.inspection import Inspection
 
 if TYPE_CHECKING:
     from latentdb.base.progress import Report
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
-class Outputs(Analysis):
+class Outputs(Inspection):
     """The calls of `Reader` that write files; what they name is never read by the store."""
 
     @abstractmethod

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "latentdb"
 # A package imports packages of the lines below it, and itself.
 ORDER = (
     "cli",
-    "analysis database outputs reader row_access stored_model verify",
+    "analysis database inspection outputs reader row_access stored_model verify",
     "insight",
     "exchange output",
     "ingest search",

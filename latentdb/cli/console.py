@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from latentdb.images.discover import BadFile
     from latentdb.insight.clusters import Clustering
     from latentdb.insight.diagnosis import Diagnosis
+    from latentdb.insight.evaluation import Evaluation
     from latentdb.model.codec import Codec
     from latentdb.row_access import RowDetails
     from latentdb.search.results import Info, Matches
@@ -247,6 +248,37 @@ def print_clusters(found: Clustering) -> None:
         click.echo(f"and {len(found.clusters) - MAX_LISTED:,} more; --json lists all")
     if found.purity is not None:
         click.echo(f"purity: {found.purity:.1%} of rows have the label of their cluster")
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """Print the verdict, and a table of all scores with their definitions."""
+    from latentdb.insight.evaluation import DEFINITIONS
+
+    click.echo(found.verdict)
+    index, k = found.index, found.k
+    click.echo(
+        f"{found.queries:,} queries among {found.gallery:,} rows; {index.search} by "
+        f"{index.metric}: recall@{k} {index.recall:.4f}"
+    )
+    if found.spaces:
+        names = [f"{k}-NN accuracy", f"precision@{k}", f"mAP@{k}"]
+        click.echo(f"{found.label:<16}" + "".join(f"{name:<23}" for name in names).rstrip())
+    for space in found.spaces:
+        one = space.agreement
+        cells = [
+            f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+            for score in (one.accuracy, one.precision, one.mean_average_precision)
+        ]
+        click.echo(f"{space.name:<16}" + "".join(f"{cell:<23}" for cell in cells).rstrip())
+    if found.spaces:
+        click.echo(f"({DEFINITIONS}; in brackets 95 % bootstrap intervals)")
+    for fidelity in found.reconstructions:
+        click.echo(
+            f"reconstructions by {fidelity.name:<6} PSNR {fidelity.psnr:6.2f} dB  "
+            f"SSIM {fidelity.ssim:.3f}  (means over {counted(fidelity.images, 'image')})"
+        )
+    for note in found.notes:
+        click.echo(f"note: {note}")
 
 
 def print_info(info: Info, as_json: bool) -> None:

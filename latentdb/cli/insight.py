@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import click
 
-from latentdb.ann.metrics import METRICS
-from latentdb.cli.console import print_clusters, print_diagnosis, print_json, progress
+from latentdb.ann.metrics import INDEXED_METRICS, METRICS
+from latentdb.cli.console import (
+    print_clusters,
+    print_diagnosis,
+    print_evaluation,
+    print_json,
+    progress,
+)
 from latentdb.cli.options import (
     Range,
     db_argument,
@@ -228,3 +234,41 @@ def map_rows(
         f"{out}: {counted(len(found.rows), 'row')}, {found.landmarks:,} of them laid out; the map "
         f"keeps {found.kept:.1%} of the 10 nearest neighbours by {found.metric}"
     )
+
+
+@click.command("eval")
+@db_argument
+@where_option
+@label_option
+@click.option("--metric", type=click.Choice(INDEXED_METRICS), help="Only this one.  [default: all]")
+@click.option("-k", type=int, default=10, show_default=True, help="Neighbours of each query.")
+@click.option("--queries", type=int, default=2_000, show_default=True, help="Most queries.")
+@click.option("--out", type=click.Path(), help="A picture: the scores as bars.")
+@seed_option
+@trust_option
+@json_option
+def evaluate(
+    db: str,
+    where: str | None,
+    label: str | None,
+    metric: str | None,
+    k: int,
+    queries: int,
+    out: str | None,
+    seed: int,
+    trust_model: bool,
+    as_json: bool,
+) -> None:
+    """Measure neighbours and reconstructions, beside raw pixels and PCA."""
+    from latentdb.reader import Reader
+
+    with Reader.open(db, trust_model=trust_model) as store:
+        found = store.eval(
+            where=where, label=label, metric=metric, k=k, queries=queries, out=out, seed=seed
+        )
+    if as_json:
+        print_json(found)
+        return
+    print_evaluation(found)
+    if out is not None:
+        click.echo(out)

@@ -82,6 +82,7 @@ for command in (
     insight.sample,
     insight.cluster,
     insight.map_rows,
+    insight.evaluate,
     maintenance.info,
     maintenance.delete,
     maintenance.compact,

@@ -7,8 +7,12 @@ generation   samples, and walks along dimensions
 clusters     k-means: centres, medoids, purity
 layout       vectors as points of a plane that keep their neighbours
 map          the rows of a store as such points, which do not move
+originals    the image files behind rows
+evaluation   recall, agreement of labels, reconstructions
+fidelity     structural similarity
 agreement    how well neighbours agree in their labels
 grouping     near duplicates as groups in which everyone is near to everyone
 pictures     cells and captions of contact sheets
 atlas        the picture of a map
+charts       the bars of an evaluation
 """

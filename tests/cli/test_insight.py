@@ -57,3 +57,14 @@ def test_map(store: Path, tmp_path: Path) -> None:
     with LatentDB.open(store) as db:
         assert [point["id"] for point in found["points"]] == db.ids(where='label == "disc"')
     assert 0 < found["neighbours_kept"] <= 1
+
+
+def test_eval(store: Path, tmp_path: Path) -> None:
+    lines = run("eval", store, "-k", 5, "--out", tmp_path / "e.png").stdout.splitlines()
+    assert lines[0].startswith("use ")
+    assert lines[1] == "80 queries among 80 rows; exact scan by l2: recall@5 1.0000"
+    assert lines[-1] == str(tmp_path / "e.png")
+    found = run_json("eval", store, "--metric", "l2", "--queries", 20)
+    assert [space["name"] for space in found["spaces"]] == ["l2", "pixels", "pca"]
+    assert found["spaces"][0]["agreement"]["accuracy"]["queries"] == 20
+    assert "no metadata column" in run("eval", store, "--label", "hue", code=1).stderr
