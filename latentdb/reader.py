@@ -30,6 +30,7 @@ from latentdb.search.targets import (
     TargetLike,
     as_ids,
     combine,
+    is_composed,
     read_targets,
     resolve,
     stored_rows,
@@ -197,8 +198,8 @@ class Reader(Outputs, RowAccess):
         radius
             Only rows within this distance.
         exact
-            Compare every row.  The recall of the index was measured on queries
-            like the rows; for a mean of several it may be lower.
+            Compare every row.  A query that is composed of several targets, and one by a
+            vector, always does: the index is tuned on queries like the rows.
         exclude_self
             Leave out the rows of `target`, `like` and `unlike`.
         like, unlike
@@ -225,7 +226,14 @@ class Reader(Outputs, RowAccess):
         query = combine(examples[: len(liked)], examples[len(liked) :])
         excluded = set().union(*stored_rows(snapshot, examples)) if exclude_self else set()
         hits = self._search(
-            searcher, searcher.space.embed(*query), k, where, radius, len(excluded), exact
+            searcher,
+            searcher.space.embed(*query),
+            k,
+            where,
+            radius,
+            len(excluded),
+            exact,
+            composed=is_composed(examples),
         )
         return to_matches(snapshot, metric, hits, 0, excluded, k)
 
@@ -264,7 +272,10 @@ class Reader(Outputs, RowAccess):
             return ()
         excluded = stored_rows(snapshot, examples) if exclude_self else [set()] * len(examples)
         extra = max(map(len, excluded))
-        hits = self._search(searcher, np.concatenate(queries), k, where, radius, extra, exact)
+        composed = any(is_composed([example]) for example in examples)
+        hits = self._search(
+            searcher, np.concatenate(queries), k, where, radius, extra, exact, composed=composed
+        )
         return tuple(
             to_matches(snapshot, metric, hits, number, rows, k)
             for number, rows in enumerate(excluded)
@@ -308,8 +319,11 @@ class Reader(Outputs, RowAccess):
         ----------
         vectors
             ``[q, d]``.
-        k, where, metric, exact
+        k, where, metric
             As in `query`.
+        exact
+            Compare every row.  The recall of the index was measured on queries like the
+            rows; give it for means, differences and samples.
         z_log_var
             ``[q, d]``: of `vectors`, for metrics that compare posteriors.
 
@@ -347,8 +361,14 @@ class Reader(Outputs, RowAccess):
         radius: float | None,
         extra: int,
         exact: bool,
+        *,
+        composed: bool = False,
     ) -> Hits:
-        """The k nearest rows of each query, and `extra` ones in place of excluded rows."""
+        """The k nearest rows of each query, and `extra` ones in place of excluded rows.
+
+        Queries that are `composed` of latents are compared with every row: the index was
+        tuned on queries like the rows, and such lie between or beyond them.
+        """
         if radius is not None:
             if not (isinstance(radius, Real) and radius >= 0):
                 raise InvalidInputError(
@@ -368,7 +388,8 @@ class Reader(Outputs, RowAccess):
             raise InvalidInputError(f"k {k!r} cannot be used: give a whole number, 1 to {MAX_K:,}")
         check_total(len(queries), k)
         count = min(k + extra, max(len(searcher.snapshot), 1))
-        hits = searcher.search(queries, k=count, where=condition, exact=exact)
+        scan = exact or (composed and searcher.metric != KL)
+        hits = searcher.search(queries, k=count, where=condition, exact=scan)
         return hits if radius is None else hits.within(radius)
 
     @staticmethod

@@ -25,7 +25,11 @@ from latentdb.cli.options import db_argument, json_option, trust_option, where_o
     "needs latentdb optimize --metric centered_cosine first.",
 )
 @click.option("--radius", type=float, metavar="R", help="Only matches within this distance.")
-@click.option("--exact", is_flag=True, help="Compare every row instead of using the index.")
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Compare every row instead of using the index, as several targets and vectors do.",
+)
 @click.option(
     "--exclude-self", is_flag=True, help="Leave out TARGET and the --like and --unlike targets."
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latentdb.ann.metrics import KL
 from latentdb.store.columns import Value
 from latentdb.store.rows import Floats, Ints
 
@@ -105,18 +106,21 @@ class Matches:
     metric
         One of `latentdb.ann.metrics.METRICS`.
     exact
-        Whether every row that could match was compared; if not, the recall is
-        the one that `LatentDB.info` shows.
+        Whether every row that could match was compared.
     scanned
         Vectors that were compared.
     matches
         Nearest first; fewer than k only if no more rows can match.
+    recall
+        Share of the true neighbours that is promised, on average over queries: 1 if
+        `exact`, else the target of the index; None under kl, which promises nothing.
     """
 
     metric: str
     exact: bool
     scanned: int
     matches: tuple[Match, ...]
+    recall: float | None
 
     def __len__(self) -> int:
         return len(self.matches)
@@ -200,4 +204,12 @@ def to_matches(
             Match(rank, name, distance, path, metadata)
             for rank, (distance, (name, path, metadata)) in enumerate(facts, 1)
         ),
+        _promised_recall(snapshot, metric, hits),
     )
+
+
+def _promised_recall(snapshot: Snapshot, metric: str, hits: Hits) -> float | None:
+    if hits.exact:
+        return 1.0
+    entry = snapshot.manifest.index
+    return None if metric == KL or entry is None else entry.recall_target

@@ -210,6 +210,11 @@ def combine(near: Sequence[Target], far: Sequence[Target] = ()) -> tuple[Floats,
     return mean.astype(np.float32)[None], None
 
 
+def is_composed(examples: Sequence[Target]) -> bool:
+    """Whether a query of these may be unlike the rows: of several, or of a vector."""
+    return len(examples) > 1 or any(example.kind in ("vector", "npy") for example in examples)
+
+
 def _mean(targets: Sequence[Target]) -> NDArray[np.float64]:
     vectors = np.stack([target.vector for target in targets]).astype(np.float64)
     return np.asarray(vectors.mean(axis=0))

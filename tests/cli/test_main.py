@@ -24,7 +24,7 @@ def test_train_index_query_decode(tmp_path: Path, images: Path) -> None:
     assert (done["added"], done["bad"]) == (80, [])
     assert "80 unchanged (skipped)" in run("index", db, images).stdout
     answer = run_json("query", db, "disc/004.png", "-k", 2)
-    assert set(answer) == {"metric", "exact", "scanned", "matches"}
+    assert set(answer) == {"metric", "exact", "scanned", "matches", "recall"}
     assert set(answer["matches"][0]) == {"rank", "id", "distance", "path", "metadata"}
     assert answer["matches"][0]["id"] == "disc/004.png"
     assert answer["matches"][0]["metadata"] == {"label": "disc"}

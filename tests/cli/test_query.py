@@ -32,7 +32,7 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_query_is_json_of_a_fixed_shape(db: str) -> None:
     found = run_json("query", db, "r5", "-k", 3)
-    assert list(found) == ["metric", "exact", "scanned", "matches"]
+    assert list(found) == ["metric", "exact", "scanned", "matches", "recall"]
     assert (found["metric"], found["exact"], found["scanned"]) == ("l2", True, ROWS)
     assert [match["rank"] for match in found["matches"]] == [1, 2, 3]
     first = found["matches"][0]
@@ -91,7 +91,14 @@ def test_a_text_file_of_targets(db: str, tmp_path: Path) -> None:
     found = run_json("query", db, "--targets", tmp_path / "t.txt", "-k", 2)
     assert list(found) == ["queries"]
     assert [one["target"] for one in found["queries"]] == ["r5", "id:r6"]
-    assert list(found["queries"][0]) == ["target", "metric", "exact", "scanned", "matches"]
+    assert list(found["queries"][0]) == [
+        "target",
+        "metric",
+        "exact",
+        "scanned",
+        "matches",
+        "recall",
+    ]
     for answer, name in zip(found["queries"], ("r5", "r6"), strict=True):
         alone = run_json("query", db, name, "-k", 2)
         assert {key: value for key, value in answer.items() if key != "target"} == alone

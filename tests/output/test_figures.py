@@ -91,7 +91,7 @@ def test_one_picture_has_at_most_2_gib_of_pixels(store: Path, tmp_path: Path) ->
             db.write(vectors, tmp_path / "a.png")
         with pytest.raises(InvalidInputError, match=message):
             db.decode_to(["disc/000.png"] * (most + 1), tmp_path / "a.png")
-        found: Any = Matches("l2", True, 0, (None,) * 99_998)  # type: ignore[arg-type]
+        found: Any = Matches("l2", True, 0, (None,) * 99_998, 1.0)  # type: ignore[arg-type]
         with pytest.raises(InvalidInputError, match="100,000 images of 16x16"):
             write_query(db.codec, found, None, found, vectors, tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
