@@ -17,6 +17,7 @@ from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from latentdb.base.outputs import Output
     from latentdb.base.progress import Report
     from latentdb.images.pixel_range import Pixels
     from latentdb.images.render import Cell
@@ -40,7 +41,8 @@ _HISTOGRAM_ROWS = 100_000
 class Analysis(ABC):
     """The calls of `Reader` that describe a latent space instead of searching it.
 
-    Each has a command of the same name; `out` and `sheet` name pictures.
+    Each has a command of the same name; `out` and `sheet` name pictures, and `overwrite`
+    replaces one that exists.
     """
 
     @abstractmethod
@@ -61,13 +63,28 @@ class Analysis(ABC):
     def _has_decoder(self, snapshot: Snapshot) -> bool:
         return snapshot.manifest.model is not None and self.codec.has_decoder
 
+    def _output(
+        self, out: PathLike, *, overwrite: bool, snapshot: Snapshot | None = None
+    ) -> Output:
+        """Where to write: replaces a file only if asked to, and never an image of the store."""
+        from latentdb.base.outputs import Output
+        from latentdb.output.originals import Originals
+
+        originals = Originals(snapshot or self._snapshot())
+        return Output(os.fspath(out), overwrite, originals.find)
+
     def _decode_grid(self, latents: Floats) -> Pixels:
         """Images of latents ``[m, s, d]``, uint8 ``[m, s, height, width, channels]``."""
         images = self.codec.decode(latents.reshape(-1, latents.shape[-1]))
         return images.reshape(*latents.shape[:2], *images.shape[1:])
 
     def diagnose(
-        self, *, where: str | None = None, out: PathLike | None = None, seed: int = 0
+        self,
+        *,
+        where: str | None = None,
+        out: PathLike | None = None,
+        overwrite: bool = False,
+        seed: int = 0,
     ) -> Diagnosis:
         """Find out which dimensions carry something, and whether the posterior collapsed.
 
@@ -88,8 +105,7 @@ class Analysis(ABC):
         """
         from latentdb.insight.diagnosis import diagnose
 
-        if out is not None:
-            self._check_picture(out)
+        out = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
         rows = self._rows(snapshot, where)
         decode = self.codec.decode if self._has_decoder(snapshot) else None
@@ -98,11 +114,16 @@ class Analysis(ABC):
             self._draw_diagnosis(snapshot, rows, found, posteriors, out, seed)
         return found
 
-    @staticmethod
-    def _check_picture(out: PathLike) -> None:
+    def _picture(self, out: PathLike | None, *, overwrite: bool) -> Output | None:
+        """Where to write a picture, refused before the work is done."""
         from latentdb.images.render import picture_format
 
-        picture_format(out)  # refuse a suffix before the work is done
+        if out is None:
+            return None
+        picture_format(out)
+        output = self._output(out, overwrite=overwrite)
+        output.check()
+        return output
 
     def _draw_diagnosis(
         self,
@@ -149,6 +170,7 @@ class Analysis(ABC):
         high: float = 3.0,
         steps: int = 9,
         out: PathLike | None = None,
+        overwrite: bool = False,
         seed: int = 0,
     ) -> Traversal:
         """Walk from a latent along dimensions of its space.
@@ -180,8 +202,7 @@ class Analysis(ABC):
         from latentdb.insight.blocks import posterior_blocks
         from latentdb.insight.posterior import statistics
 
-        if out is not None:
-            self._check_picture(out)
+        out = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
         rows = self._rows(snapshot, None)
         posteriors = statistics(posterior_blocks(snapshot, rows), snapshot.dim)
@@ -231,6 +252,7 @@ class Analysis(ABC):
         source: str = "prior",
         where: str | None = None,
         out: PathLike | None = None,
+        overwrite: bool = False,
         seed: int = 0,
     ) -> Sample:
         """Draw random latents, to see what the decoder makes of them.
@@ -258,6 +280,11 @@ class Analysis(ABC):
         from latentdb.insight.blocks import posterior_blocks
 
         generation.check_sampling(n, source)
+        if out is not None and not os.fspath(out).lower().endswith(".npy"):
+            out = self._picture(out, overwrite=overwrite)
+        elif out is not None:
+            out = self._output(out, overwrite=overwrite)
+            out.check()
         if where is not None and source != generation.AGGREGATE:
             raise InvalidInputError("an expression selects the rows of source 'aggregate' only")
         snapshot = self._snapshot()
@@ -276,7 +303,6 @@ class Analysis(ABC):
         if os.fspath(out).lower().endswith(".npy"):
             write_vectors(drawn.latents, out)
             return
-        self._check_picture(out)
         check_count(len(drawn.latents), self.codec.config.preprocessing.shape)
         write_images(self.codec.decode(drawn.latents), out)
 
@@ -290,6 +316,7 @@ class Analysis(ABC):
         metric: str = L2,
         label: str | None = None,
         out: PathLike | None = None,
+        overwrite: bool = False,
         seed: int = 0,
     ) -> Clustering:
         """Group rows into n clusters by k-means.
@@ -315,8 +342,7 @@ class Analysis(ABC):
         """
         from latentdb.insight.clusters import cluster
 
-        if out is not None:
-            self._check_picture(out)
+        out = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
         found = cluster(
             snapshot,
@@ -377,6 +403,7 @@ class Analysis(ABC):
         metric: str = L2,
         color: str | None = None,
         out: PathLike | None = None,
+        overwrite: bool = False,
         renew: bool = False,
         seed: int = 0,
         report: Report | None = None,
@@ -411,8 +438,7 @@ class Analysis(ABC):
         from latentdb.base.progress import Progress
         from latentdb.insight.map import make_map
 
-        if out is not None:
-            self._check_picture(out)
+        out = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
         label = self._label(snapshot, color)
         check_column(snapshot, label)

@@ -30,6 +30,7 @@ class Inspection(Analysis):
         k: int = 10,
         queries: int = 2_000,
         out: PathLike | None = None,
+        overwrite: bool = False,
         seed: int = 0,
     ) -> Evaluation:
         """Measure recall, how well neighbours agree in their labels, and reconstructions.
@@ -51,6 +52,8 @@ class Inspection(Analysis):
             Most queries.
         out
             A picture: the scores as bars.
+        overwrite
+            Replace a picture that exists.
 
         Raises
         ------
@@ -67,8 +70,7 @@ class Inspection(Analysis):
                 f"metric {metric!r} has no index: use {', '.join(INDEXED_METRICS)}"
             )
         metrics = INDEXED_METRICS if metric is None else (metric,)
-        if out is not None:
-            self._check_picture(out)
+        out = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
         entry = snapshot.manifest.index
         indexed = INDEXED_METRICS[0] if entry is None else entry.metric

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from latentdb.inspection import Inspection
 
 if TYPE_CHECKING:
     from latentdb.base.progress import Report
+    from latentdb.output.sinks import Decoded
     from latentdb.search.results import Matches
     from latentdb.search.targets import TargetLike
     from latentdb.store.rows import Floats
@@ -30,22 +32,30 @@ class Outputs(Inspection):
     @abstractmethod
     def _check_model(self, model: ModelLike | None) -> None: ...
 
-    def write(self, latents: Floats, out: PathLike) -> None:
+    def write(self, latents: Floats, out: PathLike, *, overwrite: bool = False) -> None:
         """Write latents, float32 ``[d]`` or ``[n, d]``, to a file by its ending.
 
         ``.npy``: the vectors themselves.  ``.gif``: an animation.  Another image
         ending: one decoded image pixel for pixel, or several in a row.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If the file exists, unless `overwrite` is set; if it is the image of a row, or
+            in the store, in any case.
         """
         from latentdb.images.render import picture_format
         from latentdb.output.figures import check_count, write_images, write_vectors
 
+        output = self._output(out, overwrite=overwrite)
+        output.check()
         if Path(out).suffix.lower() == ".npy":
-            write_vectors(latents, out)
+            write_vectors(latents, output)
         else:
             picture_format(out)  # refuse a suffix before the images are decoded
             check_count(np.atleast_2d(latents).shape[0], self.codec.config.preprocessing.shape)
             rows = as_latents(np.atleast_2d(latents), self._snapshot().dim, "latents")
-            write_images(self.codec.decode(rows), out)
+            write_images(self.codec.decode(rows), output)
 
     def decode_to(
         self,
@@ -55,10 +65,11 @@ class Outputs(Inspection):
         where: str | None = None,
         format: str | None = None,
         sheet: PathLike | None = None,
+        overwrite: bool = False,
         model: ModelLike | None = None,
         report: Report | None = None,
-    ) -> tuple[str, ...]:
-        """Decode targets, or all rows, to files; memory does not grow with their number.
+    ) -> Decoded:
+        """Decode targets, or all rows, to files; memory holds their names, not the images.
 
         Parameters
         ----------
@@ -75,6 +86,8 @@ class Outputs(Inspection):
         sheet
             Also, or instead of `out`: contact sheets of up to 120 images with their
             ids, numbered if there are several.
+        overwrite
+            Replace files that exist; never the image of a row, or a file of the store.
         model
             As in `decode`.
         report
@@ -82,13 +95,15 @@ class Outputs(Inspection):
 
         Returns
         -------
-        tuple of str
-            The files written.
+        Decoded
+            The files written: a sequence of paths; in a folder, with their ids.
 
         Raises
         ------
         InvalidInputError
             If `out` and `format` do not fit each other, or neither `out` nor `sheet` is given.
+        AlreadyExistsError
+            If a file exists; nothing is written then.
         StoreError
             If a file cannot be written.
         """
@@ -102,16 +117,26 @@ class Outputs(Inspection):
             raise InvalidInputError("nothing to write: give out, sheet, or both")
         snapshot, codec = self._snapshot(), self.codec
         size = sinks.batch_size(codec.config)
+        others: set[str] = set()
         if targets is None:
             rows = self._rows(snapshot, where)
-            total, batches = len(rows), sinks.row_batches(snapshot, rows, size)
+            names, batches = snapshot.ids(rows), sinks.row_batches(snapshot, rows, size)
         else:
             examples = self._resolve(snapshot, targets)
-            total, batches = len(examples), sinks.target_batches(examples, size)
-        outputs = sinks.make_sinks(out, kind, sheet, total, codec.config)
-        return sinks.decode_all(codec, batches, total, outputs, report)
+            names = [example.name for example in examples]
+            batches = sinks.target_batches(examples, size)
+            others = {example.name for example in examples if example.kind != "id"}
+        out, sheet = (
+            None if path is None else self._output(path, overwrite=overwrite, snapshot=snapshot)
+            for path in (out, sheet)
+        )
+        collection = chain(sinks.stored_ids(snapshot), others)
+        outputs = sinks.make_sinks(out, kind, sheet, names, collection, codec.config)
+        return sinks.decode_all(codec, batches, len(names), outputs, report)
 
-    def sheet(self, target: TargetLike, matches: Matches, out: PathLike) -> None:
+    def sheet(
+        self, target: TargetLike, matches: Matches, out: PathLike, *, overwrite: bool = False
+    ) -> None:
         """Draw a query: the image, its reconstruction, then the matches with distances.
 
         An image whose file cannot be read is decoded from its latent instead, and
@@ -120,6 +145,8 @@ class Outputs(Inspection):
         from latentdb.output.figures import write_query
 
         snapshot = self._snapshot()
+        out = self._output(out, overwrite=overwrite, snapshot=snapshot)
+        out.check()
         (example,) = self._resolve(snapshot, [target])
         path = example.name if example.kind == "file" else None
         if example.kind == "id":
@@ -127,11 +154,19 @@ class Outputs(Inspection):
         latents = snapshot.vectors(snapshot.find([match.id for match in matches]))
         write_query(self.codec, example, path, matches, latents, out)
 
-    def export(self, out: PathLike, *, where: str | None = None, excel_safe: bool = False) -> int:
+    def export(
+        self,
+        out: PathLike,
+        *,
+        where: str | None = None,
+        excel_safe: bool = False,
+        overwrite: bool = False,
+    ) -> int:
         """Write rows to a file, and give their number: see `latentdb.exchange.exporting.export`."""
         from latentdb.exchange.exporting import export
 
         snapshot = self._snapshot()
         rows = self._rows(snapshot, where)
+        out = self._output(out, overwrite=overwrite, snapshot=snapshot)
         export(snapshot, rows, out, excel_safe=excel_safe)
         return len(rows)

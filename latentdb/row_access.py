@@ -22,6 +22,7 @@ from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from latentdb.base.outputs import Output
     from latentdb.model.codec import Codec
 
 PathLike = str | os.PathLike[str]
@@ -195,6 +196,9 @@ class RowAccess(ABC):
     @abstractmethod
     def _snapshot(self) -> Snapshot: ...
 
+    @abstractmethod
+    def _picture(self, out: PathLike | None, *, overwrite: bool) -> Output | None: ...
+
     @property
     @abstractmethod
     def codec(self) -> Codec:
@@ -270,7 +274,9 @@ class RowAccess(ABC):
         """Number of rows, or of those for which an expression is true."""
         return len(self.rows(where=where))
 
-    def show(self, name: IdLike, *, out: PathLike | None = None) -> RowDetails:
+    def show(
+        self, name: IdLike, *, out: PathLike | None = None, overwrite: bool = False
+    ) -> RowDetails:
         """What there is to know of one row.
 
         Parameters
@@ -279,12 +285,15 @@ class RowAccess(ABC):
             Its id.
         out
             A picture of the image beside its reconstruction.
+        overwrite
+            Replace a picture that exists.
 
         Raises
         ------
         IdNotFoundError
             If there is no such id.
         """
+        out = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
         (number,) = snapshot.find(as_ids([name]))
         row = _read(snapshot, np.array([number]))[0]

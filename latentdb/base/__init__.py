@@ -2,6 +2,7 @@
 
 errors      every exception latentdb raises
 files       durable writes, verified reads
+outputs     files that a user asked for, which replace no others
 hdf5        arrays and text of HDF5 files that are not trusted
 validate    checks of vectors and ids that come from a caller
 progress    what a long run reports

@@ -14,10 +14,9 @@ import resource
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 import xxhash
 
@@ -121,7 +120,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
 def write_new(path: Path, data: bytes | memoryview) -> None:
@@ -143,7 +142,7 @@ def _write_new(path: Path, data: bytes | memoryview, *, follow: bool) -> None:
             descriptor = os.open(path.name, flags, 0o644, dir_fd=folder)
             try:
                 try:
-                    _write_all(descriptor, data)
+                    write_all(descriptor, data)
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
@@ -153,11 +152,11 @@ def _write_new(path: Path, data: bytes | memoryview, *, follow: bool) -> None:
                 raise
     except NotFoundError:
         missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        raise _unwritable(path, missing) from missing
+        raise unwritable(path, missing) from missing
     except StoreError:
         raise
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def replace_atomically(path: Path, data: bytes) -> None:
@@ -171,14 +170,14 @@ def replace_atomically(path: Path, data: bytes) -> None:
         If it cannot be written.  The old file is unchanged then, unless only the
         sync of the folder failed: after a power cut either may be found.
     """
-    _sweep(path.parent, re.escape(path.name))
-    temporary = _temporary(path)
+    sweep(path.parent, re.escape(path.name))
+    temporary = temporary_path(path)
     _write_new(temporary, data, follow=True)
     try:
         os.rename(temporary, path)
     except OSError as error:
         try_remove(temporary)
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     sync_folder(path.parent)
 
 
@@ -205,80 +204,7 @@ def try_remove(path: Path) -> None:
         return
 
 
-# --- writing what a user asked for -----------------------------------------------------
-
-
-def write_output(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file as `replace_atomically` does, and make its folder.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written.
-    """
-    replace_atomically(_output_path(path), data)
-
-
-@contextmanager
-def open_output(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Write a file piece by piece; leaving the context replaces an old one atomically.
-
-    The file may be read back while it is written.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written; an old file is unchanged then.
-    """
-    target = _output_path(path)
-    _sweep(target.parent, re.escape(target.name))
-    temporary = _temporary(target)
-    try:
-        with open(temporary, "x+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, target)
-    except BaseException as error:
-        try_remove(temporary)
-        if isinstance(error, OSError) and not isinstance(error, LatentDBError):
-            raise _unwritable(target, error) from error
-        raise
-    sync_folder(target.parent)
-
-
-def write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> None:
-    """Write a folder of files and sync it; it appears whole, or not at all.
-
-    Parameters
-    ----------
-    path
-        Does not exist, or is an empty folder; its parents are made.
-    files
-        By name.  A killed run leaves the first ones in a folder of another name
-        (`is_temporary`), which the next run to the same path deletes.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written.
-    """
-    target = _output_path(path)
-    _sweep(target.parent, re.escape(target.name))
-    temporary = _temporary(target)
-    try:
-        os.mkdir(temporary)
-        for name, data in files.items():
-            write_new(temporary / name, data)
-        sync_folder(temporary)
-        os.rename(temporary, target)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        cause = error.__cause__ if isinstance(error, StoreError) else error
-        if isinstance(cause, OSError):
-            raise _unwritable(target, cause) from error
-        raise
-    sync_folder(target.parent)
+# --- temporary names ---------------------------------------------------------------------
 
 
 def is_temporary(path: Path) -> bool:
@@ -286,66 +212,12 @@ def is_temporary(path: Path) -> bool:
     return re.fullmatch(rf"\..+{_TEMPORARY}", path.name) is not None
 
 
-def write_unsynced(path: str, data: bytes) -> None:
-    """Write one of many files into an existing folder: atomically, but not synced.
-
-    A sync takes longer than decoding the image again.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written.
-    """
-    temporary = _temporary(Path(path))
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o644)
-        try:
-            _write_all(descriptor, data)
-        finally:
-            os.close(descriptor)
-        os.rename(temporary, path)
-    except OSError as error:
-        try_remove(temporary)
-        raise _unwritable(Path(path), error) from error
-
-
-def make_output_folder(path: str | os.PathLike[str], suffix: str) -> None:
-    """Make a folder of files with a suffix, and its parents, unless they exist.
-
-    Temporary files that a killed run left there are deleted.
-
-    Raises
-    ------
-    StoreError
-        If the system cannot.
-    """
-    _make_parents(Path(path).absolute(), Path(path).absolute())
-    _sweep(Path(path), ".*" + re.escape(suffix))
-
-
-def _output_path(path: str | os.PathLike[str]) -> Path:
-    """The absolute path of an output file, whose folder is made."""
-    target = Path(path).absolute()
-    _make_parents(target, target.parent)
-    return target
-
-
-def _make_parents(target: Path, folder: Path) -> None:
-    if "\0" in str(target):
-        raise StoreError(f"{str(target)!r} cannot be written: it has a null character")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(target, error) from error
-
-
-def _temporary(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """A new name beside a file; no other thread or process has it."""
     return path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
 
 
-def _sweep(folder: Path, names: str) -> None:
+def sweep(folder: Path, names: str) -> None:
     """Delete the temporary files, of names that match a pattern, that killed processes left."""
     form = re.compile(rf"\.{names}{_TEMPORARY}")
     try:
@@ -375,7 +247,8 @@ def _is_abandoned(path: Path, process: int) -> bool:
         return False
 
 
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all bytes to a descriptor."""
     rest = memoryview(data)
     while rest:  # a write may be short
         rest = rest[os.write(descriptor, rest) :]
@@ -530,7 +403,8 @@ def _keep_descriptors_free(descriptor: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _unwritable(path: Path, error: OSError) -> StoreError:
+def unwritable(path: Path, error: OSError) -> StoreError:
+    """The error of a path that the system cannot write."""
     return StoreError(f"{path} cannot be written: {os_reason(error)}")
 
 

@@ -10,6 +10,7 @@ from latentdb.cli.console import print_json, print_matches, print_paths, progres
 from latentdb.cli.options import (
     Weights,
     db_argument,
+    force_option,
     json_option,
     method_option,
     quiet_option,
@@ -42,6 +43,7 @@ from latentdb.cli.options import (
 @click.option(
     "--model", type=click.Path(), help="Fail if the store was made with another model than this."
 )
+@force_option
 @trust_option
 @json_option
 @quiet_option
@@ -65,9 +67,9 @@ def decode(
     with Reader.open(db, trust_model=trust_model) as store, progress(quiet) as report:
         written = store.decode_to(targets or None, where=where, report=report, **output)
     if as_json:
-        print_json({"written": written})
+        print_json(written)
     else:
-        print_paths(written)
+        print_paths(written.written)
 
 
 @click.command()
@@ -82,6 +84,7 @@ def decode(
 @method_option
 @click.option("--out", type=click.Path(), help="A picture, or .npy for the vector.")
 @click.option("--query", "k", type=int, metavar="K", help="Find the K images nearest to the blend.")
+@force_option
 @trust_option
 @json_option
 def blend(
@@ -90,6 +93,7 @@ def blend(
     weights: list[float] | None,
     method: str,
     out: str | None,
+    overwrite: bool,
     k: int | None,
     trust_model: bool,
     as_json: bool,
@@ -102,7 +106,7 @@ def blend(
     with Reader.open(db, trust_model=trust_model) as store:
         vector = store.blend(targets, weights=weights, method=method)
         if out is not None:
-            store.write(vector, out)
+            store.write(vector, out, overwrite=overwrite)
         matches = None if k is None else store.query(vector, k=k)
     if as_json:
         print_json({"vector": vector, "out": out, "matches": matches})
@@ -117,16 +121,19 @@ def blend(
 @db_argument
 @where_option
 @click.option("--out", required=True, type=click.Path(), help="A picture, or .npy for the vector.")
+@force_option
 @trust_option
 @json_option
-def average(db: str, where: str | None, out: str, trust_model: bool, as_json: bool) -> None:
+def average(
+    db: str, where: str | None, out: str, overwrite: bool, trust_model: bool, as_json: bool
+) -> None:
     """Decode the mean latent.  It is that of all rows, or of those of --where."""
     from latentdb.base.wording import counted
     from latentdb.reader import Reader
 
     with Reader.open(db, trust_model=trust_model) as store:
         mean = store.average(where=where)
-        store.write(mean.vector, out)
+        store.write(mean.vector, out, overwrite=overwrite)
     if as_json:
         print_json({"vector": mean.vector, "rows": mean.rows, "out": out})
     else:
@@ -144,10 +151,19 @@ def average(db: str, where: str | None, out: str, trust_model: bool, as_json: bo
 @click.option(
     "--out", required=True, type=click.Path(), help="A strip (.png), an animation (.gif), or .npy."
 )
+@force_option
 @trust_option
 @json_option
 def interpolate(
-    db: str, a: str, b: str, steps: int, method: str, out: str, trust_model: bool, as_json: bool
+    db: str,
+    a: str,
+    b: str,
+    steps: int,
+    method: str,
+    out: str,
+    overwrite: bool,
+    trust_model: bool,
+    as_json: bool,
 ) -> None:
     """Decode a path through latent space from A to B.  Both are a TARGET."""
     from latentdb.base.wording import counted
@@ -155,7 +171,7 @@ def interpolate(
 
     with Reader.open(db, trust_model=trust_model) as store:
         path = store.interpolate(a, b, steps=steps, method=method)
-        store.write(path, out)
+        store.write(path, out, overwrite=overwrite)
     if as_json:
         print_json({"steps": steps, "out": out})
     else:

@@ -8,7 +8,7 @@ import click
 
 from latentdb.base.wording import counted
 from latentdb.cli.console import print_json, progress
-from latentdb.cli.options import db_argument, json_option, quiet_option, where_option
+from latentdb.cli.options import db_argument, force_option, json_option, quiet_option, where_option
 
 
 @click.command()
@@ -20,8 +20,11 @@ from latentdb.cli.options import db_argument, json_option, quiet_option, where_o
     is_flag=True,
     help="For .csv: put ' before a text that a spreadsheet would run as a formula.",
 )
+@force_option
 @json_option
-def export(db: str, out: str, where: str | None, excel_safe: bool, as_json: bool) -> None:
+def export(
+    db: str, out: str, where: str | None, excel_safe: bool, overwrite: bool, as_json: bool
+) -> None:
     """Write rows to a file.
 
     OUT ends in .h5, .parquet or .csv (ids, vectors and metadata), or in .npy
@@ -30,7 +33,7 @@ def export(db: str, out: str, where: str | None, excel_safe: bool, as_json: bool
     from latentdb.reader import Reader
 
     with Reader.open(db) as store:
-        rows = store.export(out, where=where, excel_safe=excel_safe)
+        rows = store.export(out, where=where, excel_safe=excel_safe, overwrite=overwrite)
     if as_json:
         print_json({"out": out, "rows": rows, "bytes": Path(out).stat().st_size})
     else:

@@ -15,6 +15,7 @@ from latentdb.cli.console import (
 from latentdb.cli.options import (
     Range,
     db_argument,
+    force_option,
     json_option,
     quiet_option,
     trust_option,
@@ -31,16 +32,23 @@ seed_option = click.option("--seed", type=int, default=0, show_default=True, hel
     "--out", type=click.Path(), help="A picture: histograms and walks of the first 12 dimensions."
 )
 @seed_option
+@force_option
 @trust_option
 @json_option
 def diagnose(
-    db: str, where: str | None, out: str | None, seed: int, trust_model: bool, as_json: bool
+    db: str,
+    where: str | None,
+    out: str | None,
+    overwrite: bool,
+    seed: int,
+    trust_model: bool,
+    as_json: bool,
 ) -> None:
     """Show which dimensions carry something, and whether the posterior collapsed."""
     from latentdb.reader import Reader
 
     with Reader.open(db, trust_model=trust_model) as store:
-        found = store.diagnose(where=where, out=out, seed=seed)
+        found = store.diagnose(where=where, out=out, overwrite=overwrite, seed=seed)
     if as_json:
         print_json(found)
         return
@@ -71,6 +79,7 @@ def diagnose(
 @click.option("--steps", type=int, default=9, show_default=True, help="Images per dimension.")
 @click.option("--out", required=True, type=click.Path(), help="A picture; .gif for an animation.")
 @seed_option
+@force_option
 @trust_option
 @json_option
 def traverse(
@@ -80,6 +89,7 @@ def traverse(
     span: tuple[float, float],
     steps: int,
     out: str,
+    overwrite: bool,
     seed: int,
     trust_model: bool,
     as_json: bool,
@@ -91,7 +101,14 @@ def traverse(
     low, high = span
     with Reader.open(db, trust_model=trust_model) as store:
         walk = store.traverse(
-            target, dims=dims, low=low, high=high, steps=steps, out=out, seed=seed
+            target,
+            dims=dims,
+            low=low,
+            high=high,
+            steps=steps,
+            out=out,
+            overwrite=overwrite,
+            seed=seed,
         )
     if as_json:
         print_json({"dims": walk.dims, "offsets": walk.offsets, "out": out})
@@ -115,6 +132,7 @@ def traverse(
 @where_option
 @click.option("--out", required=True, type=click.Path(), help="A picture, or .npy for the vectors.")
 @seed_option
+@force_option
 @trust_option
 @json_option
 def sample(
@@ -123,6 +141,7 @@ def sample(
     source: str,
     where: str | None,
     out: str,
+    overwrite: bool,
     seed: int,
     trust_model: bool,
     as_json: bool,
@@ -132,7 +151,9 @@ def sample(
     from latentdb.reader import Reader
 
     with Reader.open(db, trust_model=trust_model) as store:
-        drawn = store.sample(count, source=source, where=where, out=out, seed=seed)
+        drawn = store.sample(
+            count, source=source, where=where, out=out, overwrite=overwrite, seed=seed
+        )
     if as_json:
         print_json({"source": drawn.source, "latents": drawn.latents, "out": out})
     else:
@@ -157,6 +178,7 @@ metric_option = click.option(
     "--out", type=click.Path(), help="A picture: decoded mean, medoid and nearest rows of each."
 )
 @seed_option
+@force_option
 @trust_option
 @json_option
 def cluster(
@@ -166,6 +188,7 @@ def cluster(
     metric: str,
     label: str | None,
     out: str | None,
+    overwrite: bool,
     seed: int,
     trust_model: bool,
     as_json: bool,
@@ -174,7 +197,9 @@ def cluster(
     from latentdb.reader import Reader
 
     with Reader.open(db, trust_model=trust_model) as store:
-        found = store.cluster(count, where=where, metric=metric, label=label, out=out, seed=seed)
+        found = store.cluster(
+            count, where=where, metric=metric, label=label, out=out, overwrite=overwrite, seed=seed
+        )
     if as_json:
         print_json({"purity": found.purity, "clusters": found.clusters, "out": out})
         return
@@ -191,6 +216,7 @@ def cluster(
 @click.option("--out", required=True, type=click.Path(), help="A picture.")
 @click.option("--renew", is_flag=True, help="Make the layout anew: all points move.")
 @seed_option
+@force_option
 @trust_option
 @json_option
 @quiet_option
@@ -200,6 +226,7 @@ def map_rows(
     metric: str,
     color: str | None,
     out: str,
+    overwrite: bool,
     renew: bool,
     seed: int,
     trust_model: bool,
@@ -216,7 +243,14 @@ def map_rows(
 
     with Reader.open(db, trust_model=trust_model) as store, progress(quiet) as report:
         found = store.map(
-            where=where, metric=metric, color=color, out=out, renew=renew, seed=seed, report=report
+            where=where,
+            metric=metric,
+            color=color,
+            out=out,
+            overwrite=overwrite,
+            renew=renew,
+            seed=seed,
+            report=report,
         )
         if as_json:
             points = zip(store.ids(found.rows), found.points.tolist(), strict=True)
@@ -245,6 +279,7 @@ def map_rows(
 @click.option("--queries", type=int, default=2_000, show_default=True, help="Most queries.")
 @click.option("--out", type=click.Path(), help="A picture: the scores as bars.")
 @seed_option
+@force_option
 @trust_option
 @json_option
 def evaluate(
@@ -255,6 +290,7 @@ def evaluate(
     k: int,
     queries: int,
     out: str | None,
+    overwrite: bool,
     seed: int,
     trust_model: bool,
     as_json: bool,
@@ -264,7 +300,14 @@ def evaluate(
 
     with Reader.open(db, trust_model=trust_model) as store:
         found = store.eval(
-            where=where, label=label, metric=metric, k=k, queries=queries, out=out, seed=seed
+            where=where,
+            label=label,
+            metric=metric,
+            k=k,
+            queries=queries,
+            out=out,
+            overwrite=overwrite,
+            seed=seed,
         )
     if as_json:
         print_json(found)

@@ -95,6 +95,9 @@ db_argument = click.argument("db", type=click.Path())
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 where_option = click.option("--where", metavar="EXPR", help="Only rows for which EXPR is true.")
+force_option = click.option(
+    "--force", "overwrite", is_flag=True, help="Replace files that exist; never an image of DB."
+)
 strict_option = click.option("--strict", is_flag=True, help="Stop at the first unreadable file.")
 trust_option = click.option(
     "--trust-model",

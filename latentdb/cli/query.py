@@ -8,7 +8,7 @@ import click
 
 from latentdb.ann.metrics import METRICS
 from latentdb.cli.console import print_json, print_matches
-from latentdb.cli.options import db_argument, json_option, trust_option, where_option
+from latentdb.cli.options import db_argument, force_option, json_option, trust_option, where_option
 
 
 @click.command()
@@ -42,6 +42,7 @@ from latentdb.cli.options import db_argument, json_option, trust_option, where_o
     help="Run a query per target: a text file with one TARGET per line, or .npy of shape [n, d].",
 )
 @click.option("--sheet", type=click.Path(), metavar="PNG", help="Draw the query and its matches.")
+@force_option
 @trust_option
 @json_option
 def query(
@@ -51,6 +52,7 @@ def query(
     unlike: tuple[str, ...],
     targets: str | None,
     sheet: str | None,
+    overwrite: bool,
     trust_model: bool,
     as_json: bool,
     **how: Any,
@@ -79,7 +81,7 @@ def query(
     with Reader.open(db, trust_model=trust_model) as store:
         matches = store.query(target, like=like, unlike=unlike, **how)
         if sheet is not None and target is not None:
-            store.sheet(target, matches, sheet)
+            store.sheet(target, matches, sheet, overwrite=overwrite)
     if as_json:
         print_json(matches)
     else:

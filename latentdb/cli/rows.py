@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from latentdb.cli.console import print_details, print_json, print_rows
-from latentdb.cli.options import db_argument, json_option, trust_option, where_option
+from latentdb.cli.options import db_argument, force_option, json_option, trust_option, where_option
 
 
 @click.command("list")
@@ -53,14 +53,17 @@ def list_rows(
 @db_argument
 @click.argument("name", metavar="ID")
 @click.option("--out", type=click.Path(), help="A picture: the image beside its reconstruction.")
+@force_option
 @trust_option
 @json_option
-def show(db: str, name: str, out: str | None, trust_model: bool, as_json: bool) -> None:
+def show(
+    db: str, name: str, out: str | None, overwrite: bool, trust_model: bool, as_json: bool
+) -> None:
     """Show what there is to know of one row."""
     from latentdb.reader import Reader
 
     with Reader.open(db, trust_model=trust_model) as store:
-        details = store.show(name, out=out)
+        details = store.show(name, out=out, overwrite=overwrite)
     if as_json:
         print_json(details)
         return

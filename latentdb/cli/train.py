@@ -123,8 +123,9 @@ def train(images: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) 
 @click.command()
 @click.argument("model", type=click.Path())
 @click.option("--plot", type=click.Path(), metavar="PNG", help="Draw the layers into PNG.")
+@click.option("--force", "overwrite", is_flag=True, help="Replace PNG if it exists.")
 @json_option
-def model(model: str, plot: str | None, as_json: bool) -> None:
+def model(model: str, plot: str | None, overwrite: bool, as_json: bool) -> None:
     """Print the layers of a model.  MODEL is a model folder, or a .keras or .h5 file."""
     from latentdb.cli.console import print_json, print_notes
     from latentdb.stored_model import load_model
@@ -132,7 +133,7 @@ def model(model: str, plot: str | None, as_json: bool) -> None:
     codec = load_model(model)
     print_notes(codec)
     if plot is not None:
-        codec.plot(plot)
+        codec.plot(plot, overwrite=overwrite)
     if as_json:
         print_json({**vars(codec.config), "plot": plot})
     else:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from latentdb.base.errors import InvalidInputError, StoreError
-from latentdb.base.files import as_path, open_output
+from latentdb.base.files import as_path
+from latentdb.base.outputs import open_output
 from latentdb.exchange import arrow, csv, hdf5, npy, parquet
 from latentdb.exchange.row_writer import RowWriter
 from latentdb.store.rows import Ints
@@ -42,7 +43,7 @@ def export(
     rows
         Row numbers, in the order wanted.
     out
-        Ends in one of `FORMATS`; an existing file is replaced.
+        Ends in one of `FORMATS`; an existing file is replaced if it is an `Output` that says so.
     excel_safe
         For ``.csv``: put ``'`` before a text that begins with ``= + - @``, a tab or a
         carriage return, which spreadsheets run as a formula.
@@ -76,7 +77,7 @@ def export(
     if target.suffix == ".csv":
         csv.check_keys(snapshot.manifest.columns)
     try:
-        with open_output(target) as file:
+        with open_output(out) as file:
             _check_room(snapshot, rows, target)
             writer(snapshot, rows, file)
             return file.seek(0, os.SEEK_END)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from latentdb.base.errors import InvalidInputError
-from latentdb.base.files import write_output
+from latentdb.base.outputs import write_output
 from latentdb.images import jpeg
 from latentdb.images.decode import to_pil
 from latentdb.images.pixel_range import Pixels

@@ -11,7 +11,7 @@ import xxhash
 
 from latentdb.ann.exact import chunk_rows, fits_float32
 from latentdb.base.errors import InvalidInputError, LatentDBError, NotFoundError
-from latentdb.base.files import read_limited, write_output
+from latentdb.base.files import read_limited, replace_atomically
 from latentdb.insight.blocks import sample_rows
 from latentdb.insight.layout import Report, lay_out, neighbours_kept, place
 from latentdb.search.embedded_rows import EmbeddedRows
@@ -143,7 +143,7 @@ def _write(path: Path, made_of: str, landmarks: Landmarks) -> None:
         return
     try:
         path.parent.mkdir(exist_ok=True)
-        write_output(path, json.dumps(head).encode() + b"\n" + data)
+        replace_atomically(path, json.dumps(head).encode() + b"\n" + data)
     except (OSError, LatentDBError):
         return
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError, ModelError, NotFoundError
 from latentdb.base.files import is_temporary
+from latentdb.base.outputs import Output
 from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import PixelRange, parse_pixel_range
 from latentdb.kerasfile.canonical import output_count
@@ -531,18 +532,22 @@ class Codec:
         """
         return summaries(*self._keras_models())
 
-    def plot(self, path: str | os.PathLike[str]) -> None:
+    def plot(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Draw the encoder and the decoder as one graph, as ``keras.utils.plot_model`` does.
 
         Raises
         ------
+        AlreadyExistsError
+            If the file exists, unless `overwrite` is set.
         MissingExtraError
             Without pydot.
         ModelError
             Without graphviz's program ``dot``, or if the model is no Keras model.
         """
+        output = Output(os.fspath(path), overwrite)
+        output.check()
         check_plot()
-        plot(*self._keras_models(), path)
+        plot(*self._keras_models(), output)
 
     def _keras_models(self) -> tuple[Any, Any]:
         if self.config.format != KERAS:

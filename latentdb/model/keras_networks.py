@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import MissingExtraError, ModelError
+from latentdb.base.outputs import write_output
 from latentdb.kerasfile.runtime import load_keras
 
 Floats = NDArray[np.float32]
@@ -76,11 +79,14 @@ def plot(encoder: Any, decoder: Any, path: str | os.PathLike[str]) -> None:
         outputs = list(encoder.outputs)
         latent = outputs[-1] if len(outputs) == 3 else outputs[0]
         model = keras.Model(encoder.inputs, decoder(latent), name="vae")
-    keras.utils.plot_model(
-        model,
-        to_file=os.fspath(path),
-        show_shapes=True,
-        show_layer_names=True,
-        expand_nested=True,
-        dpi=96,
-    )
+    with TemporaryDirectory() as folder:
+        drawn = Path(folder, "model").with_suffix(Path(path).suffix)
+        keras.utils.plot_model(
+            model,
+            to_file=os.fspath(drawn),
+            show_shapes=True,
+            show_layer_names=True,
+            expand_nested=True,
+            dpi=96,
+        )
+        write_output(path, drawn.read_bytes())

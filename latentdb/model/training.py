@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.cores import core_count
-from latentdb.base.errors import AlreadyExistsError, ImageError, InvalidInputError
-from latentdb.base.files import write_folder
+from latentdb.base.errors import ImageError, InvalidInputError
+from latentdb.base.outputs import check_new_folder, write_folder
 from latentdb.base.progress import Progress, Report
 from latentdb.base.wording import counted
 from latentdb.images.decode import Preprocessing, probe, read_image
@@ -200,14 +200,13 @@ def train_model(
         If there are too few images or an option is invalid.
     """
     target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise AlreadyExistsError(f"{target} exists: give --out another path, or remove it first")
     _check_choices(arch, preset)
     if epochs is None and minutes is None and arch == "conv":
         minutes = MINUTES
     epochs = _EPOCHS[arch] if epochs is None else epochs
     _check_options(epochs, minutes, validation, batch or 1, beta or 0, patience)
     random = np.random.default_rng(seed)
+    check_new_folder(target)  # training takes minutes
     files, bad, found = _sample(sources, random, report)
     spec = _preprocessing(files, image_size, channels, resize, background)
     files = files[: max(MIN_IMAGES, MAX_BYTES // int(np.prod(spec.shape)))]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from latentdb.base.errors import ImageError, InvalidInputError
-from latentdb.base.files import write_output
+from latentdb.base.outputs import write_output
 from latentdb.images.decode import read_image
 from latentdb.images.pixel_range import Pixels
 from latentdb.images.render import (

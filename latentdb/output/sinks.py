@@ -6,13 +6,15 @@ contact sheets.  Memory does not grow with the number of latents.
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Protocol, TypeAlias
@@ -21,7 +23,14 @@ import numpy as np
 
 from latentdb.base.cores import core_count
 from latentdb.base.errors import InvalidInputError
-from latentdb.base.files import make_output_folder, open_output, write_unsynced
+from latentdb.base.outputs import (
+    Output,
+    as_output,
+    make_output_folder,
+    open_output,
+    write_output,
+    write_unsynced,
+)
 from latentdb.base.progress import Progress, Report
 from latentdb.images.pixel_range import Pixels
 from latentdb.images.render import (
@@ -36,6 +45,7 @@ from latentdb.images.render import (
 from latentdb.model.codec import BATCH, Codec
 from latentdb.model.config import ModelConfig
 from latentdb.output.figures import check_count, write_images
+from latentdb.output.file_names import FileNames
 from latentdb.search.targets import Target
 from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
@@ -43,11 +53,12 @@ from latentdb.store.snapshot import Snapshot
 PathLike = str | os.PathLike[str]
 NamedLatents: TypeAlias = tuple[Sequence[str], Floats]  # names, and float32 [n, d]
 Task: TypeAlias = Callable[[], object]
+MANIFEST_FILE = "manifest.csv"
+_MANIFEST_HEADER = ("id", "file")
 FORMATS = ("png", "jpeg", "webp", "npy")
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _TASK_IMAGES = 32  # files written by one task
 _PENDING_TASKS = 4  # per thread, before the decoder has to wait
-_NAME_BYTES = 200  # of a file name, without suffix and number; file systems allow 255
 _COLUMNS, _LINES = 10, 12  # of one contact sheet
 _SHEET_VALUES = 24 << 20  # uint8 values of the images on one contact sheet
 _BATCH_BYTES = 32 << 20  # of uint8 pixels; the decoder returns float32, four times as many
@@ -56,6 +67,39 @@ _BATCH_BYTES = 32 << 20  # of uint8 pixels; the decoder returns float32, four ti
 def batch_size(config: ModelConfig) -> int:
     """How many latents to decode at a time."""
     return max(1, min(BATCH, _BATCH_BYTES // math.prod(config.preprocessing.shape)))
+
+
+@dataclass(frozen=True)
+class DecodedFile:
+    """An image in a folder: the id it was decoded from, and its file."""
+
+    id: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The files that a call wrote: a sequence of their paths.
+
+    Attributes
+    ----------
+    written
+        The files, in order.
+    files
+        Of those in a folder: which id each one is of.
+    """
+
+    written: tuple[str, ...]
+    files: tuple[DecodedFile, ...]
+
+    def __len__(self) -> int:
+        return len(self.written)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.written)
+
+    def __getitem__(self, position: int) -> str:
+        return self.written[position]
 
 
 class Sink(Protocol):
@@ -81,7 +125,7 @@ def decode_all(
     total: int,
     sinks: Sequence[Sink],
     report: Report | None = None,
-) -> tuple[str, ...]:
+) -> Decoded:
     """Decode latents batch by batch into sinks.
 
     Parameters
@@ -99,7 +143,7 @@ def decode_all(
 
     Returns
     -------
-    tuple of str
+    Decoded
         The files written.
     """
     done = 0
@@ -118,7 +162,8 @@ def decode_all(
         for sink in sinks:
             for task in sink.flush():
                 submit(task)
-    return tuple(path for sink in sinks for path in sink.written)
+    files = (file for sink in sinks if isinstance(sink, FolderSink) for file in sink.files)
+    return Decoded(tuple(path for sink in sinks for path in sink.written), tuple(files))
 
 
 @contextmanager
@@ -197,10 +242,16 @@ def target_batches(targets: Sequence[Target], size: int) -> Iterator[NamedLatent
         yield [target.name for target in part], np.stack([target.vector for target in part])
 
 
+def stored_ids(snapshot: Snapshot) -> Iterator[str]:
+    """All ids of a store; they are read when the first is asked for."""
+    yield from snapshot.ids(snapshot.live_rows())
+
+
 class PictureSink:
     """One picture: the image itself, several as rows of a sheet, or an animated GIF."""
 
     def __init__(self, path: PathLike) -> None:
+        as_output(path).check()
         self._path = path
         self._images: list[Pixels] = []
         self.written = [os.fspath(path)]
@@ -218,10 +269,9 @@ class PictureSink:
 
 
 class FolderSink:
-    """A folder with one file per image, named after its id.
+    """A folder with one file per image, named after its id: see `FileNames`.
 
-    Characters that are not safe in a file name become ``_``; a name that was used
-    before gets a number.
+    ``manifest.csv`` says which file is of which id; files of earlier runs stay listed.
 
     Parameters
     ----------
@@ -229,43 +279,85 @@ class FolderSink:
         Made if it does not exist.
     format
         ``"png"``, ``"jpeg"`` or ``"webp"``.
+    names
+        Ids of all images, in the order in which they are written.
+    collection
+        Ids whose files must not be the same; those of `names` by default.
+
+    Raises
+    ------
+    AlreadyExistsError
+        If a file exists, unless `path` is an `Output` that says otherwise.
     """
 
-    def __init__(self, path: PathLike, format: str = "png") -> None:
-        self._path = os.fspath(path)
+    def __init__(
+        self,
+        path: PathLike,
+        format: str,
+        names: Sequence[str],
+        collection: Iterable[str] | None = None,
+    ) -> None:
+        self._output = as_output(path)
         self._format = format
-        self._used: set[str] = set()
-        self.written: list[str] = []
+        naming = FileNames(
+            _SUFFIXES[format], dict.fromkeys(names) if collection is None else collection
+        )
+        self._names = naming.paths(names)
+        self.written = [os.path.join(path, name) for name in self._names]
+        self.files = list(map(DecodedFile, names, self.written))
+        self._output.check(self.written)
+        self._manifest = os.path.join(path, MANIFEST_FILE)
+        if read_manifest(self._manifest) is None:  # it is another file of that name
+            self._output.check([self._manifest])
+        self._done = 0
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        make_output_folder(self._path, _SUFFIXES[self._format])
+        make_output_folder(self._output, _SUFFIXES[self._format], self._names)
         yield
+        self._write_manifest()
 
     def write(self, names: Sequence[str], images: Pixels) -> Iterable[Task]:
-        paths = [self._unique_path(name) for name in names]
-        self.written += paths
+        paths = self.written[self._done : self._done + len(names)]
+        self._done += len(names)
         for start in range(0, len(paths), _TASK_IMAGES):
             part = slice(start, start + _TASK_IMAGES)
-            yield partial(_write_files, paths[part], images[part], self._format)
+            yield partial(
+                _write_files, paths[part], images[part], self._format, self._output.overwrite
+            )
 
     def flush(self) -> Iterable[Task]:
         return ()
 
-    def _unique_path(self, name: str) -> str:
-        stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(name)[0]).lstrip(".") or "image"
-        stem = stem.encode()[-_NAME_BYTES:].decode(errors="ignore")  # ids differ at their ends
-        unique, number = stem, 1
-        while unique in self._used:
-            number += 1
-            unique = f"{stem}-{number}"
-        self._used.add(unique)
-        return os.path.join(self._path, unique + _SUFFIXES[self._format])
+    def _write_manifest(self) -> None:
+        of_file = read_manifest(self._manifest) or {}
+        for file, name in zip(self.files, self._names, strict=True):
+            of_file[name] = file.id
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_MANIFEST_HEADER)
+        writer.writerows((name, file) for file, name in of_file.items())
+        data = text.getvalue().encode(errors="backslashreplace")
+        write_output(Output(self._manifest, overwrite=True), data)
 
 
-def _write_files(paths: Sequence[str], images: Pixels, format: str) -> None:
+def read_manifest(path: PathLike) -> dict[str, str] | None:
+    """The id of each file in a folder of decoded images; None if another has made that file."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = [tuple(row) for row in csv.reader(file)]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, csv.Error):
+        return None
+    if rows[:1] != [_MANIFEST_HEADER] or any(len(row) != len(_MANIFEST_HEADER) for row in rows):
+        return None
+    return {file: name for name, file in rows[1:]}
+
+
+def _write_files(paths: Sequence[str], images: Pixels, format: str, overwrite: bool) -> None:
     for path, pixels in zip(paths, images, strict=True):
-        write_unsynced(path, encode_pixels(pixels, format))
+        write_unsynced(path, encode_pixels(pixels, format), overwrite=overwrite)
 
 
 class NpySink:
@@ -283,6 +375,7 @@ class NpySink:
     """
 
     def __init__(self, path: PathLike, total: int, config: ModelConfig) -> None:
+        as_output(path).check()
         self._path = path
         self._shape = (total, *config.preprocessing.shape)
         self._file: IO[bytes] | None = None
@@ -318,12 +411,14 @@ class SheetSink:
 
     def __init__(self, path: PathLike, total: int, config: ModelConfig) -> None:
         picture_format(path)
-        self._path = Path(path)
+        self._output = as_output(path)
         fitting = _SHEET_VALUES // math.prod(config.preprocessing.shape)
         self._cells = max(1, min(_COLUMNS * _LINES, fitting))
         self._columns = max(1, min(_COLUMNS, math.isqrt(self._cells)))
         self._sheets = max(1, -(-total // self._cells))
         self._pending: list[Cell] = []
+        self._paths = [self._page(number) for number in range(self._sheets)]
+        self._output.check(self._paths)
         self.written: list[str] = []
 
     def open(self) -> AbstractContextManager[object]:
@@ -339,19 +434,33 @@ class SheetSink:
         if self._pending or not self.written:
             yield self._sheet_task(self._pending)
 
+    def _page(self, number: int) -> str:
+        if self._sheets == 1:
+            return self._output.path
+        path = Path(self._output)
+        digits = str(number + 1).zfill(len(str(self._sheets)))
+        return os.fspath(path.with_name(f"{path.stem}-{digits}{path.suffix}"))
+
     def _sheet_task(self, cells: Sequence[Cell]) -> Task:
-        path = self._path
-        if self._sheets > 1:
-            number = str(len(self.written) + 1).zfill(len(str(self._sheets)))
-            path = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        self.written.append(os.fspath(path))
-        return lambda: write_picture(path, contact_sheet(grid(cells, self._columns)))
+        path = self._paths[len(self.written)]
+        self.written.append(path)
+        output = replace(self._output, path=path)
+        return lambda: write_picture(output, contact_sheet(grid(cells, self._columns)))
 
 
 def make_sinks(
-    out: PathLike | None, format: str, sheet: PathLike | None, total: int, config: ModelConfig
+    out: PathLike | None,
+    format: str,
+    sheet: PathLike | None,
+    names: Sequence[str],
+    collection: Iterable[str],
+    config: ModelConfig,
 ) -> list[Sink]:
-    """The sinks for an output path, of the format `output_format` gives, and for sheets."""
+    """The sinks for an output path, of the format `output_format` gives, and for sheets.
+
+    `names` and `collection` are as of `FolderSink`.
+    """
+    total = len(names)
     sinks: list[Sink] = []
     if out is not None and format == "npy":
         sinks.append(NpySink(out, total, config))
@@ -359,7 +468,7 @@ def make_sinks(
         check_count(total, config.preprocessing.shape)
         sinks.append(PictureSink(out))
     elif out is not None:
-        sinks.append(FolderSink(out, format))
+        sinks.append(FolderSink(out, format, names, collection))
     if sheet is not None:
         sinks.append(SheetSink(sheet, total, config))
     return sinks

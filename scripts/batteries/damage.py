@@ -215,7 +215,7 @@ def _questions(subject: Subject) -> dict[str, Callable[[LatentDB, Path], object]
         "search": lambda db, _: same(subject._nearest(db), subject.wanted),
         "where": lambda db, _: same(db.ids(where="version > 0"), subject.ids),
         "query": lambda db, _: same(db.query(subject.wanted[0]).matches[0].distance, 0.0),
-        "export": lambda db, path: db.export(path.parent / "out.csv"),
+        "export": lambda db, path: db.export(path.parent / "out.csv", overwrite=True),
         "add": lambda db, _: Op("add", ("new",), 9).apply(db),
         "replace": lambda db, _: Op("replace", tuple(subject.wanted), 9).apply(db),
         "delete": lambda db, _: db.delete(subject.wanted[:2]),

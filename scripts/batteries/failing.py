@@ -228,7 +228,7 @@ class _Filled:
             file = folder / f"{len(op.ids)}.h5"
             make(folder / file.stem, [op])
             with LatentDB.open(folder / file.stem) as db:
-                db.export(file)
+                db.export(file, overwrite=True)
             self.words = ["import", str(file)]
         self.pages = 0
         self.case(None)

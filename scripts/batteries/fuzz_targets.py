@@ -131,7 +131,7 @@ class _Import:
                 ids, log_vars = [f"é{n}" for n in range(_ROWS)], vectors if log_var else None
                 metadata = columns if log_var else None
                 db.add(ids, vectors, z_log_var=log_vars, metadata=metadata)
-                db.export(self.file)
+                db.export(self.file, overwrite=True)
             found.append(self.file.read_bytes())
         return found
 

@@ -19,6 +19,7 @@ from unittest import mock
 
 SHIMMED = (
     "base.files",
+    "base.outputs",
     "store.garbage",
     "store.lock",
     "store.quarantine",

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentdb.base import files
 from latentdb.base.errors import CorruptStoreError, NotFoundError, StoreError
 from latentdb.base.files import (
     checksum,
-    make_output_folder,
     map_checked,
-    open_output,
     os_reason,
     read_limited,
     replace_atomically,
     sync_folder,
     try_remove,
     write_new,
-    write_output,
-    write_unsynced,
 )
+from latentdb.base.outputs import open_output
 
 LIMITED = """
 import resource, sys
@@ -150,33 +145,6 @@ def test_the_temporary_files_of_killed_processes_are_deleted(
     write(tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_bytes() == b"whole"
     assert set(os.listdir(tmp_path)) == {"a.csv", live, *others}
-
-
-def test_a_folder_of_outputs_is_swept_of_what_a_killed_run_left(tmp_path: Path) -> None:
-    ended = process_that_ended()
-    for name in (f".b.png.{ended}-01234567.tmp", f".b.jpg.{ended}-01234567.tmp", "b.png"):
-        (tmp_path / name).write_bytes(b"x")
-    make_output_folder(tmp_path, ".png")
-    assert sorted(os.listdir(tmp_path)) == [f".b.jpg.{ended}-01234567.tmp", "b.png"]
-
-
-def test_two_writers_of_one_file_do_not_share_a_temporary_one(tmp_path: Path) -> None:
-    with open_output(tmp_path / "a") as first:
-        first.write(b"first")
-        with open_output(tmp_path / "a") as second:
-            second.write(b"second, longer")
-        assert (tmp_path / "a").read_bytes() == b"second, longer"
-        replace_atomically(tmp_path / "a", b"third")
-    assert (tmp_path / "a").read_bytes() == b"first"
-    assert os.listdir(tmp_path) == ["a"]
-
-
-def test_threads_write_one_file_of_many(tmp_path: Path) -> None:
-    contents = {bytes([number]) * 100_000 for number in range(8)}
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda data: write_unsynced(str(tmp_path / "a"), data), contents))
-    assert (tmp_path / "a").read_bytes() in contents
-    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_replace_cleans_up_when_it_cannot_rename(tmp_path: Path) -> None:
@@ -307,53 +275,3 @@ def test_os_reason_is_never_empty() -> None:
     )
     assert os_reason(OSError("Odd")) == "odd"
     assert os_reason(OSError()) == "oserror"
-
-
-def test_write_output_makes_its_folder_and_replaces_what_is_there(tmp_path: Path) -> None:
-    write_output(tmp_path / "a" / "b" / "out.png", b"one")
-    write_output(str(tmp_path / "a" / "b" / "out.png"), b"two")
-    assert (tmp_path / "a" / "b" / "out.png").read_bytes() == b"two"
-    assert os.listdir(tmp_path / "a" / "b") == ["out.png"]
-
-
-def test_write_output_says_why_it_cannot(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"mine")
-    with pytest.raises(StoreError, match="out cannot be written: "):
-        write_output(tmp_path / "file" / "out", b"x")
-    with pytest.raises(StoreError, match="is a directory"):
-        write_output(tmp_path, b"x")
-    assert (tmp_path / "file").read_bytes() == b"mine"
-
-
-def test_a_folder_is_synced_before_it_has_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[str] = []
-    fsync, rename = os.fsync, os.rename
-
-    def record_fsync(descriptor: int) -> None:
-        done.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
-        fsync(descriptor)
-
-    def record_rename(source: Path, target: Path) -> None:
-        done[:] = ["folder" if files.is_temporary(Path(name)) else name for name in done]
-        done.append("rename")
-        rename(source, target)
-
-    monkeypatch.setattr(files.os, "fsync", record_fsync)
-    monkeypatch.setattr(files.os, "rename", record_rename)
-    target = tmp_path / "m"
-    target.mkdir()  # an empty folder is replaced
-    files.write_folder(target, {"b": b"1", "a": b"2"})
-    assert done == ["b", "a", "folder", "rename", tmp_path.name]
-    assert {path.name: path.read_bytes() for path in target.iterdir()} == {"a": b"2", "b": b"1"}
-
-
-def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m/mine").touch()
-    with pytest.raises(StoreError, match=r"/m cannot be written: directory not empty"):
-        files.write_folder(tmp_path / "m", {"a": b"1"})
-    with pytest.raises(StoreError, match=r"/n cannot be written: no such file"):
-        files.write_folder(tmp_path / "n", {"none/a": b"1"})
-    assert [path.name for path in tmp_path.iterdir()] == ["m"]

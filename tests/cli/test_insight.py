@@ -25,9 +25,9 @@ def test_traverse_and_sample(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "t.png"
     line = run("traverse", store, "disc/000.png", "--dims", "1,0", "--out", out).stdout
     assert line == f"{out}: 2 dimensions: 1, 0\n"
-    found = run_json("traverse", store, "--range", "-1..2", "--steps", 4, "--out", out)
+    found = run_json("traverse", store, "--range", "-1..2", "--steps", 4, "--out", out, "--force")
     assert found["offsets"] == [-1, 0, 1, 2]
-    assert "of the prior, N(0, 1)" in run("sample", store, "-n", 3, "--out", out).stdout
+    assert "of the prior, N(0, 1)" in run("sample", store, "-n", 3, "--out", out, "--force").stdout
     found = run_json("sample", store, "-n", 3, "--from", "aggregate", "--out", tmp_path / "s.npy")
     assert np.allclose(found["latents"], np.load(tmp_path / "s.npy"))
     assert "fitted to 80 rows" in found["source"]
@@ -53,7 +53,7 @@ def test_cluster(store: Path, tmp_path: Path) -> None:
 def test_map(store: Path, tmp_path: Path) -> None:
     line = run("map", store, "--out", tmp_path / "m.png").stdout
     assert "80 rows, 80 of them laid out; the map keeps" in line
-    found = run_json("map", store, "--out", tmp_path / "m.png", "--where", 'label == "disc"')
+    found = run_json("map", store, "--out", tmp_path / "n.png", "--where", 'label == "disc"')
     with LatentDB.open(store) as db:
         assert [point["id"] for point in found["points"]] == db.ids(where='label == "disc"')
     assert 0 < found["neighbours_kept"] <= 1

@@ -33,8 +33,12 @@ def test_train_index_query_decode(tmp_path: Path, images: Path) -> None:
     assert lines[0].split() == ["1", "0.0000", "disc/004.png", "label=disc"]
     out = tmp_path / "out"
     written = run_json("decode", db, "disc/004.png", images / "square/001.png", "--out", out)
-    assert written["written"][0] == str(out / "disc_004.png")
-    assert len(list(out.iterdir())) == 2
+    assert written["written"][0] == str(out / "disc/004.png")
+    assert written["files"][0] == {"id": "disc/004.png", "file": str(out / "disc/004.png")}
+    assert len(list(out.rglob("*.png"))) == 2
+    again = run_error("decode", db, "disc/004.png", "--out", out)
+    assert "004.png exists: give another path, or replace it with --force" in again
+    run("decode", db, "disc/004.png", "--out", out, "--force")
 
 
 def test_errors_are_one_line_and_make_nothing(store: Path, images: Path, tmp_path: Path) -> None:

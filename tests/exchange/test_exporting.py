@@ -17,7 +17,13 @@ import pytest
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from latentdb.base.errors import InvalidInputError, MissingExtraError, StoreError
+from latentdb.base.errors import (
+    AlreadyExistsError,
+    InvalidInputError,
+    MissingExtraError,
+    StoreError,
+)
+from latentdb.base.outputs import Output
 from latentdb.database import LatentDB
 from latentdb.exchange import exporting, row_writer
 from latentdb.exchange.exporting import export
@@ -237,12 +243,14 @@ def test_the_file_names_the_encoder(tmp_path: Path) -> None:
 
 
 @ALL
-def test_a_file_that_is_there_is_replaced_and_its_folder_made(
+def test_a_file_that_is_there_is_replaced_if_asked_for_and_its_folder_made(
     snapshot: Snapshot, tmp_path: Path, suffix: str
 ) -> None:
     out = tmp_path / "deep" / f"o{suffix}"
-    for _ in range(2):
+    export(snapshot, np.array([0]), out)
+    with pytest.raises(AlreadyExistsError, match="exists: give another path"):
         export(snapshot, np.array([0]), out)
+    export(snapshot, np.array([0]), Output(str(out), overwrite=True))
     assert os.listdir(out.parent) == [out.name]
 
 
@@ -363,6 +371,7 @@ def test_the_room_asked_for_is_enough_for_the_file(
 LIMITED = """
 import resource, sys
 from latentdb.base.errors import StoreError
+from latentdb.base.outputs import Output
 from latentdb.exchange.exporting import export
 from latentdb.store.store import Store
 
@@ -370,7 +379,7 @@ snapshot = Store.open(sys.argv[1]).snapshot()
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
 try:
-    export(snapshot, snapshot.live_rows(), sys.argv[2])
+    export(snapshot, snapshot.live_rows(), Output(sys.argv[2], overwrite=True))
 except StoreError as error:
     print(error)
 """

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from latentdb.base.errors import InvalidInputError, StoreError
+from latentdb.base.outputs import Output
 from latentdb.images import render
 from latentdb.images.decode import Preprocessing, read_image, to_pil
 from latentdb.images.render import (
@@ -28,7 +29,7 @@ WRITTEN = "apng bmp gif jfif jpe jpeg jpg png tif tiff webp PNG"
 
 @pytest.mark.parametrize("suffix", ["." + name for name in WRITTEN.split()])
 def test_a_picture_is_written_in_the_format_of_its_suffix(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folders" / f"picture{suffix}"
+    path = tmp_path / "new" / f"picture{suffix}"
     write_picture(path, corners())
     with Image.open(path) as image:
         assert image.format == Image.registered_extensions()[suffix.lower()]
@@ -63,7 +64,7 @@ def test_pixels_are_written_as_they_are(channels: int, tmp_path: Path) -> None:
 def test_a_picture_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"old")
-    write_picture(path, corners())
+    write_picture(Output(str(path), overwrite=True), corners())
     assert np.array_equal(read_image(path, Preprocessing(32, 48, 3)), np.asarray(corners()))
     assert os.listdir(tmp_path) == ["x.png"]
 
@@ -75,7 +76,7 @@ def test_a_picture_that_cannot_be_written_whole_is_not_written(tmp_path: Path) -
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as a full disk would
     try:
         with pytest.raises(StoreError, match=r"x\.png.*cannot be written: file too large"):
-            write_picture(path, noise(64, 64))
+            write_picture(Output(str(path), overwrite=True), noise(64, 64))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == b"old"

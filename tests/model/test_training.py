@@ -22,7 +22,7 @@ from latentdb.base.errors import (
     ModelError,
     NotFoundError,
 )
-from latentdb.base.files import write_folder
+from latentdb.base.outputs import write_folder
 from latentdb.base.progress import Progress
 from latentdb.model import training
 from latentdb.model.codec import Codec
@@ -137,9 +137,9 @@ def test_the_folder_of_a_killed_training_is_no_model(
     assert list(written)[-1] == "model.json"
     code = (
         "import os, pickle, sys\n"
-        "from latentdb.base import files\n"
-        "files.os.rename = lambda *_: os._exit(9)\n"
-        "files.write_folder(sys.argv[1], pickle.load(sys.stdin.buffer))"
+        "from latentdb.base import outputs\n"
+        "outputs.os.rename = lambda *_: os._exit(9)\n"
+        "outputs.write_folder(sys.argv[1], pickle.load(sys.stdin.buffer))"
     )
     process = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "m")], input=pickle.dumps(written), check=False
@@ -202,7 +202,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     assert not out.exists()
     out.mkdir()
     (out / "precious").touch()
-    with pytest.raises(AlreadyExistsError, match="exists: give --out another path"):
+    with pytest.raises(AlreadyExistsError, match="exists: give another path"):
         train_model([images], out)
 
 

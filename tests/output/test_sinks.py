@@ -12,20 +12,29 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from latentdb.base.errors import InvalidInputError, ModelError, NotFoundError, StoreError
+from latentdb.base.errors import (
+    AlreadyExistsError,
+    InvalidInputError,
+    ModelError,
+    NotFoundError,
+    StoreError,
+)
 from latentdb.base.progress import Progress
 from latentdb.database import LatentDB
 from latentdb.images import jpeg
 from latentdb.images.render import contact_sheet, encode_pixels
 from latentdb.model.codec import Codec
 from latentdb.output import sinks
-from latentdb.output.sinks import FolderSink, NpySink, SheetSink, decode_all
+from latentdb.output.sinks import FolderSink, NpySink, SheetSink, decode_all, read_manifest
 
-NAMES = ["../../etc/x.png", "/abs.png", "a/b.png", "a_b.jpg", "...", "ok", "ä/" * 200 + "ü.png"]
+NAMES = [
+    "../../etc/x.png", "/abs.png", "a/b.png", "a_b.jpg", "...", "ok", "ä/" * 200 + "ü.png",
+    "a/../b", "..", "a.png", "A.png", "a.jpg", "a.png/x.png", "manifest.csv/x.png",
+    "caf\u00e9", "cafe\u0301", "x\n\x1b[31m.png", "a\\b", "name. /x", "v1.5", "e" * 900,
+    "f" * 900, "z/" * 5000 + "end.png",
+]  # fmt: skip
 
 
 def test_all_rows_become_one_file_each(store: Path, tmp_path: Path) -> None:
@@ -34,10 +43,11 @@ def test_all_rows_become_one_file_each(store: Path, tmp_path: Path) -> None:
         written = db.decode_to(None, tmp_path / "out", report=seen.append)
         expected = db.decode(db.ids())
         ids = db.ids()
-    assert [Path(path).name for path in written] == [name.replace("/", "_") for name in ids]
+    assert [os.path.relpath(path, tmp_path / "out") for path in written] == ids
     for path, pixels in zip(written, expected, strict=True):
         assert np.array_equal(np.asarray(Image.open(path)), pixels)
-    assert sorted(os.listdir(tmp_path / "out")) == sorted(Path(path).name for path in written)
+    assert [(file.id, file.file) for file in written.files] == list(zip(ids, written, strict=True))
+    assert read_manifest(tmp_path / "out/manifest.csv") == {name: name for name in ids}
     assert [(at.stage, at.done, at.total) for at in seen] == [("decoding", 80, 80)]
 
 
@@ -47,13 +57,13 @@ def test_rows_of_an_expression_become_one_array(
     monkeypatch.setattr(sinks, "BATCH", 7)  # the last batch is not a whole one
     with LatentDB.open(store) as db:
         out = tmp_path / "new" / "discs.npy"
-        assert db.decode_to(None, out, where='label == "disc"') == (str(out),)
+        assert list(db.decode_to(None, out, where='label == "disc"')) == [str(out)]
         array = np.load(out, mmap_mode="r")
         assert array.dtype == np.uint8
         assert np.array_equal(array, db.decode(db.ids(where='label == "disc"')))
-        db.decode_to(["disc/003.png"], out, format="npy")
+        db.decode_to(["disc/003.png"], out, format="npy", overwrite=True)
         assert np.array_equal(np.load(out), db.decode("disc/003.png"))
-        db.decode_to(None, out, where='label == "none"')
+        db.decode_to(None, out, where='label == "none"', overwrite=True)
         assert np.load(out).shape == (0, 16, 16, 3)
     assert os.listdir(out.parent) == ["discs.npy"]
 
@@ -68,7 +78,7 @@ def test_pictures_may_be_of_another_format(
     with LatentDB.open(store) as db:
         written = db.decode_to(names, tmp_path, format=format)
         expected = db.decode(names)
-    assert [Path(path).name for path in written] == [f"disc_000{ending}", f"square_001{ending}"]
+    assert [Path(path).name for path in written] == [f"000{ending}", f"001{ending}"]
     for path, pixels in zip(written, expected, strict=True):
         with Image.open(path) as image:
             assert image.format == format.upper()
@@ -94,7 +104,7 @@ def test_there_are_one_or_several_contact_sheets(
 ) -> None:
     monkeypatch.setattr(sinks, "BATCH", 7)
     with LatentDB.open(store) as db:
-        assert db.decode_to(None, sheet=tmp_path / "all.png") == (str(tmp_path / "all.png"),)
+        assert list(db.decode_to(None, sheet=tmp_path / "all.png")) == [str(tmp_path / "all.png")]
         ids, images = db.ids(), db.decode(db.ids())
         monkeypatch.setattr(sinks, "_LINES", 3)
         several = db.decode_to(None, sheet=tmp_path / "page.png", out=tmp_path / "x.npy")
@@ -120,7 +130,7 @@ def test_a_sheet_of_large_images_holds_few(model: Path, tmp_path: Path) -> None:
     assert sinks.batch_size(config) == 256
 
 
-def written_by(folder: FolderSink, names: list[str]) -> list[str]:
+def write_files(folder: FolderSink, names: list[str]) -> list[str]:
     images = np.zeros((len(names), 4, 4, 3), np.uint8)
     with folder.open():
         for task in folder.write(names, images):
@@ -129,19 +139,50 @@ def written_by(folder: FolderSink, names: list[str]) -> list[str]:
 
 
 def test_no_name_leads_out_of_a_folder(tmp_path: Path) -> None:
-    written = written_by(FolderSink(tmp_path / "out"), NAMES)
+    written = write_files(FolderSink(tmp_path / "out", "png", NAMES), NAMES)
     assert len(set(written)) == len(NAMES)
     for path in written:
-        assert Path(path).resolve().parent == tmp_path / "out"
+        assert (tmp_path / "out") in Path(path).resolve().parents
         assert Path(path).is_file()
+    assert os.listdir(tmp_path) == ["out"]
+    names = {
+        os.path.relpath(path, tmp_path / "out"): name
+        for path, name in zip(written, NAMES, strict=True)
+    }
+    assert read_manifest(tmp_path / "out/manifest.csv") == names
 
 
-@given(st.lists(st.text(max_size=6), max_size=12))
-def test_names_in_a_folder_differ(names: list[str]) -> None:
-    folder = FolderSink("out")
-    paths = [folder._unique_path(name) for name in names]
-    assert len(set(paths)) == len(names)
-    assert all(os.path.dirname(path) == "out" for path in paths)
+def test_a_manifest_lists_the_files_of_earlier_runs_too(store: Path, tmp_path: Path) -> None:
+    with LatentDB.open(store) as db:
+        db.decode_to(["disc/000.png"], tmp_path / "out")
+        db.decode_to(["disc/001.png"], tmp_path / "out")
+        assert len(read_manifest(tmp_path / "out/manifest.csv") or ()) == 2
+        for content in ("mine", "id,file,more\n", "id,file\na\n"):
+            (tmp_path / "out/manifest.csv").write_text(content)
+            with pytest.raises(AlreadyExistsError, match=r"manifest\.csv exists"):
+                db.decode_to(["disc/002.png"], tmp_path / "out")
+            assert (tmp_path / "out/manifest.csv").read_text() == content
+        db.decode_to(["disc/002.png"], tmp_path / "out", overwrite=True)
+    assert read_manifest(tmp_path / "out/manifest.csv") == {"disc/002.png": "disc/002.png"}
+
+
+def test_no_output_replaces_a_file_unasked(store: Path, tmp_path: Path) -> None:
+    outs: dict[str, dict[str, Any]] = {
+        "out/disc/001.png": {"out": tmp_path / "out"},
+        "a.npy": {"out": tmp_path / "a.npy"},
+        "a.png": {"sheet": tmp_path / "a.png"},
+    }
+    with LatentDB.open(store) as db:
+        for name, where in outs.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(b"mine")
+            with pytest.raises(AlreadyExistsError, match=f"{name} exists"):
+                db.decode_to(["disc/000.png", "disc/001.png"], **where)
+            assert (tmp_path / name).read_bytes() == b"mine"
+            assert not (tmp_path / "out/disc/000.png").exists()
+        for name, where in outs.items():
+            db.decode_to(["disc/000.png", "disc/001.png"], overwrite=True, **where)
+            assert (tmp_path / name).read_bytes() != b"mine"
 
 
 @pytest.mark.parametrize(
@@ -194,20 +235,20 @@ def test_what_fails_half_way_leaves_no_half_file(
     with LatentDB.open(store) as db:
         monkeypatch.setattr(Codec, "decode", failing)
         with pytest.raises(ModelError, match="it broke"):
-            db.decode_to(None, tmp_path / "x.npy")
+            db.decode_to(None, tmp_path / "x.npy", overwrite=True)
         left = 3
         with pytest.raises(ModelError, match="it broke"):
             db.decode_to(None, tmp_path / "out")
     assert (tmp_path / "x.npy").read_bytes() == b"old"
-    files = os.listdir(tmp_path / "out")
-    assert all(name.endswith(".png") and not name.startswith(".") for name in files)
-    for name in files:
-        Image.open(tmp_path / "out" / name).load()
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert all(path.suffix == ".png" and not path.name.startswith(".") for path in files)
+    for path in files:
+        Image.open(path).load()
 
 
 def test_a_path_that_cannot_be_written_is_reported(store: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    (tmp_path / "out" / "disc_000.png").mkdir(parents=True)
+    (tmp_path / "out" / "disc" / "000.png").mkdir(parents=True)
     with LatentDB.open(store) as db:
         for out in ("file/x.npy", "file/folder/", "out"):
             with pytest.raises(StoreError, match="cannot be written"):
@@ -231,7 +272,7 @@ def run(count, out):
     decode_all(codec, given, 256 * count, [NpySink(out, 256 * count, codec.config)])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 unit = 1 if sys.platform == "darwin" else 1024
-before = run(1, sys.argv[2])
+before = run(1, sys.argv[2] + ".npy")
 print((run(1000, sys.argv[2]) - before) * unit, 1000 * 256 * 16 * 16 * 3)
 """
 
@@ -253,5 +294,5 @@ def test_arrays_are_written_in_order(model: Path, tmp_path: Path) -> None:
     latents = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     given = [(["a"] * 4, latents[:4]), (["b"] * 5, latents[4:])]
     sink = NpySink(tmp_path / "x.npy", 9, codec.config)
-    assert decode_all(codec, given, 9, [sink]) == (str(tmp_path / "x.npy"),)
+    assert list(decode_all(codec, given, 9, [sink])) == [str(tmp_path / "x.npy")]
     assert np.array_equal(np.load(tmp_path / "x.npy"), codec.decode(latents))
