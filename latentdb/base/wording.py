@@ -1,8 +1,23 @@
-"""Numbers with their nouns, for messages."""
+"""Numbers with their nouns, and texts of others, for messages."""
 
 from __future__ import annotations
+
+from unicodedata import category
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """A number and its noun: "1 row", "2,000 rows"; `plural` where it is not noun + s."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def printable(text: str) -> str:
+    """A text in one line, without what a terminal would obey: control characters are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or category(char) == "Zs" else _escaped(char) for char in text
+    )
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode()

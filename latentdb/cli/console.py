@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from latentdb.base.wording import counted
+from latentdb.base.wording import counted, printable
 
 if TYPE_CHECKING:
     from latentdb.base.progress import Progress, Report
@@ -134,11 +134,11 @@ def print_bad_files(bad: Sequence[BadFile]) -> None:
         groups.setdefault(_NUMBER.sub("#", file.reason), []).append(file)
     for files in sorted(groups.values(), key=len, reverse=True)[:MAX_LISTED]:
         if len(files) == 1:
-            click.echo(f"  {files[0].path}: {files[0].reason}", err=True)
+            click.echo(f"  {printable(files[0].path)}: {printable(files[0].reason)}", err=True)
             continue
-        click.echo(f"  {len(files):,} files: {files[0].reason}", err=True)
+        click.echo(f"  {len(files):,} files: {printable(files[0].reason)}", err=True)
         for file in files[:_EXAMPLES]:
-            click.echo(f"    {file.path}", err=True)
+            click.echo(f"    {printable(file.path)}", err=True)
         if len(files) > _EXAMPLES:
             click.echo(f"    and {len(files) - _EXAMPLES:,} more; --json lists all", err=True)
     if len(groups) > MAX_LISTED:
@@ -149,7 +149,7 @@ def print_bad_files(bad: Sequence[BadFile]) -> None:
 def print_paths(paths: Sequence[str]) -> None:
     """Print the files that were written, a line each."""
     for path in paths[:MAX_LISTED]:
-        click.echo(path)
+        click.echo(printable(path))
     if len(paths) > MAX_LISTED:
         click.echo(f"and {len(paths) - MAX_LISTED:,} more; --json lists all")
 
@@ -159,10 +159,12 @@ def print_matches(matches: Matches) -> None:
     if not len(matches):
         click.echo("no matches")
         return
-    width = max(len(match.id) for match in matches)
-    for match in matches:
-        metadata = "  ".join(f"{key}={value}" for key, value in match.metadata.items())
-        line = f"{match.rank:4d}  {match.distance:10.4f}  {match.id:<{width}}  {metadata}"
+    names = [printable(match.id) for match in matches]
+    width = max(map(len, names))
+    for match, name in zip(matches, names, strict=True):
+        metadata = "  ".join(printable(f"{key}={value}") for key, value in match.metadata.items())
+        distance = round(match.distance, 4) + 0.0  # never -0.0000
+        line = f"{match.rank:4d}  {distance:10.4f}  {name:<{width}}  {metadata}"
         click.echo(line.rstrip())
 
 
@@ -184,7 +186,7 @@ def print_rows(records: Sequence[Mapping[str, Any]], total: int) -> None:
 def _text(value: Any) -> str:
     """A value in one line of printable characters."""
     text = "" if value is None else str(value)
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+    return printable(text)
 
 
 def print_details(details: RowDetails) -> None:
@@ -239,10 +241,14 @@ def print_clusters(found: Clustering) -> None:
     """Print a line per cluster, and how far labels agree."""
     click.echo("   #    rows   spread  label          medoid")
     for cluster in found.clusters[:MAX_LISTED]:
-        label = "" if cluster.purity is None else f"{cluster.purity:4.0%} {cluster.label}"
+        label = (
+            ""
+            if cluster.purity is None
+            else f"{cluster.purity:4.0%} {printable(str(cluster.label))}"
+        )
         click.echo(
             f"{cluster.number:4d} {cluster.size:7,} {cluster.spread:8.3f}  {label:<14} "
-            f"{cluster.medoid}"
+            f"{printable(cluster.medoid)}"
         )
     if len(found.clusters) > MAX_LISTED:
         click.echo(f"and {len(found.clusters) - MAX_LISTED:,} more; --json lists all")

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from latentdb.ann.metrics import METRICS
+from latentdb.base.wording import printable
 from latentdb.cli.console import print_json, print_matches
 from latentdb.cli.options import db_argument, force_option, json_option, trust_option, where_option
 
@@ -71,7 +72,7 @@ def query(
             print_json({"queries": [{"target": name, **vars(found)} for name, found in answers]})
             return
         for name, found in answers:
-            click.echo(f"{name}:")
+            click.echo(f"{printable(name)}:")
             print_matches(found)
         return
     if target is None and not like:
@@ -80,9 +81,9 @@ def query(
         raise click.UsageError("--sheet draws TARGET: give one")
     with Reader.open(db, trust_model=trust_model) as store:
         matches = store.query(target, like=like, unlike=unlike, **how)
-        if sheet is not None and target is not None:
+        if as_json:
+            print_json(matches)
+        else:
+            print_matches(matches)
+        if sheet is not None and target is not None:  # last: if it fails, the answer is printed
             store.sheet(target, matches, sheet, overwrite=overwrite)
-    if as_json:
-        print_json(matches)
-    else:
-        print_matches(matches)

@@ -12,8 +12,16 @@ import numpy as np
 import pytest
 
 from latentdb.base.progress import Progress
-from latentdb.cli.console import print_json, progress, show_warnings_in_one_line
-from latentdb.search.results import Match
+from latentdb.cli.console import (
+    print_bad_files,
+    print_json,
+    print_matches,
+    print_paths,
+    progress,
+    show_warnings_in_one_line,
+)
+from latentdb.images.discover import BadFile
+from latentdb.search.results import Match, Matches
 
 
 class Terminal:
@@ -84,3 +92,19 @@ def test_json_has_null_in_place_of_what_is_no_number(capsys: pytest.CaptureFixtu
             "metadata": {"size": None, "year": 2**70},
         },
     }
+
+
+def test_what_others_named_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "a\n\x1b[2Jé\u3000\u202e.png"
+    shown = "a\\n\\x1b[2Jé\u3000\\u202e.png"
+    print_paths([evil])
+    print_matches(Matches("l2", True, 1, (Match(1, evil, -1e-9, None, {"k\t": evil}),), 1.0))
+    print_bad_files([BadFile(evil, "no\rimage")])
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [shown, f"   1      0.0000  {shown}  k\\t={shown}"]
+    assert err.splitlines()[1:] == [f"  {shown}: no\\rimage"]
+
+
+def test_no_distance_is_minus_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    print_matches(Matches("cosine", True, 1, (Match(1, "a", -1e-7, None, {}),), 1.0))
+    assert "-" not in capsys.readouterr().out

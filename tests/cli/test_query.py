@@ -168,6 +168,9 @@ def test_query_options(store: Path, images: Path, tmp_path: Path) -> None:
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.width > 900
     assert run("query", store, "disc/000.png", "--where", 'label == "x"').stdout == "no matches\n"
+    failed = run("query", store, "disc/000.png", "--sheet", tmp_path / "sheet.png", code=1)
+    assert len(failed.stdout.splitlines()) == 10
+    assert "sheet.png exists" in failed.stderr
 
 
 def test_a_damaged_index_is_warned_of_and_the_answer_is_exact(large_store: Path) -> None:
