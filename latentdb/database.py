@@ -40,6 +40,7 @@ from latentdb.store.columns import Value, make_columns, read_table
 from latentdb.store.compaction import CompactReport, compact
 from latentdb.store.creation import check_absent, undo_creation
 from latentdb.store.manifest import Settings
+from latentdb.store.restamp import RelocateReport, relocate
 from latentdb.store.rows import Rows
 from latentdb.store.store import Store
 from latentdb.stored_model import (
@@ -528,6 +529,27 @@ class LatentDB(Reader):
                 writer.delete(rows)
                 self._index_manager.maintain(writer, None)
         return len(rows)
+
+    def relocate(self, old: PathLike, new: PathLike) -> RelocateReport:
+        """Tell the store that a folder of images was moved; no image is read.
+
+        `index_images` of the new folder does so too, for images that it finds unchanged.
+
+        Parameters
+        ----------
+        old, new
+            The folder before and after.
+
+        Raises
+        ------
+        InvalidInputError
+            If no image of the store lies below `old`.
+        LockedError
+            If another process is writing.
+        """
+        with self._open_store().writer() as writer:
+            writer.collect_garbage()
+            return relocate(writer, os.path.abspath(old), os.path.abspath(new))
 
     def compact(self) -> CompactReport:
         """Merge small segments and free deleted rows; queries go on meanwhile."""

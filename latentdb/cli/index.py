@@ -145,6 +145,11 @@ def _print_report(done: IndexReport, metadata: str | None, allow_bad: str) -> No
         f"{done.added:,} added, {done.updated:,} updated, {done.unchanged:,} unchanged "
         f"(skipped), {len(done.bad):,} bad; {counted(done.rows, 'row')}, {done.seconds:.1f} s"
     )
+    if done.restamped:
+        click.echo(
+            f"{counted(done.restamped, 'unchanged file')} had been moved or touched: "
+            "the new paths and times are stored"
+        )
     if done.passed_over:
         click.echo(f"not images by their ending: {passed_over_text(done.passed_over)}")
     if done.unmatched:

@@ -85,6 +85,7 @@ for command in (
     insight.evaluate,
     maintenance.info,
     maintenance.delete,
+    maintenance.relocate,
     maintenance.compact,
     maintenance.backup,
     maintenance.verify,

@@ -67,6 +67,24 @@ def compact(db: str, as_json: bool) -> None:
 
 @click.command()
 @db_argument
+@click.argument("old", type=click.Path())
+@click.argument("new", type=click.Path())
+@json_option
+def relocate(db: str, old: str, new: str, as_json: bool) -> None:
+    """Say that the folder OLD of images is NEW now.  No image is read."""
+    from latentdb.database import LatentDB
+
+    with LatentDB.open(db) as store:
+        done = store.relocate(old, new)
+    if as_json:
+        print_json(done)
+    else:
+        lost = f"; {done.missing:,} are not at their new path" if done.missing else ""
+        click.echo(f"{counted(done.rows, 'path')} changed{lost}")
+
+
+@click.command()
+@db_argument
 @click.argument("out", type=click.Path())
 @json_option
 def backup(db: str, out: str, as_json: bool) -> None:

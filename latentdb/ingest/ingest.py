@@ -26,6 +26,7 @@ from latentdb.ingest.read_ahead import read_batches
 from latentdb.model.codec import Codec
 from latentdb.store.columns import Table, make_columns
 from latentdb.store.compaction import compact, is_due
+from latentdb.store.restamp import Stamp, restamp
 from latentdb.store.rows import FileStats, Floats, Ints, Rows
 from latentdb.store.segment import hash_ids
 from latentdb.store.snapshot import Snapshot
@@ -34,6 +35,7 @@ from latentdb.store.writer import Writer
 COMMIT_ROWS = 16_384
 COMMIT_SECONDS = 5.0
 FIRST_SECONDS = 0.5  # until the first commit, so that the store can be queried early
+_MOST_STAMPS = 65_536  # of moved files in memory
 CONFLICTS = ("error", "skip", "replace")
 
 
@@ -46,6 +48,9 @@ class IndexReport:
     added, updated, unchanged
         Images that were new, that had changed or got other metadata, and that
         were skipped because the store has them as they are.
+    restamped
+        How many of the unchanged ones had been moved or touched: their rows have the
+        new path, size and time now.
     bad
         Files that were skipped because they cannot be read.
     failed
@@ -65,6 +70,7 @@ class IndexReport:
     added: int
     updated: int
     unchanged: int
+    restamped: int
     bad: tuple[BadFile, ...]
     failed: bool
     passed_over: Mapping[str, int]
@@ -96,6 +102,11 @@ class _PendingRows:
         self._means.append(z_mean)
         if log_var is not None:
             self._log_vars.append(log_var)
+
+    def restamp(self, stamps: Mapping[int, Stamp]) -> None:
+        """Give rows that are committed the stamps of their files, in the same thread."""
+        self._wait()
+        self._commit = self._thread.submit(restamp, self._writer, stamps)
 
     def is_due(self) -> bool:
         waited = time.monotonic() - self._since
@@ -213,6 +224,8 @@ def index_images(
     added = updated = unchanged = matched = 0
     bad: list[BadFile] = []
     vanished: list[str] = []
+    stamps: dict[int, Stamp] = {}
+    restamped = 0
     try:
         with read_batches(planner, sources) as batches:
             for batch in batches:
@@ -226,11 +239,18 @@ def index_images(
                 replacing = sum(row.replaces >= 0 for row in batch.images)
                 added += len(batch.images) - replacing
                 updated += replacing + len(batch.relabelled)
+                stamps.update(batch.restamped)
+                restamped += len(batch.restamped)
+                if len(stamps) >= _MOST_STAMPS:
+                    pending.restamp(stamps)
+                    stamps = {}
                 if pending.is_due():
                     pending.start_commit()
                 if report is not None and counter is not None:
                     done = added + updated + unchanged + len(bad)
                     report(Progress("indexing", done, counter.total, len(bad)))
+        if stamps:
+            pending.restamp(stamps)
     finally:
         if counter is not None:
             counter.stop()
@@ -239,6 +259,7 @@ def index_images(
         added=added,
         updated=updated,
         unchanged=unchanged,
+        restamped=restamped,
         bad=tuple(bad),
         failed=not allowance.permits(len(bad), added + updated + unchanged + len(bad)),
         passed_over=dict(planner.passed_over.most_common()),

@@ -23,6 +23,7 @@ from latentdb.images.discover import (
     stat_image,
 )
 from latentdb.store.columns import Table, Value
+from latentdb.store.restamp import Stamp
 from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
 
@@ -61,6 +62,8 @@ class Batch:
         Images to encode, uint8 ``[n, height, width, channels]``, and their rows.
     relabelled
         Rows whose image is unchanged, but whose metadata is not.
+    restamped
+        By row number: stamps of unchanged files that were moved or touched.
     bad
         Files that cannot be read.
     unchanged
@@ -74,6 +77,7 @@ class Batch:
     pixels: NDArray[np.uint8]
     images: list[PlannedRow] = field(default_factory=list)
     relabelled: list[PlannedRow] = field(default_factory=list)
+    restamped: dict[int, Stamp] = field(default_factory=dict)
     bad: list[BadFile] = field(default_factory=list)
     unchanged: int = 0
     matched: int = 0
@@ -85,13 +89,14 @@ class Batch:
         if len(batches) == 1:
             return batches[0]
         return Batch(
-            np.concatenate([batch.pixels for batch in batches]),
-            [row for batch in batches for row in batch.images],
-            [row for batch in batches for row in batch.relabelled],
-            [file for batch in batches for file in batch.bad],
-            sum(batch.unchanged for batch in batches),
-            sum(batch.matched for batch in batches),
-            [name for batch in batches for name in batch.vanished],
+            pixels=np.concatenate([batch.pixels for batch in batches]),
+            images=[row for batch in batches for row in batch.images],
+            relabelled=[row for batch in batches for row in batch.relabelled],
+            restamped={row: stamp for batch in batches for row, stamp in batch.restamped.items()},
+            bad=[file for batch in batches for file in batch.bad],
+            unchanged=sum(batch.unchanged for batch in batches),
+            matched=sum(batch.matched for batch in batches),
+            vanished=[name for batch in batches for name in batch.vanished],
         )
 
 
@@ -237,6 +242,12 @@ class ImagePlanner:
     ) -> None:
         if values == stored.metadata:
             batch.unchanged += 1
+            stamp = file.path, file.size, file.mtime_ns
+            if stamp != (stored.path, stored.size, stored.mtime_ns) and (
+                # A copy of an image that is where it was leaves its row alone.
+                stored.path in (None, file.path) or not os.path.exists(stored.path or "")
+            ):
+                batch.restamped[stored.row] = Stamp(*stamp)
         else:
             batch.relabelled.append(PlannedRow(file, stored.digest, stored.row, values))
 

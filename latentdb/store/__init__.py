@@ -12,6 +12,7 @@ snapshot    one committed version, open for reading
 creation    making the folder of a store
 writer      the one writer: append, delete, replace; each method is one commit
 store       open, create, current snapshot, write
+restamp     new paths and times of image files, under the same row numbers
 compaction  merging small segments and dropping deleted rows
 garbage     deleting files that no version names
 quarantine  keeping what a repair takes out of a version
