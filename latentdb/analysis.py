@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from latentdb.images.render import Cell
     from latentdb.insight.clusters import Clustering
     from latentdb.insight.diagnosis import Diagnosis
-    from latentdb.insight.generation import Sample, Traversal
     from latentdb.insight.map import Map
-    from latentdb.insight.posterior import Posteriors
     from latentdb.model.codec import Codec
+    from latentdb.model.generation import Sample, Traversal
+    from latentdb.model.posterior import Posteriors
     from latentdb.search.targets import Target, TargetLike
     from latentdb.store.rows import Floats
 
@@ -137,7 +137,7 @@ class Analysis(ABC):
         from latentdb.images.render import contact_sheet, write_picture
         from latentdb.insight import pictures
         from latentdb.insight.blocks import sample_rows
-        from latentdb.insight.generation import traverse
+        from latentdb.model.generation import traverse
 
         shown = found.dimensions[:_SHEET_DIMS]
         some = snapshot.vectors(sample_rows(rows, _HISTOGRAM_ROWS, seed)).astype(np.float64)
@@ -198,9 +198,10 @@ class Analysis(ABC):
         NotFoundError
             If the store is empty.
         """
-        from latentdb.insight import diagnosis, generation
+        from latentdb.insight import diagnosis
         from latentdb.insight.blocks import posterior_blocks
-        from latentdb.insight.posterior import statistics
+        from latentdb.model import generation
+        from latentdb.model.posterior import statistics
 
         out = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
@@ -276,8 +277,8 @@ class Analysis(ABC):
         NotFoundError
             If there are no rows to fit a Gaussian to.
         """
-        from latentdb.insight import generation
         from latentdb.insight.blocks import posterior_blocks
+        from latentdb.model import generation
 
         generation.check_sampling(n, source)
         if out is not None and not os.fspath(out).lower().endswith(".npy"):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from latentdb.insight.diagnosis import Diagnosis
     from latentdb.insight.evaluation import Evaluation
     from latentdb.model.codec import Codec
+    from latentdb.model.config import ModelConfig
     from latentdb.row_access import RowDetails
     from latentdb.search.results import Info, Matches
 
@@ -120,6 +121,25 @@ def print_notes(codec: Codec) -> None:
     """Print on stderr what was assumed about a model, such as its pixel range."""
     for note in codec.notes:
         click.echo(f"note: {note}", err=True)
+
+
+def print_verdict(config: ModelConfig) -> None:
+    """Print on stderr what a model was measured to be worth, where training recorded it."""
+    from latentdb.model.verdict import verdict_of
+
+    verdict = verdict_of(config)
+    if verdict is not None:
+        click.echo(f"note: {verdict.line}", err=True)
+    print_model_warnings(config)
+
+
+def print_model_warnings(config: ModelConfig) -> None:
+    """Print on stderr what is wrong with a model, and what to change."""
+    from latentdb.model.verdict import verdict_of
+
+    verdict = verdict_of(config)
+    for warning in () if verdict is None else verdict.warnings:
+        click.echo(f"Warning: {warning}", err=True)
 
 
 def print_bad_files(bad: Sequence[BadFile]) -> None:
@@ -327,7 +347,18 @@ def _model_lines(info: Info) -> list[tuple[str, str]]:
             + ("" if spec.background == "white" else f", transparency over {spec.background}"),
         ),
         ("engine", f"{info.model.precision}, {engine}"),
+        *_verdict_lines(info.model),
     ]
+
+
+def _verdict_lines(config: ModelConfig) -> list[tuple[str, str]]:
+    """What the model was measured to be worth, where training recorded it."""
+    from latentdb.model.verdict import verdict_of
+
+    verdict = verdict_of(config)
+    if verdict is None:
+        return []
+    return [("verdict", verdict.line), *(("warning", text) for text in verdict.warnings)]
 
 
 def _search_line(info: Info) -> str:

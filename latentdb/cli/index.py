@@ -68,7 +68,7 @@ def index(
     resumes an interrupted run.
     """
     from latentdb.base.wording import counted
-    from latentdb.cli.console import print_json, print_notes, progress
+    from latentdb.cli.console import print_json, print_notes, print_verdict, progress
     from latentdb.database import LatentDB
     from latentdb.images.discover import require_images
     from latentdb.ingest.allowance import parse_allowance
@@ -99,6 +99,7 @@ def index(
             precision=precision or "float32",
         )
         print_notes(store.codec)
+        print_verdict(store.codec.config)
     with store:
         rows_before = len(store)
         try:

@@ -88,13 +88,14 @@ def train(images: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) 
     IMAGES are folders and files.  Ctrl-C ends the training early and keeps the best weights so far.
     """
     from latentdb.base.wording import counted
-    from latentdb.cli.console import print_bad_files, print_json, progress
+    from latentdb.cli.console import print_bad_files, print_json, print_model_warnings, progress
     from latentdb.model.training import train_model
 
     with progress(quiet) as report:
         done = train_model(images, deterministic=True, report=report, **settings)
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
+    print_model_warnings(done.config)
     if as_json:
         print_json(done)
         return
@@ -111,11 +112,8 @@ def train(images: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) 
             f"{counted(done.epochs, 'epoch')} in {done.seconds:.0f} s ({stopped}), "
             f"best epoch {done.best_epoch}"
         )
-    pca, mean = done.baselines["pca"], done.baselines["mean_image"]
-    click.echo(
-        f"{how}; reconstructions of held-out images: {done.psnr:.1f} dB PSNR "
-        f"(PCA {pca:.1f}, mean image {mean:.1f})"
-    )
+    click.echo(how)
+    click.echo(done.verdict.line)
     click.echo(f"{done.path}: encoder, decoder, history.csv, reconstructions.png")
     print_bad_files(done.bad)
 

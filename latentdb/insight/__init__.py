@@ -1,9 +1,7 @@
 """What is in a latent space: rows in, frozen results and pictures out.
 
 blocks       posteriors of rows, read once in blocks
-posterior    statistics of the posteriors, and what each dimension does to the picture
 diagnosis    which dimensions carry something, and whether the space collapsed
-generation   samples, and walks along dimensions
 clusters     k-means: centres, medoids, purity
 layout       vectors as points of a plane that keep their neighbours
 map          the rows of a store as such points, which do not move

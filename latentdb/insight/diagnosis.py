@@ -8,7 +8,7 @@ import numpy as np
 
 from latentdb.base.errors import NotFoundError
 from latentdb.insight.blocks import posterior_blocks, sample_rows
-from latentdb.insight.posterior import (
+from latentdb.model.posterior import (
     ACTIVE_VARIANCE,
     Decode,
     Doubles,

@@ -12,7 +12,7 @@ from latentdb.images.pixel_range import Pixels
 from latentdb.images.render import SIDE, Cell, one_line
 from latentdb.insight.clusters import Cluster
 from latentdb.insight.diagnosis import Dimension
-from latentdb.insight.generation import Traversal
+from latentdb.model.generation import Traversal
 
 Doubles = NDArray[np.float64]
 _BINS = 32

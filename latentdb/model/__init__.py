@@ -11,5 +11,9 @@ stages       the training of the convolutional VAE
 presets      what a training aims at
 training     from image files to a model folder
 calibration  import a Keras file, and find its pixel range
+posterior    statistics of posteriors, and what each dimension does to the picture
+generation   samples, and walks along dimensions
+label_free   which metric finds neighbours that mean the same, without labels
+verdict      what a trained model is worth, against baselines
 arithmetic   averages, interpolations and blends of latents
 """

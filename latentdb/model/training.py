@@ -6,17 +6,19 @@ import csv
 import io
 import os
 import platform
-import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb.ann.metrics import CENTERED_COSINE, L2
 from latentdb.base.cores import core_count
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.outputs import check_new_folder, write_folder
@@ -28,6 +30,9 @@ from latentdb.images.render import contact_sheet
 from latentdb.kerasfile.runtime import load_keras, save
 from latentdb.model.codec import BATCH, CONFIG_FILE, Codec, fingerprints
 from latentdb.model.config import ModelConfig
+from latentdb.model.label_free import MAX_OTHERS, neighbour_agreement
+from latentdb.model.posterior import statistics
+from latentdb.model.verdict import Verdict, verdict_of
 
 if TYPE_CHECKING:
     from latentdb.model.presets import TrainedNetwork
@@ -44,7 +49,7 @@ PRESETS = ("balanced", "reconstruction", "retrieval", "fast")
 MINUTES = 10.0  # of training, where neither minutes nor epochs are given
 _EPOCHS = {"conv": 200, "mlp": 100}
 _MLP_BETA = 0.3
-_BASELINE_IMAGES = 2_000  # held out, that baselines are measured on
+_BASELINE_IMAGES = 2_000  # held out, that baselines are measured on at a time
 _PROBED_FILES = 100  # whose headers decide the default image size and channels
 _LARGEST_SIZE = 64  # of the default image size, in pixels
 _PICTURE_IMAGES = 10  # columns of reconstructions.png
@@ -78,7 +83,7 @@ class TrainReport:
         Peak signal-to-noise ratio of the validation images' reconstructions, the
         mean over images, in dB.
     baselines
-        The same ratio, on at most 2,000 of these images, of the principal
+        The same ratio, on the same images, of the principal
         components of the same number (``"pca"``) and of the mean training image
         (``"mean_image"``).
     seconds
@@ -101,6 +106,13 @@ class TrainReport:
     baselines: dict[str, float]
     seconds: float
     notes: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the model is worth against its baselines, and what to change."""
+        found = verdict_of(self.config)
+        assert found is not None  # training records what it is made of
+        return found
 
 
 def psnr(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -339,7 +351,7 @@ def _preprocessing(
         channels = max((shape.channels for shape in shapes), default=3)
     if image_size is None:
         sides = [min(shape.height, shape.width) for shape in shapes]
-        side = min(int(statistics.median(sides or [_LARGEST_SIZE])), _LARGEST_SIZE)
+        side = min(int(median(sides or [_LARGEST_SIZE])), _LARGEST_SIZE)
         image_size = side, side
     return Preprocessing(*image_size, channels, resize=resize, background=background, icc="srgb")
 
@@ -423,9 +435,10 @@ def _write(
     hashes = fingerprints(encoder, decoder, spec, str(target))
     config = ModelConfig(spec, latent_dim, *hashes, has_z_log_var=True)
     codec = Codec(config, encoder, decoder).compiled()
+    others = codec.encode(pixels[held_out : held_out + MAX_OTHERS])[0]
     reconstructions = codec.decode(codec.encode(validation)[0])
     mean_psnr = float(psnr(validation, reconstructions).mean())
-    baselines = _baselines(outcome.linear, pixels[held_out:], validation[:_BASELINE_IMAGES])
+    baselines = _baselines(outcome.linear, pixels[held_out:], validation)
     losses = next(
         (step.losses for step in training.history if step.epoch == training.best_epoch), {}
     )
@@ -438,6 +451,8 @@ def _write(
         "losses": losses,
         "validation_psnr_db": round(mean_psnr, 3),
         "baselines_psnr_db": {name: round(value, 3) for name, value in baselines.items()},
+        "active_dims": int(statistics([(others, None)], latent_dim).active().sum()),
+        **_metric(codec, outcome.linear, pixels, held_out, others, about["seed"]),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("latentdb", "tensorflow", "keras", "numpy")},
@@ -470,17 +485,50 @@ def _write(
     )
 
 
+def _metric(
+    codec: Codec,
+    linear: VAE,
+    pixels: NDArray[np.uint8],
+    held_out: int,
+    others: NDArray[np.float32],
+    seed: int,
+) -> dict[str, Any]:
+    """Label-free neighbour agreement, and the metric that it chooses; empty of few images."""
+
+    validation, training = pixels[:held_out], pixels[held_out : held_out + MAX_OTHERS]
+    own = neighbour_agreement(lambda images: codec.encode(images)[0], validation, others, seed=seed)
+    if own is None:
+        return {}
+    pca = neighbour_agreement(
+        partial(_encode, linear), validation, _encode(linear, training), seed=seed
+    )
+    scores = {L2: own.l2, CENTERED_COSINE: own.centered_cosine, "pca": pca.best if pca else 0.0}
+    return {
+        "neighbour_agreement": {name: round(score, 3) for name, score in scores.items()},
+        "metric": own.metric,
+        "centre": [round(value, 6) for value in own.centre.tolist()],
+    }
+
+
+def _encode(linear: VAE, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    floats = images.astype(np.float32) / np.float32(255)
+    z_mean: NDArray[np.float32]
+    z_mean = linear.encoder.predict(floats, batch_size=BATCH, verbose=0)[0]
+    return z_mean
+
+
 def _baselines(
     linear: VAE, training: NDArray[np.uint8], validation: NDArray[np.uint8]
 ) -> dict[str, float]:
     """Mean PSNR of the closed form and of the mean training image, in dB."""
-    floats = validation.astype(np.float32) / np.float32(255)
-    z_mean = linear.encoder.predict(floats, batch_size=BATCH, verbose=0)[0]
-    values = linear.decoder.predict(z_mean, batch_size=BATCH, verbose=0)
-    rebuilt = np.rint(255 * values).astype(np.uint8)
+    ratios = []
+    for start in range(0, len(validation), _BASELINE_IMAGES):
+        block = validation[start : start + _BASELINE_IMAGES]
+        values = linear.decoder.predict(_encode(linear, block), batch_size=BATCH, verbose=0)
+        ratios.append(psnr(block, np.rint(255 * values).astype(np.uint8)))
     mean = np.rint(training[:: -(-len(training) // 10_000)].mean(axis=0)).astype(np.uint8)
     return {
-        "pca": float(psnr(validation, rebuilt).mean()),
+        "pca": float(np.concatenate(ratios).mean()),
         "mean_image": float(psnr(validation, mean[None]).mean()),
     }
 

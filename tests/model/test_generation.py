@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from latentdb.base.errors import InvalidInputError, NotFoundError
-from latentdb.insight.generation import (
+from latentdb.model.generation import (
     check_sampling,
     parse_dims,
     sample_aggregate,

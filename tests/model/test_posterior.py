@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentdb.insight.posterior import decoded_effect, statistics
+from latentdb.model.posterior import decoded_effect, statistics
 
 Floats = NDArray[np.float32]
 
