@@ -6,14 +6,19 @@ import os
 from typing import TYPE_CHECKING
 
 from latentdb.analysis import Analysis
-from latentdb.ann.metrics import INDEXED_METRICS, check_metric
+from latentdb.ann.metrics import INDEXED_METRICS, L2, check_metric
 from latentdb.base.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from latentdb.base.progress import Report
+    from latentdb.images.render import Cell
+    from latentdb.insight.duplicates import Duplicates
     from latentdb.insight.evaluation import Evaluation
     from latentdb.search.manager import IndexManager
+    from latentdb.store.snapshot import Snapshot
 
 PathLike = str | os.PathLike[str]
+_SHEET_GROUPS, _SHEET_MEMBERS = 40, 8
 
 
 class Inspection(Analysis):
@@ -65,11 +70,7 @@ class Inspection(Analysis):
         from latentdb.insight.charts import draw_evaluation
         from latentdb.insight.evaluation import evaluate
 
-        if metric is not None and check_metric(metric) not in INDEXED_METRICS:
-            raise InvalidInputError(
-                f"metric {metric!r} has no index: use {', '.join(INDEXED_METRICS)}"
-            )
-        metrics = INDEXED_METRICS if metric is None else (metric,)
+        metrics = INDEXED_METRICS if metric is None else (_indexed(metric),)
         out = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
         entry = snapshot.manifest.index
@@ -92,3 +93,87 @@ class Inspection(Analysis):
 
             write_picture(out, draw_evaluation(found))
         return found
+
+    def duplicates(
+        self,
+        *,
+        threshold: float | None = None,
+        metric: str = L2,
+        keep: str = "medoid",
+        sheet: PathLike | None = None,
+        overwrite: bool = False,
+        seed: int = 0,
+        report: Report | None = None,
+    ) -> Duplicates:
+        """Find images that the store has more than once: equal files, and near copies.
+
+        Parameters
+        ----------
+        threshold
+            Rows nearer than this are copies; by default it is calibrated: mild copies of 1,000
+            images are encoded, and nearly all must be within it.  0 for equal images only.
+        metric
+            As in `query`, but ``"kl"``.
+        keep
+            Of each group the ``"medoid"``, or the ``"largest"`` file.
+        sheet
+            A picture: up to 40 groups, the farthest apart first, the one to keep at the left.
+        overwrite
+            Replace a picture that exists.
+        seed
+            Of the calibration.
+        report
+            Called with the progress.
+
+        Raises
+        ------
+        InvalidInputError
+            If an argument cannot be used, or the threshold cannot be calibrated.
+        """
+        from latentdb.base.progress import Progress
+        from latentdb.insight.duplicates import find_duplicates
+
+        sheet = self._picture(sheet, overwrite=overwrite)
+        snapshot = self._snapshot()
+        model = snapshot.manifest.model
+
+        def batches(done: int, total: int) -> None:
+            if report is not None:
+                report(Progress("comparing", done, total))
+
+        found = find_duplicates(
+            snapshot,
+            self._rows(snapshot, None),
+            self._index_manager.searcher(snapshot, _indexed(metric)),
+            threshold=threshold,
+            spec=None if model is None else self.codec.config.preprocessing,
+            encode=None if model is None else self.codec.encode,
+            keep=keep,
+            seed=seed,
+            report=batches,
+        )
+        if sheet is not None:
+            self._draw_duplicates(snapshot, found, sheet)
+        return found
+
+    def _draw_duplicates(self, snapshot: Snapshot, found: Duplicates, out: PathLike) -> None:
+        from latentdb.images.render import contact_sheet, one_line, write_picture
+
+        rows: list[list[Cell]] = [[]]
+        for group in found.groups[:_SHEET_GROUPS]:
+            shown = group.members[:_SHEET_MEMBERS]
+            images = self._images(snapshot, snapshot.find([member.id for member in shown]))
+            words = ["keep", *(f"{member.distance:.3f}" for member in shown[1:])]
+            captions = [
+                f"{word}\n{one_line(member.id)}" for word, member in zip(words, shown, strict=True)
+            ]
+            if len(rows[-1]) + len(shown) > _SHEET_MEMBERS:
+                rows.append([])
+            rows[-1] += zip(images, captions, strict=True)
+        write_picture(out, contact_sheet(rows))
+
+
+def _indexed(metric: str) -> str:
+    if check_metric(metric) not in INDEXED_METRICS:
+        raise InvalidInputError(f"metric {metric!r} has no index: use {', '.join(INDEXED_METRICS)}")
+    return metric

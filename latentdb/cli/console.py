@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from latentdb.images.discover import BadFile
     from latentdb.insight.clusters import Clustering
     from latentdb.insight.diagnosis import Diagnosis
+    from latentdb.insight.duplicates import Duplicates
     from latentdb.insight.evaluation import Evaluation
     from latentdb.model.codec import Codec
     from latentdb.model.config import ModelConfig
@@ -303,6 +304,38 @@ def print_evaluation(found: Evaluation) -> None:
             f"reconstructions by {fidelity.name:<6} PSNR {fidelity.psnr:6.2f} dB  "
             f"SSIM {fidelity.ssim:.3f}  (means over {counted(fidelity.images, 'image')})"
         )
+    for note in found.notes:
+        click.echo(f"note: {note}")
+
+
+def print_duplicates(found: Duplicates) -> None:
+    """Print the threshold, and a line per row of each group."""
+    one = found.threshold
+    text = f"threshold {one.value:.4g} by {found.metric}"
+    if one.recall is not None and one.false_rate is not None:
+        text += (
+            f": {one.recall:.1%} of mild copies of {counted(one.sample, 'image')} are within it, "
+            f"and an estimated {one.false_rate:.2g} images of a row that are no copies"
+        )
+    click.echo(text)
+    surplus = len(found.surplus)
+    if not found.groups:
+        click.echo(f"no duplicates among {counted(found.rows, 'row')}")
+    else:
+        exact = sum(group.exact for group in found.groups)
+        click.echo(
+            f"{counted(len(found.groups), 'group')} ({exact:,} of equal files), "
+            f"{counted(surplus, 'row')} more than one each, of {found.rows:,}"
+        )
+    for group in found.groups[:MAX_LISTED]:
+        click.echo(f"keep {_text(group.keep)}")
+        for member in group.members[1 : _EXAMPLES + 1]:
+            same = "equal file" if group.exact else f"{member.distance:.4g}"
+            click.echo(f"     {_text(member.id)}  {same}")
+        if len(group.members) > _EXAMPLES + 1:
+            click.echo(f"     and {len(group.members) - 1 - _EXAMPLES:,} more; --json lists all")
+    if len(found.groups) > MAX_LISTED:
+        click.echo(f"and {len(found.groups) - MAX_LISTED:,} more groups; --json lists all")
     for note in found.notes:
         click.echo(f"note: {note}")
 

@@ -8,6 +8,7 @@ from latentdb.ann.metrics import INDEXED_METRICS, METRICS
 from latentdb.cli.console import (
     print_clusters,
     print_diagnosis,
+    print_duplicates,
     print_evaluation,
     print_json,
     progress,
@@ -315,3 +316,81 @@ def evaluate(
     print_evaluation(found)
     if out is not None:
         click.echo(out)
+
+
+@click.command()
+@db_argument
+@click.option(
+    "--threshold",
+    type=float,
+    help="Rows nearer than this are copies; 0 for equal images.  [default: calibrated]",
+)
+@click.option("--metric", type=click.Choice(INDEXED_METRICS), default=METRICS[0], show_default=True)
+@click.option(
+    "--keep",
+    type=click.Choice(["medoid", "largest"]),
+    default="medoid",
+    show_default=True,
+    help="Of each group: the one nearest to all others, or the largest file.",
+)
+@click.option("--delete", "delete_rows", is_flag=True, help="Delete all rows but those to keep.")
+@click.option("--yes", is_flag=True, help="With --delete: do it.")
+@click.option("--sheet", type=click.Path(), help="A picture: up to 40 groups, the farthest first.")
+@seed_option
+@force_option
+@trust_option
+@json_option
+@quiet_option
+def duplicates(
+    db: str,
+    threshold: float | None,
+    metric: str,
+    keep: str,
+    delete_rows: bool,
+    yes: bool,
+    sheet: str | None,
+    overwrite: bool,
+    seed: int,
+    trust_model: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Find images that DB has more than once: equal files and near copies.
+
+    Rows are deleted, image files never.
+    """
+    from latentdb.database import LatentDB
+
+    if delete_rows != yes:
+        raise click.UsageError(
+            "--delete and --yes go together: look at the groups first, as --sheet shows them"
+        )
+    with LatentDB.open(db, trust_model=trust_model) as store, progress(quiet) as report:
+        found = store.duplicates(
+            threshold=threshold,
+            metric=metric,
+            keep=keep,
+            sheet=sheet,
+            overwrite=overwrite,
+            seed=seed,
+            report=report,
+        )
+        deleted = store.delete(found.surplus) if yes and found.surplus else 0
+    if as_json:
+        print_json(
+            {
+                "rows": found.rows,
+                "metric": found.metric,
+                "threshold": found.threshold,
+                "groups": found.groups,
+                "notes": found.notes,
+                "deleted": deleted,
+                "sheet": sheet,
+            }
+        )
+        return
+    print_duplicates(found)
+    if yes:
+        click.echo(f"{deleted:,} rows deleted")
+    if sheet is not None:
+        click.echo(sheet)

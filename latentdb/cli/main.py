@@ -83,6 +83,7 @@ for command in (
     insight.cluster,
     insight.map_rows,
     insight.evaluate,
+    insight.duplicates,
     maintenance.info,
     maintenance.delete,
     maintenance.relocate,

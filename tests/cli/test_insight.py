@@ -68,3 +68,20 @@ def test_eval(store: Path, tmp_path: Path) -> None:
     assert [space["name"] for space in found["spaces"]] == ["l2", "pixels", "pca"]
     assert found["spaces"][0]["agreement"]["accuracy"]["queries"] == 20
     assert "no metadata column" in run("eval", store, "--label", "hue", code=1).stderr
+
+
+def test_duplicates(store: Path, tmp_path: Path) -> None:
+    text = run("duplicates", store, "--threshold", 0, "--sheet", tmp_path / "d.png").stdout
+    assert text.splitlines()[0] == "threshold 0 by l2"
+    found = run_json("duplicates", store, "--threshold", 1e6)
+    assert len(found["groups"]) == 1
+    assert len(found["groups"][0]["members"]) == 80
+    error = run("duplicates", store, "--threshold", 1e6, "--delete", code=2).stderr
+    assert "--delete and --yes go together" in error
+    with LatentDB.open(store) as db:
+        assert len(db) == 80
+    found = run_json("duplicates", store, "--threshold", 1e6, "--delete", "--yes")
+    assert found["deleted"] == 79
+    with LatentDB.open(store) as db:
+        assert db.ids() == [found["groups"][0]["keep"]]
+    assert "calibrate" in run("duplicates", store, code=1).stderr
