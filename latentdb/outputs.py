@@ -135,24 +135,46 @@ class Outputs(Inspection):
         return sinks.decode_all(codec, batches, len(names), outputs, report)
 
     def sheet(
-        self, target: TargetLike, matches: Matches, out: PathLike, *, overwrite: bool = False
+        self,
+        target: TargetLike | None,
+        matches: Matches,
+        out: PathLike,
+        *,
+        like: Sequence[TargetLike] = (),
+        overwrite: bool = False,
     ) -> None:
         """Draw a query: the image, its reconstruction, then the matches with distances.
 
-        An image whose file cannot be read is decoded from its latent instead, and
-        its caption begins with ``~``.
-        """
-        from latentdb.output.figures import write_query
+        Images are drawn from their files; one that cannot be read is decoded from its
+        latent instead, and its caption begins with ``~``.  Frames show whether a match
+        has the label of the target.
 
-        snapshot = self._snapshot()
-        out = self._output(out, overwrite=overwrite, snapshot=snapshot)
-        out.check()
-        (example,) = self._resolve(snapshot, [target])
-        path = example.name if example.kind == "file" else None
-        if example.kind == "id":
-            path = snapshot.paths(snapshot.find([example.name]))[0]
+        Parameters
+        ----------
+        target, like
+            As of `Reader.query`.
+        matches
+            What it answered.
+        out
+            The picture.
+        overwrite
+            Replace one that exists.
+        """
+        from latentdb.output.figures import Sought, write_query
+
+        output = self._picture(out, overwrite=overwrite)
+        snapshot, sought = self._snapshot(), []
+        label = self._label(snapshot, None)
+        for example in self._resolve(snapshot, [*([] if target is None else [target]), *like]):
+            path, value = example.name if example.kind == "file" else None, None
+            if example.kind == "id":
+                _, path, metadata = snapshot.records(snapshot.find([example.name]))[0]
+                value = None if label is None else metadata.get(label)
+            sought.append(Sought(example, path, value))
+        if not sought or output is None:
+            raise InvalidInputError("nothing to draw: give a target, or examples with like")
         latents = snapshot.vectors(snapshot.find([match.id for match in matches]))
-        write_query(self.codec, example, path, matches, latents, out)
+        write_query(self.codec, sought, matches, latents, output, label=label)
 
     def export(
         self,

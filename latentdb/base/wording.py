@@ -15,9 +15,10 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        char if char.isprintable() or category(char) == "Zs" else _escaped(char) for char in text
+        char if char.isprintable() or category(char) == "Zs" else escaped(char) for char in text
     )
 
 
-def _escaped(char: str) -> str:
+def escaped(char: str) -> str:
+    """A character by its code point, as Python writes it."""
     return char.encode("unicode_escape").decode()

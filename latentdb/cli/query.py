@@ -77,13 +77,11 @@ def query(
         return
     if target is None and not like:
         raise click.UsageError("give a TARGET, --like TARGET, or --targets FILE")
-    if sheet is not None and target is None:
-        raise click.UsageError("--sheet draws TARGET: give one")
     with Reader.open(db, trust_model=trust_model) as store:
         matches = store.query(target, like=like, unlike=unlike, **how)
         if as_json:
             print_json(matches)
         else:
             print_matches(matches)
-        if sheet is not None and target is not None:  # last: if it fails, the answer is printed
-            store.sheet(target, matches, sheet, overwrite=overwrite)
+        if sheet is not None:  # last: if it fails, the answer is printed
+            store.sheet(target, matches, sheet, like=like, overwrite=overwrite)

@@ -9,5 +9,6 @@ jpeg          JPEG markers, simplejpeg, files whose pixels were lost
 pixel_range   uint8 pixels to the numbers a model takes, and back
 render        write images, animations and contact sheets
 values        images in memory as pixels
-thumbnails    image files as HTML, for notebooks
+thumbnails    image files made small: as pixels, and as HTML for notebooks
+fonts         a font that has the letters of a caption
 """

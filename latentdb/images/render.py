@@ -14,6 +14,7 @@ from latentdb.base.errors import InvalidInputError
 from latentdb.base.outputs import write_output
 from latentdb.images import jpeg
 from latentdb.images.decode import to_pil
+from latentdb.images.fonts import fitted
 from latentdb.images.pixel_range import Pixels
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # that are written
 _QUALITY = 96  # from here on TurboJPEG uses the accurate DCT, as Pillow always does
 SIDE = 96  # of an image on a sheet, unless it is larger
 _GAP = 4
-_CAPTION = 14  # height of a line
+_CAPTION, _FONT_SIZE = 14, 11  # height of a line, and of its letters
 
 
 def encode_pixels(pixels: Pixels, format: str) -> bytes:
@@ -131,10 +132,9 @@ def contact_sheet(rows: Sequence[Sequence[Cell]]) -> PILImage.Image:
         Rows of (uint8 ``[height, width, channels]``, caption).  A caption may have
         several lines.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     pictures = [[(_enlarge(pixels), caption) for pixels, caption in row] for row in rows]
-    font = ImageFont.load_default(size=11)
     cell = max((picture.width for row in pictures for picture, _ in row), default=SIDE)
     heights = [
         max((picture.height for picture, _ in row), default=0)
@@ -151,12 +151,13 @@ def contact_sheet(rows: Sequence[Sequence[Cell]]) -> PILImage.Image:
             canvas.paste(picture, (left, top))
             for number, line in enumerate(caption.splitlines()):
                 corner = (left, top + picture.height + 1 + number * _CAPTION)
-                draw.text(corner, _shorten(line, cell, draw, font), fill="black", font=font)
+                text, font = fitted(line, _FONT_SIZE)
+                draw.text(corner, shorten(text, cell, draw, font), fill="black", font=font)
         top += height + _GAP
     return canvas
 
 
-def _shorten(text: str, width: int, draw: Any, font: Any) -> str:
+def shorten(text: str, width: int, draw: Any, font: Any) -> str:
     """The end of a caption that fits: ids differ at their ends."""
     if draw.textlength(text, font=font) <= width:
         return text

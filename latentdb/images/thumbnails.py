@@ -8,9 +8,24 @@ import io
 from collections.abc import Sequence
 
 from latentdb.base.errors import ImageError
-from latentdb.images.decode import Preprocessing, read_image, to_pil
+from latentdb.images.decode import Preprocessing, probe, read_image, to_pil
+from latentdb.images.pixel_range import Pixels
 
 _SIDE = 96
+
+
+def thumbnail(path: str, side: int, background: str = "white") -> Pixels:
+    """An image file as pixels, its aspect kept, made smaller to fit a square; in RGB.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read.
+    """
+    shape = probe(path)
+    scale = min(1.0, side / max(shape.height, shape.width))
+    height, width = (max(1, round(scale * sides)) for sides in (shape.height, shape.width))
+    return read_image(path, Preprocessing(height, width, 3, background=background, icc="srgb"))
 
 
 def strip(cells: Sequence[tuple[str | None, str, str]]) -> str:

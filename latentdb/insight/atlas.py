@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.images.decode import to_pil
+from latentdb.images.fonts import fitted
 from latentdb.images.pixel_range import Pixels
 from latentdb.images.render import one_line
 from latentdb.store.columns import Value
@@ -157,21 +158,22 @@ def _ramp_colors(
 def _draw_legend(
     draw: object, title: str, legend: Sequence[tuple[str, Color]], size: str, note: str
 ) -> None:
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw
 
     if not isinstance(draw, ImageDraw.ImageDraw):
         return
-    font = ImageFont.load_default(size=16)
-    small = ImageFont.load_default(size=13)
     left, top = _SIDE + 10, _MARGIN
-    draw.text((left, top), one_line(title), fill="black", font=font)
+    text, font = fitted(one_line(title), 16)
+    draw.text((left, top), text, fill="black", font=font)
     for name, color in legend:
         top += _LINE
         draw.rectangle((left, top + 3, left + 14, top + 17), fill=color)
-        draw.text((left + 22, top), name, fill="black", font=font)
+        text, font = fitted(name, 16)
+        draw.text((left + 22, top), text, fill="black", font=font)
     top += 2 * _LINE
     for line in (size, *_wrapped(note, 32)):
-        draw.text((left, top), line, fill=(90, 90, 90), font=small)
+        text, font = fitted(line, 13)
+        draw.text((left, top), text, fill=(90, 90, 90), font=font)
         top += 18
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.outputs import write_output
-from latentdb.images.decode import read_image
 from latentdb.images.pixel_range import Pixels
 from latentdb.images.render import (
     SIDE,
-    Cell,
     contact_sheet,
     grid,
     one_line,
@@ -22,14 +22,26 @@ from latentdb.images.render import (
     write_picture,
     write_pixels,
 )
+from latentdb.images.thumbnails import thumbnail
 from latentdb.model.codec import Codec
+from latentdb.output.query_sheet import AGREES, DIFFERS, MAX_SIDE, Tile, draw_query
 from latentdb.search.results import Matches
 from latentdb.search.targets import Target
+from latentdb.store.columns import Value
 from latentdb.store.rows import Floats
 
 PathLike = str | os.PathLike[str]
 _COLUMNS = 10
 _MAX_PIXEL_BYTES = 2 << 30  # of the images of one picture
+
+
+@dataclass(frozen=True)
+class Sought:
+    """A target of a query, its image file and its label, if it has them."""
+
+    target: Target
+    path: str | None = None
+    label: Value | None = None
 
 
 def write_vectors(latents: Floats, out: PathLike) -> None:
@@ -82,36 +94,57 @@ def write_images(pixels: Pixels, out: PathLike) -> None:
 
 
 def write_query(
-    codec: Codec, target: Target, path: str | None, matches: Matches, latents: Floats, out: PathLike
+    codec: Codec,
+    sought: Sequence[Sought],
+    matches: Matches,
+    latents: Floats,
+    out: PathLike,
+    *,
+    label: str | None = None,
 ) -> None:
-    """Draw a query: its image, the reconstruction, then the matches with their distances.
+    """Draw a query: its images, their reconstructions, then the matches with their distances.
 
-    An image whose file cannot be read is replaced by the reconstruction from its
-    latent, with ``~`` before its caption.
+    Images are drawn from their files; one that cannot be read is replaced by the
+    reconstruction from its latent, with ``~`` before its caption.
 
     Parameters
     ----------
     codec
         Of the store.
-    target, path
-        The query, and its image file if it has one.
+    sought
+        What was searched for.
     matches, latents
         The result, and z_mean of each match: float32 ``[n, d]``.
+    label
+        Metadata column; frames show whether a match has the label of the first of `sought`.
     """
+    check_count(len(matches) + 2 * len(sought), (MAX_SIDE, MAX_SIDE, 3))
+    vectors = np.stack([one.target.vector for one in sought])
+    decoded = codec.decode(np.concatenate([vectors, latents]))
+    background = codec.config.preprocessing.background
 
-    def cell(file: str | None, reconstruction: Pixels, caption: str) -> Cell:
+    def image(file: str | None, reconstruction: Pixels) -> tuple[Pixels, str]:
         if file is not None:
             try:
-                return read_image(file, codec.config.preprocessing), caption
+                return thumbnail(file, MAX_SIDE, background), ""
             except ImageError:
                 pass
-        return reconstruction, "~" + caption
+        return reconstruction, "~"
 
-    check_count(len(matches) + 2, codec.config.preprocessing.shape)
-    decoded = codec.decode(np.concatenate([target.vector[None], latents]))
-    top = [cell(path, decoded[0], one_line(target.name)), (decoded[0], "reconstruction")]
-    cells = [
-        cell(match.path, image, f"{match.distance:.3f}\n{one_line(match.id)}")
-        for match, image in zip(matches, decoded[1:], strict=True)
-    ]
-    write_picture(out, contact_sheet([top, *grid(cells, _COLUMNS)]))
+    tiles = []
+    for one, rebuilt in zip(sought, decoded[: len(sought)], strict=True):
+        pixels, mark = image(one.path, rebuilt)
+        lines = [mark + "query", *([] if one.label is None else [str(one.label)])]
+        tiles.append(Tile(pixels, [*lines, one_line(one.target.name)]))
+        tiles.append(Tile(rebuilt, ["reconstruction"]))
+    found = []
+    for match, rebuilt in zip(matches, decoded[len(sought) :], strict=True):
+        pixels, mark = image(match.path, rebuilt)
+        value = None if label is None else match.metadata.get(label)
+        frame = None
+        if value is not None and sought[0].label is not None:
+            frame = AGREES if value == sought[0].label else DIFFERS
+        lines = [f"{mark}{match.rank}.  {round(match.distance, 3) + 0.0:.3f}"]
+        lines += [] if value is None else [one_line(str(value))]
+        found.append(Tile(pixels, [*lines, one_line(match.id)], frame))
+    write_picture(out, draw_query(tiles, found))

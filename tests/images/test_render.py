@@ -210,7 +210,7 @@ def test_a_long_caption_is_not_measured_letter_by_letter() -> None:
             return 6.0 * len(text)
 
     counter = Counter()
-    assert render._shorten("x" * 4000 + "end", 60, counter, None) == "…" + "x" * 6 + "end"
+    assert render.shorten("x" * 4000 + "end", 60, counter, None) == "…" + "x" * 6 + "end"
     assert counter.calls < 100
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from latentdb.base.errors import InvalidInputError, StoreError
 from latentdb.database import LatentDB
-from latentdb.output.figures import write_query
+from latentdb.output.figures import Sought, write_query
+from latentdb.output.query_sheet import AGREES, DIFFERS
 from latentdb.search.results import Matches
 from tests.conftest import make_images
 
@@ -38,21 +39,51 @@ def test_one_is_written_pixel_for_pixel_several_as_a_row_or_animation(
     assert np.array_equal(np.load(tmp_path / "path.npy"), path)
 
 
+SIDE = 128  # of an image of 16 pixels on the sheet of a query
+ACROSS, DOWN = SIDE + 2 * 4 + 10, SIDE + 2 * 4 + 6 + 3 * 17 + 10
+
+
+def cell(pixels: Any, left: int, top: int) -> Any:
+    """The image of 16x16 pixels at a corner, made small again."""
+    return pixels[top + 4 : top + 4 + SIDE : 8, left + 4 : left + 4 + SIDE : 8]
+
+
 def test_a_sheet_shows_query_reconstruction_and_matches(store: Path, tmp_path: Path) -> None:
     with LatentDB.open(store) as db:
         matches = db.query("disc/003.png", k=12)
         db.sheet("disc/003.png", matches, tmp_path / "sheet.png")
         rebuilt = db.decode("disc/003.png")[0]
-        original = np.asarray(Image.open(matches[0].path or ""))
+        originals = [np.asarray(Image.open(match.path or "")) for match in matches]
     with Image.open(tmp_path / "sheet.png") as picture:
         pixels = np.asarray(picture)
-    step = 100  # a cell of 96 and a gap of 4
-    assert np.array_equal(pixels[4:100:6, 4:100:6], original)
-    assert np.array_equal(pixels[4:100:6, 4 + step : 100 + step : 6], rebuilt)
-    below = 4 + 96 + 14 + 4  # one line of caption
-    assert np.array_equal(pixels[below : below + 96 : 6, 4:100:6], original)
-    assert pixels.shape[1] == 4 + 10 * step
-    assert pixels.shape[0] > below + 2 * 96
+    assert np.array_equal(cell(pixels, 16, 16), originals[0])
+    assert np.array_equal(cell(pixels, 16, 16 + DOWN), rebuilt)
+    left = 16 + ACROSS + 20
+    for number, original in enumerate(originals):
+        row, column = divmod(number, 5)
+        corner = (left + column * ACROSS, 16 + row * DOWN)
+        assert np.array_equal(cell(pixels, *corner), original)
+        agrees = matches[number].metadata["label"] == "disc"
+        frame = tuple(pixels[corner[1], corner[0]].tolist())
+        assert frame == (AGREES if agrees else DIFFERS)
+
+
+def test_a_sheet_draws_photos_as_they_are_up_to_256_pixels(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    wide = Image.linear_gradient("L").resize((900, 300)).convert("RGB")
+    wide.save(folder / "猫 é.png")
+    with LatentDB.create(tmp_path / "a.ldb", model=model) as db:
+        db.index_images(folder)
+        matches = db.query(folder / "猫 é.png", k=1)
+        db.sheet(folder / "猫 é.png", matches, tmp_path / "sheet.png")
+        db.sheet(None, matches, tmp_path / "like.png", like=["猫 é.png"])
+    with Image.open(tmp_path / "sheet.png") as picture:
+        pixels = np.asarray(picture).astype(int)
+    top = 16 + 4 + (256 - 85) // 2
+    shown = np.asarray(wide.resize((256, 85), Image.Resampling.BOX), int)
+    assert np.abs(pixels[top : top + 85, 20 : 20 + 256] - shown).max() < 12
+    assert (tmp_path / "like.png").is_file()
 
 
 def test_a_sheet_draws_a_missing_image_from_its_latent(tmp_path: Path, model: Path) -> None:
@@ -64,7 +95,7 @@ def test_a_sheet_draws_a_missing_image_from_its_latent(tmp_path: Path, model: Pa
         db.sheet("disc/001.png", matches, tmp_path / "sheet.png")
         rebuilt = db.decode("disc/001.png")[0]
     with Image.open(tmp_path / "sheet.png") as picture:
-        assert np.array_equal(np.asarray(picture)[4:100:6, 4:100:6], rebuilt)
+        assert np.array_equal(cell(np.asarray(picture), 16, 16), rebuilt)
 
 
 def test_what_cannot_be_written_is_refused(store: Path, tmp_path: Path) -> None:
@@ -92,6 +123,7 @@ def test_one_picture_has_at_most_2_gib_of_pixels(store: Path, tmp_path: Path) ->
         with pytest.raises(InvalidInputError, match=message):
             db.decode_to(["disc/000.png"] * (most + 1), tmp_path / "a.png")
         found: Any = Matches("l2", True, 0, (None,) * 99_998, 1.0)  # type: ignore[arg-type]
-        with pytest.raises(InvalidInputError, match="100,000 images of 16x16"):
-            write_query(db.codec, found, None, found, vectors, tmp_path / "a.png")
+        (target,) = db._resolve(db._snapshot(), ["disc/000.png"])
+        with pytest.raises(InvalidInputError, match="100,000 images of 256x256"):
+            write_query(db.codec, [Sought(target)], found, vectors, tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
