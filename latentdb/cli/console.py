@@ -6,8 +6,9 @@ import dataclasses
 import json
 import re
 import sys
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -29,15 +30,20 @@ if TYPE_CHECKING:
 
 MAX_LISTED = 100  # files that are printed; --json lists all
 _EXAMPLES = 5  # files that are printed of those with the same reason
+_LINE_SECONDS = 10.0
 _NUMBER = re.compile(r"[0-9][0-9,]*")
 _RATED = ("indexing", "decoding")  # stages whose items take about the same time each
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Report | None]:
-    """A function that shows progress; None with --quiet, or if stderr is not a terminal."""
+def progress(quiet: bool, *, lines: bool = False) -> Iterator[Report | None]:
+    """A function that shows progress; None with --quiet.
+
+    If stderr is not a terminal, it prints a line every ten seconds with `lines`, and is
+    None without.
+    """
     if quiet or not sys.stderr.isatty():
-        yield None
+        yield _print_lines() if lines and not quiet else None
         return
     from rich.console import Console
     from rich.progress import (
@@ -78,6 +84,21 @@ def progress(quiet: bool) -> Iterator[Report | None]:
             bar.update(task, description=text, completed=now.done, total=now.total, rate=rate)
 
         yield report
+
+
+def _print_lines(clock: Callable[[], float] = time.monotonic) -> Report:
+    """A function that prints progress as a line on stderr, at most every ten seconds."""
+    last = clock()
+
+    def report(now: Progress) -> None:
+        nonlocal last
+        if clock() - last < _LINE_SECONDS:
+            return
+        last = clock()
+        total = "" if now.total is None else f" of {now.total:,}"
+        click.echo(f"{now.stage}: {now.done:,}{total}", err=True)
+
+    return report
 
 
 def show_warnings_in_one_line() -> None:

@@ -91,7 +91,7 @@ def train(images: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) 
     from latentdb.cli.console import print_bad_files, print_json, print_model_warnings, progress
     from latentdb.model.training import train_model
 
-    with progress(quiet) as report:
+    with progress(quiet, lines=True) as report:
         done = train_model(images, deterministic=True, report=report, **settings)
     for note in done.notes:
         click.echo(f"note: {note}", err=True)

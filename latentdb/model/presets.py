@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -125,10 +126,10 @@ def train_network(
     design = Design(shape, latent_dim, semantic)
     network = ConvNetwork(design, pca, beta=beta, seed=seed)
     interrupted = threading.Event()
-    trainer = Trainer(
-        network,
-        inner,
-        area_pooled(validation[:_VALIDATION_IMAGES], factor),
+    make_trainer = partial(
+        Trainer,
+        training=inner,
+        validation=area_pooled(validation[:_VALIDATION_IMAGES], factor),
         beta=beta,
         budget=budget,
         patience=patience,
@@ -136,6 +137,7 @@ def train_network(
         interrupted=interrupted,
         report=report,
     )
+    trainer = make_trainer(network)
     batch = batch or min(64, max(8, len(inner) // 8))
     stages = [Stage(RECONSTRUCTION, 1.0, 1.5e-3, batch)]
     if semantic:
@@ -153,6 +155,15 @@ def train_network(
     if semantic and not _has_learnt(record.history):
         notes = ("the semantic dimensions had no time to learn: the model is the closed form",)
         return TrainedNetwork(linear.vae, linear.vae, replace(done, best_epoch=0), 0, notes)
+    if stage.kind == CONTRAST:  # interrupted there: the decoder does not know these latents
+        trainer.fit_linear_decoder()
+        ratio, closed = (one.validate(RECONSTRUCTION)[0] for one in (trainer, make_trainer(linear)))
+        if preset == "balanced" and ratio < closed:
+            notes = (
+                "interrupted before the decoder was trained, which would be worse than principal "
+                "components: the model is the closed form",
+            )
+            return TrainedNetwork(linear.vae, linear.vae, replace(done, best_epoch=0), 0, notes)
     trainer.finish()
     return TrainedNetwork(network.vae, linear.vae, done, semantic, notes)
 

@@ -268,6 +268,24 @@ class Trainer:
         """Train until the stage's end, Ctrl-C or the patience's end; then restore the best."""
         _StageRun(self, stage).run()
 
+    def fit_linear_decoder(self) -> None:
+        """Fit the decoder's linear layer to the latents by least squares.
+
+        For latents that changed under a decoder that was not trained: its
+        convolutions still add nothing.
+        """
+        sample = self._training[:_STATISTICS_IMAGES]
+        encode = tf.function(lambda block: self.network.means(tf.cast(block, tf.float32) / 255.0))
+        latents = np.concatenate([np.asarray(encode(block)) for block in _blocks(sample)])
+        known = np.column_stack([latents, np.ones(len(latents))]).astype(np.float64)
+        squares = known.T @ known + 1e-6 * len(known) * np.eye(known.shape[1])
+        products = sum(
+            known[start : start + _BATCH].T @ (block.reshape(len(block), -1) / 255.0)
+            for start, block in zip(range(0, len(sample), _BATCH), _blocks(sample), strict=True)
+        )
+        fitted = np.linalg.solve(squares, products).astype(np.float32)
+        self.network.layers["linear_image"].set_weights([fitted[:-1], fitted[-1]])
+
     def finish(self) -> None:
         """Bring the latents to their final scales, which leaves reconstructions as they are.
 

@@ -409,7 +409,8 @@ def _step_report(
 
     def report_step(step: TrainingStep) -> None:
         losses = "  ".join(f"{name} {value:.1f}" for name, value in step.losses.items())
-        stage = f"epoch {step.epoch}  {losses}"
+        within = "" if step.epoch_done else f"  batch {step.batch:,} of {step.batches:,}"
+        stage = f"epoch {step.epoch}{within}  {losses}"
         if minutes is not None:
             report(Progress(stage, int(step.seconds), int(60 * minutes)))
         else:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from latentdb.ann.metrics import L2
 from latentdb.base.wording import counted
 from latentdb.model.config import ModelConfig
 
@@ -29,6 +30,8 @@ class Verdict:
     agreement, pca_agreement
         Label-free neighbour agreement, of the metric it chooses: see
         `latentdb.model.label_free`.  None where too few images were held out.
+    metric
+        That metric.
     dims, active_dims
         Dimensions, and those whose z_mean varies; None where it was not measured.
     """
@@ -38,6 +41,7 @@ class Verdict:
     mean_image: float
     agreement: float | None
     pca_agreement: float | None
+    metric: str
     dims: int
     active_dims: int | None
 
@@ -49,8 +53,9 @@ class Verdict:
             f"(PCA-{self.dims} {self.pca:.1f}, mean image {self.mean_image:.1f})"
         )
         if self.agreement is not None and self.pca_agreement is not None:
+            by = "" if self.metric == L2 else f" by {self.metric}"
             text += (
-                f"; label-free neighbour agreement {_share(self.agreement)} "
+                f"; label-free neighbour agreement {_share(self.agreement)}{by} "
                 f"(PCA {_share(self.pca_agreement)})"
             )
         return text
@@ -93,6 +98,7 @@ def verdict_of(config: ModelConfig) -> Verdict | None:
     """The verdict on a model; None if it was not trained by latentdb, or before it had any."""
     about = config.about
     baselines, scores = _numbers(about, "baselines_psnr_db"), _numbers(about, "neighbour_agreement")
+    metric = str(about.get("metric", L2))
     psnr = _number(about.get("validation_psnr_db"))
     pca, mean_image = baselines.get("pca"), baselines.get("mean_image")
     if psnr is None or pca is None or mean_image is None:
@@ -102,8 +108,9 @@ def verdict_of(config: ModelConfig) -> Verdict | None:
         psnr,
         pca,
         mean_image,
-        scores.get(str(about.get("metric"))),
+        scores.get(metric),
         scores.get("pca"),
+        metric,
         config.latent_dim,
         active if type(active) is int else None,
     )

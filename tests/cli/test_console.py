@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from latentdb.base.progress import Progress
+from latentdb.cli import console
 from latentdb.cli.console import (
     print_bad_files,
     print_json,
@@ -108,3 +109,18 @@ def test_what_others_named_stays_in_its_line(capsys: pytest.CaptureFixture[str])
 def test_no_distance_is_minus_zero(capsys: pytest.CaptureFixture[str]) -> None:
     print_matches(Matches("cosine", True, 1, (Match(1, "a", -1e-7, None, {}),), 1.0))
     assert "-" not in capsys.readouterr().out
+
+
+def test_without_a_terminal_a_training_prints_a_line_every_ten_seconds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seconds = iter([0.0, 9.0, 11.0, 11.0, 20.0, 21.5, 21.5])
+    report = console._print_lines(lambda: next(seconds))
+    for done, total in ((1, 4000), (2000, 4000), (3000, 4000), (4, None)):
+        report(Progress("epoch 1", done, total))
+    assert capsys.readouterr().err == "epoch 1: 2,000 of 4,000\nepoch 1: 4\n"
+    with progress(False) as none, progress(False, lines=True) as some:
+        assert none is None
+        assert some is not None
+    with progress(True, lines=True) as quiet:
+        assert quiet is None

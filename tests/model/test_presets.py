@@ -116,3 +116,13 @@ def test_semantic_dimensions_learn_views_and_ctrl_c_keeps_the_best(
     assert stopped.training.history[-1].epoch == 5
     assert stopped.vae is stopped.linear
     assert stopped.notes[0].startswith("the semantic dimensions had no time to learn")
+
+    # Its decoder is fitted to what was learnt; where that is below PCA, it is the closed form.
+    monkeypatch.setattr(presets, "_LEARNT", 1.0)
+    kept = train(interrupt)
+    assert kept.training.stopped == "interrupted"
+    assert (kept.vae is kept.linear) == (kept.semantic_dims == 0)
+    before, after = (
+        psnr(images[:16], rebuilt(vae, images[:16])).mean() for vae in (kept.linear, kept.vae)
+    )
+    assert after > before - 0.01

@@ -12,7 +12,7 @@ from latentdb.images.decode import Preprocessing
 from latentdb.model.config import ModelConfig
 from latentdb.model.verdict import Verdict, verdict_of
 
-GOOD = Verdict(21.44, 20.91, 12.4, 0.612, 0.48, 64, 64)
+GOOD = Verdict(21.44, 20.91, 12.4, 0.612, 0.48, "l2", 64, 64)
 
 
 def config(about: dict[str, Any]) -> ModelConfig:
@@ -24,6 +24,8 @@ def test_a_line_against_the_baselines() -> None:
         "reconstructions 21.4 dB (PCA-64 20.9, mean image 12.4); "
         "label-free neighbour agreement .61 (PCA .48)"
     )
+    cosine = replace(GOOD, metric="centered_cosine")
+    assert cosine.line.endswith("agreement .61 by centered_cosine (PCA .48)")
     assert replace(GOOD, agreement=None).line.endswith("mean image 12.4)")
     assert GOOD.warnings == ()
 
@@ -55,7 +57,7 @@ def test_it_is_read_from_the_config_and_a_strange_one_has_none() -> None:
         "metric": "centered_cosine",
         "active_dims": 64,
     }
-    assert verdict_of(config(about)) == GOOD
+    assert verdict_of(config(about)) == replace(GOOD, metric="centered_cosine")
     assert verdict_of(config({})) is None
     assert verdict_of(config(about | {"baselines_psnr_db": [1]})) is None
     assert verdict_of(config(about | {"validation_psnr_db": "nan"})) is None
