@@ -261,6 +261,7 @@ class LatentDB(Reader):
         model: ModelLike | None = None,
         metadata: PathLike | None = None,
         labels_from_folders: bool = False,
+        rehash: bool = False,
         strict: bool = False,
         allow_bad: int | str = DEFAULT_ALLOWANCE,
         report: Report | None = None,
@@ -278,6 +279,8 @@ class LatentDB(Reader):
             A .csv or .jsonl file with a column that names the image.
         labels_from_folders
             Give each image the name of its topmost folder as ``label``.
+        rehash
+            Compare the content of every file, also where size and time are as stored.
         strict
             Raise on the first unreadable file instead of skipping it.
         allow_bad
@@ -310,6 +313,7 @@ class LatentDB(Reader):
                 paths,
                 table=table,
                 labels_from_folders=labels_from_folders,
+                rehash=rehash,
                 strict=strict,
                 allow_bad=allow_bad,
                 report=report,

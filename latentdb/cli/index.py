@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 @click.option(
     "--labels-from-folders", is_flag=True, help="Give images their topmost folder as label."
 )
+@click.option(
+    "--rehash", is_flag=True, help="Read every file again, even if its size and time are as stored."
+)
 @click.option("--recall", type=float, help="Target recall of a new store.  [default: 0.99]")
 @click.option(
     "--precision",
@@ -53,6 +56,7 @@ def index(
     images: tuple[str, ...],
     metadata: str | None,
     labels_from_folders: bool,
+    rehash: bool,
     recall: float | None,
     precision: str | None,
     strict: bool,
@@ -109,6 +113,7 @@ def index(
                     model=codec,
                     metadata=metadata,
                     labels_from_folders=labels_from_folders,
+                    rehash=rehash,
                     strict=strict,
                     allow_bad=allow_bad,
                     report=report,

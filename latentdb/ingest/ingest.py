@@ -170,6 +170,7 @@ def index_images(
     *,
     table: Table | None = None,
     labels_from_folders: bool = False,
+    rehash: bool = False,
     strict: bool = False,
     allow_bad: int | str = DEFAULT_ALLOWANCE,
     report: Report | None = None,
@@ -192,6 +193,9 @@ def index_images(
         Metadata by id or path.
     labels_from_folders
         Give each image the name of its topmost folder as ``label``.
+    rehash
+        Compare the content of every file, even where path, size and time are those
+        of its row.
     strict
         Raise on the first bad file instead of skipping it.
     allow_bad
@@ -217,6 +221,7 @@ def index_images(
         codec.config.preprocessing,
         table=table,
         labels_from_folders=labels_from_folders,
+        rehash=rehash,
         sources=sources,
     )
     pending = _PendingRows(writer, types)

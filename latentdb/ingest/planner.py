@@ -125,6 +125,9 @@ class ImagePlanner:
         Metadata by id or path.
     labels_from_folders
         Whether an image gets the name of its topmost folder as ``label``.
+    rehash
+        Whether the content of every file is compared, even where path, size and time
+        are those of its row.
     sources
         All folders and files of the run.
     """
@@ -136,6 +139,7 @@ class ImagePlanner:
         *,
         table: Table | None,
         labels_from_folders: bool,
+        rehash: bool,
         sources: Sequence[str | os.PathLike[str]],
     ) -> None:
         self.snapshot = snapshot
@@ -143,6 +147,7 @@ class ImagePlanner:
         self.passed_over: Counter[str] = Counter()  # files that are no images, by ending
         self._table = table
         self._labels = labels_from_folders
+        self._rehash = rehash
         self._earlier_sources = _EarlierSources(check_sources(sources))
 
     def look_up(self, candidates: Sequence[Candidate | BadFile]) -> list[StoredImage | None]:
@@ -217,7 +222,8 @@ class ImagePlanner:
                 batch.bad.append(file)
                 return
             stamp = file.path, file.size, file.mtime_ns
-            if stamp == (stored.path, stored.size, stored.mtime_ns):
+            known = (stored.path, stored.size, stored.mtime_ns)
+            if stamp == known and not self._rehash:
                 self._add_unchanged(file, stored, values, batch)
                 return
         data, status = read_file(candidate.path)

@@ -20,7 +20,12 @@ def empty(tmp_path: Path) -> LatentDB:
 
 def planner_of(db: LatentDB, *sources: Path, labels: bool = False) -> ImagePlanner:
     return ImagePlanner(
-        db._snapshot(), SPEC, table=None, labels_from_folders=labels, sources=sources
+        db._snapshot(),
+        SPEC,
+        table=None,
+        labels_from_folders=labels,
+        rehash=False,
+        sources=sources,
     )
 
 

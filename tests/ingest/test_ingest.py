@@ -76,6 +76,33 @@ def test_a_moved_folder_is_recognised_by_content(tmp_path: Path, model: Path) ->
         assert (done.added, done.updated, done.unchanged) == (0, 0, 6)
 
 
+def test_rehash_finds_changes_that_size_and_time_hide(tmp_path: Path, model: Path) -> None:
+    folder = make_images(tmp_path / "in", 2)
+    file = folder / "disc/000.png"
+
+    def draw(seed: int) -> None:
+        draw_shape("square", seed).save(file)
+        # Bytes after the end of a PNG are ignored: every image has the same size and time.
+        file.write_bytes(file.read_bytes().ljust(4096, b"\0"))
+        os.utime(file, ns=(1, 1))
+
+    with fresh(tmp_path, model) as db:
+        draw(76)
+        db.index_images(folder)
+        before = db.vectors(["disc/000.png", "disc/001.png"])
+        draw(77)
+        done = db.index_images(folder)
+        assert (done.added, done.updated, done.unchanged) == (0, 0, 4)
+        done = db.index_images(folder, rehash=True)
+        assert (done.added, done.updated, done.unchanged, done.restamped) == (0, 1, 3, 0)
+        after = db.vectors(["disc/000.png", "disc/001.png"])
+        assert not np.array_equal(after[0], before[0])
+        assert np.array_equal(after[1], before[1])
+        version = db.info().version
+        assert db.index_images(folder, rehash=True).unchanged == 4
+        assert db.info().version == version
+
+
 def test_bad_files_are_skipped_and_named_and_the_rest_is_indexed(
     tmp_path: Path, model: Path
 ) -> None:
