@@ -114,7 +114,7 @@ def train(images: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) 
         )
     click.echo(how)
     click.echo(done.verdict.line)
-    click.echo(f"{done.path}: encoder, decoder, history.csv, reconstructions.png")
+    click.echo(f"{done.path}: encoder, decoder, history.csv, reconstructions.png, pictures.png")
     print_bad_files(done.bad)
 
 

@@ -15,5 +15,6 @@ posterior    statistics of posteriors, and what each dimension does to the pictu
 generation   samples, and walks along dimensions
 label_free   which metric finds neighbours that mean the same, without labels
 verdict      what a trained model is worth, against baselines
+picture_page what a model reconstructs, samples and does to its dimensions, on one page
 arithmetic   averages, interpolations and blends of latents
 """

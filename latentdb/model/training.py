@@ -31,6 +31,7 @@ from latentdb.kerasfile.runtime import load_keras, save
 from latentdb.model.codec import BATCH, CONFIG_FILE, Codec, fingerprints
 from latentdb.model.config import ModelConfig
 from latentdb.model.label_free import MAX_OTHERS, neighbour_agreement
+from latentdb.model.picture_page import picture_page
 from latentdb.model.posterior import statistics
 from latentdb.model.verdict import Verdict, verdict_of
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 HISTORY_FILE = "history.csv"
 PICTURE_FILE = "reconstructions.png"
+PAGE_FILE = "pictures.png"
 LATENT_DIM = 64
 MAX_FILES = 1_000_000  # a random sample of a larger collection is used
 MAX_BYTES = 2 << 30  # pixels held in memory
@@ -157,10 +159,10 @@ def train_model(
     """Train a VAE on images and write a model folder.
 
     The folder holds ``encoder.keras``, ``decoder.keras``, ``model.json``,
-    ``history.csv`` and ``reconstructions.png`` (validation images above their
-    reconstructions), and the compiled files with the extra ``fast``.  It is synced,
-    and appears complete or not at all.  Ctrl-C ends training early with the best weights so
-    far.
+    ``history.csv``, ``reconstructions.png`` (validation images above their
+    reconstructions) and ``pictures.png`` (samples and traversals, too), and the compiled
+    files with the extra ``fast``.  It is synced, and appears complete or not at all.
+    Ctrl-C ends training early with the best weights so far.
 
     Parameters
     ----------
@@ -436,9 +438,11 @@ def _write(
     hashes = fingerprints(encoder, decoder, spec, str(target))
     config = ModelConfig(spec, latent_dim, *hashes, has_z_log_var=True)
     codec = Codec(config, encoder, decoder).compiled()
-    others = codec.encode(pixels[held_out : held_out + MAX_OTHERS])[0]
-    reconstructions = codec.decode(codec.encode(validation)[0])
-    mean_psnr = float(psnr(validation, reconstructions).mean())
+    others, others_log_var = codec.encode(pixels[held_out : held_out + MAX_OTHERS])
+    z_mean, z_log_var = codec.encode(validation)
+    reconstructions = codec.decode(z_mean)
+    ratios = psnr(validation, reconstructions)
+    mean_psnr = float(ratios.mean())
     baselines = _baselines(outcome.linear, pixels[held_out:], validation)
     losses = next(
         (step.losses for step in training.history if step.epoch == training.best_epoch), {}
@@ -466,6 +470,21 @@ def _write(
     files = codec.files
     del files[CONFIG_FILE]
     files |= {HISTORY_FILE: _history(training.history).encode(), PICTURE_FILE: picture.getvalue()}
+    page = io.BytesIO()
+    log_variances = None
+    if z_log_var is not None and others_log_var is not None:
+        log_variances = np.concatenate([z_log_var, others_log_var])
+    latents = np.concatenate([z_mean, others])
+    picture_page(
+        validation,
+        reconstructions,
+        ratios,
+        latents,
+        log_variances,
+        codec.decode,
+        seed=about["seed"],
+    ).save(page, "PNG")
+    files[PAGE_FILE] = page.getvalue()
     # The config is the last: no part of a folder is a model.
     write_folder(target, {**files, CONFIG_FILE: config.to_json().encode()})
     return TrainReport(

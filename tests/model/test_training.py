@@ -37,6 +37,7 @@ def test_the_folder_is_complete(trained: TrainReport) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names - set(ONNX_FILES) == {
         "encoder.keras", "decoder.keras", "model.json", "history.csv", "reconstructions.png",
+        "pictures.png",
     }  # fmt: skip
     assert names >= (set(ONNX_FILES) if runtime.is_available() and export.is_available() else set())
     config = json.loads((folder / "model.json").read_text())
@@ -72,6 +73,12 @@ def test_reconstructions_show_originals_above(trained: TrainReport) -> None:
     codec = Codec.from_folder(trained.path)
     assert len(np.unique(originals.reshape(8, -1), axis=0)) == 8
     assert np.array_equal(codec.decode(codec.encode(originals)[0]), rebuilt)
+
+
+def test_the_picture_page_has_a_row_for_everything(trained: TrainReport) -> None:
+    with Image.open(Path(trained.path) / "pictures.png") as page:
+        # Two of reconstructions, two of samples, two interpolations, a traversal of each dimension.
+        assert page.size == (4 + 8 * 100, 4 + 10 * 100 + 11 * 14)
 
 
 def test_grey_images_make_a_grey_model_of_their_size(tmp_path: Path) -> None:
