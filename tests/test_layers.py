@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "latentdb"
 # A package imports packages of the lines below it, and itself.
 ORDER = (
     "cli",
+    "explorer",
     "analysis database inspection outputs reader row_access stored_model verify",
     "insight",
     "exchange output",
@@ -38,6 +39,8 @@ HEAVY = {
     "openvino": {"onnx"},
     "onnx": {"onnx"},
     "tf2onnx": {"onnx"},
+    "starlette": {"explorer"},
+    "uvicorn": {"explorer"},
 }
 # They are about keras alone: they import it at their heads, and nobody else imports them there.
 KERAS_MODULES = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from latentdb.cli import decode, exchange, index, insight, maintenance, query, rows, train
+from latentdb.cli import decode, exchange, index, insight, maintenance, query, rows, serve, train
 
 
 class Group(click.Group):
@@ -84,6 +84,7 @@ for command in (
     insight.map_rows,
     insight.evaluate,
     insight.duplicates,
+    serve.serve,
     maintenance.info,
     maintenance.delete,
     maintenance.relocate,

@@ -1,0 +1,44 @@
+"""The command that serves the explorer."""
+
+from __future__ import annotations
+
+import click
+
+from latentdb.cli.console import progress
+from latentdb.cli.options import db_argument, quiet_option, trust_option
+
+
+@click.command()
+@db_argument
+@click.option("--port", type=int, default=8417, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen at.  With any but the default, whoever has the URL sees all images.",
+)
+@click.option("--no-browser", is_flag=True, help="Print the URL without opening it.")
+@trust_option
+@quiet_option
+def serve(db: str, port: int, host: str, no_browser: bool, trust_model: bool, quiet: bool) -> None:
+    """Look at a store in the browser: map, neighbours, live blends."""
+    from latentdb.explorer.guard import is_loopback
+    from latentdb.explorer.serving import serve as serve_store
+    from latentdb.reader import Reader
+
+    if not is_loopback(host):
+        click.echo(f"Warning: {host} is reachable from the network, unencrypted.", err=True)
+
+    with Reader.open(db, trust_model=trust_model) as store, progress(quiet) as report:
+        serve_store(
+            store,
+            host=host,
+            port=port,
+            browser=not no_browser,
+            announce=_announce,
+            report=report,
+        )
+
+
+def _announce(url: str) -> None:
+    click.echo(f"{url}\nEnd with Ctrl-C.")

@@ -1,0 +1,264 @@
+"""`Views`: what the page shows of an open store, by row number."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import secrets
+import struct
+import threading
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from latentdb.ann.metrics import L2
+from latentdb.base.errors import InvalidInputError, LatentDBError, NotFoundError
+from latentdb.search.filters import Filter
+from latentdb.search.selection import check_column, column_values, select_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from latentdb.base.progress import Report
+    from latentdb.images.pixel_range import Pixels
+    from latentdb.reader import Reader
+    from latentdb.search.results import Matches
+    from latentdb.store.rows import Floats, Ints
+
+MAGIC, FORMAT = b"LDBP", 1
+MAX_NEIGHBOURS = 100
+MAX_PARTS = 32
+MAX_WHERE = 2_000
+_CATEGORIES = 20  # colours of a legend
+_RANGES = 8
+_WAITING = 32
+
+
+class BusyError(LatentDBError):
+    """More pictures are waited for than the server queues."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row of a blend, and its weight."""
+
+    row: int
+    weight: float
+
+
+class Views:
+    """The rows of the version that was committed when the server started.
+
+    Row numbers are of that version: a later `compact` does not change what they mean here.
+    Threads may share it.
+
+    Parameters
+    ----------
+    db
+        An open store.
+    report
+        Called with the progress of the layout, which the first call for a store makes.
+    """
+
+    def __init__(self, db: Reader, *, report: Report | None = None) -> None:
+        from latentdb.base.progress import Progress
+        from latentdb.insight.map import make_map
+
+        def rounds(done: int, total: int) -> None:
+            if report is not None:
+                report(Progress("laying out", done, total))
+
+        self._db = db
+        self._snapshot = db._snapshot()
+        self._rows = self._snapshot.live_rows()
+        if not len(self._rows):
+            raise NotFoundError("the store is empty: index images before you look at it")
+        self._map = make_map(self._snapshot, self._rows, metric=L2, report=rounds)
+        self._version = secrets.token_hex(4)
+        self._lock = threading.Lock()
+        self._queue = threading.BoundedSemaphore(_WAITING)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Run one model at a time, with a bounded number of others waiting."""
+        if not self._queue.acquire(blocking=False):
+            raise BusyError(f"{_WAITING} pictures are being waited for: try again")
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._queue.release()
+
+    def info(self) -> dict[str, Any]:
+        """Size of the store, its columns, and how faithful its map is."""
+        model = self._snapshot.manifest.model
+        return {
+            "version": self._version,
+            "rows": len(self._rows),
+            "dim": self._snapshot.dim,
+            "has_model": model is not None,
+            "has_decoder": model is not None and self._db.codec.has_decoder,
+            "columns": list(self._snapshot.manifest.columns),
+            "neighbours_kept": self._map.kept,
+            "landmarks": self._map.landmarks,
+        }
+
+    def points(self) -> bytes:
+        """The map as binary data, little-endian.
+
+        ``LDBP``, uint32 format 1, uint32 n, uint32 0; n uint32 row numbers; n x 2 float32.
+        """
+        head = MAGIC + struct.pack("<III", FORMAT, len(self._rows), 0)
+        rows, points = self._map.rows.astype("<u4"), self._map.points.astype("<f4")
+        return head + rows.tobytes() + points.tobytes()
+
+    def column(self, name: str) -> dict[str, Any]:
+        """Categories of a column with their counts, and the category of each point.
+
+        A column of many numbers is cut into ranges with about as many rows each; of many
+        other values, the most frequent ones have categories.  -1 is no category.
+        """
+        check_column(self._snapshot, name)
+        values = column_values(self._snapshot, self._map.rows, name)
+        names = [None if value is None else value for value in values]
+        numeric = all(
+            value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+            for value in names
+        )
+        known = {value for value in names if value is not None}
+        if numeric and len(known) > _CATEGORIES:
+            return _ranges(names)
+        texts = [None if value is None else str(value) for value in names]
+        found: dict[str, int] = {}
+        for text in texts:
+            if text is not None:
+                found[text] = found.get(text, 0) + 1
+        frequent = sorted(found, key=lambda text: (-found[text], text))[:_CATEGORIES]
+        frequent.sort()
+        codes = {text: code for code, text in enumerate(frequent)}
+        return {
+            "categories": [{"name": text, "count": found[text]} for text in frequent],
+            "codes": [-1 if text is None else codes.get(text, -1) for text in texts],
+        }
+
+    def filter(self, where: str) -> dict[str, Any]:
+        """Positions in `points` of the rows for which an expression is true."""
+        if len(where) > MAX_WHERE:
+            raise InvalidInputError(f"the expression is over {MAX_WHERE:,} characters")
+        condition = Filter(where, self._snapshot.manifest.columns)
+        rows = select_rows(self._snapshot, condition)
+        return {"points": np.flatnonzero(np.isin(self._map.rows, rows)).tolist()}
+
+    def _check(self, rows: Sequence[int]) -> Ints:
+        """Row numbers as an array; raises `NotFoundError` for one that does not exist."""
+        for row in rows:
+            place = int(np.searchsorted(self._rows, row)) if row < 2**62 else len(self._rows)
+            if place == len(self._rows) or self._rows[place] != row:
+                raise NotFoundError(f"row {str(row)[:24]} is not in the store")
+        return np.array(rows, np.int64)
+
+    def row(self, row: int) -> dict[str, Any]:
+        """Id and metadata of a row."""
+        (record,) = self._snapshot.records(self._check([row]))
+        return {"row": row, "id": record[0], "metadata": record[2]}
+
+    def thumb(self, row: int) -> bytes:
+        """A JPEG of the image at the model's size: of its file, else of its latent."""
+        rows = self._check([row])
+        with self._turn():
+            (pixels,) = self._db._images(self._snapshot, rows)
+        return _encode(pixels, "JPEG")
+
+    def neighbours(self, row: int, *, k: int, metric: str) -> dict[str, Any]:
+        """The k rows nearest to a row, without itself."""
+        (name,) = self._snapshot.ids(self._check([row]))
+        _check_k(k)
+        return self._described(self._db.query(f"id:{name}", k=k, metric=metric, exclude_self=True))
+
+    def near(self, parts: Sequence[Part], *, k: int, method: str) -> dict[str, Any]:
+        """The k rows nearest to a blend."""
+        _check_k(k)
+        return self._described(self._db.query(self._blend(parts, method), k=k))
+
+    def _described(self, matches: Matches) -> dict[str, Any]:
+        # A row that was added after the start has no number here, and is left out.
+        rows = self._snapshot.locate([match.id for match in matches]).tolist()
+        return {
+            "metric": matches.metric,
+            "matches": [
+                {
+                    "row": row,
+                    "id": match.id,
+                    "distance": match.distance,
+                    "metadata": dict(match.metadata),
+                }
+                for row, match in zip(rows, matches, strict=True)
+                if row >= 0
+            ],
+        }
+
+    def decode(self, parts: Sequence[Part], *, method: str) -> bytes:
+        """A PNG of the image that a blend of rows decodes to."""
+        latent = self._blend(parts, method)
+        with self._turn():
+            (pixels,) = self._db.codec.decode(latent[None])
+        return _encode(pixels, "PNG")
+
+    def _blend(self, parts: Sequence[Part], method: str) -> Floats:
+        from latentdb.model import arithmetic
+
+        vectors = self._snapshot.vectors(self._check([part.row for part in parts]))
+        return arithmetic.blend(vectors, [part.weight for part in parts], method=method)
+
+
+def read_parts(body: object) -> list[Part]:
+    """Rows and weights of ``{"parts": [{"row": 3, "weight": 0.5}, ...]}``."""
+    given = body.get("parts") if isinstance(body, dict) else None
+    if not isinstance(given, list) or not 1 <= len(given) <= MAX_PARTS:
+        raise InvalidInputError(f'expected {{"parts": [...]}} with 1 to {MAX_PARTS} parts')
+    parts = []
+    for part in given:
+        row: object = part.get("row") if isinstance(part, dict) else None
+        weight: object = part.get("weight", 1) if isinstance(part, dict) else None
+        if not (
+            isinstance(row, int)
+            and not isinstance(row, bool)
+            and isinstance(weight, int | float)
+            and row >= 0
+            and abs(weight) <= 1e6
+        ):
+            raise InvalidInputError('a part is {"row": number, "weight": number up to a million}')
+        parts.append(Part(row, float(weight)))
+    return parts
+
+
+def _check_k(k: int) -> None:
+    if not 1 <= k <= MAX_NEIGHBOURS:
+        raise InvalidInputError(f"k {k} cannot be used: give 1 to {MAX_NEIGHBOURS}")
+
+
+def _ranges(values: Sequence[Any]) -> dict[str, Any]:
+    numbers = np.array([np.nan if value is None else value for value in values], np.float64)
+    known = numbers[np.isfinite(numbers)]
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, _RANGES + 1)))
+    codes = np.searchsorted(edges[1:-1], numbers, side="right")
+    codes[~np.isfinite(numbers)] = -1
+    names = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(edges)]
+    categories = [
+        {"name": name, "count": int((codes == code).sum())} for code, name in enumerate(names)
+    ]
+    return {"categories": categories, "codes": codes.tolist()}
+
+
+def _encode(pixels: Pixels, kind: str) -> bytes:
+    from PIL import Image
+
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    if kind == "JPEG" and image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    file = io.BytesIO()
+    image.save(file, kind, quality=90)
+    return file.getvalue()

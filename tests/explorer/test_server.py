@@ -1,0 +1,258 @@
+"""The explorer's server: what the page is given, and what every other request is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from latentdb.base.errors import NotFoundError
+from latentdb.cli.main import main
+from latentdb.database import LatentDB
+from latentdb.explorer.app import make_app
+from latentdb.explorer.guard import MAX_BODY, Guard
+from latentdb.explorer.views import Views
+from latentdb.reader import Reader
+
+pytest.importorskip("starlette")
+pytest.importorskip("httpx")
+from starlette.testclient import TestClient
+
+TOKEN, BASE, API = "secret-of-the-test", "http://127.0.0.1:8417", "/api/v1"
+
+
+@pytest.fixture(scope="module")
+def db(_filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    path = shutil.copytree(_filled, tmp_path_factory.mktemp("explorer") / "shapes.ldb")
+    with Reader.open(path) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def guard(db: Reader) -> Guard:
+    return Guard(make_app(Views(db)), token=TOKEN, port=8417)
+
+
+@pytest.fixture
+def stranger(guard: Guard) -> TestClient:
+    return TestClient(guard, base_url=BASE, follow_redirects=False)
+
+
+@pytest.fixture
+def client(stranger: TestClient) -> TestClient:
+    stranger.headers["authorization"] = f"Bearer {TOKEN}"
+    return stranger
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def test_points_are_the_map(client: TestClient, db: Reader) -> None:
+    data = client.get(f"{API}/points").content
+    magic, version, n, _ = struct.unpack_from("<4sIII", data)
+    assert (magic, version, n, len(data)) == (b"LDBP", 1, len(db), 16 + 12 * n)
+    points = np.frombuffer(data, "<f4", offset=16 + 4 * n).reshape(n, 2)
+    assert np.array_equal(points, db.map().points)
+
+
+def test_columns_and_filter_agree(client: TestClient, db: Reader) -> None:
+    assert client.get(f"{API}/info").json()["columns"] == ["label"]
+    column = client.get(f"{API}/columns/label").json()
+    assert [category["name"] for category in column["categories"]] == ["disc", "square"]
+    found = client.get(f"{API}/filter", params={"where": 'label == "square"'}).json()["points"]
+    assert found == [place for place, code in enumerate(column["codes"]) if code == 1]
+
+
+def test_many_numbers_are_cut_into_ranges(tmp_path: Path) -> None:
+    with LatentDB.create(tmp_path / "v.ldb", dim=3) as db:
+        vectors = np.random.default_rng(0).normal(size=(60, 3))
+        names = [str(number) for number in range(60)]
+        db.add(names, vectors, metadata={"year": list(range(1950, 2010))})
+        column = Views(db).column("year")
+    assert sum(category["count"] for category in column["categories"]) == 60
+    assert len(column["categories"]) == 8
+    assert column["codes"] == sorted(column["codes"])
+
+
+def test_a_row_its_picture_and_its_neighbours(client: TestClient, db: Reader) -> None:
+    row = client.get(f"{API}/rows/3").json()
+    assert row["id"] == db.ids()[3]
+    assert pixels(client.get(f"{API}/thumb/3").content).shape == (16, 16, 3)
+    found = client.get(f"{API}/neighbors/3", params={"k": 5}).json()["matches"]
+    expected = db.query(f"id:{row['id']}", k=5, exclude_self=True)
+    assert [match["id"] for match in found] == [match.id for match in expected]
+    assert [db.ids()[match["row"]] for match in found] == [match.id for match in expected]
+
+
+def test_a_blend_is_decoded_and_searched(client: TestClient, db: Reader) -> None:
+    recipe = {"parts": [{"row": 0, "weight": 3}, {"row": 5, "weight": 1}]}
+    latent = db.blend([db.ids()[0], db.ids()[5]], weights=[3, 1])
+    shown = pixels(client.post(f"{API}/decode", json=recipe).content)
+    assert np.array_equal(shown, db.decode(latent)[0])
+    found = client.post(f"{API}/query?k=3", json=recipe).json()["matches"]
+    assert [match["id"] for match in found] == [match.id for match in db.query(latent, k=3)]
+
+
+def test_the_token_is_exchanged_for_a_strict_cookie(stranger: TestClient) -> None:
+    answer = stranger.get("/", params={"token": TOKEN})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert {"HttpOnly", "SameSite=Strict"} <= set(answer.headers["set-cookie"].split("; "))
+    page = stranger.get("/")
+    assert "unsafe" not in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert "access-control-allow-origin" not in page.headers
+    for name in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        assert stranger.get(f"/{name}").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/page.js", f"{API}/info", f"{API}/thumb/0", "/nothing"])
+def test_nothing_is_answered_without_the_token(stranger: TestClient, path: str) -> None:
+    for headers in ({}, {"authorization": "Bearer x"}, {"cookie": "latentdb-8417=x"}):
+        assert stranger.get(path, headers=headers).status_code == 401
+    assert stranger.get("/?token=x").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/page.js", f"{API}/info", f"{API}/thumb/0", "/nothing"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example:8417"},
+        {"host": "127.0.0.1"},
+        {"host": "127.0.0.1:80"},
+        {"host": "127.0.0.1:8417.evil.example"},
+        {"host": ""},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:8418"},
+        {"origin": "https://127.0.0.1:8417"},
+    ],
+    ids=str,
+)
+def test_foreign_hosts_and_origins_are_refused(
+    client: TestClient, path: str, headers: dict[str, str]
+) -> None:
+    assert client.get(path, headers=headers).status_code == 403
+
+
+HOSTILE = [
+    ("GET", "/../../etc/passwd", None),
+    ("GET", "/page.js/../../views.py", None),
+    ("GET", "/%2e%2e/%2e%2e/etc/passwd", None),
+    ("GET", "/views.py", None),
+    ("GET", f"{API}/thumb/-1", None),
+    ("GET", f"{API}/thumb/80", None),
+    ("GET", f"{API}/thumb/{10**30}", None),
+    ("GET", f"{API}/thumb/..%2f..%2fetc%2fpasswd", None),
+    ("GET", f"{API}/rows/file:x", None),
+    ("GET", f"{API}/neighbors/0?k=0", None),
+    ("GET", f"{API}/neighbors/0?k=101", None),
+    ("GET", f"{API}/neighbors/0?k=-1", None),
+    ("GET", f"{API}/neighbors/0?k={10**40}", None),
+    ("GET", f"{API}/neighbors/0?metric=hamming", None),
+    ("GET", f"{API}/filter?where=", None),
+    ("GET", f"{API}/filter?where=label+==", None),
+    ("GET", f"{API}/filter?where=__import__('os')", None),
+    ("GET", f"{API}/filter?where=" + "(" * 1500, None),
+    ("GET", f"{API}/filter?where=" + "x" * 5000, None),
+    ("GET", f"{API}/columns/none", None),
+    ("GET", f"{API}/columns/a%0d%0ab", None),
+    ("PUT", f"{API}/info", None),
+    ("DELETE", f"{API}/rows/0", None),
+    ("OPTIONS", f"{API}/decode", None),
+    ("GET", f"{API}/decode", None),
+    ("POST", f"{API}/decode", b""),
+    ("POST", f"{API}/decode", b"\xff\xfe"),
+    ("POST", f"{API}/decode", b"[" * 50_000),
+    ("POST", f"{API}/decode", b"x" * (MAX_BODY + 1)),
+    ("POST", f"{API}/decode", b"[]"),
+    ("POST", f"{API}/decode", b'{"parts": []}'),
+    ("POST", f"{API}/decode", b'{"parts": ["file:/etc/passwd"]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"row": "0"}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"row": true}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"row": 99999999999999999999999}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"row": 0, "weight": NaN}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"row": 0, "weight": 1e999}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"row": 0, "weight": 0}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"row": 0}], "method": "cubic"}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"row": 0}], "method": []}'),
+    ("POST", f"{API}/query?k=x", b'{"parts": [{"row": 0}]}'),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), HOSTILE, ids=lambda value: str(value)[:50])
+def test_hostile_requests_are_refused_in_one_line(
+    client: TestClient, method: str, path: str, body: bytes | None
+) -> None:
+    headers = {"content-type": "application/json"}
+    answer = client.request(method, path, content=body, headers=headers)
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.json()["error"]
+    assert len(answer.text.splitlines()) == 1
+
+
+def test_a_form_cannot_post(client: TestClient) -> None:
+    answer = client.post(f"{API}/decode", content=b'{"parts": [{"row": 0}]}')
+    assert "application/json" in answer.json()["error"]
+
+
+def test_a_body_without_a_length_is_limited(client: TestClient) -> None:
+    chunks = (b"x" * 10_000 for _ in range(10))
+    headers = {"content-type": "application/json"}
+    assert client.post(f"{API}/decode", content=chunks, headers=headers).status_code == 413
+
+
+def test_an_empty_store_says_so(tmp_path: Path) -> None:
+    with (
+        LatentDB.create(tmp_path / "v.ldb", dim=3) as db,
+        pytest.raises(NotFoundError, match="index images"),
+    ):
+        Views(db)
+
+
+def test_a_port_that_cannot_be_used(store: Path) -> None:
+    result = CliRunner().invoke(main, ["serve", str(store), "--port", "70000", "--no-browser"])
+    assert result.exit_code == 1
+    assert "give 0 to 65535" in result.output
+
+
+def test_the_command_serves_until_ctrl_c(store: Path) -> None:
+    pytest.importorskip("uvicorn")
+    words = [sys.executable, "-m", "latentdb", "serve", str(store), "--port", "0", "--no-browser"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    server = subprocess.Popen(
+        [*words, "--quiet"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        home, token = url.split("?token=")
+        asked = urllib.request.Request(
+            f"{home}api/v1/info", headers={"Authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            assert b'"rows":80' in answer.read()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) == 0
+        assert server.stderr is not None
+        assert server.stderr.read() == ""
+    finally:
+        server.kill()
+        server.communicate()
