@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import secrets
 import struct
 import threading
@@ -161,9 +162,10 @@ class Views:
         return np.array(rows, np.int64)
 
     def row(self, row: int) -> dict[str, Any]:
-        """Id and metadata of a row."""
-        (record,) = self._snapshot.records(self._check([row]))
-        return {"row": row, "id": record[0], "metadata": record[2]}
+        """Id and metadata of a row, and whether its image is where it was indexed."""
+        ((name, path, metadata),) = self._snapshot.records(self._check([row]))
+        found = path is not None and os.path.exists(path)
+        return {"row": row, "id": name, "metadata": metadata, "file_exists": found}
 
     def thumb(self, row: int) -> bytes:
         """A JPEG of the image at the model's size: of its file, else of its latent."""

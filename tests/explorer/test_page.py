@@ -71,13 +71,12 @@ def test_look_select_blend_and_reload(page: Any) -> None:
     assert page.locator("#selected .grid button").count() == 12
     page.click("#add")
     page.locator("#selected .grid button").first.click()
-    page.wait_for_function("document.querySelector('#selected h2') !== null")
     page.wait_for_selector("#blend[src^=blob]")
     before = page.get_attribute("#blend", "src")
     page.locator("#parts input").first.fill("1.5")
-    page.wait_for_function("old => document.querySelector('#blend').src !== old", arg=before)
+    playwright.expect(page.locator("#blend")).not_to_have_attribute("src", before)
     page.wait_for_selector("#near button")
-    page.wait_for_function("location.hash.includes('1.5')")
+    page.wait_for_url(lambda url: "1.5" in url)
     page.reload()
     page.wait_for_selector("body[data-ready=yes]")
     page.wait_for_selector("#near button")
@@ -87,7 +86,7 @@ def test_look_select_blend_and_reload(page: Any) -> None:
 
 def test_filter_and_its_error(page: Any) -> None:
     page.fill("#filter", 'label == "disc"')
-    page.wait_for_function("document.querySelector('#filter-note').textContent === '40 rows'")
+    playwright.expect(page.locator("#filter-note")).to_have_text("40 rows")
     assert page.errors == []
     page.fill("#filter", "label ==")
     page.wait_for_selector("#filter-note.bad")

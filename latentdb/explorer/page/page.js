@@ -155,7 +155,7 @@ const choose = newestWins(async (row, newest) => {
       tray();
     };
     const pair = element("div", { className: "pair" });
-    if (info.has_model) pair.append(element("figure", {}, element("img", { src: thumb(row), alt: "image" }), element("figcaption", { textContent: "image" })));
+    if (info.has_model) pair.append(element("figure", {}, element("img", { src: thumb(row), alt: "image" }), element("figcaption", { textContent: facts.file_exists ? "image" : "no image file: decoded" })));
     if (picture) {
       const image = element("img", { src: picture, alt: "reconstruction", onload: () => URL.revokeObjectURL(picture) });
       pair.append(element("figure", {}, image, element("figcaption", { textContent: "reconstruction" })));
