@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from latentdb.analysis import Analysis
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
     from latentdb.images.render import Cell
     from latentdb.insight.duplicates import Duplicates
     from latentdb.insight.evaluation import Evaluation
+    from latentdb.insight.outliers import Outlier, Outliers
     from latentdb.search.manager import IndexManager
     from latentdb.store.snapshot import Snapshot
 
 PathLike = str | os.PathLike[str]
 _SHEET_GROUPS, _SHEET_MEMBERS = 40, 8
+_SHEET_OUTLIERS, _SHEET_PAIRS = 100, 4  # of a sheet, and of a line of it
 
 
 class Inspection(Analysis):
@@ -171,6 +174,87 @@ class Inspection(Analysis):
                 rows.append([])
             rows[-1] += zip(images, captions, strict=True)
         write_picture(out, contact_sheet(rows))
+
+    def outliers(
+        self,
+        n: int = 20,
+        *,
+        by: str | None = None,
+        where: str | None = None,
+        k: int = 10,
+        metric: str = L2,
+        sheet: PathLike | None = None,
+        overwrite: bool = False,
+        report: Report | None = None,
+    ) -> Outliers:
+        """Find the rows that are most unlike the others, by one of three measures.
+
+        Parameters
+        ----------
+        n
+            Rows to name.
+        by
+            ``"error"``: how unusual the reconstruction error is beside the local texture of
+            the image, whose file is read.  ``"kl"``: divergence of the posterior from the
+            prior.  ``"distance"``: mean distance of the k nearest others.  By default the
+            first of them that can be computed.
+        where
+            Only rows for which this expression is true.
+        k, metric
+            Of the distance; any metric but ``"kl"``.
+        sheet
+            A picture: each image beside its reconstruction, at most 100.
+        overwrite
+            Replace a picture that exists.
+        report
+            Called with the progress.
+
+        Raises
+        ------
+        InvalidInputError
+            If an argument cannot be used, or the measure cannot be computed here.
+        NotFoundError
+            If there are no rows.
+        """
+        from latentdb.base.progress import Progress
+        from latentdb.insight.outliers import find_outliers
+
+        sheet = self._picture(sheet, overwrite=overwrite)
+        snapshot = self._snapshot()
+        has_decoder = self._has_decoder(snapshot)
+
+        def batches(done: int, total: int) -> None:
+            if report is not None:
+                report(Progress("comparing", done, total))
+
+        found = find_outliers(
+            snapshot,
+            self._rows(snapshot, where),
+            self._index_manager.searcher(snapshot, _indexed(metric)),
+            n=n,
+            by=by,
+            k=k,
+            spec=self.codec.config.preprocessing if has_decoder else None,
+            decode=self.codec.decode if has_decoder else None,
+            report=batches,
+        )
+        if sheet is not None:
+            self._draw_outliers(snapshot, found.top[:_SHEET_OUTLIERS], found.by, sheet)
+        return found
+
+    def _draw_outliers(
+        self, snapshot: Snapshot, shown: Sequence[Outlier], by: str, out: PathLike
+    ) -> None:
+        from latentdb.images.render import contact_sheet, grid, one_line, write_picture
+
+        rows = snapshot.find([outlier.id for outlier in shown])
+        images = self._images(snapshot, rows)
+        rebuilt = self.codec.decode(snapshot.vectors(rows))
+        cells: list[Cell] = []
+        for outlier, image, other in zip(shown, images, rebuilt, strict=True):
+            cells.append((image, f"{by} {getattr(outlier, by):.2f}\n{one_line(outlier.id)}"))
+            cells.append((other, "reconstruction"))
+        write_picture(out, contact_sheet(grid(cells, 2 * _SHEET_PAIRS)))
 
 
 def _indexed(metric: str) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from latentdb.insight.diagnosis import Diagnosis
     from latentdb.insight.duplicates import Duplicates
     from latentdb.insight.evaluation import Evaluation
+    from latentdb.insight.outliers import Outliers
     from latentdb.model.codec import Codec
     from latentdb.model.config import ModelConfig
     from latentdb.row_access import RowDetails
@@ -357,6 +358,30 @@ def print_duplicates(found: Duplicates) -> None:
             click.echo(f"     and {len(group.members) - 1 - _EXAMPLES:,} more; --json lists all")
     if len(found.groups) > MAX_LISTED:
         click.echo(f"and {len(found.groups) - MAX_LISTED:,} more groups; --json lists all")
+    for note in found.notes:
+        click.echo(f"note: {note}")
+
+
+def print_outliers(found: Outliers) -> None:
+    """Print a line per row: each measure, and its rank among all rows."""
+    from latentdb.insight.outliers import COLUMNS, DEFINITIONS
+
+    click.echo(
+        f"by {found.by}, of {counted(len(found.rows), 'row')} (each measure with its rank; "
+        f"{DEFINITIONS})"
+    )
+    click.echo("".join(f"{name:>10}{'rank':>9}" for name in COLUMNS) + "  id")
+    for row in found.top[:MAX_LISTED]:
+        cells = []
+        for value, rank in (
+            (row.error, row.error_rank),
+            (row.kl, row.kl_rank),
+            (row.distance, row.distance_rank),
+        ):
+            cells.append(f"{'-':>10}{'':>9}" if value is None else f"{value:10.3f}{rank:9,}")
+        click.echo("".join(cells) + f"  {_text(row.id)}")
+    if len(found.top) > MAX_LISTED:
+        click.echo(f"and {len(found.top) - MAX_LISTED:,} more; --json lists all")
     for note in found.notes:
         click.echo(f"note: {note}")
 

@@ -11,6 +11,7 @@ from latentdb.cli.console import (
     print_duplicates,
     print_evaluation,
     print_json,
+    print_outliers,
     progress,
 )
 from latentdb.cli.options import (
@@ -392,5 +393,69 @@ def duplicates(
     print_duplicates(found)
     if yes:
         click.echo(f"{deleted:,} rows deleted")
+    if sheet is not None:
+        click.echo(sheet)
+
+
+@click.command()
+@db_argument
+@click.option("-n", "count", type=int, default=20, show_default=True, help="Rows to name.")
+@click.option(
+    "--by",
+    type=click.Choice(["error", "kl", "distance"]),
+    help="What to order them by.  [default: the first that can be computed]",
+)
+@where_option
+@click.option("-k", type=int, default=10, show_default=True, help="Neighbours of the distance.")
+@click.option("--metric", type=click.Choice(INDEXED_METRICS), default=METRICS[0], show_default=True)
+@click.option("--sheet", type=click.Path(), help="A picture: images beside their reconstructions.")
+@force_option
+@trust_option
+@json_option
+@quiet_option
+def outliers(
+    db: str,
+    count: int,
+    by: str | None,
+    where: str | None,
+    k: int,
+    metric: str,
+    sheet: str | None,
+    overwrite: bool,
+    trust_model: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Find the rows that are most unlike the others.
+
+    error: reconstruction error that is unusual for the texture of the image.  kl:
+    divergence of the posterior from the prior.  distance: mean distance of the
+    k nearest.
+    """
+    from latentdb.reader import Reader
+
+    with Reader.open(db, trust_model=trust_model) as store, progress(quiet) as report:
+        found = store.outliers(
+            count,
+            by=by,
+            where=where,
+            k=k,
+            metric=metric,
+            sheet=sheet,
+            overwrite=overwrite,
+            report=report,
+        )
+    if as_json:
+        print_json(
+            {
+                "by": found.by,
+                "rows": len(found.rows),
+                "outliers": found.top,
+                "notes": found.notes,
+                "sheet": sheet,
+            }
+        )
+        return
+    print_outliers(found)
     if sheet is not None:
         click.echo(sheet)

@@ -84,6 +84,7 @@ for command in (
     insight.map_rows,
     insight.evaluate,
     insight.duplicates,
+    insight.outliers,
     serve.serve,
     maintenance.info,
     maintenance.delete,

@@ -11,6 +11,7 @@ fidelity     structural similarity
 agreement    how well neighbours agree in their labels
 duplicates   images that a store has more than once
 copies       how far apart copies of an image are
+outliers     rows that are unlike the others
 grouping     near duplicates as groups in which everyone is near to everyone
 pictures     cells and captions of contact sheets
 atlas        the picture of a map

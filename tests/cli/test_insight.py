@@ -85,3 +85,13 @@ def test_duplicates(store: Path, tmp_path: Path) -> None:
     with LatentDB.open(store) as db:
         assert db.ids() == [found["groups"][0]["keep"]]
     assert "calibrate" in run("duplicates", store, code=1).stderr
+
+
+def test_outliers(store: Path, tmp_path: Path) -> None:
+    lines = run("outliers", store, "-n", 3, "--sheet", tmp_path / "o.png").stdout.splitlines()
+    assert lines[0].startswith("by error, of 80 rows")
+    assert len(lines) == 6
+    assert lines[-1] == str(tmp_path / "o.png")
+    found = run_json("outliers", store, "--by", "kl", "--where", 'label == "disc"')
+    assert (found["by"], found["rows"], len(found["outliers"])) == ("kl", 40, 20)
+    assert [row["kl_rank"] for row in found["outliers"]] == list(range(1, 21))
