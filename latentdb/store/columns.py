@@ -13,7 +13,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,11 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "float": np.dtype("<f8"),
     "bool": np.dtype("u1"),
 }
-ID_COLUMNS = ("id", "path", "file", "filename", "file_name", "image")
+ID_COLUMNS = (
+    "id", "path", "file", "filename", "file_name", "image",
+    "filepath", "file_path", "image_path", "img", "key",
+)  # fmt: skip
+MISSING = frozenset(("", "NA", "NaN", "nan", "null", "None"))
 WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)\Z")
 NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
 
@@ -287,10 +291,9 @@ class Table:
 def read_table(path: str | os.PathLike[str]) -> Table:
     """Read a metadata file: CSV with a header, or JSON lines.
 
-    One column names the image (``id``, ``path``, ``file``, ``filename``,
-    ``file_name`` or ``image``, the first that is there); the others are
-    metadata.  In CSV an empty cell is missing, and a column is of the narrowest
-    type all its cells fit (``007`` is text).
+    One column names the image (the first of `ID_COLUMNS` that is there, in any
+    case); the others are metadata.  In CSV a cell of `MISSING` is missing, and
+    a column is of the narrowest type all its cells fit (``007`` is text).
 
     Raises
     ------
@@ -314,7 +317,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
         if isinstance(error, InvalidInputError):
             raise
         raise InvalidInputError(f"{file} cannot be read: {error.strerror}") from error
-    name = next((column for column in ID_COLUMNS if column in raw), None)
+    name = _image_column(raw)
     if name is None:
         raise InvalidInputError(
             f"{file} has columns {', '.join(raw) or '(none)'}: "
@@ -331,6 +334,14 @@ def read_table(path: str | os.PathLike[str]) -> Table:
             raise InvalidInputError(f"{file} names {key!r} twice: keep one row of it")
         rows[key] = number
     return Table(str(file), rows, make_columns(raw, len(keys)))
+
+
+def _image_column(names: Iterable[str]) -> str | None:
+    # As written first: a file with "filename" may hold an "ID" of something else.
+    given = list(names)
+    folded = {name.casefold(): name for name in reversed(given)}
+    exact = next((column for column in ID_COLUMNS if column in given), None)
+    return exact or next((folded[column] for column in ID_COLUMNS if column in folded), None)
 
 
 def _read_csv(file: Path) -> dict[str, list[Any]]:
@@ -353,7 +364,7 @@ def _read_csv(file: Path) -> dict[str, list[Any]]:
             raise InvalidInputError(f"{file}, line {reader.line_num}: {error}") from error
     if len(set(header)) != len(header):
         raise InvalidInputError(f"{file} has a column name twice: {', '.join(header)}")
-    name = next((column for column in ID_COLUMNS if column in header), None)
+    name = _image_column(header)
     return {
         key: cells[place] if key == name else _parse_cells(cells[place])
         for place, key in enumerate(header)
@@ -397,12 +408,14 @@ class CellType:
 
 
 def _parse_cells(cells: list[str]) -> list[Any]:
+    # Not in CellType: a store's own export writes the text "NA" as such.
+    present = [None if cell in MISSING else cell for cell in cells]
     guess = CellType()
-    for cell in cells:
-        guess.add(cell)
+    for cell in present:
+        guess.add(cell or "")
     parsers: dict[str, Any] = {"int": int, "float": float, "bool": lambda c: c.lower() == "true"}
     parse = parsers.get(guess.name, str)
-    return [parse(cell) if cell else None for cell in cells]
+    return [None if cell is None else parse(cell) for cell in present]
 
 
 def _read_json_lines(file: Path) -> dict[str, list[Any]]:

@@ -321,7 +321,7 @@ def test_any_of_these_columns_names_the_image(tmp_path: Path, name: str, suffix:
         (["1", "x"], "str", ["1", "x"]),
         (["true", "False", "TRUE", ""], "bool", [True, False, True, None]),
         (["true", "1"], "str", ["true", "1"]),
-        (["nan", "1"], "str", ["nan", "1"]),
+        (["nan", "1"], "int", [None, 1]),
         (["1_000"], "str", ["1_000"]),
         ([" 1"], "str", [" 1"]),
         (["٣"], "str", ["٣"]),
@@ -453,6 +453,36 @@ def test_json_values_are_read_as_they_were_written(
     found = read_items(tmp_path_factory.mktemp("json"), "m.jsonl", text or '{"id": 1}')
     expected = {"v": values} if any(value is not None for value in values) else {}
     assert found == expected
+
+
+@pytest.mark.parametrize("marker", ["", "NA", "NaN", "nan", "null", "None"])
+def test_a_marker_of_a_missing_value_leaves_the_type_of_a_csv_column(
+    tmp_path: Path, marker: str
+) -> None:
+    text = f"id,f,i,b,s\na,1.5,1,true,x\nb,{marker},{marker},{marker},{marker}\n"
+    table = read(tmp_path, "m.csv", text)
+    assert table.types == {"f": "float", "i": "int", "b": "bool", "s": "str"}
+    assert table.row("b", "b") == {"f": None, "i": None, "b": None, "s": None}
+
+
+def test_an_image_may_have_the_name_of_a_marker(tmp_path: Path) -> None:
+    assert read(tmp_path, "m.csv", "id,v\nNA,1\n").row("NA", "NA") == {"v": 1}
+
+
+@pytest.mark.parametrize("column", ["FileName", "PATH", "filepath", "Image_Path", "img", "key"])
+def test_the_image_column_is_found_by_its_usual_names_in_any_case(
+    tmp_path: Path, column: str
+) -> None:
+    for name, text in (
+        ("m.csv", f"{column},v\na,1\n"),
+        ("m.jsonl", f'{{"{column}": "a", "v": 1}}\n'),
+    ):
+        assert read(tmp_path, name, text).row("a", "a") == {"v": 1}
+
+
+def test_an_image_column_as_written_goes_before_one_in_another_case(tmp_path: Path) -> None:
+    table = read(tmp_path, "m.csv", "ID,filename\n7,a\n")
+    assert table.row("a", "a") == {"ID": 7}
 
 
 @pytest.mark.parametrize(
