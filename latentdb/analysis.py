@@ -11,8 +11,9 @@ import numpy as np
 
 from latentdb.ann.metrics import L2, check_metric
 from latentdb.base.errors import InvalidInputError
-from latentdb.search.filters import Filter
-from latentdb.search.selection import check_column, column_values, select_rows
+from latentdb.base.validate import as_latents
+from latentdb.search.selection import check_column, column_values, parse_where, select_rows
+from latentdb.store.columns import LABEL
 from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from latentdb.store.rows import Floats
 
 PathLike = str | os.PathLike[str]
-DEFAULT_LABEL = "label"  # what --labels-from-folders writes
 _SHEET_CLUSTERS = 40
 _SHEET_DIMS = 12  # rows of the picture of a diagnosis
 _SHEET_STEPS = 7
@@ -57,8 +57,7 @@ class Analysis(ABC):
     def _resolve(self, snapshot: Snapshot, targets: Sequence[TargetLike]) -> list[Target]: ...
 
     def _rows(self, snapshot: Snapshot, where: str | None) -> Ints:
-        condition = None if where is None else Filter(where, snapshot.manifest.columns)
-        return select_rows(snapshot, condition)
+        return select_rows(snapshot, parse_where(snapshot, where))
 
     def _has_decoder(self, snapshot: Snapshot) -> bool:
         return snapshot.manifest.model is not None and self.codec.has_decoder
@@ -281,11 +280,7 @@ class Analysis(ABC):
         from latentdb.model import generation
 
         generation.check_sampling(n, source)
-        if out is not None and not os.fspath(out).lower().endswith(".npy"):
-            out = self._picture(out, overwrite=overwrite)
-        elif out is not None:
-            out = self._output(out, overwrite=overwrite)
-            out.check()
+        output = None if out is None else self._latents_output(out, overwrite=overwrite)
         if where is not None and source != generation.AGGREGATE:
             raise InvalidInputError("an expression selects the rows of source 'aggregate' only")
         snapshot = self._snapshot()
@@ -294,18 +289,30 @@ class Analysis(ABC):
         else:
             blocks = posterior_blocks(snapshot, self._rows(snapshot, where))
             drawn = generation.sample_aggregate(n, snapshot.dim, blocks, seed=seed)
-        if out is not None:
-            self._write_samples(drawn, out)
+        if output is not None:
+            self._write_latents(drawn.latents, output)
         return drawn
 
-    def _write_samples(self, drawn: Sample, out: PathLike) -> None:
+    def _latents_output(self, out: PathLike, *, overwrite: bool) -> Output:
+        """Where to write latents (``.npy``) or their picture, refused before the work is done."""
+        from latentdb.images.render import picture_format
+
+        output = self._output(out, overwrite=overwrite)
+        output.check()
+        if not _is_npy(output):
+            picture_format(out)
+        return output
+
+    def _write_latents(self, latents: Floats, out: Output) -> None:
+        """Write latents ``[d]`` or ``[n, d]`` as they are, or decoded as one picture."""
         from latentdb.output.figures import check_count, write_images, write_vectors
 
-        if os.fspath(out).lower().endswith(".npy"):
-            write_vectors(drawn.latents, out)
+        if _is_npy(out):
+            write_vectors(latents, out)
             return
-        check_count(len(drawn.latents), self.codec.config.preprocessing.shape)
-        write_images(self.codec.decode(drawn.latents), out)
+        check_count(np.atleast_2d(latents).shape[0], self.codec.config.preprocessing.shape)
+        rows = as_latents(np.atleast_2d(latents), self._snapshot().dim, "latents")
+        write_images(self.codec.decode(rows), out)
 
     # --- all rows at once -------------------------------------------------------
 
@@ -359,9 +366,7 @@ class Analysis(ABC):
 
     @staticmethod
     def _label(snapshot: Snapshot, label: str | None) -> str | None:
-        return (
-            DEFAULT_LABEL if label is None and DEFAULT_LABEL in snapshot.manifest.columns else label
-        )
+        return LABEL if label is None and LABEL in snapshot.manifest.columns else label
 
     def _draw_clusters(self, snapshot: Snapshot, found: Clustering, out: PathLike) -> None:
         from latentdb.images.render import contact_sheet, write_picture
@@ -378,24 +383,21 @@ class Analysis(ABC):
             sheet.append([(mean, cluster_caption(cluster)), *cells])
         write_picture(out, contact_sheet(sheet))
 
-    def _images(self, snapshot: Snapshot, rows: Ints) -> list[Pixels]:
-        """The images of rows: from their files, else decoded from their latents."""
-        from latentdb.base.errors import ImageError
-        from latentdb.images.decode import read_image
+    def _images(self, snapshot: Snapshot, rows: Ints) -> Pixels:
+        """The images of rows, from their files, else decoded from their latents.
 
-        found: list[Pixels | None] = []
-        for path in snapshot.paths(rows):
-            try:
-                spec = self.codec.config.preprocessing
-                found.append(None if path is None else read_image(path, spec))
-            except ImageError:
-                found.append(None)
-        missing = np.flatnonzero([image is None for image in found])
+        uint8 ``[n, height, width, channels]``.
+        """
+        from latentdb.insight.originals import read_originals
+
+        spec = self.codec.config.preprocessing
+        images: Pixels = np.empty((len(rows), *spec.shape), np.uint8)
+        readable, originals = read_originals(snapshot, rows, spec)
+        images[readable] = originals
+        missing = np.setdiff1d(np.arange(len(rows)), readable)
         if len(missing):
-            decoded = self.codec.decode(snapshot.vectors(rows[missing]))
-            for number, image in zip(missing.tolist(), decoded, strict=True):
-                found[number] = image
-        return [image for image in found if image is not None]
+            images[missing] = self.codec.decode(snapshot.vectors(rows[missing]))
+        return images
 
     def map(
         self,
@@ -436,7 +438,7 @@ class Analysis(ABC):
         InvalidInputError
             If there is no such column or metric.
         """
-        from latentdb.base.progress import Progress
+        from latentdb.base.progress import report_stage
         from latentdb.insight.map import make_map
 
         out = self._picture(out, overwrite=overwrite)
@@ -444,13 +446,13 @@ class Analysis(ABC):
         label = self._label(snapshot, color)
         check_column(snapshot, label)
         rows = self._rows(snapshot, where)
-
-        def rounds(done: int, total: int) -> None:
-            if report is not None:
-                report(Progress("laying out", done, total))
-
         found = make_map(
-            snapshot, rows, metric=check_metric(metric), seed=seed, renew=renew, report=rounds
+            snapshot,
+            rows,
+            metric=check_metric(metric),
+            seed=seed,
+            renew=renew,
+            report=report_stage(report, "laying out"),
         )
         if out is not None:
             self._draw_map(snapshot, found, label, out)
@@ -461,8 +463,14 @@ class Analysis(ABC):
         from latentdb.insight.atlas import draw_map, thumbnail_points
 
         shown = thumbnail_points(found.points)
-        images = self._images(snapshot, found.rows[shown]) if self._has_decoder(snapshot) else []
+        images: list[Pixels] = []
+        if self._has_decoder(snapshot):
+            images = list(self._images(snapshot, found.rows[shown]))
         values = None if label is None else column_values(snapshot, found.rows, label)
         note = f"keeps {found.kept:.1%} of the 10 nearest neighbours ({found.metric})"
         picture = draw_map(found.points, shown, images, values, label or "", note)
         write_picture(out, picture)
+
+
+def _is_npy(out: PathLike) -> bool:
+    return os.fspath(out).lower().endswith(".npy")

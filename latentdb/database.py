@@ -33,7 +33,6 @@ from latentdb.onnx.runtime import FLOAT32
 from latentdb.reader import Reader
 from latentdb.search.manager import IndexManager
 from latentdb.search.results import Info
-from latentdb.search.selection import select_rows
 from latentdb.search.targets import IdLike, as_ids
 from latentdb.store.backup import backup
 from latentdb.store.columns import Value, make_columns, read_table
@@ -526,7 +525,7 @@ class LatentDB(Reader):
             writer.collect_garbage()
             snapshot = writer.snapshot
             if ids is None:
-                rows = select_rows(snapshot, self._filter(snapshot, where))
+                rows = self._rows(snapshot, where)
             else:
                 rows = np.unique(snapshot.find(as_ids(ids)))
             if len(rows):

@@ -133,16 +133,12 @@ class Inspection(Analysis):
         InvalidInputError
             If an argument cannot be used, or the threshold cannot be calibrated.
         """
-        from latentdb.base.progress import Progress
+        from latentdb.base.progress import report_stage
         from latentdb.insight.duplicates import find_duplicates
 
         sheet = self._picture(sheet, overwrite=overwrite)
         snapshot = self._snapshot()
         model = snapshot.manifest.model
-
-        def batches(done: int, total: int) -> None:
-            if report is not None:
-                report(Progress("comparing", done, total))
 
         found = find_duplicates(
             snapshot,
@@ -153,7 +149,7 @@ class Inspection(Analysis):
             encode=None if model is None else self.codec.encode,
             keep=keep,
             seed=seed,
-            report=batches,
+            report=report_stage(report, "comparing"),
         )
         if sheet is not None:
             self._draw_duplicates(snapshot, found, sheet)
@@ -216,16 +212,12 @@ class Inspection(Analysis):
         NotFoundError
             If there are no rows.
         """
-        from latentdb.base.progress import Progress
+        from latentdb.base.progress import report_stage
         from latentdb.insight.outliers import find_outliers
 
         sheet = self._picture(sheet, overwrite=overwrite)
         snapshot = self._snapshot()
         has_decoder = self._has_decoder(snapshot)
-
-        def batches(done: int, total: int) -> None:
-            if report is not None:
-                report(Progress("comparing", done, total))
 
         found = find_outliers(
             snapshot,
@@ -236,7 +228,7 @@ class Inspection(Analysis):
             k=k,
             spec=self.codec.config.preprocessing if has_decoder else None,
             decode=self.codec.decode if has_decoder else None,
-            report=batches,
+            report=report_stage(report, "comparing"),
         )
         if sheet is not None:
             self._draw_outliers(snapshot, found.top[:_SHEET_OUTLIERS], found.by, sheet)

@@ -6,13 +6,9 @@ import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from latentdb.base.errors import InvalidInputError
-from latentdb.base.validate import as_latents
 from latentdb.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -44,18 +40,7 @@ class Outputs(Inspection):
             If the file exists, unless `overwrite` is set; if it is the image of a row, or
             in the store, in any case.
         """
-        from latentdb.images.render import picture_format
-        from latentdb.output.figures import check_count, write_images, write_vectors
-
-        output = self._output(out, overwrite=overwrite)
-        output.check()
-        if Path(out).suffix.lower() == ".npy":
-            write_vectors(latents, output)
-        else:
-            picture_format(out)  # refuse a suffix before the images are decoded
-            check_count(np.atleast_2d(latents).shape[0], self.codec.config.preprocessing.shape)
-            rows = as_latents(np.atleast_2d(latents), self._snapshot().dim, "latents")
-            write_images(self.codec.decode(rows), output)
+        self._write_latents(latents, self._latents_output(out, overwrite=overwrite))
 
     def decode_to(
         self,

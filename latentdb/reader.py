@@ -19,11 +19,10 @@ from latentdb.base.validate import as_latents, check_target_list
 from latentdb.base.wording import counted
 from latentdb.outputs import Outputs
 from latentdb.row_access import RowAccess
-from latentdb.search.filters import Filter
 from latentdb.search.manager import IndexManager
 from latentdb.search.results import Average, Hits, Match, Matches, Row, to_matches
 from latentdb.search.searcher import MAX_FLOAT32, Searcher, check_total
-from latentdb.search.selection import select_rows, sum_rows
+from latentdb.search.selection import parse_where, sum_rows
 from latentdb.search.targets import (
     IdLike,
     Target,
@@ -380,7 +379,7 @@ class Reader(Outputs, RowAccess):
                 "exact does not go with metric 'kl', which ranks the nearest by wasserstein: "
                 "use wasserstein, or leave exact out"
             )
-        condition = self._filter(searcher.snapshot, where)
+        condition = parse_where(searcher.snapshot, where)
         if k is None and radius is not None:
             return searcher.within(queries, radius, where=condition)
         k = int(k) if isinstance(k, np.integer) else k
@@ -391,10 +390,6 @@ class Reader(Outputs, RowAccess):
         scan = exact or (composed and searcher.metric != KL)
         hits = searcher.search(queries, k=count, where=condition, exact=scan)
         return hits if radius is None else hits.within(radius)
-
-    @staticmethod
-    def _filter(snapshot: Snapshot, where: str | None) -> Filter | None:
-        return None if where is None else Filter(where, snapshot.manifest.columns)
 
     def _resolve(self, snapshot: Snapshot, targets: Sequence[TargetLike]) -> list[Target]:
         return resolve(snapshot, lambda: self.codec, targets)
@@ -420,7 +415,7 @@ class Reader(Outputs, RowAccess):
         """
         snapshot = self._snapshot()
         if rows is None:
-            return snapshot.ids(select_rows(snapshot, self._filter(snapshot, where)))
+            return snapshot.ids(self._rows(snapshot, where))
         if where is not None:
             raise InvalidInputError("give row numbers or an expression, not both")
         numbers = np.asarray(rows, np.int64).reshape(-1)
@@ -449,7 +444,7 @@ class Reader(Outputs, RowAccess):
 
     def _named(self, snapshot: Snapshot, ids: Sequence[IdLike] | None, where: str | None) -> Ints:
         if ids is None:
-            return select_rows(snapshot, self._filter(snapshot, where))
+            return self._rows(snapshot, where)
         if where is not None:
             raise InvalidInputError("give ids or an expression, not both")
         return snapshot.find(as_ids(ids))
@@ -520,7 +515,7 @@ class Reader(Outputs, RowAccess):
             If there are none.
         """
         snapshot = self._snapshot()
-        total, count = sum_rows(snapshot, self._filter(snapshot, where))
+        total, count = sum_rows(snapshot, parse_where(snapshot, where))
         if not count:
             reason = "the store is empty" if where is None else f"no row matches {where!r}"
             raise NotFoundError(f"{reason}: nothing to average")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from latentdb.base.errors import InvalidInputError
-from latentdb.search.filters import Filter
+from latentdb.insight.blocks import posterior_blocks, sample_rows
 from latentdb.search.ordering import check_order, order_rows
 from latentdb.search.results import Row
-from latentdb.search.selection import check_column, column_values, select_rows
+from latentdb.search.selection import check_column, column_values, parse_where, select_rows
 from latentdb.search.targets import IdLike, as_ids
 from latentdb.store.columns import Value
 from latentdb.store.rows import Floats, Ints
@@ -261,11 +261,9 @@ class RowAccess(ABC):
                 raise InvalidInputError(f"{name} {number} cannot be used: give 0 or more")
         if order_by is not None:
             check_order(snapshot, order_by)
-        condition = None if where is None else Filter(where, snapshot.manifest.columns)
-        rows = select_rows(snapshot, condition)
-        if sample is not None and sample < len(rows):
-            drawn = np.random.default_rng(seed).choice(len(rows), sample, replace=False)
-            rows = rows[np.sort(drawn)]
+        rows = select_rows(snapshot, parse_where(snapshot, where))
+        if sample is not None:
+            rows = sample_rows(rows, sample, seed)
         if order_by is not None:
             rows = order_rows(snapshot, rows, order_by)
         return RowView(snapshot, rows[offset : None if limit is None else offset + limit])
@@ -321,16 +319,18 @@ class RowAccess(ABC):
 
 
 def _describe(snapshot: Snapshot, number: int, row: Row) -> RowDetails:
+    from latentdb.model.posterior import divergences, statistics, variances
+
     (segment, positions, _), *_ = snapshot.groups(np.array([number]))
     stats = segment.file_stats
-    mean = row.z_mean.astype(np.float64)
     kl = sigma = None
     if row.z_log_var is not None:
-        log_var = row.z_log_var.astype(np.float64).clip(-80, 80)
-        variance = np.exp(log_var)
-        kl = float(0.5 * (mean**2 + variance - log_var - 1).sum())
-        sigma = float(np.sqrt(variance.mean()))
-    centre, spread = _centre(snapshot)
+        kl = float(divergences(row.z_mean, row.z_log_var).sum())
+        sigma = float(np.sqrt(variances(row.z_log_var).mean()))
+    every = posterior_blocks(snapshot, snapshot.live_rows(), log_vars=False)
+    all_rows = statistics(every, snapshot.dim)
+    spread = float(np.sqrt(all_rows.variance.sum()))
+    mean = row.z_mean.astype(np.float64)
     return RowDetails(
         row.id,
         row.path,
@@ -338,24 +338,7 @@ def _describe(snapshot: Snapshot, number: int, row: Row) -> RowDetails:
         None if row.path is None else os.path.exists(row.path),
         None if stats is None or row.path is None else int(stats.sizes[positions[0]]),
         float(np.linalg.norm(mean)),
-        float(np.linalg.norm(mean - centre)) / spread if spread else 0.0,
+        float(np.linalg.norm(mean - all_rows.mean)) / spread if spread else 0.0,
         kl,
         sigma,
     )
-
-
-def _centre(snapshot: Snapshot) -> tuple[Floats, float]:
-    """The mean z_mean of the live rows, and their root mean square distance from it."""
-    count, mean, squares = 0, np.zeros(snapshot.dim), 0.0
-    for segment in snapshot.segments:
-        live = snapshot.live(segment)
-        vectors = segment.z_mean if live is None else segment.z_mean[live]
-        if not len(vectors):
-            continue
-        part = vectors.mean(axis=0, dtype=np.float64)
-        gap = part - mean
-        squares += float(np.square(vectors - part, dtype=np.float64).sum())
-        squares += float(gap @ gap) * count * len(vectors) / (count + len(vectors))
-        mean += gap * (len(vectors) / (count + len(vectors)))
-        count += len(vectors)
-    return np.asarray(mean), float(np.sqrt(squares / max(count, 1)))

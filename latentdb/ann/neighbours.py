@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latentdb.ann.exact import Floats, Ints, faiss_threads
 
@@ -45,8 +46,24 @@ def neighbours(vectors: Floats, k: int) -> tuple[Floats, Ints]:
         As `nearest`; a vector is not its own neighbour, an equal one is.
     """
     distances, positions = nearest(vectors, vectors, k + 1)
-    others = positions != np.arange(len(vectors))[:, None]
-    # Among k + 1 equal vectors FAISS may not return the vector itself: then drop the last.
-    others[others.all(axis=1), -1] = False
+    others = others_mask(positions, np.arange(len(vectors)))
     shape = (len(vectors), positions.shape[1] - 1)
     return distances[others].reshape(shape), positions[others].reshape(shape)
+
+
+def others_mask(found: Ints, own: Ints) -> NDArray[np.bool_]:
+    """Which of the neighbours found are others than the query itself, bool ``[n, k + 1]``.
+
+    k of each row: where more equal vectors than were asked for displaced the query from
+    its own neighbours, the last one is left out in its place.
+
+    Parameters
+    ----------
+    found
+        int64 ``[n, k + 1]``: positions or row numbers, nearest first.
+    own
+        int64 ``[n]``: those of the queries.
+    """
+    others: NDArray[np.bool_] = found != own[:, None]
+    others[others.all(axis=1), -1] = False
+    return others

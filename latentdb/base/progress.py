@@ -29,3 +29,13 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+
+
+def report_stage(report: Report | None, stage: str) -> Callable[[int, int], None]:
+    """A function of items done and their number, which reports them as those of a stage."""
+
+    def count(done: int, total: int) -> None:
+        if report is not None:
+            report(Progress(stage, done, total))
+
+    return count

@@ -17,8 +17,7 @@ import numpy as np
 
 from latentdb.ann.metrics import L2
 from latentdb.base.errors import InvalidInputError, LatentDBError, NotFoundError
-from latentdb.search.filters import Filter
-from latentdb.search.selection import check_column, column_values, select_rows
+from latentdb.search.selection import check_column, column_values, parse_where, select_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,18 +64,15 @@ class Views:
     """
 
     def __init__(self, db: Reader, *, report: Report | None = None) -> None:
-        from latentdb.base.progress import Progress
+        from latentdb.base.progress import report_stage
         from latentdb.insight.map import make_map
-
-        def rounds(done: int, total: int) -> None:
-            if report is not None:
-                report(Progress("laying out", done, total))
 
         self._db = db
         self._snapshot = db._snapshot()
         self._rows = self._snapshot.live_rows()
         if not len(self._rows):
             raise NotFoundError("the store is empty: index images before you look at it")
+        rounds = report_stage(report, "laying out")
         self._map = make_map(self._snapshot, self._rows, metric=L2, report=rounds)
         self._version = secrets.token_hex(4)
         self._lock = threading.Lock()
@@ -149,8 +145,7 @@ class Views:
         """Positions in `points` of the rows for which an expression is true."""
         if len(where) > MAX_WHERE:
             raise InvalidInputError(f"the expression is over {MAX_WHERE:,} characters")
-        condition = Filter(where, self._snapshot.manifest.columns)
-        rows = select_rows(self._snapshot, condition)
+        rows = select_rows(self._snapshot, parse_where(self._snapshot, where))
         return {"points": np.flatnonzero(np.isin(self._map.rows, rows)).tolist()}
 
     def _check(self, rows: Sequence[int]) -> Ints:

@@ -12,7 +12,13 @@ import numpy as np
 from latentdb.base.errors import InvalidInputError
 from latentdb.base.progress import Progress, Report
 from latentdb.images.values import ImageLike, to_pixels
-from latentdb.ingest.ingest import COMMIT_ROWS, CONFLICTS, add_rows, check_log_var
+from latentdb.ingest.ingest import (
+    COMMIT_ROWS,
+    add_rows,
+    check_conflict_rule,
+    check_conflicts,
+    check_log_var,
+)
 from latentdb.model.codec import BATCH, Codec
 from latentdb.store.columns import make_columns
 from latentdb.store.rows import Floats, Ints, Rows
@@ -57,21 +63,16 @@ def add_images(
         If an argument is invalid, before anything is written; or if an image is, or they
         are more or fewer than the ids, after the rows before it were committed.
     """
-    if on_conflict not in CONFLICTS:
-        raise InvalidInputError(f"on_conflict {on_conflict!r} is unknown: use one of {CONFLICTS}")
+    check_conflict_rule(on_conflict)
     columns = make_columns(metadata, len(ids))
     types = writer.snapshot.manifest.columns
     for key, column in columns.items():
         if key in types and (column.type, types[key]) != ("int", "float"):
             column.cast(types[key], key)  # refuse it before the first image is encoded
     check_log_var(writer.snapshot, codec.config.has_z_log_var)
-    known = writer.snapshot.locate(ids) >= 0
-    if on_conflict == "error" and known.any():
-        raise InvalidInputError(
-            f"id {ids[int(known.argmax())]!r} ({known.sum()} in all) is in the store: "
-            "pass on_conflict='skip' or 'replace'"
-        )
-    skipped = known if on_conflict == "skip" else np.zeros(len(ids), bool)
+    old = writer.snapshot.locate(ids)
+    check_conflicts(ids, old, on_conflict)
+    skipped = (old >= 0) & (on_conflict == "skip")
     written = 0
     pieces = _encoded(codec, ids, images, skipped, report)
     while commit := list(_up_to(pieces, COMMIT_ROWS)):

@@ -21,10 +21,10 @@ from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.progress import Progress, Report
 from latentdb.images.discover import BadFile, count_candidates, require_images
 from latentdb.ingest.allowance import DEFAULT_ALLOWANCE, parse_allowance
-from latentdb.ingest.planner import LABEL, Batch, ImagePlanner, PlannedRow
+from latentdb.ingest.planner import Batch, ImagePlanner, PlannedRow
 from latentdb.ingest.read_ahead import read_batches
 from latentdb.model.codec import Codec
-from latentdb.store.columns import Table, make_columns
+from latentdb.store.columns import LABEL, Table, make_columns
 from latentdb.store.compaction import compact, is_due
 from latentdb.store.restamp import Stamp, restamp
 from latentdb.store.rows import FileStats, Floats, Ints, Rows
@@ -306,23 +306,39 @@ def add_rows(writer: Writer, rows: Rows, on_conflict: str) -> int:
     InvalidInputError
         If an id is in the store, or z_log_var or metadata does not fit the store's.
     """
-    if on_conflict not in CONFLICTS:
-        raise InvalidInputError(f"on_conflict {on_conflict!r} is unknown: use one of {CONFLICTS}")
+    check_conflict_rule(on_conflict)
     snapshot = writer.snapshot
     check_log_var(snapshot, rows.z_log_var is not None)
     rows = replace(rows, hashes=hash_ids(rows.ids))  # the segment needs them too
     old = snapshot.locate(rows.ids, rows.hashes)
-    existing = np.flatnonzero(old >= 0)
-    if len(existing) and on_conflict == "error":
-        raise InvalidInputError(
-            f"id {rows.ids[existing[0]]!r} ({len(existing)} in all) is in the store: "
-            "pass on_conflict='skip' or 'replace'"
-        )
+    check_conflicts(rows.ids, old, on_conflict)
     if on_conflict == "skip":
         rows, old = rows.take(np.flatnonzero(old < 0)), old[:0]
     if len(rows):
         writer.append(rows, old[old >= 0])
     return len(rows)
+
+
+def check_conflict_rule(on_conflict: str) -> None:
+    """Refuse what is none of `CONFLICTS`."""
+    if on_conflict not in CONFLICTS:
+        raise InvalidInputError(f"on_conflict {on_conflict!r} is unknown: use one of {CONFLICTS}")
+
+
+def check_conflicts(ids: Sequence[str], rows: Ints, on_conflict: str) -> None:
+    """Refuse ids that are in the store, under the rule ``"error"``.
+
+    Parameters
+    ----------
+    ids, rows
+        Ids, and their row numbers; -1 for those that are not in the store.
+    """
+    existing = np.flatnonzero(rows >= 0)
+    if len(existing) and on_conflict == "error":
+        raise InvalidInputError(
+            f"id {ids[existing[0]]!r} ({len(existing)} in all) is in the store: "
+            "pass on_conflict='skip' or 'replace'"
+        )
 
 
 def check_log_var(snapshot: Snapshot, given: bool) -> None:

@@ -22,12 +22,10 @@ from latentdb.images.discover import (
     is_image_file,
     stat_image,
 )
-from latentdb.store.columns import Table, Value
+from latentdb.store.columns import LABEL, Table, Value
 from latentdb.store.restamp import Stamp
 from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
-
-LABEL = "label"
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -108,9 +108,8 @@ def cluster(
     embedded = EmbeddedRows(snapshot, metric)
     fitted = sample_rows(rows, count * kmeans.ROWS_PER_CENTRE, seed)
     centres = kmeans.centres(embedded.fetch(fitted), count, seed=seed)
-    step = chunk_rows(embedded.dim)
-    parts = [rows[start : start + step] for start in range(0, len(rows), step)]
-    found, distances = kmeans.assign((embedded.fetch(part) for part in parts), centres)
+    vectors = (block.vectors for block in embedded.blocks_of(rows))
+    found, distances = kmeans.assign(vectors, centres)
     sizes = np.bincount(found, minlength=count)
     order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
     rank = np.empty(count, np.int64)
@@ -118,22 +117,23 @@ def cluster(
     assignment = rank[found]
     distances = embedded.space.distances(distances)
     labels = None if label is None else column_values(snapshot, rows, label)
+    # The members of each cluster, the nearest to its centre first.
+    members = np.split(np.lexsort((distances, assignment)), np.cumsum(sizes[order])[:-1])
+    counts = [_counts(labels, each) for each in members]
     clusters = tuple(
-        _describe(snapshot, rows, np.flatnonzero(assignment == number), number, distances, labels)
-        for number in range(len(order))
+        _describe(snapshot, rows, each, number, distances, count)
+        for number, (each, count) in enumerate(zip(members, counts, strict=True))
     )
-    purity = None
-    if labels is not None and (known := sum(one is not None for one in labels)):
-        agreeing = sum(
-            max(_counts(labels, np.flatnonzero(assignment == number)).values(), default=0)
-            for number in range(len(order))
-        )
-        purity = agreeing / known
+    known = sum(count.total() for count in counts)
+    agreeing = sum(max(count.values(), default=0) for count in counts)
     means = _means(snapshot, rows, assignment, len(order))
-    return Clustering(clusters, rows, assignment, means, purity)
+    return Clustering(clusters, rows, assignment, means, agreeing / known if known else None)
 
 
-def _counts(labels: list[Value | None], members: Ints) -> Counter[Value]:
+def _counts(labels: list[Value | None] | None, members: Ints) -> Counter[Value]:
+    """How often each label is among the members; empty without labels."""
+    if labels is None:
+        return Counter()
     return Counter(value for index in members.tolist() if (value := labels[index]) is not None)
 
 
@@ -143,12 +143,10 @@ def _describe(
     members: Ints,
     number: int,
     distances: Floats,
-    labels: list[Value | None] | None,
+    counts: Counter[Value],
 ) -> Cluster:
-    nearest = members[np.argsort(distances[members], kind="stable")[: _NEAREST + 1]]
-    names = snapshot.ids(rows[nearest])
-    common = None if labels is None else _counts(labels, members)
-    best = common.most_common(1)[0] if common else None
+    names = snapshot.ids(rows[members[: _NEAREST + 1]])
+    best = counts.most_common(1)[0] if counts else None
     return Cluster(
         number,
         len(members),
@@ -156,7 +154,7 @@ def _describe(
         tuple(names[1:]),
         float(distances[members].mean()),
         None if best is None else best[0],
-        None if best is None or common is None else best[1] / common.total(),
+        None if best is None else best[1] / counts.total(),
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.ann.exact import chunk_rows
+from latentdb.ann.neighbours import others_mask
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import Pixels
@@ -192,9 +193,7 @@ def _calibrate(
     drawn = drawn[indices]
     own = embedded.fetch(drawn)
     hits = searcher.search(own, k=NEIGHBOURS + 1)
-    others = hits.rows != drawn[:, None]
-    others[others.all(axis=1), -1] = False
-    vectors = embedded.fetch(hits.rows[others])
+    vectors = embedded.fetch(hits.rows[others_mask(hits.rows, drawn)])
     asked = np.repeat(own, NEIGHBOURS, axis=0)
     gaps = np.linalg.norm(np.subtract(vectors, asked, dtype=np.float64), axis=1)
     return calibrate(

@@ -9,6 +9,7 @@ import numpy as np
 
 from latentdb.ann.exact import Block, chunk_rows, rank, scan
 from latentdb.ann.metrics import CENTERED_COSINE, INDEXED_METRICS, Space
+from latentdb.ann.neighbours import others_mask
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import Pixels
@@ -294,20 +295,12 @@ def _neighbours(fetch: Callable[[Ints], Floats], dim: int, sample: _Sample, k: i
             yield Block(part, fetch(part))
 
     found = rank(asked, scan(blocks(), asked, k + 1).rows, fetch, k + 1)[1]
-    return _without(found, sample.queries)
-
-
-def _without(found: Ints, queries: Ints) -> Ints:
-    """Neighbours without the query itself; where equal rows displaced it, without the last."""
-    others = found != queries[:, None]
-    others[others.all(axis=1), -1] = False
-    return np.asarray(found[others].reshape(len(found), found.shape[1] - 1))
+    return np.asarray(found[others_mask(found, sample.queries)].reshape(len(found), k))
 
 
 def _mean(snapshot: Snapshot, rows: Ints) -> tuple[float, ...]:
-    total = sum(
-        means.sum(axis=0, dtype=np.float64) for means, _ in posterior_blocks(snapshot, rows)
-    )
+    blocks = posterior_blocks(snapshot, rows, log_vars=False)
+    total = sum(means.sum(axis=0, dtype=np.float64) for means, _ in blocks)
     return tuple((total / len(rows)).tolist())
 
 

@@ -15,7 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.ann.neighbours import nearest, neighbours
+from latentdb.ann.neighbours import nearest, neighbours, others_mask
+from latentdb.insight.blocks import sample_rows
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -179,14 +180,10 @@ def neighbours_kept(
     k = min(k, len(vectors) - 1)
     if k < 1:
         return 1.0
-    rows = np.arange(len(vectors))
-    if len(rows) > sample:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
+    rows = sample_rows(np.arange(len(vectors)), sample, seed)
     found = []
     for space in (vectors, points):
         positions = nearest(np.ascontiguousarray(space[rows]), space, k + 1)[1]
-        others = positions != rows[:, None]
-        others[others.all(axis=1), -1] = False
-        found.append(positions[others].reshape(len(rows), k))
+        found.append(positions[others_mask(positions, rows)].reshape(len(rows), k))
     same = (found[0][:, :, None] == found[1][:, None, :]).any(axis=2)
     return float(same.mean())

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from latentdb.ann.exact import chunk_rows, fits_float32
+from latentdb.ann.exact import fits_float32
 from latentdb.base.errors import InvalidInputError, LatentDBError, NotFoundError
 from latentdb.base.files import read_limited, replace_atomically
 from latentdb.insight.blocks import sample_rows
@@ -103,10 +103,9 @@ def make_map(
     if landmarks is None:
         landmarks = _lay_out(snapshot, embedded, seed, report)
         _write(path, made_of, landmarks)
-    step = chunk_rows(embedded.dim)
     points = [
-        place(landmarks.vectors, landmarks.points, embedded.fetch(rows[start : start + step]))
-        for start in range(0, len(rows), step)
+        place(landmarks.vectors, landmarks.points, block.vectors)
+        for block in embedded.blocks_of(rows)
     ]
     return Map(rows, np.concatenate(points), landmarks.kept, len(landmarks.points), metric)
 

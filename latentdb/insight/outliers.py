@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb.ann.neighbours import others_mask
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import Pixels
 from latentdb.insight.originals import read_originals
+from latentdb.model.posterior import divergences
 from latentdb.search.embedded_rows import EmbeddedRows
 from latentdb.search.searcher import Searcher
 from latentdb.store.rows import Floats, Ints
@@ -30,7 +32,6 @@ DEFINITIONS = (
 _NOISE = 1.0  # squared levels added to errors and textures, which may be 0
 _LEAST = 3  # images that errors are compared among
 _PIXEL_BYTES = 64 << 20  # of the originals in memory
-_MAX_LOG_VAR = 80.0
 _BATCH = 1_024
 
 
@@ -175,9 +176,7 @@ def _distances(searcher: Searcher, embedded: EmbeddedRows, rows: Ints, k: int) -
     if k < 1:
         return np.full(len(rows), np.nan)
     hits = searcher.search(embedded.fetch(rows), k=k + 1)
-    others = hits.rows != rows[:, None]
-    others[others.all(axis=1), -1] = False
-    gaps = hits.distances[others].reshape(len(rows), k)
+    gaps = hits.distances[others_mask(hits.rows, rows)].reshape(len(rows), k)
     return np.asarray(gaps.mean(axis=1, dtype=np.float64))
 
 
@@ -186,9 +185,7 @@ def _divergences(snapshot: Snapshot, rows: Ints) -> Doubles:
     log_vars = snapshot.log_vars(rows)
     if log_vars is None:
         return np.full(len(rows), np.nan)
-    log_var = log_vars.astype(np.float64).clip(-_MAX_LOG_VAR, _MAX_LOG_VAR)
-    squares = snapshot.vectors(rows).astype(np.float64) ** 2
-    return np.asarray(0.5 * (squares + np.exp(log_var) - log_var - 1).sum(axis=1))
+    return np.asarray(divergences(snapshot.vectors(rows), log_vars).sum(axis=1))
 
 
 def _errors(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError, NotFoundError
+from latentdb.model.posterior import variances
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -106,7 +107,7 @@ def sample_aggregate(
         mean += gap * (len(values) / (rows + len(values)))
         rows += len(values)
         if z_log_var is not None:
-            noise += np.exp(z_log_var.astype(np.float64).clip(-80, 80)).sum(axis=0)
+            noise += variances(z_log_var).sum(axis=0)
     if not rows:
         raise NotFoundError("no rows to fit the aggregate posterior to: sample from the prior")
     drawn = np.random.default_rng(seed).standard_normal((count, dim))

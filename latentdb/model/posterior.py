@@ -61,6 +61,25 @@ class Posteriors:
         return np.asarray(self.variance > threshold)
 
 
+def variances(z_log_var: Floats) -> Doubles:
+    """sigma² of posteriors, float64 in the shape of `z_log_var`."""
+    return np.exp(_bounded(z_log_var))
+
+
+def divergences(z_mean: Floats, z_log_var: Floats) -> Doubles:
+    """Divergence of posteriors from the prior ``N(0, 1)`` in nats, by dimension.
+
+    ``½ (z_mean² + sigma² - log sigma² - 1)`` (Kingma and Welling 2014), float64 in the shape
+    of the arguments.
+    """
+    log_var = _bounded(z_log_var)
+    return 0.5 * (z_mean.astype(np.float64) ** 2 + np.exp(log_var) - log_var - 1)
+
+
+def _bounded(z_log_var: Floats) -> Doubles:
+    return z_log_var.astype(np.float64).clip(-_MAX_LOG_VAR, _MAX_LOG_VAR)
+
+
 def statistics(blocks: Iterable[tuple[Floats, Floats | None]], dim: int) -> Posteriors:
     """Statistics of posteriors, read once.
 
@@ -87,10 +106,8 @@ def statistics(blocks: Iterable[tuple[Floats, Floats | None]], dim: int) -> Post
         if z_log_var is None:
             complete = False
         elif complete:
-            log_var = z_log_var.astype(np.float64).clip(-_MAX_LOG_VAR, _MAX_LOG_VAR)
-            variance = np.exp(log_var)
-            sigma2 += variance.sum(axis=0)
-            kl += 0.5 * (values**2 + variance - log_var - 1).sum(axis=0)
+            sigma2 += variances(z_log_var).sum(axis=0)
+            kl += divergences(z_mean, z_log_var).sum(axis=0)
     total = max(rows, 1)
     known = complete and rows > 0
     return Posteriors(

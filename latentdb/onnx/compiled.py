@@ -101,20 +101,8 @@ class CompiledModel:
         data, fingerprint = self.files.get(name), self._fingerprints[name]
         if data is None or fingerprint is None or not runtime.is_available():
             return None
-        if self.precision != FLOAT32:
-            try:
-                return CompiledNetwork(
-                    data, name, fingerprint=fingerprint, precision=self.precision
-                )
-            except (MissingExtraError, ModelError) as error:
-                warnings.warn(
-                    f"{error}; this store is in {self.precision}, float32 is used here, "
-                    "whose vectors differ in the third digit",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
         try:
-            return CompiledNetwork(data, name, fingerprint=fingerprint)
+            return _load_network(data, name, self.precision, fingerprint)
         except ModelError as error:
             warnings.warn(f"{error}; tensorflow is used instead", RuntimeWarning, stacklevel=3)
             return None
@@ -157,17 +145,24 @@ class OnnxModel:
     def _load(self, data: bytes, name: str) -> CompiledNetwork:
         if not runtime.is_available():
             raise MissingExtraError("an ONNX model", "fast")
-        if self.precision != FLOAT32:
-            try:
-                return CompiledNetwork(data, name, precision=self.precision)
-            except (MissingExtraError, ModelError) as error:
-                warnings.warn(
-                    f"{error}; this store is in {self.precision}, float32 is used here, "
-                    "whose vectors differ in the third digit",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
-        return CompiledNetwork(data, name)
+        return _load_network(data, name, self.precision)
+
+
+def _load_network(
+    data: bytes, name: str, precision: str, fingerprint: str | None = None
+) -> CompiledNetwork:
+    """A network in a precision; in float32, with a warning, where this machine has not that one."""
+    if precision != FLOAT32:
+        try:
+            return CompiledNetwork(data, name, fingerprint=fingerprint, precision=precision)
+        except (MissingExtraError, ModelError) as error:
+            warnings.warn(
+                f"{error}; this store is in {precision}, float32 is used here, "
+                "whose vectors differ in the third digit",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+    return CompiledNetwork(data, name, fingerprint=fingerprint)
 
 
 def compile_network(

@@ -40,6 +40,11 @@ def live_mask(
     return mask if live is None else mask & live
 
 
+def parse_where(snapshot: Snapshot, where: str | None) -> Filter | None:
+    """An expression over the columns of a snapshot, read; None for none."""
+    return None if where is None else Filter(where, snapshot.manifest.columns)
+
+
 def select_rows(snapshot: Snapshot, where: Filter | None) -> Ints:
     """Numbers of the rows that are live and selected, ascending."""
     selected = [np.empty(0, np.int64)]

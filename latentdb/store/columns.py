@@ -25,6 +25,7 @@ from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.store.texts import Texts
 
 COLUMN_TYPES = ("str", "int", "float", "bool")
+LABEL = "label"  # the column of labels that come from folders
 RESERVED = frozenset(("id", "path", "row", "z_mean", "z_log_var"))
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "str": np.dtype("<i4"),

@@ -19,6 +19,7 @@ from benchmarks import latentdb_system, sets
 from benchmarks.measuring import Watch, hits, lines, percentiles
 from benchmarks.sets import Floats, K, Rows, Source
 from latentdb import LatentDB
+from latentdb.search.selection import parse_where
 
 SHARES = (0.5, 0.1, 0.01, 0.001, 0.0001)
 KINDS = ("independent", "near the query", "far from the query")
@@ -111,7 +112,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
                     found = sets.nearest([vectors[kept]], queries, min(K, len(kept)))
                     truth[:, : found.shape[1]] = kept[found]
                     searched = db._index_manager.searcher(db._snapshot(), "l2").search(
-                        queries[:1], k=K, where=db._filter(db._snapshot(), where)
+                        queries[:1], k=K, where=parse_where(db._snapshot(), where)
                     )
                     exact = searched.exact and exact
                     answers = []
