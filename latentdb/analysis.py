@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -113,6 +113,10 @@ class Analysis(ABC):
             self._draw_diagnosis(snapshot, rows, found, posteriors, out, seed)
         return found
 
+    @overload
+    def _picture(self, out: PathLike, *, overwrite: bool) -> Output: ...
+    @overload
+    def _picture(self, out: PathLike | None, *, overwrite: bool) -> Output | None: ...
     def _picture(self, out: PathLike | None, *, overwrite: bool) -> Output | None:
         """Where to write a picture, refused before the work is done."""
         from latentdb.images.render import picture_format
@@ -303,16 +307,21 @@ class Analysis(ABC):
             picture_format(out)
         return output
 
-    def _write_latents(self, latents: Floats, out: Output) -> None:
+    def _write_latents(self, latents: Floats, out: Output, scale: int = 1) -> None:
         """Write latents ``[d]`` or ``[n, d]`` as they are, or decoded as one picture."""
-        from latentdb.output.figures import check_count, write_images, write_vectors
+        from latentdb.output import figures
 
+        figures.check_scale(scale)
         if _is_npy(out):
-            write_vectors(latents, out)
+            if scale != 1:
+                raise InvalidInputError(f"{out.path}: latents have no scale: leave it out")
+            figures.write_vectors(latents, out)
             return
-        check_count(np.atleast_2d(latents).shape[0], self.codec.config.preprocessing.shape)
+        height, width, channels = self.codec.config.preprocessing.shape
+        shape = (scale * height, scale * width, channels)
+        figures.check_count(np.atleast_2d(latents).shape[0], shape)
         rows = as_latents(np.atleast_2d(latents), self._snapshot().dim, "latents")
-        write_images(self.codec.decode(rows), out)
+        figures.write_images(figures.enlarge(self.codec.decode(rows), scale), out)
 
     # --- all rows at once -------------------------------------------------------
 

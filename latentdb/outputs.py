@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from latentdb.base.errors import InvalidInputError
+from latentdb.base.wording import counted
 from latentdb.inspection import Inspection
+from latentdb.row_access import read_rows
 
 if TYPE_CHECKING:
     from latentdb.base.progress import Report
+    from latentdb.images.pixel_range import Pixels
+    from latentdb.output.sheets import Answer, SheetPainter, Shown
     from latentdb.output.sinks import Decoded
-    from latentdb.search.results import Matches
+    from latentdb.search.results import Average, Matches
     from latentdb.search.targets import TargetLike
     from latentdb.store.rows import Floats
+    from latentdb.store.snapshot import Snapshot
     from latentdb.stored_model import ModelLike
 
 PathLike = str | os.PathLike[str]
+_SHEET_QUERIES = 10  # on one sheet
+_SHEET_ROWS = 10  # of an average
 
 
 class Outputs(Inspection):
@@ -28,11 +38,18 @@ class Outputs(Inspection):
     @abstractmethod
     def _check_model(self, model: ModelLike | None) -> None: ...
 
-    def write(self, latents: Floats, out: PathLike, *, overwrite: bool = False) -> None:
+    def write(
+        self, latents: Floats, out: PathLike, *, scale: int = 1, overwrite: bool = False
+    ) -> None:
         """Write latents, float32 ``[d]`` or ``[n, d]``, to a file by its ending.
 
         ``.npy``: the vectors themselves.  ``.gif``: an animation.  Another image
         ending: one decoded image pixel for pixel, or several in a row.
+
+        Parameters
+        ----------
+        scale
+            Enlarge each image by this whole factor, without interpolation.
 
         Raises
         ------
@@ -40,7 +57,7 @@ class Outputs(Inspection):
             If the file exists, unless `overwrite` is set; if it is the image of a row, or
             in the store, in any case.
         """
-        self._write_latents(latents, self._latents_output(out, overwrite=overwrite))
+        self._write_latents(latents, self._latents_output(out, overwrite=overwrite), scale)
 
     def decode_to(
         self,
@@ -50,6 +67,8 @@ class Outputs(Inspection):
         where: str | None = None,
         format: str | None = None,
         sheet: PathLike | None = None,
+        compare: bool = False,
+        scale: int = 1,
         overwrite: bool = False,
         model: ModelLike | None = None,
         report: Report | None = None,
@@ -71,6 +90,10 @@ class Outputs(Inspection):
         sheet
             Also, or instead of `out`: contact sheets of up to 120 images with their
             ids, numbered if there are several.
+        compare
+            Draw the original beside each image on the sheets.
+        scale
+            Enlarge each image of `out` by this whole factor, without interpolation.
         overwrite
             Replace files that exist; never the image of a row, or a file of the store.
         model
@@ -102,7 +125,7 @@ class Outputs(Inspection):
             raise InvalidInputError("nothing to write: give out, sheet, or both")
         snapshot, codec = self._snapshot(), self.codec
         size = sinks.batch_size(codec.config)
-        others: set[str] = set()
+        others: dict[str, str | None] = {}  # names that are no ids, and their files
         if targets is None:
             rows = self._rows(snapshot, where)
             names, batches = snapshot.ids(rows), sinks.row_batches(snapshot, rows, size)
@@ -110,14 +133,33 @@ class Outputs(Inspection):
             examples = self._resolve(snapshot, targets)
             names = [example.name for example in examples]
             batches = sinks.target_batches(examples, size)
-            others = {example.name for example in examples if example.kind != "id"}
+            others = {
+                example.name: example.name if example.kind == "file" else None
+                for example in examples
+                if example.kind != "id"
+            }
         out, sheet = (
             None if path is None else self._output(path, overwrite=overwrite, snapshot=snapshot)
             for path in (out, sheet)
         )
         collection = chain(sinks.stored_ids(snapshot), others)
-        outputs = sinks.make_sinks(out, kind, sheet, names, collection, codec.config)
+        originals = partial(self._read_originals, snapshot, others) if compare else None
+        outputs = sinks.make_sinks(
+            out, kind, sheet, names, collection, codec.config, scale=scale, originals=originals
+        )
         return sinks.decode_all(codec, batches, len(names), outputs, report)
+
+    def _read_originals(
+        self, snapshot: Snapshot, others: Mapping[str, str | None], names: Sequence[str]
+    ) -> list[Pixels | None]:
+        """The images that names were encoded from, as the model reads them; None for none."""
+        from latentdb.images.many import read_files
+
+        ids = [name for name in names if name not in others]
+        files = dict(zip(ids, snapshot.paths(snapshot.find(ids)), strict=True)) | dict(others)
+        return read_files([files[name] for name in names], self.codec.config.preprocessing)
+
+    # --- sheets: what was asked beside what was found -----------------------------
 
     def sheet(
         self,
@@ -145,21 +187,154 @@ class Outputs(Inspection):
         overwrite
             Replace one that exists.
         """
-        from latentdb.output.figures import Sought, write_query
-
-        output = self._picture(out, overwrite=overwrite)
-        snapshot, sought = self._snapshot(), []
-        label = self._label(snapshot, None)
-        for example in self._resolve(snapshot, [*([] if target is None else [target]), *like]):
-            path, value = example.name if example.kind == "file" else None, None
-            if example.kind == "id":
-                _, path, metadata = snapshot.records(snapshot.find([example.name]))[0]
-                value = None if label is None else metadata.get(label)
-            sought.append(Sought(example, path, value))
-        if not sought or output is None:
+        targets = [*([] if target is None else [target]), *like]
+        if not targets:
             raise InvalidInputError("nothing to draw: give a target, or examples with like")
-        latents = snapshot.vectors(snapshot.find([match.id for match in matches]))
-        write_query(self.codec, sought, matches, latents, output, label=label)
+        output = self._picture(out, overwrite=overwrite)
+        snapshot = self._snapshot()
+        query = self._shown(snapshot, targets), self._answer(snapshot, matches)
+        self._painter(snapshot).draw_queries([query], output)
+
+    def sheet_file(
+        self,
+        file: PathLike,
+        answers: Sequence[tuple[str, Matches]],
+        out: PathLike,
+        *,
+        overwrite: bool = False,
+    ) -> tuple[str, ...]:
+        """Draw what `Reader.query_file` answered: ten queries to a sheet, numbered if several.
+
+        Returns
+        -------
+        tuple of str
+            The files written.
+        """
+        from dataclasses import replace
+
+        from latentdb.images.render import picture_format
+        from latentdb.output.file_names import numbered
+        from latentdb.search.targets import read_targets
+
+        snapshot = self._snapshot()
+        targets = list(read_targets(file, snapshot.dim))
+        if len(targets) != len(answers):
+            raise InvalidInputError(
+                f"{os.fspath(file)} has {counted(len(targets), 'target')} now, for "
+                f"{counted(len(answers), 'answer')}: query it again"
+            )
+        output, painter = self._output(out, overwrite=overwrite), self._painter(snapshot)
+        picture_format(out)
+        starts = range(0, len(targets), _SHEET_QUERIES)
+        paths = numbered(output.path, len(starts))
+        output.check(paths)
+        for start, path in zip(starts, paths, strict=True):
+            part = slice(start, start + _SHEET_QUERIES)
+            shown = self._shown(snapshot, targets[part])
+            found = [self._answer(snapshot, matches) for _, matches in answers[part]]
+            queries = [([one], answer) for one, answer in zip(shown, found, strict=True)]
+            painter.draw_queries(queries, replace(output, path=path))
+        return tuple(paths)
+
+    def blend_sheet(
+        self,
+        targets: Sequence[TargetLike],
+        blend: Floats,
+        out: PathLike,
+        *,
+        weights: Sequence[float] | None = None,
+        matches: Matches | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Draw the parents of a blend, the blend, float32 ``[d]``, and the rows found near it.
+
+        Parameters
+        ----------
+        targets, weights
+            As of `Reader.blend`.
+        matches
+            What `Reader.query` answered for the blend.
+        out, overwrite
+            As in `sheet`.
+        """
+        output = self._picture(out, overwrite=overwrite)
+        snapshot = self._snapshot()
+        found = None if matches is None else self._answer(snapshot, matches)
+        parents = self._shown(snapshot, targets)
+        self._painter(snapshot).draw_blend(parents, weights, blend, found, output)
+
+    def average_sheet(
+        self,
+        average: Average,
+        out: PathLike,
+        *,
+        where: str | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Draw an average, and up to ten of the rows that it is of, evenly spaced.
+
+        Parameters
+        ----------
+        average, where
+            As of `Reader.average`.
+        out, overwrite
+            As in `sheet`.
+        """
+        output = self._picture(out, overwrite=overwrite)
+        snapshot = self._snapshot()
+        rows = self._rows(snapshot, where)
+        count = min(_SHEET_ROWS, len(rows))
+        some = read_rows(snapshot, rows[np.linspace(0, len(rows) - 1, count).astype(int)])
+        caption = f"average of {counted(average.rows, 'row')}"
+        self._painter(snapshot).draw_average(average.vector, caption, some, output)
+
+    def path_sheet(
+        self,
+        a: TargetLike,
+        b: TargetLike,
+        path: Floats,
+        out: PathLike,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        """Draw a path, float32 ``[steps, d]``, between its ends, with the position of each step.
+
+        Parameters
+        ----------
+        a, b
+            As of `Reader.interpolate`.
+        out, overwrite
+            As in `sheet`.
+        """
+        output = self._picture(out, overwrite=overwrite)
+        snapshot = self._snapshot()
+        self._painter(snapshot).draw_path(self._shown(snapshot, [a, b]), path, output)
+
+    def _painter(self, snapshot: Snapshot) -> SheetPainter:
+        from latentdb.output.sheets import SheetPainter
+
+        return SheetPainter(self.codec, label=self._label(snapshot, None))
+
+    def _shown(self, snapshot: Snapshot, targets: Sequence[TargetLike]) -> list[Shown]:
+        from latentdb.output.sheets import Shown
+
+        label, shown = self._label(snapshot, None), []
+        for target in self._resolve(snapshot, targets):
+            path, value = target.name if target.kind == "file" else None, None
+            if target.kind == "id":
+                _, path, metadata = snapshot.records(snapshot.find([target.name]))[0]
+                value = None if label is None else metadata.get(label)
+            shown.append(Shown(target, path, value))
+        return shown
+
+    @staticmethod
+    def _answer(snapshot: Snapshot, matches: Matches) -> Answer:
+        from latentdb.output.sheets import Answer
+
+        rows = snapshot.find([match.id for match in matches])
+        return Answer(matches, snapshot.vectors(rows))
+
+    # --- exports ----------------------------------------------------------------
 
     def export(
         self,

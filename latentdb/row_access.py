@@ -51,11 +51,11 @@ class RowView(Sequence[Row]):
     def __getitem__(self, position: int | slice) -> Row | RowView:
         if isinstance(position, slice):
             return RowView(self._snapshot, self._rows[position])
-        return _read(self._snapshot, self._rows[[position]])[0]
+        return read_rows(self._snapshot, self._rows[[position]])[0]
 
     def __iter__(self) -> Iterator[Row]:
         for start in range(0, len(self._rows), _BLOCK):
-            yield from _read(self._snapshot, self._rows[start : start + _BLOCK])
+            yield from read_rows(self._snapshot, self._rows[start : start + _BLOCK])
 
     def __repr__(self) -> str:
         return f"<RowView of {len(self):,} rows>"
@@ -149,7 +149,8 @@ def _cell(value: Value) -> str:
     return "" if value is None else html.escape(str(value))
 
 
-def _read(snapshot: Snapshot, rows: Ints) -> list[Row]:
+def read_rows(snapshot: Snapshot, rows: Ints) -> list[Row]:
+    """Rows with their latents, by row number."""
     means, log_vars = snapshot.vectors(rows), snapshot.log_vars(rows)
     return [
         Row(name, path, values, means[number], None if log_vars is None else log_vars[number])
@@ -294,7 +295,7 @@ class RowAccess(ABC):
         out = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
         (number,) = snapshot.find(as_ids([name]))
-        row = _read(snapshot, np.array([number]))[0]
+        row = read_rows(snapshot, np.array([number]))[0]
         details = _describe(snapshot, int(number), row)
         if out is not None:
             self._draw_row(row, out)

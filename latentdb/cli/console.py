@@ -197,6 +197,16 @@ def print_paths(paths: Sequence[str]) -> None:
         click.echo(f"and {len(paths) - MAX_LISTED:,} more; --json lists all")
 
 
+def print_answers(answers: Sequence[tuple[str, Matches]], *, as_json: bool) -> None:
+    """Print the matches of many targets, each below its name."""
+    if as_json:
+        print_json({"queries": [{"target": name, **vars(found)} for name, found in answers]})
+        return
+    for name, found in answers:
+        click.echo(f"{printable(name)}:")
+        print_matches(found)
+
+
 def print_matches(matches: Matches) -> None:
     """Print matches, a line each: rank, distance, id, metadata."""
     if not len(matches):

@@ -14,6 +14,7 @@ from latentdb.cli.options import (
     json_option,
     method_option,
     quiet_option,
+    scale_option,
     trust_option,
     where_option,
 )
@@ -40,6 +41,8 @@ from latentdb.cli.options import (
     metavar="PNG",
     help="Contact sheet with ids; several are numbered.",
 )
+@click.option("--compare", is_flag=True, help="Draw the original beside each image on --sheet.")
+@scale_option
 @click.option(
     "--model", type=click.Path(), help="Fail if the store was made with another model than this."
 )
@@ -84,6 +87,13 @@ def decode(
 @method_option
 @click.option("--out", type=click.Path(), help="A picture, or .npy for the vector.")
 @click.option("--query", "k", type=int, metavar="K", help="Find the K images nearest to the blend.")
+@click.option(
+    "--sheet",
+    type=click.Path(),
+    metavar="PNG",
+    help="Draw TARGETS, the blend, and what --query finds.",
+)
+@scale_option
 @force_option
 @trust_option
 @json_option
@@ -93,6 +103,8 @@ def blend(
     weights: list[float] | None,
     method: str,
     out: str | None,
+    sheet: str | None,
+    scale: int,
     overwrite: bool,
     k: int | None,
     trust_model: bool,
@@ -101,43 +113,64 @@ def blend(
     """Blend TARGETS into one latent.  --out decodes it, --query finds images near it."""
     from latentdb.reader import Reader
 
-    if out is None and k is None:
-        raise click.UsageError("give --out PNG, --query K, or both")
+    if out is None and k is None and sheet is None:
+        raise click.UsageError("give --out PNG, --query K, --sheet PNG, or several of them")
     with Reader.open(db, trust_model=trust_model) as store:
         vector = store.blend(targets, weights=weights, method=method)
         if out is not None:
-            store.write(vector, out, overwrite=overwrite)
+            store.write(vector, out, scale=scale, overwrite=overwrite)
         matches = None if k is None else store.query(vector, k=k)
-    if as_json:
-        print_json({"vector": vector, "out": out, "matches": matches})
-        return
-    if out is not None:
-        click.echo(out)
-    if matches is not None:
-        print_matches(matches)
+        if as_json:
+            print_json({"vector": vector, "out": out, "matches": matches, "sheet": sheet})
+        else:
+            if out is not None:
+                click.echo(out)
+            if matches is not None:
+                print_matches(matches)
+        if sheet is not None:  # last: if it fails, the answer is printed
+            store.blend_sheet(
+                targets, vector, sheet, weights=weights, matches=matches, overwrite=overwrite
+            )
 
 
 @click.command()
 @db_argument
 @where_option
-@click.option("--out", required=True, type=click.Path(), help="A picture, or .npy for the vector.")
+@click.option("--out", type=click.Path(), help="A picture, or .npy for the vector.")
+@click.option(
+    "--sheet", type=click.Path(), metavar="PNG", help="Draw the average beside ten of its rows."
+)
+@scale_option
 @force_option
 @trust_option
 @json_option
 def average(
-    db: str, where: str | None, out: str, overwrite: bool, trust_model: bool, as_json: bool
+    db: str,
+    where: str | None,
+    out: str | None,
+    sheet: str | None,
+    scale: int,
+    overwrite: bool,
+    trust_model: bool,
+    as_json: bool,
 ) -> None:
     """Decode the mean latent.  It is that of all rows, or of those of --where."""
     from latentdb.base.wording import counted
     from latentdb.reader import Reader
 
+    if out is None and sheet is None:
+        raise click.UsageError("give --out PNG, --sheet PNG, or both")
     with Reader.open(db, trust_model=trust_model) as store:
         mean = store.average(where=where)
-        store.write(mean.vector, out, overwrite=overwrite)
+        if out is not None:
+            store.write(mean.vector, out, scale=scale, overwrite=overwrite)
+        if sheet is not None:
+            store.average_sheet(mean, sheet, where=where, overwrite=overwrite)
     if as_json:
-        print_json({"vector": mean.vector, "rows": mean.rows, "out": out})
-    else:
-        click.echo(f"{out}: average of {counted(mean.rows, 'row')}")
+        print_json({"vector": mean.vector, "rows": mean.rows, "out": out, "sheet": sheet})
+        return
+    for path in filter(None, (out, sheet)):
+        click.echo(f"{path}: average of {counted(mean.rows, 'row')}")
 
 
 @click.command()
@@ -148,9 +181,14 @@ def average(
     "--steps", type=int, default=10, show_default=True, help="Number of images, A and B included."
 )
 @method_option
+@click.option("--out", type=click.Path(), help="A strip (.png), an animation (.gif), or .npy.")
 @click.option(
-    "--out", required=True, type=click.Path(), help="A strip (.png), an animation (.gif), or .npy."
+    "--sheet",
+    type=click.Path(),
+    metavar="PNG",
+    help="Draw the path between the images of A and B, with the position of each step.",
 )
+@scale_option
 @force_option
 @trust_option
 @json_option
@@ -160,7 +198,9 @@ def interpolate(
     b: str,
     steps: int,
     method: str,
-    out: str,
+    out: str | None,
+    sheet: str | None,
+    scale: int,
     overwrite: bool,
     trust_model: bool,
     as_json: bool,
@@ -169,10 +209,16 @@ def interpolate(
     from latentdb.base.wording import counted
     from latentdb.reader import Reader
 
+    if out is None and sheet is None:
+        raise click.UsageError("give --out PNG, --sheet PNG, or both")
     with Reader.open(db, trust_model=trust_model) as store:
         path = store.interpolate(a, b, steps=steps, method=method)
-        store.write(path, out, overwrite=overwrite)
+        if out is not None:
+            store.write(path, out, scale=scale, overwrite=overwrite)
+        if sheet is not None:
+            store.path_sheet(a, b, path, sheet, overwrite=overwrite)
     if as_json:
-        print_json({"steps": steps, "out": out})
-    else:
-        click.echo(f"{out}: {counted(steps, 'step')}")
+        print_json({"steps": steps, "out": out, "sheet": sheet})
+        return
+    for name in filter(None, (out, sheet)):
+        click.echo(f"{name}: {counted(steps, 'step')}")

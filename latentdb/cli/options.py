@@ -98,6 +98,13 @@ where_option = click.option("--where", metavar="EXPR", help="Only rows for which
 force_option = click.option(
     "--force", "overwrite", is_flag=True, help="Replace files that exist; never an image of DB."
 )
+scale_option = click.option(
+    "--scale",
+    type=int,
+    default=1,
+    metavar="N",
+    help="Enlarge each image of --out by this whole factor, without interpolation.",
+)
 strict_option = click.option("--strict", is_flag=True, help="Stop at the first unreadable file.")
 trust_option = click.option(
     "--trust-model",

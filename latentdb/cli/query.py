@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from latentdb.ann.metrics import METRICS
-from latentdb.base.wording import printable
-from latentdb.cli.console import print_json, print_matches
+from latentdb.cli.console import print_answers, print_json, print_matches
 from latentdb.cli.options import db_argument, force_option, json_option, trust_option, where_option
 
 
@@ -42,7 +41,12 @@ from latentdb.cli.options import db_argument, force_option, json_option, trust_o
     metavar="FILE",
     help="Run a query per target: a text file with one TARGET per line, or .npy of shape [n, d].",
 )
-@click.option("--sheet", type=click.Path(), metavar="PNG", help="Draw the query and its matches.")
+@click.option(
+    "--sheet",
+    type=click.Path(),
+    metavar="PNG",
+    help="Draw the query and its matches; with --targets, ten queries to a sheet.",
+)
 @force_option
 @trust_option
 @json_option
@@ -62,18 +66,13 @@ def query(
     from latentdb.reader import Reader
 
     if targets is not None:
-        if target is not None or like or unlike or sheet is not None:
-            raise click.UsageError(
-                "--targets cannot be combined with TARGET, --like, --unlike or --sheet"
-            )
+        if target is not None or like or unlike:
+            raise click.UsageError("--targets cannot be combined with TARGET, --like or --unlike")
         with Reader.open(db, trust_model=trust_model) as store:
             answers = store.query_file(targets, **how)
-        if as_json:
-            print_json({"queries": [{"target": name, **vars(found)} for name, found in answers]})
-            return
-        for name, found in answers:
-            click.echo(f"{printable(name)}:")
-            print_matches(found)
+            print_answers(answers, as_json=as_json)
+            if sheet is not None:  # last: if it fails, the answers are printed
+                store.sheet_file(targets, answers, sheet, overwrite=overwrite)
         return
     if target is None and not like:
         raise click.UsageError("give a TARGET, --like TARGET, or --targets FILE")

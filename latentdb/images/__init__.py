@@ -8,6 +8,7 @@ tiff          TIFF layouts that Pillow does not decode right
 jpeg          JPEG markers, simplejpeg, files whose pixels were lost
 pixel_range   uint8 pixels to the numbers a model takes, and back
 render        write images, animations and contact sheets
+many          many files as pixels, by threads
 values        images in memory as pixels
 thumbnails    image files made small: as pixels, and as HTML for notebooks
 fonts         a font that has the letters of a caption

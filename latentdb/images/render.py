@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Cell: TypeAlias = tuple[Pixels, str]  # uint8 [height, width, channels], caption
 
+SUFFIXES = (".png", ".jpg", ".webp", ".gif", ".bmp", ".tif")  # to write; others work, too
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # that are written
 _QUALITY = 96  # from here on TurboJPEG uses the accurate DCT, as Pillow always does
 SIDE = 96  # of an image on a sheet, unless it is larger
@@ -58,14 +59,16 @@ def picture_format(path: str | os.PathLike[str]) -> str:
     Raises
     ------
     InvalidInputError
-        If it is not one of PNG, JPEG, WebP, GIF, BMP and TIFF.
+        If it is not one of `FORMATS`.
     """
     from PIL import Image
 
     suffix = Path(path).suffix.lower()
     format = Image.registered_extensions().get(suffix)
     if format not in FORMATS:
-        raise InvalidInputError(f"{os.fspath(path)}: cannot write {suffix!r} files, use .png")
+        raise InvalidInputError(
+            f"{os.fspath(path)}: cannot write {suffix!r} files, use one of {' '.join(SUFFIXES)}"
+        )
     return format
 
 

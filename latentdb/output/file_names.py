@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
@@ -87,3 +88,15 @@ def _safe(part: str) -> str:
     if len(encoded) > _NAME_BYTES:  # ids differ at their ends
         part = encoded[-_NAME_BYTES:].decode(errors="ignore").strip(" .")
     return part
+
+
+def numbered(path: str, count: int) -> list[str]:
+    """The path of a picture; or of several, whose numbers stand before its suffix."""
+    if count == 1:
+        return [path]
+    whole = Path(path)
+    width = len(str(count))
+    return [
+        os.fspath(whole.with_name(f"{whole.stem}-{number:0{width}}{whole.suffix}"))
+        for number in range(1, count + 1)
+    ]

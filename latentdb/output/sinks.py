@@ -34,6 +34,7 @@ from latentdb.base.outputs import (
 from latentdb.base.progress import Progress, Report
 from latentdb.images.pixel_range import Pixels
 from latentdb.images.render import (
+    SIDE,
     Cell,
     contact_sheet,
     encode_pixels,
@@ -44,8 +45,9 @@ from latentdb.images.render import (
 )
 from latentdb.model.codec import BATCH, Codec
 from latentdb.model.config import ModelConfig
-from latentdb.output.figures import check_count, write_images
-from latentdb.output.file_names import FileNames
+from latentdb.model.training import psnr
+from latentdb.output.figures import check_count, check_scale, enlarge, write_images
+from latentdb.output.file_names import FileNames, numbered
 from latentdb.search.targets import Target
 from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
@@ -53,6 +55,8 @@ from latentdb.store.snapshot import Snapshot
 PathLike = str | os.PathLike[str]
 NamedLatents: TypeAlias = tuple[Sequence[str], Floats]  # names, and float32 [n, d]
 Task: TypeAlias = Callable[[], object]
+# Of names: uint8 [height, width, channels] of the image each was encoded from, if there is one.
+ReadOriginals: TypeAlias = Callable[[Sequence[str]], Sequence[Pixels | None]]
 MANIFEST_FILE = "manifest.csv"
 _MANIFEST_HEADER = ("id", "file")
 FORMATS = ("png", "jpeg", "webp", "npy")
@@ -60,6 +64,7 @@ _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _TASK_IMAGES = 32  # files written by one task
 _PENDING_TASKS = 4  # per thread, before the decoder has to wait
 _COLUMNS, _LINES = 10, 12  # of one contact sheet
+_MISSING = 235  # the grey in place of an original that is not there
 _SHEET_VALUES = 24 << 20  # uint8 values of the images on one contact sheet
 _BATCH_BYTES = 32 << 20  # of uint8 pixels; the decoder returns float32, four times as many
 
@@ -250,9 +255,9 @@ def stored_ids(snapshot: Snapshot) -> Iterator[str]:
 class PictureSink:
     """One picture: the image itself, several as rows of a sheet, or an animated GIF."""
 
-    def __init__(self, path: PathLike) -> None:
+    def __init__(self, path: PathLike, scale: int = 1) -> None:
         as_output(path).check()
-        self._path = path
+        self._path, self._scale = path, scale
         self._images: list[Pixels] = []
         self.written = [os.fspath(path)]
 
@@ -265,7 +270,9 @@ class PictureSink:
         return ()
 
     def flush(self) -> Iterable[Task]:
-        return (lambda: write_images(np.concatenate(self._images), self._path),)
+        return (
+            lambda: write_images(enlarge(np.concatenate(self._images), self._scale), self._path),
+        )
 
 
 class FolderSink:
@@ -283,6 +290,8 @@ class FolderSink:
         Ids of all images, in the order in which they are written.
     collection
         Ids whose files must not be the same; those of `names` by default.
+    scale
+        Whole factor by which the images are enlarged.
 
     Raises
     ------
@@ -296,9 +305,10 @@ class FolderSink:
         format: str,
         names: Sequence[str],
         collection: Iterable[str] | None = None,
+        scale: int = 1,
     ) -> None:
         self._output = as_output(path)
-        self._format = format
+        self._format, self._scale = format, scale
         naming = FileNames(
             _SUFFIXES[format], dict.fromkeys(names) if collection is None else collection
         )
@@ -322,9 +332,12 @@ class FolderSink:
         self._done += len(names)
         for start in range(0, len(paths), _TASK_IMAGES):
             part = slice(start, start + _TASK_IMAGES)
-            yield partial(
-                _write_files, paths[part], images[part], self._format, self._output.overwrite
-            )
+            yield partial(self._write_files, paths[part], images[part])
+
+    def _write_files(self, paths: Sequence[str], images: Pixels) -> None:
+        for path, pixels in zip(paths, enlarge(images, self._scale), strict=True):
+            data = encode_pixels(pixels, self._format)
+            write_unsynced(path, data, overwrite=self._output.overwrite)
 
     def flush(self) -> Iterable[Task]:
         return ()
@@ -353,11 +366,6 @@ def read_manifest(path: PathLike) -> dict[str, str] | None:
     if rows[:1] != [_MANIFEST_HEADER] or any(len(row) != len(_MANIFEST_HEADER) for row in rows):
         return None
     return {file: name for name, file in rows[1:]}
-
-
-def _write_files(paths: Sequence[str], images: Pixels, format: str, overwrite: bool) -> None:
-    for path, pixels in zip(paths, images, strict=True):
-        write_unsynced(path, encode_pixels(pixels, format), overwrite=overwrite)
 
 
 class NpySink:
@@ -407,17 +415,28 @@ class SheetSink:
         Of the picture; several have their number before the suffix.
     total
         Number of images.
+    originals
+        Instead of images alone: pairs of the original, where there is one, and the image.
     """
 
-    def __init__(self, path: PathLike, total: int, config: ModelConfig) -> None:
+    def __init__(
+        self,
+        path: PathLike,
+        total: int,
+        config: ModelConfig,
+        originals: ReadOriginals | None = None,
+    ) -> None:
         picture_format(path)
         self._output = as_output(path)
+        self._read_originals = originals
         fitting = _SHEET_VALUES // math.prod(config.preprocessing.shape)
+        if originals is not None:
+            fitting //= 2
         self._cells = max(1, min(_COLUMNS * _LINES, fitting))
-        self._columns = max(1, min(_COLUMNS, math.isqrt(self._cells)))
-        self._sheets = max(1, -(-total // self._cells))
+        columns = _COLUMNS if originals is None else _COLUMNS // 2
+        self._columns = max(1, min(columns, math.isqrt(self._cells)))
         self._pending: list[Cell] = []
-        self._paths = [self._page(number) for number in range(self._sheets)]
+        self._paths = numbered(self._output.path, max(1, -(-total // self._cells)))
         self._output.check(self._paths)
         self.written: list[str] = []
 
@@ -425,7 +444,11 @@ class SheetSink:
         return nullcontext()
 
     def write(self, names: Sequence[str], images: Pixels) -> Iterable[Task]:
-        self._pending += zip(images, map(one_line, names), strict=True)
+        captions = list(map(one_line, names))
+        if self._read_originals is None:
+            self._pending += zip(images, captions, strict=True)
+        else:
+            self._pending += map(_beside, self._read_originals(names), images, captions)
         while len(self._pending) >= self._cells:
             cells, self._pending = self._pending[: self._cells], self._pending[self._cells :]
             yield self._sheet_task(cells)
@@ -434,18 +457,20 @@ class SheetSink:
         if self._pending or not self.written:
             yield self._sheet_task(self._pending)
 
-    def _page(self, number: int) -> str:
-        if self._sheets == 1:
-            return self._output.path
-        path = Path(self._output)
-        digits = str(number + 1).zfill(len(str(self._sheets)))
-        return os.fspath(path.with_name(f"{path.stem}-{digits}{path.suffix}"))
-
     def _sheet_task(self, cells: Sequence[Cell]) -> Task:
         path = self._paths[len(self.written)]
         self.written.append(path)
         output = replace(self._output, path=path)
         return lambda: write_picture(output, contact_sheet(grid(cells, self._columns)))
+
+
+def _beside(original: Pixels | None, image: Pixels, caption: str) -> Cell:
+    """An original and its reconstruction in one cell, with the PSNR below."""
+    if original is not None:
+        caption = f"{caption}\n{psnr(original[None], image[None])[0]:.1f} dB"
+    shown = np.full_like(image, _MISSING) if original is None else original
+    cell = np.concatenate([shown, np.full_like(image[:, :1], 255), image], axis=1)
+    return enlarge(cell[None], -(-SIDE // max(image.shape[:2])))[0], caption
 
 
 def make_sinks(
@@ -455,20 +480,29 @@ def make_sinks(
     names: Sequence[str],
     collection: Iterable[str],
     config: ModelConfig,
+    *,
+    scale: int = 1,
+    originals: ReadOriginals | None = None,
 ) -> list[Sink]:
     """The sinks for an output path, of the format `output_format` gives, and for sheets.
 
-    `names` and `collection` are as of `FolderSink`.
+    `names`, `collection` and `scale` are as of `FolderSink`, `originals` as of `SheetSink`.
     """
+    check_scale(scale)
+    if scale != 1 and (out is None or format == "npy"):
+        raise InvalidInputError("scale is of the pictures that out writes: leave it out")
+    if originals is not None and sheet is None:
+        raise InvalidInputError("compare is of contact sheets: give sheet, too")
     total = len(names)
+    height, width, channels = config.preprocessing.shape
     sinks: list[Sink] = []
     if out is not None and format == "npy":
         sinks.append(NpySink(out, total, config))
     elif out is not None and format == "picture":
-        check_count(total, config.preprocessing.shape)
-        sinks.append(PictureSink(out))
+        check_count(total, (scale * height, scale * width, channels))
+        sinks.append(PictureSink(out, scale))
     elif out is not None:
-        sinks.append(FolderSink(out, format, names, collection))
+        sinks.append(FolderSink(out, format, names, collection, scale))
     if sheet is not None:
-        sinks.append(SheetSink(sheet, total, config))
+        sinks.append(SheetSink(sheet, total, config, originals))
     return sinks

@@ -129,7 +129,6 @@ def test_no_targets_are_no_queries(db: str, tmp_path: Path) -> None:
         (["r1", "--targets", "t.txt"], "--targets cannot be combined"),
         (["--like", "r1", "--targets", "t.txt"], "--targets cannot be combined"),
         (["--unlike", "r1", "--targets", "t.txt"], "--targets cannot be combined"),
-        (["--sheet", "a.png", "--targets", "t.txt"], "--targets cannot be combined"),
         (["r1", "--metric", "l3"], "'l3' is not one of"),
         (["r1", "-k", "many"], "'many' is not a valid integer"),
         (["r1", "--radius", "wide"], "'wide' is not a valid float"),
@@ -171,6 +170,11 @@ def test_query_options(store: Path, images: Path, tmp_path: Path) -> None:
     failed = run("query", store, "disc/000.png", "--sheet", tmp_path / "sheet.png", code=1)
     assert len(failed.stdout.splitlines()) == 10
     assert "sheet.png exists" in failed.stderr
+    (tmp_path / "t.txt").write_text("disc/000.png\nsquare/000.png\n")
+    many = ("query", store, "--targets", tmp_path / "t.txt", "--sheet", tmp_path / "many.png")
+    assert run(*many).stdout.count("\n") == 22
+    assert (tmp_path / "many.png").is_file()
+    assert run(*many, code=1).stdout.count("\n") == 22  # it exists: the answers are printed
 
 
 def test_a_damaged_index_is_warned_of_and_the_answer_is_exact(large_store: Path) -> None:

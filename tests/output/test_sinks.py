@@ -123,7 +123,7 @@ def test_there_are_one_or_several_contact_sheets(
 def test_a_sheet_of_large_images_holds_few(model: Path, tmp_path: Path) -> None:
     config = Codec.from_folder(model).config
     small = SheetSink(tmp_path / "a.png", 120, config)
-    assert (small._cells, small._sheets) == (120, 1)
+    assert (small._cells, len(small._paths)) == (120, 1)
     large = replace(config, preprocessing=replace(config.preprocessing, height=4000, width=4000))
     assert SheetSink(tmp_path / "a.png", 3, large)._cells == 1
     assert sinks.batch_size(large) == 1
