@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.ann.exact import too_large
-from latentdb.ann.metrics import CENTERED_COSINE, check_metric
-from latentdb.ann.plan import PREFERENCES
-from latentdb.base.errors import InvalidInputError, ModelMismatchError, StoreError
+from latentdb.base.errors import InvalidInputError, ModelMismatchError
 from latentdb.base.files import as_path
 from latentdb.base.progress import Report
 from latentdb.base.validate import as_latents, check_ids
@@ -26,20 +19,14 @@ from latentdb.images.values import ImageLike
 from latentdb.ingest.allowance import DEFAULT_ALLOWANCE
 from latentdb.ingest.images import add_images
 from latentdb.ingest.ingest import IndexReport, add_rows, index_images
+from latentdb.maintenance import LOCK_TIMEOUT, Maintenance, check_recall, check_timeout
 from latentdb.model.calibration import import_model
 from latentdb.model.codec import Codec
 from latentdb.model.config import ModelOptions
 from latentdb.onnx.runtime import FLOAT32
-from latentdb.reader import Reader
-from latentdb.search.manager import IndexManager
-from latentdb.search.results import Info
-from latentdb.search.targets import IdLike, as_ids
-from latentdb.store.backup import backup
 from latentdb.store.columns import Value, make_columns, read_table
-from latentdb.store.compaction import CompactReport, compact
 from latentdb.store.creation import check_absent, undo_creation
 from latentdb.store.manifest import Settings
-from latentdb.store.restamp import RelocateReport, relocate
 from latentdb.store.rows import Rows
 from latentdb.store.store import Store
 from latentdb.stored_model import (
@@ -50,14 +37,11 @@ from latentdb.stored_model import (
     load_other_model,
     store_compiled,
 )
-from latentdb.verify import VerifyReport, verify
 
 PathLike = str | os.PathLike[str]
-AnyDB = TypeVar("AnyDB", bound="LatentDB")
-LOCK_TIMEOUT = 5.0  # seconds; as long as most commits take
 
 
-class LatentDB(Reader):
+class LatentDB(Maintenance):
     """A store of image latents, with the model that encodes and decodes them.
 
     Index a folder of images:
@@ -79,58 +63,6 @@ class LatentDB(Reader):
     A context manager.  Every call works on the version that is committed when it
     begins.  Use it in one process: after a fork, open the store again.
     """
-
-    def __init__(
-        self,
-        store: Store | PathLike,
-        *,
-        trust_model: bool = False,
-        lock_timeout: float = LOCK_TIMEOUT,
-        auto_index: bool = True,
-    ) -> None:
-        super().__init__(store, trust_model=trust_model)
-        self._open_store().lock_timeout = _timeout(lock_timeout)
-        self._auto_index = auto_index
-        self._index_manager = IndexManager(auto_index=auto_index)
-
-    def _options(self) -> dict[str, Any]:
-        own = {"lock_timeout": self._open_store().lock_timeout, "auto_index": self._auto_index}
-        return super()._options() | own
-
-    @classmethod
-    def open(
-        cls: type[AnyDB],
-        path: PathLike,
-        *,
-        trust_model: bool = False,
-        lock_timeout: float = LOCK_TIMEOUT,
-        auto_index: bool = True,
-    ) -> AnyDB:
-        """Open a store to read and write it.
-
-        Parameters
-        ----------
-        path, trust_model
-            As in `Reader.open`.
-        lock_timeout
-            Seconds that a call which writes waits while another process is writing.
-        auto_index
-            Build or extend the search index where that is due after a commit, which can
-            take half a minute; otherwise only `optimize` does.
-
-        Raises
-        ------
-        StoreNotFoundError, CorruptStoreError
-            As `Reader.open`.
-        InvalidInputError
-            If `lock_timeout` is negative, or no number.
-        """
-        return cls(
-            Store.open(path),
-            trust_model=trust_model,
-            lock_timeout=lock_timeout,
-            auto_index=auto_index,
-        )
 
     @classmethod
     def create(
@@ -189,8 +121,8 @@ class LatentDB(Reader):
                 "give one of model (a folder made by latentdb train), encoder and dim, "
                 f"received {'none' if not count else 'more than one'}"
             )
-        settings = Settings(recall=_recall(recall))
-        _timeout(lock_timeout)  # before anything is made
+        settings = Settings(recall=check_recall(recall))
+        check_timeout(lock_timeout)  # before anything is made
         if dim is not None:
             made = Store.create(path, dim=dim, settings=settings)
             return cls(made, lock_timeout=lock_timeout, auto_index=auto_index)
@@ -297,15 +229,13 @@ class LatentDB(Reader):
         ImageError, InvalidInputError, NotFoundError
             See `latentdb.ingest.ingest.index_images`.
         """
-        store = self._open_store()
         paths = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
         self._check_model(model)
         check_sources(paths)  # report a missing source before the model is loaded
         table = None if metadata is None else read_table(metadata)
         codec = self.codec
         codec.check_precision()
-        with store.writer() as writer:
-            writer.collect_garbage()
+        with self._writing(report) as writer:
             done = index_images(
                 writer,
                 codec,
@@ -318,7 +248,6 @@ class LatentDB(Reader):
                 report=report,
             )
             self._codec = store_compiled(writer, codec)
-            self._index_manager.maintain(writer, report)
         return done
 
     def add(
@@ -358,7 +287,6 @@ class LatentDB(Reader):
         LockedError
             If another process is writing.
         """
-        store = self._open_store()
         names = check_ids(ids)
         dim = self._snapshot().dim
         means = as_latents(z_mean, dim, "z_mean")
@@ -370,11 +298,8 @@ class LatentDB(Reader):
             if array is not None and len(array) != len(names):
                 raise InvalidInputError(f"{name} has {len(array)} rows for {len(names)} ids")
         rows = Rows(names, means, log_vars, columns=make_columns(metadata, len(names)))
-        with store.writer() as writer:
-            writer.collect_garbage()
-            written = add_rows(writer, rows, on_conflict)
-            self._index_manager.maintain(writer, None)
-        return written
+        with self._writing(None) as writer:
+            return add_rows(writer, rows, on_conflict)
 
     def add_images(
         self,
@@ -416,10 +341,9 @@ class LatentDB(Reader):
         LockedError
             If another process is writing.
         """
-        store, codec, names = self._open_store(), self.codec, check_ids(ids)
+        codec, names = self.codec, check_ids(ids)
         codec.check_precision()
-        with store.writer() as writer:
-            writer.collect_garbage()
+        with self._writing(report) as writer:
             written = add_images(
                 writer,
                 codec,
@@ -430,7 +354,6 @@ class LatentDB(Reader):
                 report=report,
             )
             self._codec = store_compiled(writer, codec)
-            self._index_manager.maintain(writer, report)
         return written
 
     def import_file(
@@ -461,18 +384,14 @@ class LatentDB(Reader):
         LockedError
             If another process is writing.
         """
-        store = self._open_store()
-        with opened(file, ids) as source, store.writer() as writer:
-            writer.collect_garbage()
-            done = import_rows(
+        with opened(file, ids) as source, self._writing(report) as writer:
+            return import_rows(
                 writer,
                 source,
                 on_conflict=on_conflict,
                 is_own_encoder=is_own_encoder,
                 report=report,
             )
-            self._index_manager.maintain(writer, report)
-        return done
 
     @classmethod
     def import_into(
@@ -501,168 +420,3 @@ class LatentDB(Reader):
             except BaseException:
                 undo_creation(as_path(path), existed=existed)
                 raise
-
-    def delete(self, ids: Sequence[IdLike] | None = None, *, where: str | None = None) -> int:
-        """Delete the rows of ids, or those for which an expression is true.
-
-        The space on disk is freed when segments are merged (`compact`).
-
-        Returns
-        -------
-        int
-            Number of rows deleted.
-
-        Raises
-        ------
-        IdNotFoundError
-            If an id is not in the store; nothing is deleted then.
-        LockedError
-            If another process is writing.
-        """
-        if (ids is None) == (where is None):
-            raise InvalidInputError("give either ids or a where expression to delete")
-        with self._open_store().writer() as writer:
-            writer.collect_garbage()
-            snapshot = writer.snapshot
-            if ids is None:
-                rows = self._rows(snapshot, where)
-            else:
-                rows = np.unique(snapshot.find(as_ids(ids)))
-            if len(rows):
-                writer.delete(rows)
-                self._index_manager.maintain(writer, None)
-        return len(rows)
-
-    def relocate(self, old: PathLike, new: PathLike) -> RelocateReport:
-        """Tell the store that a folder of images was moved; no image is read.
-
-        `index_images` of the new folder does so too, for images that it finds unchanged.
-
-        Parameters
-        ----------
-        old, new
-            The folder before and after.
-
-        Raises
-        ------
-        InvalidInputError
-            If no image of the store lies below `old`.
-        LockedError
-            If another process is writing.
-        """
-        with self._open_store().writer() as writer:
-            writer.collect_garbage()
-            return relocate(writer, os.path.abspath(old), os.path.abspath(new))
-
-    def compact(self) -> CompactReport:
-        """Merge small segments and free deleted rows; queries go on meanwhile."""
-        with self._open_store().writer() as writer:
-            writer.collect_garbage()
-            return compact(writer)
-
-    def backup(self, out: PathLike) -> None:
-        """Copy the committed version to a new folder, which is a store that opens by itself.
-
-        A writer may go on meanwhile.  On one file system the files are hard links: no space
-        is taken, and a disk that damages a file damages it in both.
-
-        Raises
-        ------
-        AlreadyExistsError
-            If `out` exists.
-        StoreError
-            If a file cannot be read or written; run it again.
-        """
-        snapshot = self._snapshot()
-        backup(snapshot.folder, snapshot.manifest, as_path(out))
-
-    @staticmethod
-    def verify(path: PathLike, *, repair: bool = False) -> VerifyReport:
-        """Check every file of a store: see `latentdb.verify.verify`.
-
-        It takes a path, because a damaged store may not open.
-        """
-        report = verify(Path(path), repair=repair)
-        if repair and report.problems:
-            try:
-                with LatentDB.open(path) as db, db._open_store().writer() as writer:
-                    db._index_manager.maintain(writer, None)
-            except StoreError as error:
-                # Not an error: the repair is committed, and its report says what was lost.
-                warnings.warn(
-                    f"the search index was not rebuilt ({error})", RuntimeWarning, stacklevel=2
-                )
-        return report
-
-    def optimize(
-        self,
-        *,
-        recall: float | None = None,
-        memory: int | None = None,
-        prefer: str | None = None,
-        metric: str | None = None,
-        report: Report | None = None,
-    ) -> Info:
-        """Rebuild the search index and tune it to a target recall.
-
-        Settings are stored, and hold for later builds too; None leaves one unchanged.
-
-        Parameters
-        ----------
-        recall
-            Target recall: share of the true neighbours that a query should find.
-        memory
-            Most bytes that the index may take; 0 for no limit.
-        prefer
-            ``"build"``: an inverted file, built in seconds.  ``"latency"``: a graph
-            (HNSW) instead, if it is measured to be faster and memory allows.
-        metric
-            Metric of the index: ``"l2"``, ``"cosine"``, ``"centered_cosine"`` or
-            ``"wasserstein"``; queries by another metric compare every row.
-            ``"centered_cosine"`` also records the mean of the rows as the centre,
-            which stays until it is given again.
-        report
-            Called with the progress.
-
-        Raises
-        ------
-        InvalidInputError
-            If a setting is invalid.
-        """
-        with self._open_store().writer() as writer:
-            old = writer.snapshot.manifest.settings
-            settings = Settings(
-                recall=old.recall if recall is None else _recall(recall),
-                memory=old.memory if memory is None else _memory(memory),
-                prefer=old.prefer if prefer is None else _preference(prefer),
-                metric=old.metric if metric is None else check_metric(metric),
-                centre=() if metric == CENTERED_COSINE else old.centre,
-            )
-            why = self._index_manager.build(writer, settings, report)
-        return replace(self.info(), why=why)
-
-
-def _timeout(value: float) -> float:
-    if not isinstance(value, int | float) or not 0 <= value <= threading.TIMEOUT_MAX:
-        raise InvalidInputError(f"lock_timeout {value!r} cannot be used: give seconds, 0 or more")
-    return float(value)
-
-
-def _memory(value: int) -> int:
-    if type(value) is not int or not 0 <= value < 2**62:
-        raise InvalidInputError(f"memory {value!r} cannot be used: give bytes, 0 for no limit")
-    return value
-
-
-def _preference(value: str) -> str:
-    if value not in PREFERENCES:
-        raise InvalidInputError(f"prefer {value!r} is not known: use {' or '.join(PREFERENCES)}")
-    return value
-
-
-def _recall(value: float) -> float:
-    if not isinstance(value, int | float) or not 0 < value <= 1:
-        raise InvalidInputError(
-            f"recall {value!r} cannot be used: give a share above 0 and up to 1, such as 0.99"
-        )
-    return float(value)

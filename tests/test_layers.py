@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "latentdb"
 ORDER = (
     "cli",
     "explorer",
-    "analysis database inspection outputs reader row_access stored_model verify",
+    "analysis database inspection maintenance outputs reader row_access stored_model verify",
     "insight",
     "exchange output",
     "ingest search",

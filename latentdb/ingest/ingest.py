@@ -25,7 +25,7 @@ from latentdb.ingest.planner import Batch, ImagePlanner, PlannedRow
 from latentdb.ingest.read_ahead import read_batches
 from latentdb.model.codec import Codec
 from latentdb.store.columns import LABEL, Table, make_columns
-from latentdb.store.compaction import compact, is_due
+from latentdb.store.compaction import compact_if_due
 from latentdb.store.restamp import Stamp, restamp
 from latentdb.store.rows import FileStats, Floats, Ints, Rows
 from latentdb.store.segment import hash_ids
@@ -159,8 +159,7 @@ class _PendingRows:
 
     def _write(self, rows: Rows, replaced: Ints) -> None:
         self._writer.append(rows, replaced)
-        if is_due(self._writer.snapshot):
-            compact(self._writer, everything=False)
+        compact_if_due(self._writer)
 
 
 def index_images(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,20 @@ from latentdb.ann import plan as plans
 from latentdb.ann.index import VectorIndex
 from latentdb.ann.metrics import CENTERED_COSINE, INDEXED_METRICS, KL, Space
 from latentdb.ann.plan import HNSW
-from latentdb.base.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreError
+from latentdb.base.errors import (
+    CorruptStoreError,
+    InvalidInputError,
+    LockedError,
+    NotFoundError,
+    StoreError,
+)
 from latentdb.base.progress import Progress, Report
 from latentdb.search.embedded_rows import EmbeddedRows
 from latentdb.search.searcher import Searcher
 from latentdb.search.selection import sum_rows
 from latentdb.store.manifest import FileEntry, IndexEntry, Settings
 from latentdb.store.snapshot import Snapshot
-from latentdb.store.writer import Writer
+from latentdb.store.store import Store
 
 # A process that only searches does not import what builds.
 if TYPE_CHECKING:
@@ -29,6 +36,8 @@ MAX_DELETED = 0.1  # share of the indexed rows; deleted ones cost probes and mat
 # Limits on the rows that are not in the index, which every query scans on top of it: so many, or
 # one for so many indexed rows, whichever is more.
 _MAX_UNINDEXED, _INDEXED_PER_UNINDEXED = 20_000, 50
+_PASSES = 3  # at most, of a process that goes on building for what others add meanwhile
+_BUILD, _EXTEND = "build", "extend"
 _MAX_GROWTH = 2  # factor on the rows the index was trained on; beyond, its lists are too long
 
 
@@ -90,54 +99,62 @@ class IndexManager:
             found = self._searchers[metric] = Searcher(snapshot, index, metric=metric)
         return found
 
-    def maintain(self, writer: Writer, report: Report | None) -> None:
-        """Merge segments, and build or extend the index, where that is due after a commit.
+    def update(self, store: Store, report: Report | None) -> None:
+        """Build or extend the index where that is due after a commit; others write meanwhile.
 
-        Without `auto_index` the index is left to `latentdb optimize`.
+        Without `auto_index` it is left to `latentdb optimize`; while another process builds,
+        to that one, which looks again when it has ended.
         """
-        from latentdb.store.compaction import compact, is_due
-
-        if is_due(writer.snapshot):
-            compact(writer, everything=False)
         if not self._auto_index:
             return
         try:
-            self._update_index(writer, report)
+            for _ in range(_PASSES):
+                if not self._is_due(store.snapshot()):
+                    return
+                with ExitStack() as lock:
+                    try:
+                        lock.enter_context(store.index_lock(0))
+                    except LockedError:
+                        return
+                    self._update(store, report)
         except (StoreError, InvalidInputError) as error:
             # The rows are committed: the call succeeded.
             warnings.warn(
                 f"the search index was not built ({error}); latentdb optimize builds it",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=5,  # of the caller of the method that wrote
             )
 
-    def _update_index(self, writer: Writer, report: Report | None) -> None:
-        manifest = writer.snapshot.manifest
+    def _is_due(self, snapshot: Snapshot) -> str:
+        """``"extend"`` or ``"build"`` where one is due; else empty."""
+        manifest = snapshot.manifest
         entry = manifest.index
         if entry is None:
             settings = manifest.settings
-            dim = Space(settings.metric).dim(writer.snapshot.dim)
+            dim = Space(settings.metric).dim(snapshot.dim)
             limit = plans.exact_rows(dim, prefer=settings.prefer)
-            if manifest.rows > max(limit, settings.exact_rows):
-                self.build(writer, manifest.settings, report)
-            return
-        indexed_live = _count_indexed_live(writer.snapshot, entry)
+            return _BUILD if manifest.rows > max(limit, settings.exact_rows) else ""
+        indexed_live = _count_indexed_live(snapshot, entry)
         # Live rows only: a row that is replaced repeatedly is scanned once.
         unindexed, deleted = manifest.rows - indexed_live, entry.rows - indexed_live
         too_many = unindexed > max(
             min(_MAX_UNINDEXED, plans.EXACT_ROWS), entry.rows // _INDEXED_PER_UNINDEXED
         )
         outgrown = manifest.rows > _MAX_GROWTH * max(entry.trained_rows, 1)
-        index = self.open(writer.snapshot)
-        rebuild = index is None or deleted > MAX_DELETED * entry.rows or (too_many and outgrown)
-        if index is not None and too_many and not rebuild:
-            rebuild = not self._extend(writer, index, entry, report)
-        if rebuild:
-            self.build(writer, manifest.settings, report)
+        index = self.open(snapshot)
+        if index is None or deleted > MAX_DELETED * entry.rows or (too_many and outgrown):
+            return _BUILD
+        return _EXTEND if too_many else ""
 
-    def _extend(
-        self, writer: Writer, index: VectorIndex, entry: IndexEntry, report: Report | None
-    ) -> bool:
+    def _update(self, store: Store, report: Report | None) -> None:
+        snapshot = store.snapshot()  # another process may have built it before the lock was taken
+        due = self._is_due(snapshot)
+        if due == _EXTEND and self._extend(store, snapshot, report):
+            return
+        if due:
+            self.build(store, snapshot.manifest.settings, report)
+
+    def _extend(self, store: Store, snapshot: Snapshot, report: Report | None) -> bool:
         """Add the unindexed rows to a copy of the index, in a tenth of the time of a build.
 
         Returns
@@ -147,7 +164,9 @@ class IndexManager:
         """
         from latentdb.ann.builder import extend
 
-        snapshot = writer.snapshot
+        index, entry = self.open(snapshot), snapshot.manifest.index
+        if index is None or entry is None:
+            return False
         _report(report, f"adding {len(snapshot) - entry.rows} rows to the search index")
         rows = EmbeddedRows(snapshot, entry.metric)
         settings = snapshot.manifest.settings
@@ -161,11 +180,23 @@ class IndexManager:
         )
         if extended is None:
             return False
-        _commit(writer, rows, *extended, settings, entry.trained_rows, extended=True)
+        _commit(store, rows, *extended, settings, entry.trained_rows, extended=True)
         return True
 
-    def build(self, writer: Writer, settings: Settings, report: Report | None) -> str:
+    def build(self, store: Store, settings: Settings, report: Report | None) -> str:
         """Build the index, or drop it where an exact scan is better.
+
+        It is built from the version of now, and committed if the settings are still those
+        of that version; the lock of the writer is held for the commit alone.
+
+        Parameters
+        ----------
+        store
+            Whose index lock is held.
+        settings
+            To build it with, and to store.
+        report
+            Called with the progress.
 
         Returns
         -------
@@ -176,10 +207,14 @@ class IndexManager:
         ------
         InvalidInputError
             If the metric has no index, or needs a z_log_var that the store lacks.
+        LockedError
+            If another process writes at the end, for longer than the lock is waited for.
+        StoreError
+            If the settings were changed meanwhile.
         """
         from latentdb.ann.builder import build as build_index
 
-        snapshot = writer.snapshot
+        snapshot = store.snapshot()
         if settings.metric == KL:
             raise InvalidInputError(f"metric 'kl' has no index: use {', '.join(INDEXED_METRICS)}")
         if Space(settings.metric).posterior and not all(
@@ -200,7 +235,7 @@ class IndexManager:
             unindexed = replace(settings, exact_rows=0)
             manifest = snapshot.manifest
             if manifest.index is not None or manifest.settings != unindexed:
-                writer.drop_index(unindexed)
+                _drop(store, snapshot, unindexed)
             return chosen.why
         _report(report, f"building the search index over {len(snapshot)} rows")
         built = build_index(
@@ -213,16 +248,16 @@ class IndexManager:
         )
         if built is None:
             # Try again when the store has doubled.
-            writer.drop_index(replace(settings, exact_rows=2 * len(snapshot)))
+            _drop(store, snapshot, replace(settings, exact_rows=2 * len(snapshot)))
             return f"no index reaches recall {settings.recall} with less work than a scan"
-        _commit(writer, rows, *built, settings, len(snapshot))
+        _commit(store, rows, *built, settings, len(snapshot))
         if not chosen.why and HNSW in chosen.kinds and built[1].kind != HNSW:
             return f"{built[1].kind} was measured to be as fast as {HNSW}"
         return chosen.why
 
 
 def _commit(
-    writer: Writer,
+    store: Store,
     rows: EmbeddedRows,
     index: VectorIndex,
     tuning: Tuning,
@@ -231,26 +266,31 @@ def _commit(
     *,
     extended: bool = False,
 ) -> None:
-    writer.set_index(
-        index.dump(),
-        IndexEntry(
-            file=FileEntry("", 0, ""),
-            kind=tuning.kind,
-            rows_below=writer.snapshot.manifest.next_row,
-            rows=index.rows,
-            parameters=tuning.parameters,
-            recall_target=settings.recall,
-            recall_measured=tuning.recall,
-            recall_k=tuning.k,
-            queries=tuning.queries,
-            build_seconds=round(tuning.seconds, 3),
-            metric=rows.metric,
-            trained_rows=trained_rows,
-            milliseconds=round(tuning.milliseconds, 4),
-        ),
-        settings,
-        extended=extended,
+    built_from = rows.snapshot
+    entry = IndexEntry(
+        file=FileEntry("", 0, ""),
+        kind=tuning.kind,
+        rows_below=built_from.manifest.next_row,
+        rows=index.rows,
+        parameters=tuning.parameters,
+        recall_target=settings.recall,
+        recall_measured=tuning.recall,
+        recall_k=tuning.k,
+        queries=tuning.queries,
+        build_seconds=round(tuning.seconds, 3),
+        metric=rows.metric,
+        trained_rows=trained_rows,
+        milliseconds=round(tuning.milliseconds, 4),
     )
+    with store.index_file(index.dump()) as file, store.writer() as writer:
+        writer.set_index(file, entry, settings, built_from=built_from, extended=extended)
+
+
+def _drop(store: Store, snapshot: Snapshot, settings: Settings) -> None:
+    """Commit that there is no index, unless the settings of `snapshot` were changed meanwhile."""
+    with store.writer() as writer:
+        if writer.snapshot.manifest.settings == snapshot.manifest.settings:
+            writer.drop_index(settings)
 
 
 def _report(report: Report | None, stage: str, done: int = 0, total: int | None = None) -> None:

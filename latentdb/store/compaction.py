@@ -85,7 +85,13 @@ def compact(writer: Writer, *, everything: bool = True) -> CompactReport:
     return CompactReport(merged, written, dropped, len(writer.snapshot.segments))
 
 
-def is_due(snapshot: Snapshot) -> bool:
+def compact_if_due(writer: Writer) -> None:
+    """Merge the last segments where there are too many, or drop deleted rows."""
+    if _is_due(writer.snapshot):
+        compact(writer, everything=False)
+
+
+def _is_due(snapshot: Snapshot) -> bool:
     """Whether there are so many small segments or deleted rows that reads become slower."""
     manifest = snapshot.manifest
     on_disk = manifest.rows + manifest.deleted_rows

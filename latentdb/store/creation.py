@@ -15,7 +15,7 @@ from pathlib import Path
 from latentdb.base.errors import AlreadyExistsError, LatentDBError, StoreError
 from latentdb.base.files import checksum, os_reason, sync_folder, try_remove, write_new
 from latentdb.store import manifest as manifests
-from latentdb.store.lock import LOCK, writer_lock
+from latentdb.store.lock import INDEX_LOCK, LOCK, writer_lock
 from latentdb.store.manifest import (
     FOLDERS,
     MANIFEST,
@@ -122,6 +122,7 @@ def undo_creation(folder: Path, *, existed: bool) -> None:
             (folder / MANIFEST).unlink()
             for name in FOLDERS:
                 shutil.rmtree(folder / name, ignore_errors=True)
+            (folder / INDEX_LOCK).unlink(missing_ok=True)
             (folder / LOCK).unlink()
         if not existed:
             folder.rmdir()

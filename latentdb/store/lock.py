@@ -1,4 +1,4 @@
-"""The lock of the one writer of a store."""
+"""The locks of a store: of its one writer, and of the one builder of its search index."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from latentdb.base.files import os_reason
 from latentdb.store.manifest import FOLDERS, QUARANTINE
 
 LOCK = "LOCK"
+INDEX_LOCK = "INDEX.LOCK"
 _POLL_SECONDS = 0.05
 
 _held: set[int] = set()  # descriptors of the locks of this process
@@ -50,11 +51,27 @@ def writer_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
         If a folder of the store is a link, or LOCK is no file of its own: writing would
         change files elsewhere.
     """
+    with _lock(folder, LOCK, f"{folder} is being written by", timeout):
+        yield
+
+
+@contextmanager
+def index_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
+    """Hold the lock of the only process that builds the search index; rows are written meanwhile.
+
+    Raises as `writer_lock`.
+    """
+    with _lock(folder, INDEX_LOCK, f"the search index of {folder} is being built by", timeout):
+        yield
+
+
+@contextmanager
+def _lock(folder: Path, name: str, busy: str, timeout: float) -> Iterator[None]:
     deadline = time.monotonic() + timeout
     while True:
         with ExitStack() as lock:
             try:
-                lock.enter_context(_try_lock(folder))
+                lock.enter_context(_try_lock(folder, name, busy))
             except LockedError:
                 if time.monotonic() >= deadline:
                     raise
@@ -65,14 +82,14 @@ def writer_lock(folder: Path, timeout: float = 0.0) -> Iterator[None]:
 
 
 @contextmanager
-def _try_lock(folder: Path) -> Iterator[None]:
+def _try_lock(folder: Path, file: str, busy: str) -> Iterator[None]:
     for name in (*FOLDERS, QUARANTINE):
         if os.path.islink(folder / name):
             raise StoreError(
                 f"{folder / name} is a link, to which nothing is written: "
                 "put the folder itself in its place"
             )
-    path = folder / LOCK
+    path = folder / file
     # O_NONBLOCK: opening a pipe must not wait for a reader.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -95,7 +112,7 @@ def _try_lock(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             holder = os.pread(descriptor, 500, 0).decode(errors="replace").strip()
             raise LockedError(
-                f"{folder} is being written by {holder or 'another process'}: "
+                f"{busy} {holder or 'another process'}: "
                 "wait for it to end, or stop it; reading is possible meanwhile"
             ) from error
         except OSError as error:

@@ -433,6 +433,13 @@ class Segment:
         for key in self.columns:
             self.column(key)
 
+    def overlaps(self, other: Segment) -> bool:
+        """Whether the ranges of row numbers of two segments meet."""
+        return (
+            self.entry.first_row <= other.entry.last_row
+            and other.entry.first_row <= self.entry.last_row
+        )
+
     def holds(self, numbers: Ints) -> NDArray[np.bool_]:
         """Mask of the row numbers that are in this segment."""
         if self.gapless:

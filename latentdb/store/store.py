@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from latentdb.base.errors import (
     CorruptStoreError,
     InvalidInputError,
+    LatentDBError,
     NotFoundError,
     StoreError,
 )
-from latentdb.base.files import as_path, sync_folder
+from latentdb.base.files import as_path, sync_folder, try_remove
 from latentdb.store import manifest as manifests
 from latentdb.store.creation import Model, create_files
 from latentdb.store.id_filter import IdFilter
-from latentdb.store.lock import writer_lock
-from latentdb.store.manifest import Manifest, Settings
+from latentdb.store.lock import index_lock, writer_lock
+from latentdb.store.manifest import FileEntry, Manifest, Settings
 from latentdb.store.segment import Segment
 from latentdb.store.snapshot import Snapshot
-from latentdb.store.writer import Writer
+from latentdb.store.writer import Writer, write_file
 
 _RETRIES = 10
 
@@ -191,3 +192,21 @@ class Store:
                 # The manifest that a killed writer renamed may not be durable, and "nothing to do"
                 # relies on it.  A commit would sync the folder.
                 sync_folder(self.path)
+
+    def index_lock(self, timeout: float) -> AbstractContextManager[None]:
+        """The lock of the one process that builds the search index: `lock.index_lock`."""
+        return index_lock(self.path, timeout)
+
+    @contextmanager
+    def index_file(self, data: bytes | memoryview) -> Iterator[FileEntry]:
+        """A new file of a search index; it is deleted again, unless a version names it then.
+
+        It is written without the lock of the writer: it may be large, and the disk slow.
+        """
+        file = write_file(self.path, "index", ".faiss", data)
+        try:
+            yield file
+        finally:
+            with suppress(LatentDBError):
+                if file.name not in manifests.read(self.path).file_names():
+                    try_remove(self.path / file.name)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,7 @@ from latentdb.store.rows import Ints, Rows
 from latentdb.store.segment import MAX_COLUMNS, dump
 
 if TYPE_CHECKING:
+    from latentdb.store.snapshot import Snapshot
     from latentdb.store.store import Store
 
 SEGMENT_BYTES = 64 << 20  # of vectors in one segment: bounds the memory of an append
@@ -158,27 +160,47 @@ class Writer:
 
     def set_index(
         self,
-        data: bytes | memoryview,
+        file: FileEntry,
         entry: IndexEntry,
         settings: Settings,
         *,
+        built_from: Snapshot,
         extended: bool = False,
     ) -> None:
-        """Replace the search index; `entry.file` is filled in here.
+        """Replace the search index by one that was built before the lock was taken.
 
-        An index that was `extended` still holds the deleted rows that the old one held.
+        Rows that were added meanwhile are not in it, and are scanned.
+
+        Parameters
+        ----------
+        file
+            The index, written by `Store.index_file`.
+        entry
+            What the manifest says of it; its `file` is filled in here.
+        settings
+            To store with it.
+        built_from
+            The version whose rows it holds.
+        extended
+            It also still holds the deleted rows that the old one held.
+
+        Raises
+        ------
+        StoreError
+            If the settings, or the index that was extended, are not those of `built_from`.
         """
-        manifest = self.snapshot.manifest
-        with self._written() as written:
-            file = self._write("index", ".faiss", data, written)
-            self._commit(
-                replace(
-                    manifest,
-                    index=replace(entry, file=file),
-                    settings=settings,
-                    deletions=manifest.deletions if extended else self._without_compacted(written),
-                )
+        manifest, base = self.snapshot.manifest, built_from.manifest
+        if manifest.settings != base.settings or (extended and manifest.index != base.index):
+            raise StoreError(
+                f"the search index of {self._store.path} or its settings were changed by another "
+                "process meanwhile: run it again"
             )
+        if not (self._store.path / file.name).exists():  # it waited for the lock for too long
+            raise StoreError(f"{self._store.path / file.name} is gone: run it again")
+        with self._written() as written:
+            deletions = self._indexed_deletions(built_from, written, extended=extended)
+            entry = replace(entry, file=file)
+            self._commit(replace(manifest, index=entry, settings=settings, deletions=deletions))
 
     def drop_index(self, settings: Settings) -> None:
         """Remove the search index; store `settings` for the next one."""
@@ -216,13 +238,8 @@ class Writer:
     def _write(
         self, folder: str, suffix: str, data: bytes | memoryview, written: list[FileEntry]
     ) -> FileEntry:
-        name = f"{folder}/{unique_name()}{suffix}"
-        path = self._store.path / name
-        file = FileEntry(name, len(data), checksum(data))
+        file = write_file(self._store.path, folder, suffix, data)
         written.append(file)
-        make_folder(path.parent)  # the folder index/ may have been deleted: it can be rebuilt
-        write_new(path, data)
-        sync_folder(path.parent)
         return file
 
     def _segments(
@@ -258,17 +275,38 @@ class Writer:
         file = self._write("segments", ".deleted", data, written)
         return DeletionsEntry(file, len(rows), in_segments)
 
+    def _indexed_deletions(
+        self, built_from: Snapshot, written: list[FileEntry], *, extended: bool
+    ) -> DeletionsEntry | None:
+        """The deleted rows that a segment of this version holds, or an index of an earlier one.
+
+        Parameters
+        ----------
+        built_from, extended
+            As in `set_index`.
+        """
+        entry, snapshot = self.snapshot.manifest.deletions, self.snapshot
+        present = {segment.entry.file.name for segment in snapshot.segments}
+        rows = [snapshot.deleted if extended else _deleted_in_segments(snapshot)]
+        for segment in built_from.segments:
+            if segment.entry.file.name in present:
+                continue
+            # It was compacted meanwhile: what is in no segment any more, the index still holds.
+            live = built_from.live(segment)
+            numbers = segment.rows if live is None else segment.rows[live]
+            kept = [part.holds(numbers) for part in snapshot.segments if part.overlaps(segment)]
+            rows.append(numbers[~np.any(kept, axis=0)] if kept else numbers)
+        union = np.unique(np.concatenate(rows))
+        if np.array_equal(union, snapshot.deleted):
+            return entry
+        return self._deletions_file(union, snapshot.manifest.deleted_rows, written)
+
     def _without_compacted(self, written: list[FileEntry]) -> DeletionsEntry | None:
         """The deletions of the current version without rows that only the old index held."""
         entry = self.snapshot.manifest.deletions
         if entry is None or entry.rows == entry.in_segments:
             return entry
-        deleted = [
-            segment.rows[~live]
-            for segment in self.snapshot.segments
-            if (live := self.snapshot.live(segment)) is not None
-        ]
-        rows = np.concatenate([np.empty(0, np.int64), *deleted])
+        rows = _deleted_in_segments(self.snapshot)
         return self._deletions_file(rows, len(rows), written)
 
     def _commit(self, manifest: Manifest) -> None:
@@ -300,3 +338,27 @@ class Writer:
         """Delete files that no version names and whose grace is over; returns their number."""
         named = self.snapshot.manifest.file_names()
         return garbage.collect_garbage(self._store.path, named, GRACE_SECONDS)
+
+
+def write_file(root: Path, folder: str, suffix: str, data: bytes | memoryview) -> FileEntry:
+    """Write a new file into a folder of a store, durably, under a name that no version names."""
+    file = FileEntry(f"{folder}/{unique_name()}{suffix}", len(data), checksum(data))
+    path = root / file.name
+    make_folder(path.parent)  # the folder index/ may have been deleted: it can be rebuilt
+    write_new(path, data)
+    try:
+        sync_folder(path.parent)
+    except StoreError:
+        try_remove(path)
+        raise
+    return file
+
+
+def _deleted_in_segments(snapshot: Snapshot) -> Ints:
+    """Row numbers that are deleted and still in a segment, ascending."""
+    deleted = [
+        segment.rows[~live]
+        for segment in snapshot.segments
+        if (live := snapshot.live(segment)) is not None
+    ]
+    return np.concatenate([np.empty(0, np.int64), *deleted])

@@ -16,10 +16,20 @@ from typing import Any
 
 from batteries import shim as shims
 from batteries.shim import Fault, Shim, Stopped
-from batteries.world import Generator, Op, State, Summary, check, held, make, small, workshop
+from batteries.world import (
+    LOCKS,
+    Generator,
+    Op,
+    State,
+    Summary,
+    check,
+    held,
+    make,
+    small,
+    workshop,
+)
 from latentdb.base.errors import LatentDBError
 from latentdb.database import LatentDB
-from latentdb.store.lock import LOCK
 from latentdb.store.manifest import FOLDERS
 
 _BLOCK = 512
@@ -71,7 +81,7 @@ class Disk:
         for folder in (root, *(root / name for name in FOLDERS)):
             entries = {}
             for item in folder.iterdir():
-                if item.is_file() and item.name != LOCK:
+                if item.is_file() and item.name not in LOCKS:
                     data = item.read_bytes()
                     self._inodes.append(_Inode(data, bytearray(data), dirty=False))
                     entries[item.name] = len(self._inodes) - 1
@@ -84,7 +94,7 @@ class Disk:
         if what == "fsync" and path in self._durable:
             self._durable[path], self._pending[path] = dict(self._now[path]), []
             return
-        if path.name == LOCK:
+        if path.name in LOCKS:
             return
         folder = path.parent
         if what == "create":

@@ -345,11 +345,11 @@ def test_an_index_the_manifest_misstates_is_not_used(tmp_path: Path, db: LatentD
     """The file is whole, but it is of other rows: only its content tells."""
     store = Store.open(tmp_path / "s")
     with store.writer() as writer:
-        manifest = writer.snapshot.manifest
+        snapshot = writer.snapshot
+        manifest = snapshot.manifest
         assert manifest.index is not None
-        data = writer.snapshot.file(manifest.index.file)
         other = IndexEntry(**{**vars(manifest.index), "rows": LIMIT})
-        writer.set_index(data, other, manifest.settings)
+        writer.set_index(manifest.index.file, other, manifest.settings, built_from=snapshot)
     db = LatentDB.open(tmp_path / "s")
     with pytest.warns(RuntimeWarning, match=rf"has {LIMIT + 1} rows of 8 .* says {LIMIT} of 8"):
         check_exact(db)

@@ -658,14 +658,25 @@ def test_a_writer_begins_with_what_is_committed(store: Store) -> None:
 
 def test_the_index_of_a_version_is_set_and_dropped(store: Store) -> None:
     append(store, some(["a"]))
-    with store.writer() as writer:
-        writer.set_index(b"index", _index_entry(), Settings(recall=0.8))
+    settings = Settings(recall=0.8)
+    with store.index_file(b"index") as file, store.writer() as writer:
+        writer.set_index(file, _index_entry(), settings, built_from=writer.snapshot)
         entry = writer.snapshot.manifest.index
         assert entry is not None
         assert writer.snapshot.file(entry.file)[:] == b"index"
         writer.drop_index(Settings(recall=0.7))
     manifest = Store.open(store.path).snapshot().manifest
     assert (manifest.index, manifest.settings.recall) == (None, 0.7)
+
+
+def test_an_index_file_that_is_gone_is_not_committed(store: Store) -> None:
+    """One that waited for the lock for longer than garbage is kept."""
+    append(store, some(["a"]))
+    with store.index_file(b"index") as file, store.writer() as writer:
+        (store.path / file.name).unlink()
+        with pytest.raises(StoreError, match="is gone: run it again"):
+            writer.set_index(file, _index_entry(), Settings(), built_from=writer.snapshot)
+    assert Store.open(store.path).snapshot().manifest.index is None
 
 
 # --- files that change under an open store ------------------------------------------
