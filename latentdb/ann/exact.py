@@ -69,6 +69,14 @@ class Block:
                 yield vectors, rows
 
 
+def concat(blocks: Iterable[Block], dim: int) -> Block:
+    """The selected rows of blocks as one block in memory, of no rows where there are none."""
+    chunks = [chunk for block in blocks for chunk in block.chunks()]
+    vectors = [np.empty((0, dim), np.float32), *(chunk[0] for chunk in chunks)]
+    rows = [np.empty(0, np.int64), *(chunk[1] for chunk in chunks)]
+    return Block(np.concatenate(rows), np.concatenate(vectors))
+
+
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """Row numbers that may be neighbours.

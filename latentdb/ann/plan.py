@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 
 EXACT_ROWS = 50_000  # rows of up to 64 dimensions that need no index: see `exact_rows`
+# Unindexed rows of up to 64 dimensions that a query may compare on top of the index: at 100,000
+# rows it then takes up to 1.6 times as long.  Adding them to the index takes a second.
+_UNINDEXED_ROWS, _INDEXED_PER_UNINDEXED = 5_000, 100
 _FULL_DIM = 64  # dimensions up to which EXACT_ROWS applies in full
 # The types of index, by their names in the manifest.
 IVF4 = "ivf-sq4"  # inverted file, 4-bit PQ fast-scan codes
@@ -77,6 +80,23 @@ def exact_rows(dim: int, *, prefer: str = "build") -> int:
     if prefer == "latency":
         return least
     return max(EXACT_ROWS * _FULL_DIM // max(dim, _FULL_DIM), least)
+
+
+def unindexed_rows(indexed: int, dim: int) -> int:
+    """Rows that are compared on top of an index before they are added to it.
+
+    5,000, fewer in proportion above 64 dimensions, or one for a hundred indexed rows,
+    whichever is more: adding rows takes time in proportion to those that are indexed.
+
+    Parameters
+    ----------
+    indexed
+        Rows in the index.
+    dim
+        As in `exact_rows`.
+    """
+    least = _UNINDEXED_ROWS * _FULL_DIM // max(dim, _FULL_DIM)
+    return max(min(least, EXACT_ROWS), indexed // _INDEXED_PER_UNINDEXED)
 
 
 def index_bytes(kind: str, rows: int, dim: int) -> int:

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from latentdb.ann.exact import Block, chunk_rows, rank
+from latentdb.ann.exact import Block, chunk_rows, concat, rank
 from latentdb.ann.metrics import CENTERED_COSINE, L2, Space
 from latentdb.base.errors import InvalidInputError
 from latentdb.search.results import Hits
@@ -17,6 +17,9 @@ from latentdb.store.segment import Segment
 from latentdb.store.snapshot import Snapshot
 
 DEPTH_GROWTH = 4  # factor on the re-rank depth where 4-bit codes cannot separate neighbours
+# Segments of so few rows are joined in memory: comparing them one by one takes 0.15 ms for each,
+# as long as 3,500 rows of 64 dimensions.  So many bytes in all, for each metric.
+_JOINED_ROWS, _JOINED_BYTES = 8_192, 64 << 20
 _PYTHON_SORTED = 300  # up to so many rows, Python checks their order sooner than numpy
 
 
@@ -38,6 +41,7 @@ class EmbeddedRows:
     ) -> None:
         self.snapshot = snapshot
         self.metric = metric
+        self._joined: dict[int, Block] = {}  # by the number of their run
         self._centre = snapshot.manifest.settings.centre if centre is None else centre
 
     @cached_property
@@ -66,6 +70,11 @@ class EmbeddedRows:
 
     def fetch(self, rows: Ints) -> Floats:
         """Vectors of row numbers, float32 ``[n, dim]``."""
+        if len(self._joined) == len(self._runs) == 1:  # they are in memory, embedded
+            block = self._joined[0]
+            positions = block.rows.searchsorted(rows)
+            if len(block.rows) and np.array_equal(block.rows.take(positions, mode="clip"), rows):
+                return block.vectors.take(positions, axis=0)
         # The candidates of a single query ascend, those of a batch do not.
         numbers = rows.tolist() if len(rows) <= _PYTHON_SORTED else []
         if numbers and numbers == sorted(numbers):
@@ -80,19 +89,49 @@ class EmbeddedRows:
 
     def blocks(self, *, since: int = 0) -> Iterator[Block]:
         """The live rows to scan, from row number `since` on."""
-        step = chunk_rows(self.dim)
-        for segment in self.snapshot.segments:
-            if segment.entry.last_row < since:
+        for number, run in enumerate(self._runs):
+            if run[-1].entry.last_row < since:
                 continue
-            live = live_mask(self.snapshot, segment, None)
-            first = int(np.searchsorted(segment.rows, since)) if since else 0
-            for start in range(first, len(segment), step):
-                part = slice(start, start + step)
-                yield Block(
-                    segment.rows[part],
-                    self._embed(segment, part),
-                    None if live is None else live[part],
-                )
+            if len(run) > 1 and not since:
+                yield self._join(number)
+                continue
+            for segment in run:
+                yield from self._blocks_in(segment, since)
+
+    def _blocks_in(self, segment: Segment, since: int) -> Iterator[Block]:
+        step = chunk_rows(self.dim)
+        live = live_mask(self.snapshot, segment, None)
+        first = int(np.searchsorted(segment.rows, since)) if since else 0
+        for start in range(first, len(segment), step):
+            part = slice(start, start + step)
+            mask = None if live is None else live[part]
+            yield Block(segment.rows[part], self._embed(segment, part), mask)
+
+    @cached_property
+    def _runs(self) -> list[list[Segment]]:
+        """The segments in order: runs of small ones that are scanned as one, others alone."""
+        most, left = chunk_rows(self.dim), _JOINED_BYTES
+        runs: list[list[Segment]] = []
+        rows = most + 1  # of the last run
+        for segment in self.snapshot.segments:
+            size = 4 * len(segment) * self.dim
+            small = len(segment) <= _JOINED_ROWS and size <= left
+            if small and rows + len(segment) <= most:
+                runs[-1].append(segment)
+                rows += len(segment)
+            else:
+                runs.append([segment])
+                rows = len(segment) if small else most + 1
+            left -= size if small else 0
+        return runs
+
+    def _join(self, number: int) -> Block:
+        """The live rows of a run of small segments, in memory from then on."""
+        joined = self._joined.get(number)
+        if joined is None:
+            blocks = [block for of in self._runs[number] for block in self._blocks_in(of, 0)]
+            joined = self._joined[number] = concat(blocks, self.dim)
+        return joined
 
     def blocks_of(self, rows: Ints) -> Iterator[Block]:
         """The given rows to scan, fetched a chunk at a time."""

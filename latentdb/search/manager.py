@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from latentdb.ann.tuning import Tuning
 
 MAX_DELETED = 0.1  # share of the indexed rows; deleted ones cost probes and match nothing
-# Limits on the rows that are not in the index, which every query scans on top of it: so many, or
-# one for so many indexed rows, whichever is more.
-_MAX_UNINDEXED, _INDEXED_PER_UNINDEXED = 20_000, 50
 _PASSES = 3  # at most, of a process that goes on building for what others add meanwhile
 _BUILD, _EXTEND = "build", "extend"
 _MAX_GROWTH = 2  # factor on the rows the index was trained on; beyond, its lists are too long
@@ -137,9 +134,8 @@ class IndexManager:
         indexed_live = _count_indexed_live(snapshot, entry)
         # Live rows only: a row that is replaced repeatedly is scanned once.
         unindexed, deleted = manifest.rows - indexed_live, entry.rows - indexed_live
-        too_many = unindexed > max(
-            min(_MAX_UNINDEXED, plans.EXACT_ROWS), entry.rows // _INDEXED_PER_UNINDEXED
-        )
+        dim = Space(entry.metric).dim(snapshot.dim)
+        too_many = unindexed > plans.unindexed_rows(entry.rows, dim)
         outgrown = manifest.rows > _MAX_GROWTH * max(entry.trained_rows, 1)
         index = self.open(snapshot)
         if index is None or deleted > MAX_DELETED * entry.rows or (too_many and outgrown):

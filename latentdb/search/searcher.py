@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from latentdb.ann.exact import Block, Candidates, scan
+from latentdb.ann.exact import Block, Candidates, concat, scan
 from latentdb.ann.index import DELETED, VectorIndex
 from latentdb.ann.metrics import KL, L2, Space, symmetric_kl
 from latentdb.ann.plan import IVF4
@@ -150,12 +150,8 @@ class Searcher:
     @cached_property
     def _unindexed(self) -> Block | None:
         """The live rows that are not in the index, in memory; None where there are none."""
-        blocks = self._rows.blocks(since=self._indexed_below)
-        chunks = [chunk for block in blocks for chunk in block.chunks()]
-        if not chunks:
-            return None
-        vectors, rows = zip(*chunks, strict=True)
-        return Block(np.concatenate(rows), np.concatenate(vectors))
+        block = concat(self._rows.blocks(since=self._indexed_below), self._rows.dim)
+        return block if len(block.rows) else None
 
     def _search_index(self, queries: Floats, k: int, index: VectorIndex) -> Hits:
         found = index.search(queries, k, self.snapshot.deleted)

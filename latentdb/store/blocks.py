@@ -235,19 +235,19 @@ class ArrayFile:
         self._sums: NDArray[np.uint64] | None = None
         self._first_blocks: dict[str, int] = {}
         self._opened: dict[str, MappedArray] = {}
-        self._map: mmap.mmap
+        self.mapped: mmap.mmap
         if layout is None:
-            self._map = map_checked(path, entry.bytes, entry.checksum)
-            self._layouts = hdf5_layout(path, self._map)
+            self.mapped = map_checked(path, entry.bytes, entry.checksum)
+            self._layouts = hdf5_layout(path, self.mapped)
         else:
-            self._map = map_sized(path, entry.bytes)
+            self.mapped = map_sized(path, entry.bytes)
             self._layouts = self._read(layout)
 
     def _read(self, layout: LayoutEntry) -> dict[str, ArrayLayout]:
         end = layout.offset + layout.bytes
-        if layout.bytes > _MAX_LAYOUT or end > len(self._map):
+        if layout.bytes > _MAX_LAYOUT or end > len(self.mapped):
             raise CorruptStoreError(f"{self._path}: refused, its layout lies outside the file")
-        text = self._map[layout.offset : end]
+        text = self.mapped[layout.offset : end]
         if checksum(text) != layout.checksum:
             raise CorruptStoreError(f"{self._path} is damaged: the checksum of its layout is wrong")
         try:
@@ -275,10 +275,6 @@ class ArrayFile:
             raise CorruptStoreError(f"{self._path}: refused, invalid layout: {reason}") from error
         self._sums = table
         return layouts
-
-    def is_intact(self) -> bool:
-        """Whether the file still has the size it was mapped with (one system call)."""
-        return self._map.size() == len(self._map)
 
     def __contains__(self, name: str) -> bool:
         return name in self._layouts
@@ -321,9 +317,9 @@ class ArrayFile:
     def _numbers(self, name: str, layout: ArrayLayout) -> Numbers:
         offset, dtype, shape = layout
         count = math.prod(shape)
-        if not 0 <= offset <= len(self._map) - count * dtype.itemsize:
+        if not 0 <= offset <= len(self.mapped) - count * dtype.itemsize:
             raise CorruptStoreError(f"{self._path}: refused, {name!r} lies outside the file")
-        found = np.frombuffer(self._map, dtype, count, offset if count else 0)
+        found = np.frombuffer(self.mapped, dtype, count, offset if count else 0)
         return found.reshape(shape)
 
     def check(self, entry: FileEntry) -> None:
@@ -334,8 +330,8 @@ class ArrayFile:
         CorruptStoreError
             If either does not hold.
         """
-        compare_checksum(self._path, checksum(self._map), entry.checksum)
-        found = hdf5_layout(self._path, self._map)
+        compare_checksum(self._path, checksum(self.mapped), entry.checksum)
+        found = hdf5_layout(self._path, self.mapped)
         if {name: found[name] for name in found if name not in _INTERNAL} != {
             name: self._layouts[name] for name in self.names()
         }:

@@ -6,6 +6,7 @@ verified as far as they are read: see `latentdb.store.blocks`.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
@@ -230,7 +231,12 @@ class Segment:
         Reading a mapped page of a file that was truncated ends the process with
         SIGBUS, so this is called before each use.  It takes half a microsecond.
         """
-        return self._arrays.is_intact()
+        return self.mapped.size() == len(self.mapped)
+
+    @property
+    def mapped(self) -> mmap.mmap:
+        """The whole file."""
+        return self._arrays.mapped
 
     def with_columns(self, columns: Mapping[str, str]) -> Segment:
         """The same open segment under the metadata types of a later version."""

@@ -108,7 +108,7 @@ class Store:
         StoreError
             If another store was made at the path since this one was opened.
         """
-        if self._snapshot and not all(map(Segment.is_intact, self._snapshot.segments)):
+        if self._snapshot and not self._snapshot.is_intact():
             self._snapshot, self._segments = None, {}  # reopened, which names what is wrong
         for _ in range(_RETRIES):
             seen = manifests.stamp(self._manifest)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentdb.ann.exact import Block, fits_float32, rank, scan
+from latentdb.ann.exact import Block, concat, fits_float32, rank, scan
 from tests.ann.vectors import DIM, Array, brute
 
 
@@ -130,3 +130,13 @@ def test_what_fits_float32_has_finite_squares(dim: int, scale: float, seed: int)
         with np.errstate(over="raise"):
             assert np.isfinite(((vectors[:1] - vectors) ** 2).sum(axis=1)).all()
             assert np.isfinite(((vectors[:1] + vectors) ** 2).sum(axis=1)).all()
+
+
+def test_blocks_are_concatenated_without_the_rows_that_their_masks_leave_out() -> None:
+    vectors = np.arange(12, dtype=np.float32).reshape(6, 2)
+    rows = np.arange(6) + 10
+    mask = np.array([True, False, True])
+    joined = concat([Block(rows[:3], vectors[:3], mask), Block(rows[3:], vectors[3:])], 2)
+    assert joined.rows.tolist() == [10, 12, 13, 14, 15]
+    np.testing.assert_array_equal(joined.vectors, vectors[[0, 2, 3, 4, 5]])
+    assert concat([], 2).vectors.shape == (0, 2)

@@ -134,3 +134,8 @@ def test_an_inverted_file_keeps_to_its_codes_and_sixteen_bytes_a_row() -> None:
     for count in (10**5, 10**6, 10**7):
         assert index_bytes(IVF, count, 64) <= count * (64 + 16)
         assert index_bytes(IVF4, count, 64) <= count * (32 + 16)
+
+
+def test_unindexed_rows_fall_with_the_dimensions_and_grow_with_the_index() -> None:
+    assert [plans.unindexed_rows(100_000, dim) for dim in (2, 64, 128)] == [5_000, 5_000, 2_500]
+    assert [plans.unindexed_rows(rows, 64) for rows in (600_000, 2_000_000)] == [6_000, 20_000]

@@ -17,7 +17,6 @@ from latentdb.ann import plan
 from latentdb.base.errors import InvalidInputError
 from latentdb.base.progress import Progress
 from latentdb.database import LatentDB
-from latentdb.search import manager
 from latentdb.search.manager import IndexManager
 from latentdb.store.manifest import IndexEntry, Settings
 from latentdb.store.rows import Rows
@@ -163,7 +162,7 @@ def test_the_limit_is_that_of_the_dimensions_of_the_metric(tmp_path: Path) -> No
 @pytest.fixture
 def _higher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "EXACT_ROWS", 4 * LIMIT)
-    monkeypatch.setattr(manager, "_MAX_UNINDEXED", LIMIT)
+    monkeypatch.setattr(plan, "_UNINDEXED_ROWS", LIMIT)
 
 
 @pytest.mark.usefixtures("_higher")
