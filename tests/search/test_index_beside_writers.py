@@ -20,7 +20,6 @@ from latentdb.ann import plan
 from latentdb.base.errors import LockedError, StoreError
 from latentdb.base.progress import Progress
 from latentdb.database import LatentDB
-from latentdb.search import manager
 from latentdb.store.manifest import IndexEntry
 
 DIM = 8
@@ -135,8 +134,8 @@ def test_other_writers_go_on_while_an_index_is_built(path: Path, change: str) ->
 def test_other_writers_go_on_while_an_index_is_extended(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(manager, "_MAX_UNINDEXED", 10)
-    monkeypatch.setattr(manager, "_INDEXED_PER_UNINDEXED", 10**9)
+    monkeypatch.setattr(plan, "_UNINDEXED_ROWS", 10)
+    monkeypatch.setattr(plan, "_INDEXED_PER_UNINDEXED", 10**9)
     with LatentDB.open(path) as db:
         db.optimize()
         monkeypatch.setattr(plan, "EXACT_ROWS", 10)
