@@ -345,10 +345,11 @@ class Outputs(Inspection):
         overwrite: bool = False,
     ) -> int:
         """Write rows to a file, and give their number: see `latentdb.exchange.exporting.export`."""
-        from latentdb.exchange.exporting import export
+        from latentdb.exchange.exporting import STDOUT, export
 
         snapshot = self._snapshot()
         rows = self._rows(snapshot, where)
-        out = self._output(out, overwrite=overwrite, snapshot=snapshot)
+        if os.fspath(out) != STDOUT:
+            out = self._output(out, overwrite=overwrite, snapshot=snapshot)
         export(snapshot, rows, out, excel_safe=excel_safe)
         return len(rows)

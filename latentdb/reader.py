@@ -421,7 +421,9 @@ class Reader(Outputs, RowAccess):
         numbers = np.asarray(rows, np.int64).reshape(-1)
         live = np.isin(numbers, snapshot.live_rows())
         if not live.all():
-            raise IdNotFoundError(f"row {numbers[~live][0]} is not in the store")
+            number = int(numbers[~live][0])
+            hint = ": it stands for no match, keep rows[rows >= 0]" if number == -1 else ""
+            raise IdNotFoundError(f"row {number} is not in the store{hint}")
         return snapshot.ids(numbers)
 
     def vectors(self, ids: Sequence[IdLike] | None = None, *, where: str | None = None) -> Floats:

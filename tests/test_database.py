@@ -314,6 +314,8 @@ def test_k_and_rows_are_checked(vectors: LatentDB) -> None:
         with pytest.raises(InvalidInputError, match=r"k .* cannot be used"):
             vectors.query("p0", k=k)  # type: ignore[arg-type]
     assert len(vectors.query("p0", k=50)) == 10
+    with pytest.raises(IdNotFoundError, match=r"row -1 .* no match, keep rows\[rows >= 0\]"):
+        vectors.ids(np.array([0, -1]))
     with pytest.raises(IdNotFoundError, match="row 99 is not in the store"):
         vectors.ids(np.array([99]))
 

@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import stat
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,6 +121,16 @@ def write_output(path: str | os.PathLike[str], data: bytes) -> None:
     """
     with open_output(path) as file:
         file.write(data)
+
+
+@contextmanager
+def open_stdout() -> Iterator[IO[bytes]]:
+    """A temporary file that may be read back; leaving the context copies it to stdout."""
+    with tempfile.TemporaryFile() as file:
+        yield file
+        file.seek(0)
+        shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
 
 
 @contextmanager

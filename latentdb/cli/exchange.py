@@ -28,15 +28,18 @@ def export(
     """Write rows to a file.
 
     OUT ends in .h5, .parquet or .csv (ids, vectors and metadata), or in .npy
-    (z_mean only).
+    (z_mean only); - is CSV on stdout.
     """
     from latentdb.reader import Reader
 
+    to_stdout = out == "-"
+    if to_stdout and as_json:
+        raise click.UsageError("--json cannot be combined with -, which is stdout, too")
     with Reader.open(db) as store:
         rows = store.export(out, where=where, excel_safe=excel_safe, overwrite=overwrite)
     if as_json:
         print_json({"out": out, "rows": rows, "bytes": Path(out).stat().st_size})
-    else:
+    elif not to_stdout:
         click.echo(f"{out}: {counted(rows, 'row')}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from latentdb.base.errors import InvalidInputError, StoreError
 from latentdb.base.files import as_path
-from latentdb.base.outputs import open_output
+from latentdb.base.outputs import open_output, open_stdout
 from latentdb.exchange import arrow, csv, hdf5, npy, parquet
 from latentdb.exchange.row_writer import RowWriter
 from latentdb.store.rows import Ints
@@ -25,6 +26,7 @@ _WRITERS: dict[str, RowWriter] = {
     ".csv": csv.write,
 }
 FORMATS = tuple(_WRITERS)
+STDOUT = "-"
 
 
 def export(
@@ -44,6 +46,7 @@ def export(
         Row numbers, in the order wanted.
     out
         Ends in one of `FORMATS`; an existing file is replaced if it is an `Output` that says so.
+        ``-`` is stdout, as CSV.
     excel_safe
         For ``.csv``: put ``'`` before a text that begins with ``= + - @``, a tab or a
         carriage return, which spreadsheets run as a formula.
@@ -63,33 +66,37 @@ def export(
         For ``.parquet``, without pyarrow.
     """
     target = as_path(out)
-    if target.suffix not in _WRITERS:
+    to_stdout = os.fspath(out) == STDOUT
+    suffix = ".csv" if to_stdout else target.suffix
+    if suffix not in _WRITERS:
         raise InvalidInputError(
-            f"{target}: cannot export to {target.suffix!r}, expected one of {', '.join(FORMATS)}"
+            f"{target}: cannot export to {suffix!r}, expected one of {', '.join(FORMATS)}, "
+            "or - for CSV on stdout"
         )
-    if target.suffix == ".parquet":
+    if suffix == ".parquet":
         arrow.require_pyarrow()
-    writer = _WRITERS[target.suffix]
+    writer = _WRITERS[suffix]
     if excel_safe:
-        if target.suffix != ".csv":
+        if suffix != ".csv":
             raise InvalidInputError(f"{target}: excel-safe is for .csv, which has no types")
         writer = partial(csv.write, excel_safe=True)
-    if target.suffix == ".csv":
+    if suffix == ".csv":
         csv.check_keys(snapshot.manifest.columns)
     try:
-        with open_output(out) as file:
-            _check_room(snapshot, rows, target)
+        with open_stdout() if to_stdout else open_output(out) as file:
+            place = Path(tempfile.gettempdir(), STDOUT) if to_stdout else target
+            _check_room(snapshot, rows, suffix, place)
             writer(snapshot, rows, file)
             return file.seek(0, os.SEEK_END)
     except RuntimeError as error:  # of HDF5
         raise StoreError(f"{target} cannot be written: {error}") from error
 
 
-def _check_room(snapshot: Snapshot, rows: Ints, target: Path) -> None:
+def _check_room(snapshot: Snapshot, rows: Ints, suffix: str, target: Path) -> None:
     """Report a full disk before much is written to it."""
     size = sum(segment.entry.file.bytes + _text_bytes(segment) for segment in snapshot.segments)
     row_bytes = size // max(1, sum(len(segment) for segment in snapshot.segments))
-    if target.suffix == ".csv":
+    if suffix == ".csv":
         # 16 characters a number, for the 4 bytes of z_mean and z_log_var
         row_bytes += 24 * snapshot.dim
     needed = len(rows) * (row_bytes + 32 * (3 + len(snapshot.manifest.columns))) + (4 << 20)

@@ -21,6 +21,13 @@ def test_export_writes_rows(store: Path, tmp_path: Path) -> None:
     assert np.load(tmp_path / "some.npy").shape == (40, 4)
 
 
+def test_export_to_stdout_is_the_csv_file(store: Path, tmp_path: Path) -> None:
+    run("export", store, tmp_path / "a.csv", "--where", 'label == "disc"')
+    said = run("export", store, "-", "--where", 'label == "disc"').stdout
+    assert said == (tmp_path / "a.csv").read_text()
+    assert "--json cannot be combined with -" in run("export", store, "-", "--json", code=2).stderr
+
+
 def test_export_for_a_spreadsheet(tmp_path: Path) -> None:
     LatentDB.create(tmp_path / "s.ldb", dim=1).add(["=1"], np.zeros((1, 1)))
     run("export", tmp_path / "s.ldb", tmp_path / "o.csv", "--excel-safe")
