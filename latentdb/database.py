@@ -19,11 +19,12 @@ from latentdb.images.values import ImageLike
 from latentdb.ingest.allowance import DEFAULT_ALLOWANCE
 from latentdb.ingest.images import add_images
 from latentdb.ingest.ingest import IndexReport, add_rows, index_images
-from latentdb.maintenance import LOCK_TIMEOUT, Maintenance, check_recall, check_timeout
+from latentdb.maintenance import LOCK_TIMEOUT, check_recall, check_timeout
 from latentdb.model.calibration import import_model
 from latentdb.model.codec import Codec
 from latentdb.model.config import ModelOptions
 from latentdb.onnx.runtime import FLOAT32
+from latentdb.saving import Saving
 from latentdb.store.columns import Value, make_columns, read_table
 from latentdb.store.creation import check_absent, undo_creation
 from latentdb.store.manifest import Settings
@@ -41,7 +42,7 @@ from latentdb.stored_model import (
 PathLike = str | os.PathLike[str]
 
 
-class LatentDB(Maintenance):
+class LatentDB(Saving):
     """A store of image latents, with the model that encodes and decodes them.
 
     Index a folder of images:

@@ -1,4 +1,4 @@
-"""`Inspection`: what the latents and the rows of an open store are worth; a base of `Outputs`."""
+"""`Inspection`: what latents and rows of an open store are worth; a base of `Composition`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from latentdb.base.errors import InvalidInputError
 from latentdb.base.wording import counted
-from latentdb.inspection import Inspection
+from latentdb.composition import Composition
 from latentdb.row_access import read_rows
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _SHEET_QUERIES = 10  # on one sheet
 _SHEET_ROWS = 10  # of an average
 
 
-class Outputs(Inspection):
+class Outputs(Composition):
     """The calls of `Reader` that write files; what they name is never read by the store."""
 
     @abstractmethod

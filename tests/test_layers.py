@@ -17,7 +17,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "latentdb"
 ORDER = (
     "cli",
     "explorer",
-    "analysis database inspection maintenance outputs reader row_access stored_model verify",
+    "analysis composition database inspection maintenance outputs reader row_access saving "
+    "stored_model verify",
     "insight",
     "exchange output",
     "ingest search",

@@ -68,6 +68,10 @@ class FilterError(LatentDBError, ValueError):
     """A filter expression cannot be parsed or does not fit the metadata columns."""
 
 
+class RecipeError(LatentDBError, ValueError):
+    """A recipe cannot be parsed, or its parts do not go together."""
+
+
 class ModelError(LatentDBError, ValueError):
     """A model file or folder cannot be used as an encoder or a decoder."""
 

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from latentdb.insight.duplicates import Duplicates
     from latentdb.insight.evaluation import Evaluation
     from latentdb.insight.outliers import Outliers
+    from latentdb.insight.position import Position
     from latentdb.model.codec import Codec
     from latentdb.model.config import ModelConfig
     from latentdb.row_access import RowDetails
     from latentdb.search.results import Info, Matches
+    from latentdb.store.recipes import SavedRecipe
 
 MAX_LISTED = 100  # files that are printed; --json lists all
 _EXAMPLES = 5  # files that are printed of those with the same reason
@@ -261,6 +263,30 @@ def print_details(details: RowDetails) -> None:
     width = max(len(key) for key, _ in lines)
     for key, value in lines:
         click.echo(f"{key:<{width}}  {value}")
+
+
+def print_position(position: Position) -> None:
+    """Print where a latent lies beside the data, in two lines."""
+    text = f"|z| {position.norm:.4g}"
+    if position.percentile is not None:
+        text += f", longer than {position.percentile:.1%} of rows"
+    if position.drift is not None:
+        text += f"; drift |encode(decode(z)) - z| {position.drift:.4g}"
+        if position.usual_drift is not None:
+            text += f" (median of rows: {position.usual_drift:.4g})"
+    click.echo(text)
+    if position.nearest:
+        near = (f"{_text(match.id)} {match.distance:.4g}" for match in position.nearest)
+        click.echo(f"nearest: {', '.join(near)}")
+
+
+def print_recipes(found: Sequence[SavedRecipe]) -> None:
+    """Print a line per saved recipe."""
+    for recipe in found:
+        kind = "" if recipe.auc is None else f"  {recipe.method}, held-out AUC {recipe.auc:.3f}"
+        click.echo(f"@{recipe.name}  {_text(recipe.text)}  ({counted(recipe.rows, 'row')}){kind}")
+    if not found:
+        click.echo("no recipes: save one with latentdb decode --recipe RECIPE --save NAME")
 
 
 def print_diagnosis(found: Diagnosis) -> None:

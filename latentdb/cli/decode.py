@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from latentdb.cli.console import print_json, print_matches, print_paths, progress
+from latentdb.base.wording import counted
+from latentdb.cli.console import print_json, print_matches, print_paths, print_position, progress
 from latentdb.cli.options import (
     Weights,
     db_argument,
@@ -25,6 +26,12 @@ from latentdb.cli.options import (
 @click.argument("targets", nargs=-1)
 @where_option
 @click.option("--all", "everything", is_flag=True, help="Every row.")
+@click.option(
+    "--recipe",
+    metavar="RECIPE",
+    help='A latent written as arithmetic: \'mean(label == "7") - mean(label == "3") + id:42\'.',
+)
+@click.option("--save", metavar="NAME", help="With --recipe: save it as @NAME for other recipes.")
 @click.option(
     "--out",
     type=click.Path(),
@@ -55,16 +62,27 @@ def decode(
     targets: tuple[str, ...],
     where: str | None,
     everything: bool,
+    recipe: str | None,
+    save: str | None,
     trust_model: bool,
     as_json: bool,
     quiet: bool,
     **output: Any,
 ) -> None:
-    """Decode latents into images: TARGETS, rows, or all."""
+    """Decode latents into images: TARGETS, rows, a RECIPE, or all.
+
+    Of a recipe it prints where the latent lies beside the data: its length, how much
+    of it the picture loses (drift), and the three nearest rows.
+    """
     from latentdb.reader import Reader
 
-    if bool(targets) + (where is not None) + everything != 1:
-        raise click.UsageError("give one of TARGETS, --where EXPR, --all")
+    if bool(targets) + (where is not None) + everything + (recipe is not None) != 1:
+        raise click.UsageError("give one of TARGETS, --where EXPR, --recipe RECIPE, --all")
+    if recipe is not None:
+        _decode_recipe(db, recipe, save, as_json, trust_model=trust_model, **output)
+        return
+    if save is not None:
+        raise click.UsageError("--save NAME saves a --recipe")
     if output["out"] is None and output["sheet"] is None:
         raise click.UsageError("give --out, --sheet, or both")
     with Reader.open(db, trust_model=trust_model) as store, progress(quiet) as report:
@@ -75,6 +93,39 @@ def decode(
         print_paths(written.written)
 
 
+def _decode_recipe(
+    db: str,
+    recipe: str,
+    save: str | None,
+    as_json: bool,
+    *,
+    trust_model: bool,
+    overwrite: bool,
+    **output: Any,
+) -> None:
+    from latentdb.database import LatentDB
+
+    if output["out"] is None and output["sheet"] is None and save is None:
+        raise click.UsageError("give --out, --sheet, --save, or several of them")
+    with LatentDB.open(db, trust_model=trust_model) as store:
+        latent = store.recipe(recipe)
+        if save is not None:
+            store.save_recipe(save, recipe, overwrite=overwrite)
+        written = None
+        if output["out"] is not None or output["sheet"] is not None:
+            written = store.decode_to([latent.vector], overwrite=overwrite, **output)
+    if as_json:
+        files = [] if written is None else list(written.written)
+        print_json({**vars(latent), "saved": save, "written": files})
+        return
+    print_paths([] if written is None else written.written)
+    if save is not None:
+        click.echo(f"saved as @{save}, of {counted(latent.rows, 'row')}")
+    print_position(latent.position)
+    for note in latent.notes:
+        click.echo(f"note: {note}")
+
+
 @click.command()
 @db_argument
 @click.argument("targets", nargs=-1, required=True)
@@ -82,7 +133,8 @@ def decode(
     "--weights",
     type=Weights(),
     metavar="W,W..",
-    help="One per target; a negative weight leads away from its target.",
+    help="One per target; a negative weight leads away from its target.  They are scaled to a "
+    "sum of 1, but for those that sum to 0, a difference.",
 )
 @method_option
 @click.option("--out", type=click.Path(), help="A picture, or .npy for the vector.")
@@ -120,11 +172,21 @@ def blend(
         if out is not None:
             store.write(vector, out, scale=scale, overwrite=overwrite)
         matches = None if k is None else store.query(vector, k=k)
+        position = store.position(vector)
         if as_json:
-            print_json({"vector": vector, "out": out, "matches": matches, "sheet": sheet})
+            print_json(
+                {
+                    "vector": vector,
+                    "out": out,
+                    "matches": matches,
+                    "position": position,
+                    "sheet": sheet,
+                }
+            )
         else:
             if out is not None:
                 click.echo(out)
+            print_position(position)
             if matches is not None:
                 print_matches(matches)
         if sheet is not None:  # last: if it fails, the answer is printed
@@ -155,7 +217,6 @@ def average(
     as_json: bool,
 ) -> None:
     """Decode the mean latent.  It is that of all rows, or of those of --where."""
-    from latentdb.base.wording import counted
     from latentdb.reader import Reader
 
     if out is None and sheet is None:
@@ -206,7 +267,6 @@ def interpolate(
     as_json: bool,
 ) -> None:
     """Decode a path through latent space from A to B.  Both are a TARGET."""
-    from latentdb.base.wording import counted
     from latentdb.reader import Reader
 
     if out is None and sheet is None:

@@ -9,7 +9,18 @@ from typing import Any
 
 import click
 
-from latentdb.cli import decode, exchange, index, insight, maintenance, query, rows, serve, train
+from latentdb.cli import (
+    decode,
+    exchange,
+    index,
+    insight,
+    maintenance,
+    query,
+    recipes,
+    rows,
+    serve,
+    train,
+)
 
 
 class Group(click.Group):
@@ -58,7 +69,8 @@ def main() -> None:
     """Index images into the latents of a variational autoencoder, query and decode them.
 
     DB is the folder of a store.  TARGET is an id in the store, an image file
-    or a .npy vector; a prefix id:, file: or npy: says which.  EXPR is a
+    or a .npy vector; a prefix id:, file: or npy: says which.  recipe:RECIPE is a
+    TARGET too, such as 'recipe:mean(label == "cat") - mean() + id:42'.  EXPR is a
     metadata expression such as 'label == "cat" and year > 2000'.
     """
     from latentdb.cli.console import show_warnings_in_one_line
@@ -77,6 +89,7 @@ for command in (
     decode.blend,
     decode.average,
     decode.interpolate,
+    recipes.list_recipes,
     insight.diagnose,
     insight.traverse,
     insight.sample,

@@ -35,7 +35,9 @@ def _check_method(method: str) -> None:
 
 
 def normalise_weights(weights: Sequence[float] | NDArray[Any] | None, count: int) -> Doubles:
-    """Weights scaled to a sum of 1; equal weights if None.
+    """Weights scaled to a sum of 1; as they are if they sum to zero; equal weights if None.
+
+    Weights that sum to zero make a difference of latents, a direction, which has no mean.
 
     Parameters
     ----------
@@ -52,7 +54,7 @@ def normalise_weights(weights: Sequence[float] | NDArray[Any] | None, count: int
     Raises
     ------
     InvalidInputError
-        If their number is not `count`, one is not finite, or their sum is zero.
+        If their number is not `count`, one is not finite, or all are zero.
     """
     if count < 1:
         raise InvalidInputError("there is nothing to blend: give at least one latent")
@@ -75,11 +77,11 @@ def normalise_weights(weights: Sequence[float] | NDArray[Any] | None, count: int
     largest = float(np.abs(array).max())
     if largest > 1e300:
         array = array / largest  # else the sum overflows
+    if not array.any():
+        raise InvalidInputError(f"weights {array.tolist()} are all zero: give one that is not")
     total = float(array.sum())
     if abs(total) <= 1e-12 * float(np.abs(array).sum()):
-        raise InvalidInputError(
-            f"weights {array.tolist()} sum to zero: give weights with another sum"
-        )
+        return array
     scaled: Doubles = array / total
     return scaled
 
@@ -147,8 +149,8 @@ def blend(
     latents
         ``[n, d]``.
     weights
-        ``[n]``, scaled to a sum of 1; equal by default.  If only one is not
-        zero, its latent is returned unchanged.
+        ``[n]``, scaled to a sum of 1, but for those that sum to zero, a difference;
+        equal by default.  If only one is not zero, its latent is returned unchanged.
     method
         ``"linear"``: the weighted mean.  ``"norm"``: the weighted mean, scaled
         to the weighted mean of the norms, because means of many latents shrink

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError, NotFoundError
-from latentdb.model.posterior import variances
+from latentdb.model.posterior import scatter, statistics, variances
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -89,33 +89,24 @@ def sample_aggregate(
         If there are no rows.
     """
     full = dim <= _FULL_COVARIANCE
-    rows = 0
-    mean = np.zeros(dim)
-    spread = np.zeros((dim, dim) if full else dim)
-    noise = np.zeros(dim)
-    for z_mean, z_log_var in blocks:
-        if not len(z_mean):
-            continue
-        values = z_mean.astype(np.float64)
-        gap = values.mean(axis=0) - mean
-        centred = values - values.mean(axis=0)
-        share = rows * len(values) / (rows + len(values))
-        if full:
-            spread += centred.T @ centred + share * np.outer(gap, gap)
-        else:
-            spread += (centred**2).sum(axis=0) + share * gap**2
-        mean += gap * (len(values) / (rows + len(values)))
-        rows += len(values)
-        if z_log_var is not None:
-            noise += variances(z_log_var).sum(axis=0)
-    if not rows:
-        raise NotFoundError("no rows to fit the aggregate posterior to: sample from the prior")
     drawn = np.random.default_rng(seed).standard_normal((count, dim))
     if full:
-        values, axes = np.linalg.eigh(spread / rows + np.diag(noise / rows))
+        noise = np.zeros(dim)
+
+        def means() -> Iterator[Floats]:
+            for z_mean, z_log_var in blocks:
+                if z_log_var is not None:
+                    noise[:] += variances(z_log_var).sum(axis=0)
+                yield z_mean
+
+        rows, mean, products = scatter(means(), dim)
+        values, axes = np.linalg.eigh((products + np.diag(noise)) / max(rows, 1))
         latents = mean + (drawn * np.sqrt(np.maximum(values, 0))) @ axes.T
     else:
-        latents = mean + drawn * np.sqrt(spread / rows + noise / rows)
+        found = statistics(blocks, dim)
+        rows, latents = found.rows, found.mean + drawn * found.aggregate_sd
+    if not rows:
+        raise NotFoundError("no rows to fit the aggregate posterior to: sample from the prior")
     kind = "a Gaussian" if full else "a Gaussian without correlations"
     return Sample(
         latents.astype(np.float32), f"the aggregate posterior, as {kind} fitted to {rows:,} rows"

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb.base.errors import InvalidInputError
+
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Decode = Callable[[Floats], NDArray[np.uint8]]  # [n, d] to [n, height, width, channels]
 
 ACTIVE_VARIANCE = 0.01  # of z_mean over the data, above which a unit is active (Burda et al. 2016)
+MAX_AXES = 4_096  # dimensions whose covariance is computed
 _MAX_LOG_VAR = 80.0
 _BATCH = 256
 
@@ -151,3 +154,64 @@ def decoded_effect(latents: Floats, steps: Doubles, decode: Decode) -> Doubles:
             size += change.size
         effects[number] = np.sqrt(total / max(size, 1)) / 255
     return effects
+
+
+@dataclass(frozen=True, eq=False)
+class PrincipalAxes:
+    """The principal axes of z_mean over some rows, the one of the greatest variance first.
+
+    Attributes
+    ----------
+    rows
+        Number of rows.
+    mean
+        float64 ``[d]``.
+    axes
+        float64 ``[d, d]``: an axis a row, of length 1; its greatest component is positive.
+    variance
+        float64 ``[d]``: of z_mean along each axis.
+    """
+
+    rows: int
+    mean: Doubles
+    axes: Doubles
+    variance: Doubles
+
+    def step(self, number: int) -> Doubles:
+        """One standard deviation along an axis, float64 ``[d]``."""
+        return np.asarray(np.sqrt(self.variance[number]) * self.axes[number])
+
+
+def scatter(blocks: Iterable[Floats], dim: int) -> tuple[int, Doubles, Doubles]:
+    """Number of latents, their mean ``[d]``, and the sum of outer products around it ``[d, d]``."""
+    rows, mean, products = 0, np.zeros(dim), np.zeros((dim, dim))
+    for block in blocks:
+        if not len(block):
+            continue
+        values = block.astype(np.float64)
+        gap = values.mean(axis=0) - mean
+        centred = values - values.mean(axis=0)
+        products += centred.T @ centred
+        products += np.outer(gap, gap) * (rows * len(values) / (rows + len(values)))
+        mean += gap * (len(values) / (rows + len(values)))
+        rows += len(values)
+    return rows, mean, products
+
+
+def principal_axes(blocks: Iterable[Floats], dim: int) -> PrincipalAxes:
+    """Principal axes of latents, float32 ``[n, dim]``, read once.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are over 4,096 dimensions.
+    """
+    if dim > MAX_AXES:
+        raise InvalidInputError(
+            f"principal axes of {dim:,} dimensions are not computed: at most {MAX_AXES:,}"
+        )
+    rows, mean, products = scatter(blocks, dim)
+    values, vectors = np.linalg.eigh(products / max(rows, 1))
+    axes = vectors.T[::-1]
+    greatest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
+    return PrincipalAxes(rows, mean, axes * np.sign(greatest), np.maximum(values[::-1], 0))

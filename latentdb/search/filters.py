@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 
 from latentdb.base.errors import FilterError
+from latentdb.search.syntax import parsed, span
 from latentdb.search.text_tests import Mask, TextTests, mask_texts
 from latentdb.store.columns import Column
 from latentdb.store.texts import Texts, encode
 
-MAX_LENGTH = 20_000
-MAX_DEPTH = 100
 PSEUDO_COLUMNS: Mapping[str, str] = {"id": "str", "path": "str"}
 HELP = (
     'use comparisons (label == "cat", 1990 < year <= 2000), in, not in, and, or, not, '
@@ -157,15 +156,6 @@ def _neighbours(value: Any, kind: str) -> tuple[Any, Any]:
     return below, nearest if nearest >= value else math.nextafter(nearest, math.inf)
 
 
-def _depth(root: ast.AST) -> int:
-    """Levels of a tree, counted without recursion."""
-    depth, level = 0, [root]
-    while level:
-        depth += 1
-        level = [child for node in level for child in ast.iter_child_nodes(node)]
-    return depth
-
-
 class Filter:
     """A compiled expression.
 
@@ -188,25 +178,8 @@ class Filter:
             raise FilterError(f"an expression is text, received {type(text).__name__}")
         self.text = text
         self._types = {**PSEUDO_COLUMNS, **columns}
-        if len(text) > MAX_LENGTH:
-            raise FilterError(f"the expression has {len(text)} characters: at most {MAX_LENGTH}")
-        try:
-            tree = ast.parse(text.strip(), mode="eval")
-            if _depth(tree.body) > MAX_DEPTH:
-                raise self._error("cannot be read: it is nested too deeply", 0)
-            self._root = self._node(tree.body)
-        except SyntaxError as error:
-            before = sum(map(len, text.strip().splitlines(True)[: (error.lineno or 1) - 1]))
-            position = before + (error.offset or 1) - 1
-            raise self._error(f"cannot be read: {error.msg}", position) from error
-        except (RecursionError, MemoryError) as error:
-            raise self._error("cannot be read: it is nested too deeply", 0) from error
-        except FilterError:
-            raise
-        except (
-            ValueError
-        ) as error:  # a null character, invalid Unicode, an integer too long to print
-            raise self._error("cannot be read: " + " ".join(str(error).split()), 0) from error
+        with parsed(text, self._error) as tree:
+            self._root = self._node(tree)
 
     def mask(self, column_of: GetColumn) -> Mask:
         """The rows for which the expression is true.
@@ -227,11 +200,8 @@ class Filter:
         excerpt = self.text.strip()[max(0, position - 20) : position + 40]
         return FilterError(f"filter {problem}, at {excerpt!r}; {HELP}")
 
-    def _error_at(self, node: ast.AST, problem: str) -> FilterError:
-        lines = self.text.strip().splitlines(keepends=True)
-        line = getattr(node, "lineno", 1) - 1
-        before = lines[line].encode()[: getattr(node, "col_offset", 0)].decode()  # it counts bytes
-        return self._error(problem, sum(map(len, lines[:line])) + len(before))
+    def _error_at(self, node: ast.expr, problem: str) -> FilterError:
+        return self._error(problem, span(self.text.strip(), node)[0])
 
     def _node(self, node: ast.expr) -> _Node:
         match node:

@@ -1,8 +1,9 @@
-"""Targets of a command as latents: an id in the store, an image file, or a vector."""
+"""Targets of a command as latents: an id in the store, an image file, a vector, a recipe."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import eq
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from latentdb.base.errors import IdNotFoundError, InvalidInputError, NotFoundError
 from latentdb.base.validate import as_latents, check_ids
 from latentdb.base.wording import counted
+from latentdb.search import recipes
+from latentdb.search.recipes import Composed
 from latentdb.search.results import Match, Row
 from latentdb.search.text_tests import mask_texts
 from latentdb.store.rows import Floats
@@ -32,7 +35,7 @@ TargetLike: TypeAlias = (
 )
 IdLike: TypeAlias = str | Match | Row
 
-KINDS = ("id", "file", "npy")  # each is a prefix too, as in id:cat/003.png
+KINDS = ("id", "file", "npy", "recipe")  # each is a prefix too, as in id:cat/003.png
 # Raised by numpy for damaged headers, as found by fuzzing.
 _NPY_ERRORS = (
     OSError, ValueError, EOFError, TypeError, SyntaxError, TokenError, ArithmeticError,
@@ -49,9 +52,10 @@ class Target:
     Attributes
     ----------
     kind
-        ``"id"``, ``"file"``, ``"npy"``, ``"vector"`` or ``"image"``, one in memory.
+        ``"id"``, ``"file"``, ``"npy"``, ``"recipe"``, ``"vector"`` or ``"image"``, one in
+        memory.
     name
-        The id or the path; ``"vector"`` or ``"image"`` for an array.
+        The id, the path or the recipe; ``"vector"`` or ``"image"`` for an array.
     vector
         float32 ``[d]``: its z_mean.
     log_var
@@ -84,6 +88,8 @@ def resolve(
         If a text is neither an id nor a file.
     InvalidInputError, ImageError
         If a vector does not fit the store, or a file cannot be read.
+    RecipeError
+        If a recipe cannot be read.
     """
     parsed = [_parse(target) for target in targets]
     stored = _look_up(snapshot, [text for kind, text in parsed if kind in ("id", "any")])
@@ -96,6 +102,8 @@ def resolve(
         elif kind == "vector":
             vector = _as_vector(target, snapshot.dim, "the vector")
             resolved.append(Target("vector", "vector", vector))
+        elif kind == "recipe":
+            resolved.append(_compose(snapshot, codec, text))
         elif text in stored and kind in ("id", "any"):
             resolved.append(stored[text])
         elif kind == "id" or (kind == "any" and not os.path.exists(text)):
@@ -108,6 +116,22 @@ def resolve(
             resolved.append(None)  # all images are encoded together, below
     encoded = iter(_encode(codec(), images) if images else ())
     return [next(encoded) if target is None else target for target in resolved]
+
+
+def compose(snapshot: Snapshot, codec: Callable[[], Codec], text: str) -> Composed:
+    """What a recipe comes to, with the targets in it resolved: see `latentdb.search.recipes`."""
+
+    def look_up(names: Sequence[str]) -> list[Floats]:
+        return [target.vector for target in resolve(snapshot, codec, names)]
+
+    return recipes.compose(snapshot, look_up, text)
+
+
+def _compose(snapshot: Snapshot, codec: Callable[[], Codec], text: str) -> Target:
+    found = compose(snapshot, codec, text)
+    for note in found.notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    return Target("recipe", found.text, found.vector)
 
 
 def _parse(target: TargetLike) -> tuple[str, str]:
@@ -211,8 +235,10 @@ def combine(near: Sequence[Target], far: Sequence[Target] = ()) -> tuple[Floats,
 
 
 def is_composed(examples: Sequence[Target]) -> bool:
-    """Whether a query of these may be unlike the rows: of several, or of a vector."""
-    return len(examples) > 1 or any(example.kind in ("vector", "npy") for example in examples)
+    """Whether a query of these may be unlike the rows: of several, a vector or a recipe."""
+    return len(examples) > 1 or any(
+        example.kind in ("vector", "npy", "recipe") for example in examples
+    )
 
 
 def _mean(targets: Sequence[Target]) -> NDArray[np.float64]:

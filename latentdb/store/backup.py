@@ -7,13 +7,14 @@ from pathlib import Path
 from latentdb.base.errors import LatentDBError, StoreError
 from latentdb.base.files import link_or_copy, make_folder, sync_folder
 from latentdb.store import manifest as manifests
+from latentdb.store import recipes
 from latentdb.store.creation import check_absent
 from latentdb.store.lock import writer_lock
 from latentdb.store.manifest import FOLDERS, Manifest
 
 
 def backup(source: Path, manifest: Manifest, out: Path) -> None:
-    """Copy a version into a new folder, durably; its manifest is written last.
+    """Copy a version, and the saved recipes, into a new folder, durably; the manifest is last.
 
     Parameters
     ----------
@@ -38,6 +39,7 @@ def backup(source: Path, manifest: Manifest, out: Path) -> None:
         try:
             for entry in manifest.files():
                 link_or_copy(source / entry.name, out / entry.name, entry.bytes, entry.checksum)
+            recipes.copy_all(source, out)
         except LatentDBError as error:
             raise StoreError(f"{out} is no complete backup ({error}): run it again") from error
         for name in FOLDERS:

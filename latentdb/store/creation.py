@@ -19,6 +19,7 @@ from latentdb.store.lock import INDEX_LOCK, LOCK, writer_lock
 from latentdb.store.manifest import (
     FOLDERS,
     MANIFEST,
+    RECIPES,
     TEMPORARY_MANIFEST,
     FileEntry,
     Manifest,
@@ -50,7 +51,7 @@ def is_unfinished(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     items = list(folder.iterdir())
-    known = {*FOLDERS, LOCK}
+    known = {*FOLDERS, RECIPES, LOCK}
     if not all(item.name in known or item.name.startswith(TEMPORARY_MANIFEST) for item in items):
         return False
     # No file is written into the folders before the lock is held.
@@ -120,7 +121,7 @@ def undo_creation(folder: Path, *, existed: bool) -> None:
                 return
             # Without a manifest, the rest is what a killed creation leaves.
             (folder / MANIFEST).unlink()
-            for name in FOLDERS:
+            for name in (*FOLDERS, RECIPES):
                 shutil.rmtree(folder / name, ignore_errors=True)
             (folder / INDEX_LOCK).unlink(missing_ok=True)
             (folder / LOCK).unlink()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from latentdb.base.errors import LockedError, StoreError
 from latentdb.base.files import os_reason
-from latentdb.store.manifest import FOLDERS, QUARANTINE
+from latentdb.store.manifest import FOLDERS, QUARANTINE, RECIPES
 
 LOCK = "LOCK"
 INDEX_LOCK = "INDEX.LOCK"
@@ -83,7 +83,7 @@ def _lock(folder: Path, name: str, busy: str, timeout: float) -> Iterator[None]:
 
 @contextmanager
 def _try_lock(folder: Path, file: str, busy: str) -> Iterator[None]:
-    for name in (*FOLDERS, QUARANTINE):
+    for name in (*FOLDERS, QUARANTINE, RECIPES):
         if os.path.islink(folder / name):
             raise StoreError(
                 f"{folder / name} is a link, to which nothing is written: "

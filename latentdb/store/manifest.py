@@ -37,6 +37,7 @@ MANIFEST = "MANIFEST.json"
 TEMPORARY_MANIFEST = f".{MANIFEST}."  # prefix of a manifest that is not in force yet
 FOLDERS = ("segments", "index", "model")
 QUARANTINE = "quarantine"
+RECIPES = "recipes"  # of no version: see `latentdb.store.recipes`
 MAX_DIM = 65_536
 MAX_ROW = 2**48  # row numbers ever given: a million a second for nine years
 _MAX_BYTES = 256 << 20

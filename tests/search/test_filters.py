@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from latentdb.base.errors import FilterError
-from latentdb.search.filters import HELP, MAX_LENGTH, Filter
+from latentdb.search.filters import HELP, Filter
+from latentdb.search.syntax import MAX_LENGTH
 from latentdb.store.columns import Column, absent, join, make_column
 
 KINDS = {"s": "str", "n": "int", "x": "float", "b": "bool"}
@@ -541,7 +542,7 @@ def test_odd_and_endless_text_is_refused(text: str) -> None:
 def test_an_expression_has_a_longest_length() -> None:
     rest = "b or " * (MAX_LENGTH // 5 - 1)
     assert selected(rest + "b") == [0, 3]
-    with pytest.raises(FilterError, match=f"has {MAX_LENGTH + 1} characters: at most"):
+    with pytest.raises(FilterError, match=f"has {MAX_LENGTH + 1:,} characters: at most"):
         Filter("b" + " " * MAX_LENGTH, KINDS)
 
 

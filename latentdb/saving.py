@@ -1,0 +1,55 @@
+"""`Saving`: recipes that are saved in an open store; a base of `LatentDB`."""
+
+from __future__ import annotations
+
+from latentdb.maintenance import Maintenance
+from latentdb.store import recipes as saved_recipes
+from latentdb.store.recipes import SavedRecipe, check_name, fingerprint
+
+
+class Saving(Maintenance):
+    """The calls of `LatentDB` that save latents by a name."""
+
+    def save_recipe(self, name: str, text: str, *, overwrite: bool = False) -> SavedRecipe:
+        """Save what a recipe comes to now, as ``@name`` for other recipes.
+
+        Parameters
+        ----------
+        name
+            1 to 64 lower-case letters, digits and ``_``, a letter first.
+        text
+            As of `recipe`.
+        overwrite
+            Replace one of that name.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If there is one of that name.
+        RecipeError, FilterError, NotFoundError
+            As `recipe`; nothing is saved then.
+        LockedError
+            If another process is writing.
+        """
+        check_name(name)
+        with self._open_store().writer() as writer:
+            snapshot = writer.snapshot
+            found = self._compose(text)
+            saved = SavedRecipe(
+                name, found.text, found.vector, found.rows, found.digest, fingerprint(snapshot)
+            )
+            saved_recipes.save(snapshot, saved, overwrite=overwrite)
+        return saved
+
+    def delete_recipe(self, name: str) -> None:
+        """Delete a saved recipe or direction.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none of that name.
+        LockedError
+            If another process is writing.
+        """
+        with self._open_store().writer() as writer:
+            saved_recipes.delete(writer.snapshot.folder, name)
