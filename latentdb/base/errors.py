@@ -8,19 +8,16 @@ line: what was received, what is accepted, what to do next.
 
 from __future__ import annotations
 
-# A name or a key of a file may hold any of these, and a message is one line.
-_LINE_BREAKS = {
-    ord(char): char.encode("unicode_escape").decode()
-    for char in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-}
+from latentdb.base.wording import printable
 
 
 class LatentDBError(Exception):
     """Parent of every exception raised on purpose by latentdb."""
 
     def __str__(self) -> str:
-        # KeyError would show the repr of its argument, quotes and all.
-        return " ".join(str(part) for part in self.args).translate(_LINE_BREAKS)
+        # KeyError would show the repr of its argument, quotes and all.  A name of a file may
+        # hold line breaks and other characters that a terminal obeys.
+        return printable(" ".join(str(part) for part in self.args))
 
 
 class InvalidInputError(LatentDBError, ValueError):
@@ -61,7 +58,7 @@ class ImageError(LatentDBError, ValueError):
 
     def __str__(self) -> str:
         path = self.path if self.path.isprintable() else repr(self.path)
-        return f"{path}: {self.reason}".translate(_LINE_BREAKS)
+        return printable(f"{path}: {self.reason}")
 
 
 class FilterError(LatentDBError, ValueError):

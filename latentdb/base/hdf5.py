@@ -205,14 +205,17 @@ class HeapText:
         return texts
 
 
-def heap_collection(read: Read, size: int, address: int) -> tuple[int, dict[int, bytes]]:
-    """Bytes and objects of a global heap collection; none if it is damaged.
+def heap_collection(
+    read: Read, size: int, address: int, most: int | None = None
+) -> tuple[int, dict[int, bytes]]:
+    """Bytes and objects of a global heap collection; none if it is damaged, or over `most` bytes.
 
     HDF5 file format specification, III.E.
     """
     head = read(address, 16) if address < size else b""
     length = int.from_bytes(head[8:], "little")
-    if head[:5] != b"GCOL\x01" or not 16 <= length <= size - address:
+    longest = size - address if most is None else min(most, size - address)
+    if head[:5] != b"GCOL\x01" or not 16 <= length <= longest:
         return 0, {}
     data = read(address, length)
     objects: dict[int, bytes] = {}

@@ -8,7 +8,6 @@ is allocated.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,130 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import ModelError, UntrustedModelError
+from latentdb.base.wording import quoted
 from latentdb.kerasfile.container import ModelFile
-from latentdb.kerasfile.graph import IDENTITIES, Call, Layer, Ref, Step, Tensor, is_keras, upstream
+from latentdb.kerasfile.cost import Cost
+from latentdb.kerasfile.graph import Call, Layer, Ref, Step, Tensor, is_keras, upstream
+from latentdb.kerasfile.layers import (
+    ACTIVATION_LAYERS,
+    ACTIVATIONS,
+    ALLOWED_LAYERS,
+    HARMLESS_VALUES,
+    IGNORED_SETTINGS,
+    RENAMED_SETTINGS,
+    operation_of,
+    unsupported,
+)
 from latentdb.kerasfile.runtime import restored_random
 
 TRUST_HINT = "if you trust whoever made it, --trust-model runs its code"
-MAX_ACTIVATION = 1 << 28  # numbers in one image's tensor: 1 GiB of float32
+_MAX_BUILT = 2000  # layers of a network; EfficientNetB7 has 800
 _MAX_VALUES = 100_000  # in one setting
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")  # in keras's messages
 _NUMBERS = frozenset((int, float))
 _OPERANDS = ("x1", "x2", "x", "y")  # keyword arguments of operations
-_CONV = "kernel_size strides padding data_format dilation_rate activation use_bias "
-_POOL = "pool_size strides padding data_format"
-_NORM = "axis epsilon center scale"
-
-
-def _settings(names: str, text: str) -> dict[str, frozenset[str]]:
-    return {name: frozenset(text.split()) for name in names.split()}
-
-
-# The layers that are built, and the settings of each that determine what it computes.
-ALLOWED_LAYERS: Mapping[str, frozenset[str]] = {
-    **_settings("Dense", "units activation use_bias"),
-    **_settings("Conv1D Conv2D Conv3D", _CONV + "filters groups"),
-    **_settings(
-        "Conv1DTranspose Conv2DTranspose Conv3DTranspose", _CONV + "filters output_padding"
-    ),
-    **_settings("DepthwiseConv1D DepthwiseConv2D", _CONV + "depth_multiplier"),
-    **_settings("SeparableConv1D SeparableConv2D", _CONV + "filters depth_multiplier"),
-    **_settings("BatchNormalization", _NORM),
-    **_settings("LayerNormalization", _NORM),
-    **_settings("GroupNormalization", _NORM + " groups"),
-    **_settings("RMSNormalization", "axis epsilon"),
-    **_settings("UnitNormalization", "axis"),
-    **_settings("Normalization", "axis mean variance invert"),
-    **_settings("Activation", "activation"),
-    **_settings("ReLU", "max_value negative_slope threshold"),
-    **_settings("LeakyReLU", "negative_slope"),
-    **_settings("PReLU", "shared_axes"),
-    **_settings("ELU", "alpha"),
-    **_settings("Softmax", "axis"),
-    **_settings(
-        "MaxPooling1D MaxPooling2D MaxPooling3D AveragePooling1D AveragePooling2D AveragePooling3D",
-        _POOL,
-    ),
-    **_settings(
-        "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GlobalAveragePooling1D "
-        "GlobalAveragePooling2D GlobalAveragePooling3D",
-        "data_format keepdims",
-    ),
-    **_settings("Flatten", "data_format"),
-    **_settings("Reshape", "target_shape"),
-    **_settings("Permute", "dims"),
-    **_settings("RepeatVector", "n"),
-    **_settings("Add Subtract Multiply Average Maximum Minimum", ""),
-    **_settings("Concatenate", "axis"),
-    **_settings("ZeroPadding1D ZeroPadding2D ZeroPadding3D", "padding data_format"),
-    **_settings("Cropping1D Cropping2D Cropping3D", "cropping data_format"),
-    **_settings("UpSampling1D UpSampling3D", "size data_format"),
-    **_settings("UpSampling2D", "size data_format interpolation"),
-    **_settings("Rescaling", "scale offset"),
-    **_settings("Resizing", "height width interpolation crop_to_aspect_ratio data_format"),
-    **_settings("CenterCrop", "height width data_format"),
-}
-ACTIVATIONS = frozenset(
-    ("linear", "relu", "relu6", "sigmoid", "tanh", "softmax", "softplus", "softsign", "elu", "selu",
-     "gelu", "silu", "swish", "mish", "exponential", "leaky_relu", "log_softmax", "log_sigmoid")
-)  # fmt: skip
-_ACTIVATION_LAYERS = frozenset(("ReLU", "LeakyReLU", "ELU", "Softmax", "Activation"))
-# The keras.ops function of each operation, and its class or function names in configurations.
-_OPERATIONS = {
-    "add": "Add math.add __operators__.add",
-    "subtract": "Subtract math.subtract",
-    "multiply": "Multiply math.multiply",
-    "true_divide": "TrueDivide Divide math.truediv math.divide",
-    "negative": "Negative math.negative",
-    "relu": "Relu nn.relu",
-    "sigmoid": "Sigmoid math.sigmoid nn.sigmoid",
-    "tanh": "Tanh math.tanh nn.tanh",
-    "silu": "Silu nn.silu",
-    "softplus": "Softplus math.softplus nn.softplus",
-}
-OPERATIONS = {name: op for op, names in _OPERATIONS.items() for name in names.split()}
-# Settings that do not change what a trained layer computes.
-IGNORED_SETTINGS = re.compile(
-    r"name|trainable|dtype|seed|implementation|(renorm_)?momentum|autocast|synchronized|(batch_)?input_shape"
-    r"|batch_size|input_dtype|input_dim|activity_regularizer|\w+_(initializer|regularizer|constraint)"
-)
-# Settings that do not change it if they have these values.
-HARMLESS_VALUES: Mapping[str, Any] = {
-    "groups": 1,
-    "ragged": False,
-    "sparse": False,
-    "rms_scaling": False,
-    "pad_to_aspect_ratio": False,
-    "antialias": False,
-}
-RENAMED_SETTINGS = {"alpha": "negative_slope"}  # of Keras 2's LeakyReLU
-
-
-def unsupported(layer: Layer) -> str | None:
-    """The reason why a layer is not built; None if it is."""
-    label = f"{layer.kind} {layer.name!r}"
-    if layer.is_input or layer.graph is not None:
-        return None
-    if is_keras(layer):
-        if operation_of(layer) is not None or layer.kind in IDENTITIES:
-            return None
-        if layer.module.startswith(("keras.src.ops", "keras.ops")):
-            return f"{label} is an operation that latentdb does not support"
-        if layer.kind in ALLOWED_LAYERS:
-            return None
-    if layer.kind in ("Lambda", "TFOpLambda", "SlicingOpLambda"):
-        function = layer.config.get("function")
-        detail = f" ({function})" if isinstance(function, str) and len(function) < 60 else ""
-        return f"{label}{detail} is code in the file"
-    return f"{label} is not a layer that latentdb supports"
-
-
-def operation_of(layer: Layer) -> str | None:
-    """The keras.ops function of an operation in the graph; None for a layer."""
-    if layer.kind == "TFOpLambda":
-        return OPERATIONS.get(str(layer.config.get("function")))
-    if layer.module.startswith(("keras.src.ops", "keras.ops")):
-        return OPERATIONS.get(layer.kind)
-    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +78,7 @@ class Builder:
         self._keras = keras
         self._latentdb_layers = dict(latentdb_layers or {})
         self._names: set[str] = set()
+        self._cost = Cost(file.name)
 
     @restored_random()
     def build(
@@ -211,7 +109,13 @@ class Builder:
         """
         steps = upstream(outputs, cut)
         check(steps, self._file.name, self._latentdb_layers)
+        if len(steps) > _MAX_BUILT:
+            raise ModelError(
+                f"{self._file.name} is refused: {len(steps):,} layers are upstream of "
+                f"{outputs[0].quoted}, at most {_MAX_BUILT:,}"
+            )
         self._names = set()
+        self._cost = Cost(self._file.name)
         tensors: dict[Tensor, Any] = {}
         layers: dict[Layer, Any] = {}
         model_inputs = []
@@ -220,10 +124,10 @@ class Builder:
                 if step.tensor not in inputs:
                     raise ModelError(
                         f"{self._file.name} is refused: it also depends on the input "
-                        f"{step.tensor.label!r}; expected one image as its only input"
+                        f"{step.tensor.quoted}; expected one image as its only input"
                     )
                 shape = inputs[step.tensor]
-                _check_size(shape, step.tensor.label, self._file.name)
+                self._cost.add_tensor(step.tensor.label, shape)
                 model_inputs.append(self._keras.Input(shape, name=self._name(step.tensor.layer)))
                 tensors[step.tensor] = model_inputs[-1]
             elif step.action == "same":
@@ -273,10 +177,11 @@ class Builder:
                 unknown = [key for key, value in call.kwargs.items() if value is not False]
                 if unknown or len(call.args) != 1 or not _is_input(call.args[0]):
                     raise self._error(layer, "is called with arguments that are not supported")
+                inputs = argument(call.args[0])
                 is_new = layer not in layers
                 if is_new:
                     layers[layer] = self._create(layer)
-                inputs = argument(call.args[0])
+                    self._cost.add_padding(layers[layer], step.tensor.label, inputs)
                 if is_new and not is_latentdb_layer(layer, self._latentdb_layers):
                     result = self._call_with_weights(layer, layers[layer], inputs)
                 else:
@@ -284,13 +189,14 @@ class Builder:
         except ModelError:
             raise
         except Exception as error:  # keras passes on whatever a layer raised
-            message = " ".join(str(error).split())[:200]
+            message = " ".join(_COLOURS.sub("", str(error)).split())[:200]
             raise self._error(layer, f"cannot be built: {message}") from error
-        _check_size(tuple(result.shape[1:]), step.tensor.label, self._file.name)
+        self._cost.add_tensor(step.tensor.label, tuple(result.shape[1:]))
+        self._cost.add_operations(layers.get(layer), tuple(result.shape[1:]))
         return result
 
     def _error(self, layer: Layer, problem: str) -> ModelError:
-        return ModelError(f"{self._file.name} is refused: {layer.kind} {layer.name!r} {problem}")
+        return ModelError(f"{self._file.name} is refused: {layer.label} {problem}")
 
     def _operands(self, layer: Layer, call: Call) -> list[Any]:
         operands = [*call.args, *(call.kwargs[key] for key in _OPERANDS if key in call.kwargs)]
@@ -328,7 +234,7 @@ class Builder:
                 or (key in HARMLESS_VALUES and value == HARMLESS_VALUES[key])
                 or (layer.kind == "Resizing" and key in ("fill_mode", "fill_value"))
             ):
-                raise self._error(layer, f"has a setting {key!r} that is not supported")
+                raise self._error(layer, f"has a setting {quoted(key)} that is not supported")
         policy = layer.config.get("dtype")
         dtype = policy.get("config", {}).get("name") if isinstance(policy, dict) else policy
         if isinstance(dtype, str) and "int8" in dtype:
@@ -356,7 +262,7 @@ class Builder:
                 or (type(item) is int and abs(item) < 1 << 31)
                 or (type(item) is str and len(item) < 40)
             ):
-                raise self._error(layer, f"has {key} {str(item)[:60]!r}: expected plain numbers")
+                raise self._error(layer, f"has {key} {quoted(item)}: expected plain numbers")
 
         check_one(value, 0)
         if count > _MAX_VALUES:
@@ -367,7 +273,10 @@ class Builder:
             kind, config = value.get("class_name"), value.get("config")
             module = str(value.get("module") or "")
             package = str(value.get("registered_name") or "")
-            if kind in _ACTIVATION_LAYERS and isinstance(config, dict) and ">" not in package:
+            inner_value = config.get("activation") if isinstance(config, dict) else None
+            if isinstance(inner_value, dict) and inner_value.get("class_name") == "Activation":
+                raise self._error(layer, "has an activation inside an activation")
+            if kind in ACTIVATION_LAYERS and isinstance(config, dict) and ">" not in package:
                 name = f"{layer.name}_activation"
                 inner = Layer(name, str(kind), module, config, [], None, ("", None), "")
                 if is_keras(inner):
@@ -377,8 +286,8 @@ class Builder:
         if value is None:
             return None
         if not isinstance(value, str) or value not in ACTIVATIONS:
-            label = str(value.get("class_name") if isinstance(value, dict) else value)[:40]
-            raise self._error(layer, f"has the activation {label!r}, which is not supported")
+            label = quoted(value.get("class_name") if isinstance(value, dict) else value)
+            raise self._error(layer, f"has the activation {label}, which is not supported")
         return value
 
     def _call_with_weights(self, layer: Layer, keras_layer: Any, inputs: Any) -> Any:
@@ -431,7 +340,7 @@ class Builder:
             found = [path for path in inside if path.rpartition("/")[2].split(":")[0] in names]
         if len(found) != 1:
             raise self._error(
-                layer, f"needs one array {name!r}: the file holds {len(found) or 'none'}"
+                layer, f"needs one array {quoted(name)}: the file holds {len(found) or 'none'}"
             )
         values = weights.array(found[0])
         if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -459,7 +368,7 @@ def check(steps: Sequence[Step], name: str, latentdb_layers: Collection[str] = (
         reason = unsupported(layer)
         if reason is not None:
             raise UntrustedModelError(
-                f"{name} is refused: upstream of {steps[-1].tensor.label!r}, {reason}; {TRUST_HINT}"
+                f"{name} is refused: upstream of {steps[-1].tensor.quoted}, {reason}; {TRUST_HINT}"
             )
 
 
@@ -467,11 +376,3 @@ def _is_input(value: Any) -> bool:
     return isinstance(value, Ref) or (
         isinstance(value, list) and bool(value) and all(isinstance(item, Ref) for item in value)
     )
-
-
-def _check_size(shape: tuple[int | None, ...], what: str, name: str) -> None:
-    if math.prod(side or 1 for side in shape) > MAX_ACTIVATION:
-        raise ModelError(
-            f"{name} is refused: {what!r} gives {list(shape)} for one image, "
-            f"at most {MAX_ACTIVATION} numbers"
-        )

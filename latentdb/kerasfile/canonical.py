@@ -11,13 +11,6 @@ from collections.abc import Collection, Mapping
 from itertools import accumulate
 from typing import Any
 
-from latentdb.kerasfile.builder import (
-    ALLOWED_LAYERS,
-    HARMLESS_VALUES,
-    IGNORED_SETTINGS,
-    RENAMED_SETTINGS,
-    operation_of,
-)
 from latentdb.kerasfile.container import ModelFile
 from latentdb.kerasfile.graph import (
     Architecture,
@@ -28,6 +21,13 @@ from latentdb.kerasfile.graph import (
     is_keras,
     too_deep,
     upstream,
+)
+from latentdb.kerasfile.layers import (
+    ALLOWED_LAYERS,
+    HARMLESS_VALUES,
+    IGNORED_SETTINGS,
+    RENAMED_SETTINGS,
+    operation_of,
 )
 
 _NAMES = frozenset(("name", "trainable", "autocast"))  # in the settings of any object

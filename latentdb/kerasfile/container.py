@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -33,8 +34,15 @@ MAX_UNPACKED = 4 << 30
 _MAX_RATIO = 50  # unpacked to packed bytes
 _MIN_RATIO_CHECKED = 64 << 20  # bytes: the ratio of less is not checked, for zeros pack well
 _MAX_ENTRIES = 1000
-_MAX_OBJECTS = 100_000
+_LOCAL_HEADER = 30  # bytes, before the name and extra fields, whose lengths are at 26
+_BLOCK = 1 << 16  # packed bytes unpacked at a time
+_MAX_OBJECTS = 20_000  # EfficientNetB7 has about 4,000 groups and arrays
 _MAX_DEPTH = 64
+_MAX_VALUES = 1_000_000  # in a configuration; ResNet-152 has 30,000
+_MAX_NESTING = 200  # brackets inside brackets in a configuration; 16 nested models have 70
+_MAX_MENTIONS = 1000  # of the name of an .h5's configuration
+_MAX_HEAPS = 2 * MAX_CONFIG  # bytes of heap collections that may hold it
+_TEXTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _ATTRIBUTE_REACH = 512  # bytes between an attribute's name and its value
 _REFERENCE = struct.Struct("<IQI")  # length, address of a heap collection, number in it
 _ADVICE = "save it with model.save('x.keras')"
@@ -192,12 +200,50 @@ def _unpack(archive: zipfile.ZipFile, member: str, limit: int, name: str) -> byt
             f"expected at most {limit:,}"
         )
     if entry.file_size > max(_MIN_RATIO_CHECKED, _MAX_RATIO * entry.compress_size):
-        raise ModelError(
-            f"{name} is refused: {member} unpacks from {entry.compress_size:,} bytes to "
-            f"{entry.file_size:,}, expected at most {_MAX_RATIO} times as many"
-        )
+        raise _ratio_error(name, member, entry.compress_size, entry.file_size)
+    return _inflate(archive, entry, name)
+
+
+def _inflate(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str) -> bytes:
+    """The bytes of an entry: the sizes that its header claims may be false."""
     with archive.open(entry) as stream:
-        return stream.read(entry.file_size + 1)
+        stored = entry.compress_type == zipfile.ZIP_STORED
+        if stored or entry.file_size <= _MIN_RATIO_CHECKED:
+            return stream.read(entry.file_size + 1)
+    # Where the packed bytes end is known when they are unpacked.
+    source = archive.fp
+    assert source is not None
+    source.seek(entry.header_offset)
+    head = source.read(_LOCAL_HEADER)
+    source.seek(sum(struct.unpack_from("<HH", head, 26)), os.SEEK_CUR)
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    parts: list[bytes] = []
+    packed = unpacked = 0
+    pending = b""
+    while not unpacker.eof:
+        if not pending:
+            pending = source.read(_BLOCK)
+            packed += len(pending)
+            if not pending:
+                raise zlib.error("its packed bytes are truncated")
+        part = unpacker.decompress(pending, 64 * _BLOCK)
+        pending = unpacker.unconsumed_tail
+        unpacked += len(part)
+        parts.append(part)
+        used = packed - len(pending) - len(unpacker.unused_data)
+        if unpacked > max(_MIN_RATIO_CHECKED, _MAX_RATIO * used):
+            raise _ratio_error(name, entry.filename, used, unpacked)
+    data = b"".join(parts)
+    if zlib.crc32(data) != entry.CRC or len(data) != entry.file_size:
+        raise zipfile.BadZipFile(f"bad CRC-32 or size of {entry.filename}")
+    return data
+
+
+def _ratio_error(name: str, member: str, packed: int, unpacked: int) -> ModelError:
+    return ModelError(
+        f"{name} is refused: {member} unpacks from {packed:,} bytes to {unpacked:,} and more, "
+        f"expected at most {_MAX_RATIO} times as many"
+    )
 
 
 def _json(text: bytes, name: str) -> dict[str, Any]:
@@ -206,10 +252,30 @@ def _json(text: bytes, name: str) -> dict[str, Any]:
             f"{name} is refused: its configuration has {len(text):,} bytes, "
             f"expected at most {MAX_CONFIG:,}"
         )
+    values, nesting = _count(text)
+    if nesting > _MAX_NESTING:
+        raise ModelError(
+            f"{name} is refused: its configuration nests too deeply, over {_MAX_NESTING} levels"
+        )
+    if values > _MAX_VALUES:
+        raise ModelError(
+            f"{name} is refused: its configuration has {values:,} values, "
+            f"expected at most {_MAX_VALUES:,}"
+        )
     config = json.loads(text)
     if not isinstance(config, dict) or not isinstance(config.get("config"), dict | list):
         raise ModelError(f"{name} has no model configuration; {_ADVICE}")
     return config
+
+
+def _count(text: bytes) -> tuple[int, int]:
+    """How many values a JSON text has, and how many brackets are open at once, both at most."""
+    plain = np.frombuffer(_TEXTS.sub(b"", text), np.uint8)
+    opens = (plain == ord("[")) | (plain == ord("{"))
+    closes = (plain == ord("]")) | (plain == ord("}"))
+    steps = opens.astype(np.int32) - closes
+    values = int(opens.sum()) + int((plain == ord(",")).sum()) + 1
+    return values, int(steps.cumsum(dtype=np.int32).max(initial=0))
 
 
 def _parse_h5(data: bytes, name: str) -> ModelFile:
@@ -243,15 +309,20 @@ def _model_config(data: bytes, name: str) -> bytes:
     def read(offset: int, count: int) -> bytes:
         return data[offset : offset + count]
 
-    start, budget = 0, 8 * len(data)  # bytes: several attributes may share a collection
-    while (start := data.find(b"model_config\0", start)) >= 0:
+    start, budget = 0, _MAX_HEAPS
+    heaps: dict[int, dict[int, bytes]] = {}  # several attributes may share one
+    for _ in range(_MAX_MENTIONS):
+        start = data.find(b"model_config\0", start)
+        if start < 0:
+            break
         start += len(b"model_config")
         for offset in range(start, min(start + _ATTRIBUTE_REACH, len(data) - _REFERENCE.size)):
             length, address, number = _REFERENCE.unpack_from(data, offset)
             if 0 < length <= MAX_CONFIG and budget >= 0:
-                count, objects = heap_collection(read, len(data), address)
-                budget -= count
-                text = objects.get(number, b"")
+                if address not in heaps and data[address : address + 4] == b"GCOL":
+                    count, heaps[address] = heap_collection(read, len(data), address, budget)
+                    budget -= count
+                text = heaps.get(address, {}).get(number, b"")
                 if len(text) == length and text[:1] == b"{":
                     return text.split(b"\0", 1)[0]
     raise ModelError(f"{name} is refused: its configuration is damaged or over {MAX_CONFIG} bytes")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from latentdb.base.errors import ModelError, UntrustedModelError
+from latentdb.base.wording import clipped, quoted
 from latentdb.kerasfile.builder import Builder, check
 from latentdb.kerasfile.container import parse, read_file
 from latentdb.kerasfile.graph import Architecture, Submodel, Tensor, input_shape, is_keras, upstream
@@ -117,13 +118,13 @@ def _convert_as_data(
     shape = built.shapes[0]
     if len(shape) != 1 or shape[0] is None:
         raise ModelError(
-            f"{found.z_mean.label!r} of {name} gives {list(shape)} for an image: expected z_mean "
+            f"{found.z_mean.quoted} of {name} gives {list(shape)} for an image: expected z_mean "
             "[d]; --z-mean LAYER names another layer"
         )
     if len(outputs) > 1 and built.shapes[1] != shape:
         notes.append(
-            f"{outputs[1].label!r} is not used as z_log_var: its shape is {list(built.shapes[1])}, "
-            f"that of z_mean is {list(shape)}"
+            f"{outputs[1].quoted} is not used as z_log_var: its shape is "
+            f"{list(built.shapes[1])}, that of z_mean is {list(shape)}"
         )
         built = builder.build(outputs[:1], inputs, name="encoder")
     decoder = None
@@ -146,7 +147,7 @@ def _image_inputs(
     """The encoder's input with its shape, and the shape of an image."""
     inputs = [step.tensor for step in upstream(outputs) if step.action == "input"]
     if len(inputs) != 1:
-        labels = ", ".join(tensor.label for tensor in inputs) or "none"
+        labels = ", ".join(clipped(tensor.label) for tensor in inputs[:8]) or "none"
         raise ModelError(
             f"{name} is refused: z_mean depends on {len(inputs)} inputs ({labels}), "
             "expected one image"
@@ -350,7 +351,9 @@ def load_model(data: bytes, name: str, *, trust_model: bool = False) -> Any:
     if model.top is None:
         if trust_model:
             return _run(data, model)
-        raise UntrustedModelError(f"{name} is the class {model.kind!r}, which is code in the file")
+        raise UntrustedModelError(
+            f"{name} is the class {quoted(model.kind)}, which is code in the file"
+        )
     keras, classes = load_keras(), latentdb_layers()
     outputs: list[Tensor] = []
     for ref in model.top.graph.outputs:

@@ -10,16 +10,22 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 from latentdb.base.errors import ModelError
+from latentdb.base.wording import clipped, quoted
 from latentdb.kerasfile.container import ModelFile
 
 INPUT = "InputLayer"
 _MAX_SUBMODELS = 500
 _MAX_DEPTH = 16
 _MAX_STEPS = 10_000  # EfficientNetB7 has 800 layers
+_MAX_LAYERS = 10_000  # of a file
+_MAX_SAME = 300  # nested models and identities between two layers that compute something
+_MAX_ENDS = 100  # inputs or outputs of a model
+_MAX_SIDE = 1 << 24  # of an input: 4096 x 4096, flattened
 _CYCLE = f"has a cycle, or more than {_MAX_STEPS:,} steps"
 # Layers whose output at inference is their input.
 IDENTITIES = frozenset(
@@ -45,7 +51,7 @@ class Call:
     args: list[Any]
     kwargs: dict[str, Any]
 
-    @property
+    @cached_property
     def refs(self) -> list[Ref]:
         return list(_leaves([self.args, self.kwargs]))
 
@@ -79,6 +85,11 @@ class Layer:
     graph: Graph | None
     weights: tuple[str, str | None]
     package: str
+
+    @property
+    def label(self) -> str:
+        """Class and name, for messages."""
+        return f"{clipped(self.kind)} {quoted(self.name)}"
 
     @property
     def is_input(self) -> bool:
@@ -149,7 +160,7 @@ class Tensor:
         layer = self.submodel.graph.layers.get(self.ref.layer)
         if layer is None:
             raise invalid_config(
-                self.submodel, f"has no layer {self.ref.layer!r}, but refers to it"
+                self.submodel, f"has no layer {quoted(self.ref.layer)}, but refers to it"
             )
         return layer
 
@@ -157,6 +168,11 @@ class Tensor:
     def label(self) -> str:
         """``model/layer``, without the outermost model."""
         return "/".join((*self.submodel.path[1:], self.ref.layer))
+
+    @property
+    def quoted(self) -> str:
+        """The label, for messages."""
+        return quoted(self.label)
 
 
 def too_deep(name: str) -> ModelError:
@@ -191,6 +207,7 @@ class Architecture:
     def __init__(self, file: ModelFile) -> None:
         self.file = file
         self.submodels: list[Submodel] = []
+        self._layers = 0
         config = file.config
         self.kind = str(config.get("class_name"))
         self.top: Submodel | None = None
@@ -216,8 +233,13 @@ class Architecture:
 
     def _add(self, submodel: Submodel) -> None:
         self.submodels.append(submodel)
+        self._layers += len(submodel.graph.layers)
         if len(self.submodels) > _MAX_SUBMODELS or len(submodel.path) > _MAX_DEPTH:
             raise ModelError(f"{self.file.name} is refused: it nests too many models")
+        if self._layers > _MAX_LAYERS:
+            raise ModelError(
+                f"{self.file.name} is refused: it has more than {_MAX_LAYERS:,} layers"
+            )
         for layer in submodel.graph.layers.values():
             if layer.graph is not None and layer.calls:
                 self._add(child(submodel, layer, 0))
@@ -228,7 +250,7 @@ def child(submodel: Submodel, layer: Layer, node: int) -> Submodel:
     key = (layer.name, node)
     if key not in submodel.children:
         if layer.graph is None or not 0 <= node < len(layer.calls):
-            raise invalid_config(submodel, f"has no call {node} of {layer.name!r}")
+            raise invalid_config(submodel, f"has no call {node} of {quoted(layer.name)}")
         path = (*submodel.path, layer.name)
         submodel.children[key] = Submodel(
             layer.graph, path, submodel.file_name, submodel, layer.calls[node]
@@ -269,15 +291,19 @@ def step_to(tensor: Tensor) -> Step:
         arguments = submodel.call.refs
         position = inputs.index(layer.name)
         if position >= len(arguments):
-            raise invalid_config(submodel, f"calls {submodel.graph.name!r} with too few inputs")
+            raise invalid_config(
+                submodel, f"calls {quoted(submodel.graph.name)} with too few inputs"
+            )
         return Step(tensor, (Tensor(submodel.parent, arguments[position]),), "same")
     if not 0 <= tensor.ref.node < len(layer.calls):
-        raise invalid_config(submodel, f"has no call {tensor.ref.node} of {layer.name!r}")
+        raise invalid_config(submodel, f"has no call {tensor.ref.node} of {quoted(layer.name)}")
     call = layer.calls[tensor.ref.node]
     if layer.graph is not None:
         inner = child(submodel, layer, tensor.ref.node)
         if not 0 <= tensor.ref.tensor < len(inner.graph.outputs):
-            raise invalid_config(submodel, f"has no output {tensor.ref.tensor} of {layer.name!r}")
+            raise invalid_config(
+                submodel, f"has no output {tensor.ref.tensor} of {quoted(layer.name)}"
+            )
         return Step(tensor, (Tensor(inner, inner.graph.outputs[tensor.ref.tensor]),), "same")
     needs = tuple(Tensor(submodel, ref) for ref in call.refs)
     if layer.kind in IDENTITIES and is_keras(layer) and len(needs) == 1:
@@ -326,7 +352,7 @@ def upstream(targets: Collection[Tensor], cut: Collection[Tensor] = ()) -> list[
 
 def origin(tensor: Tensor) -> Tensor:
     """The tensor itself, behind nested models and layers that are identities at inference."""
-    for _ in range(_MAX_STEPS):
+    for _ in range(_MAX_SAME):
         step = step_to(tensor)
         if step.action != "same":
             return tensor
@@ -360,7 +386,7 @@ def _graph(
         return _sequential(name, listed, config)
     layers = {layer.name: layer for layer in listed}
     if len(layers) < len(listed):
-        raise ModelError(f"the configuration of {name!r} has two layers of one name")
+        raise ModelError(f"the configuration of {quoted(name)} has two layers of one name")
     old = not any(
         isinstance(node, dict)
         for raw in config["layers"]
@@ -368,6 +394,11 @@ def _graph(
     )
     inputs = list(_leaves(_structure(config["input_layers"], layers, old)))
     outputs = list(_leaves(_structure(config["output_layers"], layers, old)))
+    if len(inputs) > _MAX_ENDS or not 0 < len(outputs) <= _MAX_ENDS:
+        raise ModelError(
+            f"the configuration of {quoted(name)} has {len(inputs)} inputs and {len(outputs)} "
+            f"outputs: expected 1 to {_MAX_ENDS}"
+        )
     calls = {
         layer.name: [_call(node, layers) for node in raw.get("inbound_nodes") or ()]
         for layer, raw in zip(listed, config["layers"], strict=True)
@@ -381,6 +412,8 @@ def _layers(
     entries: list[Any], weights: tuple[str, str | None], legacy: bool, depth: int
 ) -> list[Layer]:
     prefix, top = weights
+    if len(entries) > _MAX_LAYERS:
+        raise ModelError(f"the configuration has more than {_MAX_LAYERS:,} layers")
     used: dict[str, int] = {}
     layers = []
     for entry in entries:
@@ -416,7 +449,7 @@ def _unique(name: str, used: dict[str, int]) -> str:
 
 def _sequential(name: str, listed: list[Layer], config: Mapping[str, Any]) -> Graph:
     if not listed:
-        raise ModelError(f"the configuration of {name!r} has no layers")
+        raise ModelError(f"the configuration of {quoted(name)} has no layers")
     if not listed[0].is_input:
         shape = listed[0].config.get("batch_input_shape") or config.get("build_input_shape")
         inner = listed[0].graph
@@ -426,7 +459,7 @@ def _sequential(name: str, listed: list[Layer], config: Mapping[str, Any]) -> Gr
         listed = [Layer(f"{name}_input", INPUT, "", settings, [], None, ("", None), ""), *listed]
     layers = {layer.name: layer for layer in listed}
     if len(layers) < len(listed):
-        raise ModelError(f"the configuration of {name!r} has two layers of one name")
+        raise ModelError(f"the configuration of {quoted(name)} has two layers of one name")
     for before, layer in pairwise(listed):
         layer.calls.append(Call([Ref(before.name, 0, 0)], {}))
     return Graph(name, layers, [Ref(listed[0].name, 0, 0)], [Ref(listed[-1].name, 0, 0)])
@@ -446,8 +479,11 @@ def input_shape(layer: Layer) -> tuple[int | None, ...]:
     """
     shape = _batch_shape(layer.config)
     sides = shape[1:] if isinstance(shape, list) else []
-    if not sides or not all(side is None or type(side) is int for side in sides):
-        raise ModelError(f"input {layer.name!r} has no shape")
+    if not sides or not all(
+        side is None or (type(side) is int and 0 < side <= _MAX_SIDE) for side in sides
+    ):
+        shown = clipped(list(sides)) if sides else "none"
+        raise ModelError(f"input {quoted(layer.name)} has the shape {shown}: expected sizes")
     return tuple(sides)
 
 
@@ -477,7 +513,7 @@ def _structure(value: Any, layers: Mapping[str, Layer], old: bool) -> Any:
         return [_structure(item, layers, old) for item in value]
     if isinstance(value, dict):
         return [_structure(item, layers, old) for item in value.values()]
-    raise ModelError(f"the configuration names outputs {str(value)[:40]!r}, expected layers")
+    raise ModelError(f"the configuration names outputs {quoted(str(value)[:40])}, expected layers")
 
 
 def _call(node: Any, layers: Mapping[str, Layer]) -> Call:

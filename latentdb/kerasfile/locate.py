@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from latentdb.base.errors import ModelError, UntrustedModelError
-from latentdb.kerasfile.builder import TRUST_HINT, unsupported
+from latentdb.base.wording import clipped, quoted
+from latentdb.kerasfile.builder import TRUST_HINT
 from latentdb.kerasfile.graph import (
     IDENTITIES,
     Architecture,
@@ -26,6 +27,7 @@ from latentdb.kerasfile.graph import (
     step_to,
     upstream,
 )
+from latentdb.kerasfile.layers import unsupported
 
 _MEANS = frozenset(("mean", "means", "mu", "zmean", "zmu", "loc"))
 _LOG_VARS = frozenset(("logvar", "logvariance", "lnvar", "zlogvar"))
@@ -46,7 +48,7 @@ _RESHAPES = frozenset(("Flatten", "Reshape", "BatchNormalization"))
 _ENCODERS = frozenset(("encoder", "enc", "encode", "inference", "recognition"))
 _DECODERS = frozenset(("decoder", "dec", "decode", "generator", "generative"))
 _MAX_CANDIDATES = 12  # in a message
-_MAX_DECODER_INPUTS = 300  # tensors tried as the decoder's input: each is a walk of the graph
+_MAX_WALKED = 40_000  # steps: each tensor tried as the decoder's input is a walk of the graph
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,9 @@ def find(
     """
     if not model.submodels:
         raise UntrustedModelError(
-            f"{model.file.name} holds only the name of the class {model.kind!r}, its layers are in "
-            "code: in the program that made it, save model.encoder and model.decoder each as "
-            f".keras; or, {TRUST_HINT}"
+            f"{model.file.name} holds only the name of the class {quoted(model.kind)}, its "
+            "layers are in code: in the program that made it, save model.encoder and "
+            f"model.decoder each as .keras; or, {TRUST_HINT}"
         )
     mean = _find_mean(model, trust_model) if z_mean is None else _layer_named(model, z_mean)
     notes: list[str] = []
@@ -181,6 +183,8 @@ def candidates(model: Architecture) -> list[str]:
                 source = origin(need)
                 if unsupported(source.layer) is None and not source.layer.is_input:
                     found[source.label] = None
+        if len(found) >= _MAX_CANDIDATES:
+            break
     if not found:
         for tensor in _layers(model):
             if tensor.layer.kind == "Dense":
@@ -201,9 +205,13 @@ def _layer_named(model: Architecture, name: str) -> Tensor:
     exact = [tensor for tensor in found if tensor.label == name] or found
     if len(exact) == 1:
         return exact[0]
-    labels = [tensor.label for tensor in found] or candidates(model)
+    labels = _listed([tensor.label for tensor in found] or candidates(model))
     what = "more than one layer" if found else "no layer"
-    raise ModelError(f"{model.file.name} has {what} {name!r}: name one of {', '.join(labels)}")
+    raise ModelError(f"{model.file.name} has {what} {quoted(name)}: name one of {labels}")
+
+
+def _listed(labels: Collection[str]) -> str:
+    return ", ".join(clipped(label) for label in list(labels)[:_MAX_CANDIDATES])
 
 
 def _submodel_named(model: Architecture, wanted: Collection[str]) -> Submodel | None:
@@ -221,9 +229,17 @@ def _first_unsupported(steps: Collection[Step]) -> str | None:
     return next((reason for reason in reasons if reason is not None), None)
 
 
+def _supported(tensors: Collection[Tensor]) -> list[Tensor]:
+    """The tensors of which all layers upstream are supported (a sampling layer is not)."""
+    supported: dict[Tensor, bool] = {}
+    for step in upstream(tensors):  # one walk, however many tensors
+        is_built = step.action != "layer" or unsupported(step.tensor.layer) is None
+        supported[step.tensor] = is_built and all(supported[need] for need in step.needs)
+    return [tensor for tensor in tensors if supported[tensor]]
+
+
 def _is_supported(tensor: Tensor) -> bool:
-    """Whether all layers upstream of a tensor are supported (a sampling layer is not)."""
-    return _first_unsupported(upstream([tensor])) is None
+    return bool(_supported([tensor]))
 
 
 def _find_mean(model: Architecture, trust_model: bool) -> Tensor:
@@ -254,7 +270,7 @@ def _find_mean(model: Architecture, trust_model: bool) -> Tensor:
     if not named and first is not None and (trust_model or _is_supported(first)):
         return first
     labels = [tensor.label for tensor in named] or candidates(model)
-    give = f"give --z-mean LAYER, one of {', '.join(labels) or 'its layers'}"
+    give = f"give --z-mean LAYER, one of {_listed(labels) or 'its layers'}"
     if named:
         raise ModelError(f"{model.file.name}: several layers may be z_mean; {give}")
     if first is None:
@@ -288,7 +304,7 @@ def _find_log_var(model: Architecture, mean: Tensor) -> tuple[Tensor | None, lis
     submodel = mean.submodel
     beside = [tensor for tensor in _layers(model) if tensor.submodel is submodel and tensor != mean]
     named = [tensor for tensor in beside if is_log_var(tensor.ref.layer)]
-    named = [tensor for tensor in named if tensor.layer.kind in _HEADS and _is_supported(tensor)]
+    named = _supported([tensor for tensor in named if tensor.layer.kind in _HEADS])
     outputs = [origin(Tensor(submodel, ref)) for ref in submodel.graph.outputs]
     if len(named) > 1:
         named = [tensor for tensor in named if tensor in outputs] or named
@@ -302,12 +318,12 @@ def _find_log_var(model: Architecture, mean: Tensor) -> tuple[Tensor | None, lis
         return None, [_ambiguous_scale(after[0].label)]
     if is_mean(after[0].ref.layer):
         return None, []
-    return after[0], [f"z_log_var is assumed to be {after[0].label!r}, the output after z_mean"]
+    return after[0], [f"z_log_var is assumed to be {after[0].quoted}, the output after z_mean"]
 
 
 def _ambiguous_scale(label: str) -> str:
     return (
-        f"{label!r} may be the standard deviation or its logarithm, and is not used: "
+        f"{quoted(label)} may be the standard deviation or its logarithm, and is not used: "
         "if it is the logarithm of the variance, give --z-log-var"
     )
 
@@ -337,17 +353,17 @@ def _decoder_input(image: Tensor, mean: Tensor, log_var: Tensor | None) -> Tenso
     end = origin(image)
     heads = {mean} | ({log_var} if log_var is not None else set())
     downstream = set(heads)
-    tried = 0
+    walked = 0
     for step in upstream([image]):
         if step.tensor not in heads and not any(need in downstream for need in step.needs):
             continue
         downstream.add(step.tensor)
         if step.action == "same" or step.tensor == end or step.tensor == log_var:
             continue
-        tried += 1
-        if tried > _MAX_DECODER_INPUTS:
-            return None
         rest = upstream([image], [step.tensor])
+        walked += len(rest)
+        if walked > _MAX_WALKED:
+            return None
         inputs = [other.tensor for other in rest if other.action == "input"]
         if inputs == [step.tensor] and _first_unsupported(rest) is None:
             return step.tensor

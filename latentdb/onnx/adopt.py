@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError, MissingExtraError, ModelError
+from latentdb.base.wording import quoted
 from latentdb.onnx.inspect import DOMAINS, inspect, rewrite
 from latentdb.onnx.runtime import CompiledNetwork, is_available
 
@@ -183,7 +184,7 @@ class _Graph:
         weights = {tensor.name for tensor in graph.initializer}
         inputs = [value for value in graph.input if value.name not in weights]
         if len(inputs) != 1:
-            names = ", ".join(repr(value.name)[:80] for value in inputs[:5])
+            names = ", ".join(quoted(value.name) for value in inputs[:5])
             raise ModelError(
                 f"{name} has {len(inputs)} inputs ({names}): expected one; of a conditional model "
                 "export one condition as a constant"
@@ -279,19 +280,19 @@ class _Graph:
 
         for given in (z_mean, z_log_var):
             if given is not None and given not in self.outputs:
-                have = ", ".join(repr(name)[:80] for name in self.outputs[:8])
-                raise InvalidInputError(f"{self.name} has no output {given!r:.90}: it has {have}")
+                have = ", ".join(quoted(name) for name in self.outputs[:8])
+                raise InvalidInputError(f"{self.name} has no output {quoted(given)}: it has {have}")
         mean = z_mean or known(_MEANS)
         variance, sigma = z_log_var or known(_LOG_VARS), None if z_log_var else known(_SIGMAS)
         notes = []
         if mean is None:
             mean = self.outputs[0]
             if len(self.outputs) > 1:
-                notes.append(f"z_mean is the first output, {mean!r:.90}; --z-mean names another")
+                notes.append(f"z_mean is the first output, {quoted(mean)}; --z-mean names another")
             if variance is None and sigma is None and len(self.outputs) in (2, 3):
                 variance = self.outputs[1]
                 notes.append(
-                    f"z_log_var is the second output, {variance!r:.90}; --z-log-var names another"
+                    f"z_log_var is the second output, {quoted(variance)}; --z-log-var names another"
                 )
         second = variance or sigma
         self.keep_outputs([mean] if second is None else [mean, second])
@@ -301,7 +302,7 @@ class _Graph:
             tensor = self._onnx.numpy_helper.from_array(np.array(2, np.float32), half)
             self._graph.initializer.append(tensor)
             self.append("Mul", self.outputs[1], half)
-            notes.append(f"z_log_var is 2 log of the output {sigma!r:.90}")
+            notes.append(f"z_log_var is 2 log of the output {quoted(sigma)}")
         return notes
 
     def flatten_outputs(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from latentdb.base.errors import ModelError
-from latentdb.base.wording import counted
+from latentdb.base.wording import counted, quoted
 
 FINGERPRINT = "fingerprint"  # metadata key: the fingerprint of the compiled encoder or decoder
 DOMAINS = ("", "ai.onnx")  # both name the standard operators
@@ -211,10 +211,12 @@ class _Parser:
 
     def _check_text(self, text_type: str, text: str) -> None:
         if text_type == "domain" and text not in DOMAINS:
-            raise ValueError(f"it needs operators of {text!r:.80}, only standard ones are allowed")
+            raise ValueError(
+                f"it needs operators of {quoted(text)}, only standard ones are allowed"
+            )
         if text_type == "operator":
             if text not in OPERATORS and not self.any_operator:
-                raise ValueError(f"operator {text!r:.80} is not on the list of allowed operators")
+                raise ValueError(f"operator {quoted(text)} is not on the list of allowed operators")
             self.operators.add(text)
 
     def _split(self, data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:

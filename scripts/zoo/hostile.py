@@ -17,7 +17,7 @@ from zoo.case import Case, ModelFiles
 from zoo.honest import GREY, Pair, with_random_weights
 
 
-def _plain(folder: Path, suffix: str = ".keras") -> Path:
+def plain(folder: Path, suffix: str = ".keras") -> Path:
     keras = load_keras()
     layers = keras.layers
     inputs = keras.Input(GREY)
@@ -100,11 +100,11 @@ def _class_upstream(folder: Path) -> ModelFiles:
 
 def _bomb(folder: Path) -> ModelFiles:
     pad = b" " * (250 << 20)
-    return rewritten(_plain(folder), raw=lambda text: text[:-1] + pad + b"}", packed=True)
+    return rewritten(plain(folder), raw=lambda text: text[:-1] + pad + b"}", packed=True)
 
 
 def _weights_bomb(folder: Path) -> ModelFiles:
-    path = _plain(folder)
+    path = plain(folder)
     with zipfile.ZipFile(path) as archive:
         config = archive.read("config.json")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -129,7 +129,7 @@ _KERNEL = "layers/dense/vars/0"
 
 def _external_link(folder: Path) -> ModelFiles:
     return rewritten(
-        _plain(folder),
+        plain(folder),
         weights=_replace(
             _KERNEL, lambda group, last: group.__setitem__(last, h5py.ExternalLink("/x.h5", "/x"))
         ),
@@ -140,7 +140,7 @@ def _external_storage(folder: Path) -> ModelFiles:
     def make(group: h5py.Group, last: str) -> None:
         group.create_dataset(last, (784, 8), "f4", external=[("/etc/passwd", 0, 784 * 8 * 4)])
 
-    return rewritten(_plain(folder), weights=_replace(_KERNEL, make))
+    return rewritten(plain(folder), weights=_replace(_KERNEL, make))
 
 
 def _virtual(folder: Path) -> ModelFiles:
@@ -149,31 +149,31 @@ def _virtual(folder: Path) -> ModelFiles:
         layout[:] = h5py.VirtualSource("/x.h5", "x", (784, 8))
         group.create_virtual_dataset(last, layout)
 
-    return rewritten(_plain(folder), weights=_replace(_KERNEL, make))
+    return rewritten(plain(folder), weights=_replace(_KERNEL, make))
 
 
 def _huge_declared(folder: Path) -> ModelFiles:
     def make(group: h5py.Group, last: str) -> None:
         group.create_dataset(last, (2_000_000_000, 8), "f4")
 
-    return rewritten(_plain(folder), weights=_replace(_KERNEL, make))
+    return rewritten(plain(folder), weights=_replace(_KERNEL, make))
 
 
 def _shapes(folder: Path) -> ModelFiles:
     def make(group: h5py.Group, last: str) -> None:
         group.create_dataset(last, data=np.zeros((784, 9), np.float32))
 
-    return rewritten(_plain(folder), weights=_replace(_KERNEL, make))
+    return rewritten(plain(folder), weights=_replace(_KERNEL, make))
 
 
 def _cut(folder: Path) -> ModelFiles:
-    path = _plain(folder)
+    path = plain(folder)
     path.write_bytes(path.read_bytes()[:-2000])
     return ModelFiles(path)
 
 
 def _cut_h5(folder: Path) -> ModelFiles:
-    path = _plain(folder, ".h5")
+    path = plain(folder, ".h5")
     path.write_bytes(path.read_bytes()[:9000])
     return ModelFiles(path)
 
@@ -195,7 +195,7 @@ def _cycle(folder: Path) -> ModelFiles:
         node = layer_of(config, "flatten")["inbound_nodes"][0]
         node["args"][0]["config"]["keras_history"] = ["hidden", 0, 0]
 
-    return rewritten(_plain(folder), config=change)
+    return rewritten(plain(folder), config=change)
 
 
 def _doubling(folder: Path) -> ModelFiles:
@@ -226,7 +226,7 @@ def _doubling(folder: Path) -> ModelFiles:
             "output_layers": [["f", 1, 0]],
         }
         model = {"class_name": "Functional", "module": "keras", "config": config}
-    return rewritten(_plain(folder), config=lambda _: model)
+    return rewritten(plain(folder), config=lambda _: model)
 
 
 def _widened(folder: Path) -> ModelFiles:
@@ -240,14 +240,14 @@ def _widened(folder: Path) -> ModelFiles:
         flat["inbound_nodes"] = node
         config["config"]["layers"].append(grown)
 
-    return rewritten(_plain(folder), config=change)
+    return rewritten(plain(folder), config=change)
 
 
 def _initializer(folder: Path) -> ModelFiles:
     """A function to import as an initializer: it is ignored."""
     marker = folder / "it-ran"
     keras = load_keras()
-    path = _plain(folder)
+    path = plain(folder)
     model = keras.saving.load_model(path)
     evil = {"module": "os", "class_name": "system", "config": {"command": f"touch {marker}"}}
     rewritten(path, config=_set("hidden", kernel_initializer=evil, kernel_regularizer=evil))
@@ -255,7 +255,7 @@ def _initializer(folder: Path) -> ModelFiles:
 
 
 def _with_settings(name: str, **settings: Any) -> Callable[[Path], ModelFiles]:
-    return lambda folder: rewritten(_plain(folder), config=_set(name, **settings))
+    return lambda folder: rewritten(plain(folder), config=_set(name, **settings))
 
 
 _FUNCTION = {"module": "os", "class_name": "function", "config": "system", "registered_name": None}

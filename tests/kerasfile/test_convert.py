@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import io
+import json
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from latentdb.base.errors import ModelError, UntrustedModelError
 from latentdb.kerasfile.convert import convert, image_shape, load_model
@@ -178,3 +185,65 @@ def test_a_decoder_file_is_data_too(tmp_path: Path) -> None:
     )
     given = pixels((4, 4, 1))
     assert np.array_equal(codec.decode(codec.encode(given)[0]), given)
+
+
+ODD_VALUES: Any = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**12), 10**12),
+    st.sampled_from([1e999, -1e999, float("nan"), "", "x", "\x1b[2J", [], {}, [[]], [None], 0, -1]),
+    st.dictionaries(st.sampled_from(["class_name", "config", "name"]), st.integers(), max_size=2),
+)
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path to every value in a JSON document."""
+    found = [path] if path else []
+    listed = enumerate(value) if isinstance(value, list) else ()
+    for key, item in value.items() if isinstance(value, dict) else listed:
+        found += _places(item, (*path, key))
+    return found
+
+
+@functools.cache
+def _small_file() -> tuple[str, bytes]:
+    keras = load_keras()
+    layers = keras.layers
+    inputs = keras.Input(SHAPE)
+    x = layers.Conv2D(2, 3, dilation_rate=2, activation="relu")(inputs)
+    x = layers.BatchNormalization()(layers.Dropout(0.1)(x))
+    x = layers.Flatten()(layers.Concatenate()([x, layers.ReLU()(x)]))
+    inner = keras.Sequential([keras.Input((64,)), layers.Dense(4)], name="inner")
+    heads = [layers.Dense(2, name="z_mean")(inner(x)), layers.Dense(2, name="z_log_var")(x)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "e.keras"
+        keras.Model(inputs, heads).save(path)
+        with zipfile.ZipFile(path) as archive:
+            return archive.read("config.json").decode(), archive.read("model.weights.h5")
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_a_changed_configuration_is_converted_or_refused(data: st.DataObject) -> None:
+    """No value anywhere in a configuration makes anything but a `ModelError`."""
+    text, weights = _small_file()
+    document = json.loads(text)
+    for _ in range(data.draw(st.integers(1, 3))):
+        *keys, last = data.draw(st.sampled_from(_places(document)))
+        place = document
+        for key in keys:
+            place = place[key]
+        place[last] = data.draw(ODD_VALUES)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("config.json", json.dumps(document))
+        archive.writestr("model.weights.h5", weights)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "e.keras"
+        path.write_bytes(buffer.getvalue())
+        message = ""
+        try:
+            convert(path)
+        except ModelError as error:
+            message = str(error)
+    assert message.isprintable()

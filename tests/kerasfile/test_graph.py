@@ -212,7 +212,7 @@ def deep_argument() -> dict[str, Any]:
         (twice, "two layers of one name"),
         (lambda: model("m", [{"config": {}}], []), "keras does not write: KeyError"),
         (lambda: model("m", ["text"], []), "keras does not write"),
-        (lambda: model("m", [layer("Dense", "a", ("x", math.inf, 0))], []), "OverflowError"),
+        (lambda: model("m", [layer("Dense", "a", ("x", math.inf, 0))], ["a"]), "OverflowError"),
         (lambda: model("m", [entry(), layer("Dense", "a", ("x", 5, 0))], ["a"]), None),
     ],
 )
