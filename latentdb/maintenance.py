@@ -129,7 +129,7 @@ class Maintenance(Reader):
             else:
                 rows = np.unique(snapshot.find(as_ids(ids)))
             if len(rows):
-                writer.delete(rows)
+                writer.delete(rows, bury=True)
         return len(rows)
 
     def relocate(self, old: PathLike, new: PathLike) -> RelocateReport:

@@ -203,6 +203,8 @@ def describe(snapshot: Snapshot) -> Info:
         search="exact scan" if entry is None else entry.kind,
         index=entry,
         covered_rows=0 if entry is None else entry.rows,
+        roots=manifest.roots,
+        buried=0 if manifest.tombstones is None else manifest.tombstones.rows,
     )
 
 

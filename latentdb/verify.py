@@ -44,6 +44,7 @@ from latentdb.store.manifest import QUARANTINE, FileEntry, Manifest, SegmentEntr
 from latentdb.store.quarantine import quarantine
 from latentdb.store.rows import Ints
 from latentdb.store.segment import Segment, rebuild_segment
+from latentdb.store.tombstones import Tombstones
 
 REBUILT = "rebuilt"
 LOST = "lost"
@@ -195,6 +196,8 @@ class _Check:
             complete &= self._try(deletions.file.name, self._deletions)
         if index is not None:
             self._try(index.file.name, lambda: self._index(rows=complete))
+        if self.manifest.tombstones is not None:
+            self._try(self.manifest.tombstones.file.name, self._tombstones)
         if complete:
             self._try("segments", self._unique_ids)
         self._model()
@@ -280,6 +283,15 @@ class _Check:
                 f"{in_segments} of its rows are in segments, the manifest says {entry.in_segments}"
             )
         self.deleted = rows
+
+    def _tombstones(self) -> None:
+        entry = self.manifest.tombstones
+        if entry is None:
+            return
+        path = self.folder / entry.file.name
+        check_file(path, entry.file.bytes, entry.file.checksum)
+        data = map_checked(path, entry.file.bytes, entry.file.checksum)
+        Tombstones.load(bytes(data), entry.rows)
 
     def _index(self, *, rows: bool) -> None:
         """Check the index; `rows`: that it holds every row it should, too."""
@@ -417,6 +429,9 @@ class _Check:
             outcomes[deletions.file.name] = (LOST, back)
         if index is not None:
             outcomes[index.file.name] = (REBUILT, "dropped, and rebuilt where it pays")
+        if self.manifest.tombstones is not None:
+            back = f"moved to {QUARANTINE}; the next index brings deleted images back"
+            outcomes[self.manifest.tombstones.file.name] = (LOST, back)
         for file in () if model is None else model.files:
             outcomes[file.name] = outcomes["model"] = (
                 MANUAL,
@@ -442,6 +457,9 @@ class _Check:
         )
         lost = len(segments) < len(manifest.segments)
         deletions, index, model = manifest.deletions, manifest.index, manifest.model
+        tombstones = manifest.tombstones
+        if tombstones is not None and tombstones.file.name in damaged:
+            tombstones = None
         undeleted = deletions is not None and deletions.file.name in damaged
         if undeleted:
             deletions = None
@@ -457,7 +475,14 @@ class _Check:
                 if file.name not in damaged or compiled_name(file.name) is None
             )
             model = replace(model, files=files)
-        return replace(manifest, segments=segments, deletions=deletions, index=index, model=model)
+        return replace(
+            manifest,
+            segments=segments,
+            deletions=deletions,
+            index=index,
+            model=model,
+            tombstones=tombstones,
+        )
 
     def _rebuilt(self, entry: SegmentEntry) -> SegmentBytes | None:
         """The segment with a new id look-up, if only that is damaged; else None."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from latentdb.ann.metrics import KL
 from latentdb.store.columns import Value
+from latentdb.store.roots import Root
 from latentdb.store.rows import Floats, Ints
 
 if TYPE_CHECKING:
@@ -165,6 +166,10 @@ class Info:
         Whether the model has a compiled form, for which tensorflow is not needed.
     covered_rows
         Rows in the search index; the others are scanned.
+    roots
+        Folders that images were indexed from, and what ids of each begin with.
+    buried
+        Images that were deleted, which indexing does not bring back.
     why
         After `LatentDB.optimize`: why there is no index, or not the one preferred.
     """
@@ -184,6 +189,8 @@ class Info:
     search: str
     index: IndexEntry | None
     covered_rows: int
+    roots: tuple[Root, ...] = ()
+    buried: int = 0
     why: str = ""
 
 

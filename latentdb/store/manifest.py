@@ -28,11 +28,13 @@ from latentdb.base.errors import (
 )
 from latentdb.base.files import read_limited, replace_atomically
 from latentdb.store.columns import COLUMN_TYPES, check_key
+from latentdb.store.roots import MAX_ROOTS, Root
 
 # Version 1 had segments without a layout.  Before version 3, which only manifests with a cosine
-# metric or a centre have, "cosine" was centred and the index had the centre.
-FORMAT_VERSION = 3
-_READABLE = (1, 2, 3)
+# metric or a centre have, "cosine" was centred and the index had the centre.  Before version 4,
+# which only manifests with tombstones have, garbage collection would delete their file.
+FORMAT_VERSION = 4
+_READABLE = (1, 2, 3, 4)
 MANIFEST = "MANIFEST.json"
 TEMPORARY_MANIFEST = f".{MANIFEST}."  # prefix of a manifest that is not in force yet
 FOLDERS = ("segments", "index", "model")
@@ -45,9 +47,14 @@ _MAX_BESIDE = 1_000  # entries of a folder that are searched for a store of a si
 _TICK_NS = 50_000_000  # clocks of file systems tick every 1 to 10 ms
 _SEGMENT = re.compile(r"segments/[A-Za-z0-9_-]+\.h5\Z")
 _DELETIONS = re.compile(r"segments/[A-Za-z0-9_-]+\.deleted\Z")
+_TOMBSTONES = re.compile(r"segments/[A-Za-z0-9_-]+\.tombstones\Z")
 _INDEX = re.compile(r"index/[A-Za-z0-9_-]+\.faiss\Z")
 _MODEL = re.compile(r"model/([A-Za-z0-9_-]+\.){1,2}(keras|json|onnx)\Z")
 _CHECKSUM = re.compile(r"[0-9a-f]{32}\Z")
+_LEFT_OUT_IF_EMPTY = (
+    "roots",
+    "tombstones",
+)  # so that the bytes of older manifests stay as they are
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,14 @@ class DeletionsEntry:
     file: FileEntry
     rows: int
     in_segments: int
+
+
+@dataclass(frozen=True)
+class TombstonesEntry:
+    """The file of the images that were deleted, and their number."""
+
+    file: FileEntry
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -200,6 +215,10 @@ class Manifest:
         Next row number; numbers are never reused.
     columns
         Type of every metadata key.
+    roots
+        Folders that images were indexed from; those with the oldest rows first.
+    tombstones
+        Images that were deleted, and do not come back with the next indexing.
     """
 
     uuid: str
@@ -212,6 +231,8 @@ class Manifest:
     model: ModelEntry | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
+    roots: tuple[Root, ...] = ()
+    tombstones: TombstonesEntry | None = None
 
     @property
     def rows(self) -> int:
@@ -226,7 +247,8 @@ class Manifest:
     def files(self) -> list[FileEntry]:
         """All files of this version."""
         files = [segment.file for segment in self.segments]
-        files += [part.file for part in (self.deletions, self.index) if part is not None]
+        parts = (self.deletions, self.index, self.tombstones)
+        files += [part.file for part in parts if part is not None]
         files += [] if self.model is None else self.model.files
         return files
 
@@ -254,6 +276,8 @@ def dump(manifest: Manifest) -> bytes:
 def _least_version(manifest: Manifest) -> int:
     """The lowest format version whose readers take a manifest for what it is."""
     settings, index = manifest.settings, manifest.index
+    if manifest.tombstones is not None:
+        return 4
     metrics = {settings.metric, settings.metric if index is None else index.metric}
     return 3 if settings.centre or metrics & {COSINE, CENTERED_COSINE} else 2
 
@@ -270,7 +294,12 @@ def _rename_cosine(body: Any) -> None:
 
 def _canonical(body: Any) -> str:
     """Canonical JSON, over which the checksum is computed."""
-    return json.dumps(body, default=vars, sort_keys=True, separators=(",", ":"))
+    return json.dumps(body, default=_fields, sort_keys=True, separators=(",", ":"))
+
+
+def _fields(part: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = vars(part)
+    return {key: value for key, value in fields.items() if value or key not in _LEFT_OUT_IF_EMPTY}
 
 
 def _checksum(text: str, version: int) -> str:
@@ -335,7 +364,10 @@ def _manifest(body: Any) -> Manifest:
         model=None if body["model"] is None else _model(body["model"]),
         columns=columns,
         settings=_settings(body["settings"]),
+        roots=tuple(_root(item) for item in body.get("roots", ())),
+        tombstones=None if body.get("tombstones") is None else _tombstones(body["tombstones"]),
     )
+    _require(len(manifest.roots) <= MAX_ROOTS, f"it has more than {MAX_ROOTS:,} roots")
     last = -1
     for segment in manifest.segments:
         _require(segment.first_row > last, "row numbers of segments overlap")
@@ -407,6 +439,17 @@ def _deletions(item: Any) -> DeletionsEntry:
     rows = _integer(item["rows"], 1)
     in_segments = _integer(item["in_segments"], 0, rows)
     return DeletionsEntry(_file(item["file"], _DELETIONS), rows, in_segments)
+
+
+def _tombstones(item: Any) -> TombstonesEntry:
+    return TombstonesEntry(_file(item["file"], _TOMBSTONES), _integer(item["rows"], 1))
+
+
+def _root(item: Any) -> Root:
+    path, prefix = _text(item["path"]), _text(item["prefix"])
+    _require(path.startswith("/"), f"root {path!r} is not absolute")
+    _require(not prefix or prefix.endswith("/"), f"prefix {prefix!r} does not end with /")
+    return Root(path, prefix)
 
 
 def _index(item: Any) -> IndexEntry:

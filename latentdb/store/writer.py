@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latentdb.base.errors import (
     CorruptStoreError,
@@ -27,10 +28,13 @@ from latentdb.store.manifest import (
     Manifest,
     SegmentEntry,
     Settings,
+    TombstonesEntry,
     unique_name,
 )
+from latentdb.store.roots import MAX_ROOTS, Root
 from latentdb.store.rows import Ints, Rows
 from latentdb.store.segment import MAX_COLUMNS, dump
+from latentdb.store.tombstones import Tombstones
 
 if TYPE_CHECKING:
     from latentdb.store.snapshot import Snapshot
@@ -114,11 +118,48 @@ class Writer:
             )
         return np.arange(first, next_row, dtype=np.int64)
 
-    def delete(self, rows: Ints) -> None:
-        """Delete rows by number, in one commit; compaction frees their space on disk."""
+    def delete(self, rows: Ints, *, bury: bool = False) -> None:
+        """Delete rows by number, in one commit; compaction frees their space on disk.
+
+        Parameters
+        ----------
+        bury
+            Record their images as deleted: see `latentdb.store.tombstones`.
+        """
+        old = self.snapshot.manifest
         with self._written() as written:
+            tombstones = old.tombstones
+            if bury:
+                buried = Tombstones.of(self.snapshot)
+                more = buried.with_more(Tombstones.of_rows(self.snapshot, rows))
+                tombstones = self._tombstones(more, written)
             deletions = self._deletions(rows, written)
-            self._commit(replace(self.snapshot.manifest, deletions=deletions))
+            self._commit(replace(old, deletions=deletions, tombstones=tombstones))
+
+    def unbury(self, names: NDArray[np.uint64]) -> None:
+        """Forget that the images of some ids, given by their hashes, were deleted."""
+        tombstones = Tombstones.of(self.snapshot)
+        fewer = tombstones.without(names)
+        if len(fewer) < len(tombstones):
+            with self._written() as written:
+                entry = self._tombstones(fewer, written)
+                self._commit(replace(self.snapshot.manifest, tombstones=entry))
+
+    def set_roots(self, roots: Sequence[Root]) -> None:
+        """Replace the folders that images come from.
+
+        Raises
+        ------
+        InvalidInputError
+            If they are too many.
+        """
+        if len(roots) > MAX_ROOTS:
+            raise InvalidInputError(
+                f"a store has at most {MAX_ROOTS:,} folders of images, these would be "
+                f"{len(roots):,}: index a folder that holds several"
+            )
+        with self._written():
+            self._commit(replace(self.snapshot.manifest, roots=tuple(roots)))
 
     def replace_segments(self, old: Sequence[SegmentEntry], rows: Rows, numbers: Ints) -> None:
         """Replace neighbouring segments by one with their live rows, in one commit.
@@ -300,6 +341,14 @@ class Writer:
         if np.array_equal(union, snapshot.deleted):
             return entry
         return self._deletions_file(union, snapshot.manifest.deleted_rows, written)
+
+    def _tombstones(
+        self, tombstones: Tombstones, written: list[FileEntry]
+    ) -> TombstonesEntry | None:
+        if not len(tombstones):
+            return None
+        file = self._write("segments", ".tombstones", tombstones.dump(), written)
+        return TombstonesEntry(file, len(tombstones))
 
     def _without_compacted(self, written: list[FileEntry]) -> DeletionsEntry | None:
         """The deletions of the current version without rows that only the old index held."""

@@ -28,9 +28,11 @@ from latentdb.store.manifest import (
     ModelEntry,
     SegmentEntry,
     Settings,
+    TombstonesEntry,
     dump,
     load,
 )
+from latentdb.store.roots import Root
 
 HEX = "0123456789abcdef"
 SEGMENT, DELETED = "segments/a.h5", "segments/c.deleted"
@@ -67,6 +69,7 @@ FULL = Manifest(
     model=ModelEntry("enc", None, (entry("model/encoder.keras"), entry("model/model.json"))),
     columns={"label": "str", "größe": "float"},
     settings=Settings(0.95, 40_000),
+    roots=(Root("/photos"), Root("/größe/more", "more/")),
 )
 
 
@@ -124,6 +127,12 @@ indexes = st.builds(
     queries=st.integers(1, 1000),
     build_seconds=st.floats(allow_nan=False, allow_infinity=False),
 )
+roots = st.builds(
+    Root,
+    st.text().map(lambda text: "/" + text),
+    st.just("") | st.text().map(lambda text: text + "/"),
+)
+tombstones = st.builds(TombstonesEntry, files("segments", "tombstones"), st.integers(1, 2**40))
 MODEL_FILES = files("model", "keras")
 models = st.builds(
     ModelEntry,
@@ -162,6 +171,8 @@ def manifest_versions(draw: st.DrawFn) -> Manifest:
             )
         ),
         settings=draw(st.builds(Settings, share, whole)),
+        roots=tuple(draw(st.lists(roots, max_size=3))),
+        tombstones=draw(st.none() | tombstones),
     )
 
 
@@ -181,6 +192,8 @@ def test_counts_and_names_are_those_of_the_entries() -> None:
         "model/encoder.keras",
         "model/model.json",
     }
+    buried = replace(FULL, tombstones=TombstonesEntry(entry("segments/e.tombstones"), 3))
+    assert buried.file_names() - FULL.file_names() == {"segments/e.tombstones"}
     assert Manifest("u", 1, 4).file_names() == set()
 
 
@@ -234,8 +247,8 @@ def test_what_is_no_manifest_is_told(data: bytes) -> None:
 
 
 def test_a_newer_format_is_told_before_its_content_is_judged() -> None:
-    with pytest.raises(StoreError, match=r"M has format version 4, .* reads up to 3: upgrade"):
-        load(sealed({"anything": "else"}, version=4), "M")
+    with pytest.raises(StoreError, match=r"M has format version 5, .* reads up to 4: upgrade"):
+        load(sealed({"anything": "else"}, version=5), "M")
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", None, 1.5])
@@ -279,6 +292,17 @@ def test_earlier_versions_refuse_only_a_manifest_that_they_would_misread(
     assert load(data, "M") == manifest
     old = metric in ("l2", "wasserstein") and not centre
     assert json.loads(data)["format_version"] == (2 if old else 3)
+
+
+def test_a_store_without_roots_and_tombstones_has_the_bytes_of_before() -> None:
+    assert not {"roots", "tombstones"} & set(body_of(replace(FULL, roots=())))
+    assert "roots" in body_of(FULL)
+
+
+def test_earlier_versions_would_delete_tombstones_as_garbage() -> None:
+    buried = replace(FULL, tombstones=TombstonesEntry(entry("segments/e.tombstones"), 3))
+    assert json.loads(dump(buried))["format_version"] == 4
+    assert load(dump(buried), "M") == buried
 
 
 @pytest.mark.parametrize("sides", [1, 63, 65])
@@ -328,8 +352,9 @@ TRICKS = [
         lambda file: replace(FULL, deletions=DeletionsEntry(file, 3, 3)),
         lambda file: replace(FULL, index=replace(INDEX, file=file)),
         lambda file: replace(FULL, model=ModelEntry("e", None, (file,))),
+        lambda file: replace(FULL, tombstones=TombstonesEntry(file, 3)),
     ],
-    ids=["segment", "deletions", "index", "model"],
+    ids=["segment", "deletions", "index", "model", "tombstones"],
 )
 def test_a_file_name_stays_in_the_folders_of_the_store(
     name: str, place: Callable[[FileEntry], Manifest]
@@ -359,6 +384,9 @@ def test_a_file_name_stays_in_the_folders_of_the_store(
             "more rows than row numbers",
         ),
         ({"columns": {"label": "object"}}, "unknown type"),
+        ({"roots": (Root("photos"),)}, "root 'photos' is not absolute"),
+        ({"roots": (Root("/photos", "a"),)}, "prefix 'a' does not end with /"),
+        ({"roots": (Root("/photos"),) * 1_001}, "more than 1,000 roots"),
         ({"settings": Settings(recall=1.5)}, "1.5 is not between 0 and 1"),
         (
             {"segments": (SegmentEntry(FileEntry("segments/a.h5", 0, HEX * 2), 1, 0, 0),)},
@@ -408,8 +436,8 @@ def test_any_value_at_any_place_is_accepted_or_told() -> None:
 
 
 OPTIONAL = (
-    *("layout", "metric", "centre", "trained_rows", "milliseconds", "memory", "prefer"),
-)  # what format version 1 did not have
+    *("layout", "metric", "centre", "trained_rows", "milliseconds", "memory", "prefer", "roots"),
+)  # what an earlier revision did not have
 
 
 def test_any_lost_key_is_told() -> None:
