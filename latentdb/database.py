@@ -14,6 +14,7 @@ from latentdb.base.files import as_path
 from latentdb.base.progress import Report
 from latentdb.base.validate import as_latents, check_ids
 from latentdb.exchange.importing import ImportReport, import_rows, opened
+from latentdb.exchange.tables import TableLike, read_table
 from latentdb.images.discover import check_sources
 from latentdb.images.values import ImageLike
 from latentdb.ingest.allowance import DEFAULT_ALLOWANCE
@@ -25,7 +26,7 @@ from latentdb.model.codec import Codec
 from latentdb.model.config import ModelOptions
 from latentdb.onnx.runtime import FLOAT32
 from latentdb.saving import Saving
-from latentdb.store.columns import Value, make_columns, read_table
+from latentdb.store.columns import Value, make_columns
 from latentdb.store.creation import check_absent, undo_creation
 from latentdb.store.manifest import Settings
 from latentdb.store.rows import Rows
@@ -191,7 +192,8 @@ class LatentDB(Saving):
         sources: PathLike | Sequence[PathLike],
         *,
         model: ModelLike | None = None,
-        metadata: PathLike | None = None,
+        metadata: TableLike | None = None,
+        metadata_column: str | None = None,
         labels_from_folders: bool = False,
         rehash: bool = False,
         strict: bool = False,
@@ -208,9 +210,13 @@ class LatentDB(Saving):
         model
             Raise `ModelMismatchError` if the store was made with another model than this.
         metadata
-            A .csv or .jsonl file with a column that names the image.
+            A table with a column that names the image: a .csv, .tsv, .json, .jsonl or
+            .parquet file, a dict of columns or by image, a list of dicts, a DataFrame.
+        metadata_column
+            Name of that column, if it is not a usual one.
         labels_from_folders
-            Give each image the name of its topmost folder as ``label``.
+            Give each image its topmost folder as ``label``; where these are only train,
+            val, test and the like, the folder it lies in.
         rehash
             Compare the content of every file, also where size and time are as stored.
         strict
@@ -233,7 +239,7 @@ class LatentDB(Saving):
         paths = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
         self._check_model(model)
         check_sources(paths)  # report a missing source before the model is loaded
-        table = None if metadata is None else read_table(metadata)
+        table = None if metadata is None else read_table(metadata, metadata_column)
         codec = self.codec
         codec.check_precision()
         with self._writing(report) as writer:

@@ -17,6 +17,7 @@ from latentdb.cli.options import (
 
 if TYPE_CHECKING:
     from latentdb.ingest.ingest import IndexReport
+    from latentdb.ingest.table import Unmatched
 
 
 @click.command()
@@ -27,10 +28,17 @@ if TYPE_CHECKING:
     "--metadata",
     type=click.Path(),
     metavar="FILE",
-    help="A .csv or .jsonl file with a column that names the image.",
+    help="A table with a column that names the image: .csv, .tsv, .json, .jsonl or .parquet.",
 )
 @click.option(
-    "--labels-from-folders", is_flag=True, help="Give images their topmost folder as label."
+    "--metadata-column",
+    metavar="NAME",
+    help="The column of FILE that names the image.  [default: id, path, filename and the like]",
+)
+@click.option(
+    "--labels-from-folders",
+    is_flag=True,
+    help="Give images their topmost folder as label; below train, val, test, their nearest.",
 )
 @click.option(
     "--rehash", is_flag=True, help="Read every file again, even if its size and time are as stored."
@@ -55,6 +63,7 @@ def index(
     db: str,
     images: tuple[str, ...],
     metadata: str | None,
+    metadata_column: str | None,
     labels_from_folders: bool,
     rehash: bool,
     recall: float | None,
@@ -77,6 +86,8 @@ def index(
     from latentdb.images.discover import require_images
     from latentdb.ingest.allowance import parse_allowance
 
+    if metadata_column is not None and metadata is None:
+        raise click.UsageError("--metadata-column: only with --metadata")
     require_images(images)
     parse_allowance(allow_bad)
     arguments = model_arguments(model_values)
@@ -112,6 +123,7 @@ def index(
                     images,
                     model=codec,
                     metadata=metadata,
+                    metadata_column=metadata_column,
                     labels_from_folders=labels_from_folders,
                     rehash=rehash,
                     strict=strict,
@@ -135,7 +147,7 @@ def index(
 
 def _print_report(done: IndexReport, metadata: str | None, allow_bad: str) -> None:
     """What a run did; a failure comes first."""
-    from latentdb.base.wording import counted
+    from latentdb.base.wording import counted, printable
     from latentdb.cli.console import print_bad_files
     from latentdb.images.formats import passed_over_text
 
@@ -158,9 +170,9 @@ def _print_report(done: IndexReport, metadata: str | None, allow_bad: str) -> No
         )
     if done.passed_over:
         click.echo(f"not images by their ending: {passed_over_text(done.passed_over)}")
-    if done.unmatched:
-        rows = counted(done.unmatched, "row")
-        click.echo(f"{rows} of {metadata} without an image in this run", err=True)
+    for note in done.notes:
+        click.echo(f"note: {printable(note)}", err=True)
+    _print_unmatched(done.unmatched, metadata or "")
     if done.vanished:
         some = ", ".join(done.vanished[:3]) + (", ..." if len(done.vanished) > 3 else "")
         images = counted(len(done.vanished), "transparent image")
@@ -171,3 +183,24 @@ def _print_report(done: IndexReport, metadata: str | None, allow_bad: str) -> No
         )
     if not done.failed:
         print_bad_files(done.bad)
+
+
+def _print_unmatched(unmatched: Unmatched, metadata: str) -> None:
+    """Rows of the metadata without an image, and images without a row, with examples."""
+    from latentdb.base.wording import counted, printable
+
+    for count, text, examples in (
+        (
+            unmatched.rows,
+            f"{counted(unmatched.rows, 'row')} of {metadata} without an image in this run",
+            unmatched.row_examples,
+        ),
+        (
+            unmatched.images,
+            f"{counted(unmatched.images, 'image')} without a row in {metadata}",
+            unmatched.image_examples,
+        ),
+    ):
+        if count:
+            some = ", ".join(map(repr, examples)) + (", ..." if count > len(examples) else "")
+            click.echo(f"{text}: {printable(some)}", err=True)

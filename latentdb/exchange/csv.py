@@ -17,7 +17,8 @@ from latentdb.base.errors import InvalidInputError
 from latentdb.exchange import row_reader
 from latentdb.exchange.row_reader import RowReader, number_column, read_lines, text_column
 from latentdb.exchange.row_writer import has_log_var, read_blocks
-from latentdb.store.columns import CellType, Column, Value
+from latentdb.store.cells import CellType
+from latentdb.store.columns import Column, Value
 from latentdb.store.rows import Ints, Rows
 from latentdb.store.snapshot import Snapshot
 

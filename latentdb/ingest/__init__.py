@@ -4,6 +4,8 @@ ingest       index_images: encode new and changed images, with a commit every fe
              seconds; add_rows: append ready-made rows
 images       add_images: encode images that are in memory
 planner      which files are new or changed, against the rows of a snapshot
+table        metadata of images, and which row is that of which image
+labels       labels of images by their folders
 allowance    how many files of a run may be unreadable
 read_ahead   threads that decode batches ahead of the encoder
 """

@@ -19,12 +19,14 @@ import numpy as np
 
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.progress import Progress, Report
-from latentdb.images.discover import BadFile, count_candidates, require_images
+from latentdb.images.discover import BadFile, check_sources, count_candidates, require_images
 from latentdb.ingest.allowance import DEFAULT_ALLOWANCE, parse_allowance
+from latentdb.ingest.labels import FolderLabels
 from latentdb.ingest.planner import Batch, ImagePlanner, PlannedRow
 from latentdb.ingest.read_ahead import read_batches
+from latentdb.ingest.table import RowMatcher, Table, Unmatched
 from latentdb.model.codec import Codec
-from latentdb.store.columns import LABEL, Table, make_columns
+from latentdb.store.columns import LABEL, make_columns
 from latentdb.store.compaction import compact_if_due
 from latentdb.store.restamp import Stamp, restamp
 from latentdb.store.rows import FileStats, Floats, Ints, Rows
@@ -60,7 +62,9 @@ class IndexReport:
     vanished
         Ids of images that are one colour over the background of the model.
     unmatched
-        Number of rows of the metadata file that match no image of this run.
+        Rows of the metadata without an image in this run, and images without a row.
+    notes
+        What else there is to know of labels and metadata, a sentence each.
     rows
         Rows in the store now.
     seconds
@@ -75,7 +79,8 @@ class IndexReport:
     failed: bool
     passed_over: Mapping[str, int]
     vanished: tuple[str, ...]
-    unmatched: int
+    unmatched: Unmatched
+    notes: tuple[str, ...]
     rows: int
     seconds: float
 
@@ -189,9 +194,10 @@ def index_images(
     sources
         Folders and image files.
     table
-        Metadata by id or path.
+        Metadata by the names of images.
     labels_from_folders
-        Give each image the name of its topmost folder as ``label``.
+        Give each image the name of its topmost folder as ``label``, or of the folder it
+        lies in if the topmost are only train, val, test and the like.
     rehash
         Compare the content of every file, even where path, size and time are those
         of its row.
@@ -215,17 +221,19 @@ def index_images(
     require_images(sources)
     check_log_var(writer.snapshot, codec.config.has_z_log_var)
     types = _column_types(writer.snapshot.manifest.columns, table, labels_from_folders)
+    matcher = None if table is None else RowMatcher(table)
+    labels = FolderLabels(check_sources(sources)) if labels_from_folders else None
     planner = ImagePlanner(
         writer.snapshot,
         codec.config.preprocessing,
-        table=table,
-        labels_from_folders=labels_from_folders,
+        matcher=matcher,
+        labels=labels,
         rehash=rehash,
         sources=sources,
     )
     pending = _PendingRows(writer, types)
     counter = _FileCounter(sources) if report is not None else None
-    added = updated = unchanged = matched = 0
+    added = updated = unchanged = 0
     bad: list[BadFile] = []
     vanished: list[str] = []
     stamps: dict[int, Stamp] = {}
@@ -238,7 +246,6 @@ def index_images(
                 bad += batch.bad
                 vanished += batch.vanished
                 unchanged += batch.unchanged
-                matched += batch.matched
                 _encode(batch, pending, planner.snapshot, codec)
                 replacing = sum(row.replaces >= 0 for row in batch.images)
                 added += len(batch.images) - replacing
@@ -268,7 +275,8 @@ def index_images(
         failed=not allowance.permits(len(bad), added + updated + unchanged + len(bad)),
         passed_over=dict(planner.passed_over.most_common()),
         vanished=tuple(vanished),
-        unmatched=0 if table is None else max(0, len(table.rows) - matched),
+        unmatched=Unmatched() if matcher is None else matcher.unmatched(),
+        notes=(*(table.notes if table else ()), *((labels.note(),) if labels else ())),
         rows=len(writer.snapshot),
         seconds=time.monotonic() - start,
     )

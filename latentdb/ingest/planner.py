@@ -22,7 +22,9 @@ from latentdb.images.discover import (
     is_image_file,
     stat_image,
 )
-from latentdb.store.columns import LABEL, Table, Value
+from latentdb.ingest.labels import FolderLabels
+from latentdb.ingest.table import RowMatcher
+from latentdb.store.columns import LABEL, Value
 from latentdb.store.restamp import Stamp
 from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
@@ -66,8 +68,6 @@ class Batch:
         Files that cannot be read.
     unchanged
         Number of files that the store has as they are.
-    matched
-        Number of files for which the metadata file has a row.
     vanished
         Ids of images that are one colour over the background of the model.
     """
@@ -78,7 +78,6 @@ class Batch:
     restamped: dict[int, Stamp] = field(default_factory=dict)
     bad: list[BadFile] = field(default_factory=list)
     unchanged: int = 0
-    matched: int = 0
     vanished: list[str] = field(default_factory=list)
 
     @staticmethod
@@ -93,7 +92,6 @@ class Batch:
             restamped={row: stamp for batch in batches for row, stamp in batch.restamped.items()},
             bad=[file for batch in batches for file in batch.bad],
             unchanged=sum(batch.unchanged for batch in batches),
-            matched=sum(batch.matched for batch in batches),
             vanished=[name for batch in batches for name in batch.vanished],
         )
 
@@ -119,10 +117,10 @@ class ImagePlanner:
         The snapshot.
     preprocessing
         How images are decoded.
-    table
-        Metadata by id or path.
-    labels_from_folders
-        Whether an image gets the name of its topmost folder as ``label``.
+    matcher
+        Finds the metadata of an image.
+    labels
+        Gives an image its ``label``.
     rehash
         Whether the content of every file is compared, even where path, size and time
         are those of its row.
@@ -135,16 +133,16 @@ class ImagePlanner:
         snapshot: Snapshot,
         preprocessing: Preprocessing,
         *,
-        table: Table | None,
-        labels_from_folders: bool,
+        matcher: RowMatcher | None,
+        labels: FolderLabels | None,
         rehash: bool,
         sources: Sequence[str | os.PathLike[str]],
     ) -> None:
         self.snapshot = snapshot
         self.preprocessing = preprocessing
         self.passed_over: Counter[str] = Counter()  # files that are no images, by ending
-        self._table = table
-        self._labels = labels_from_folders
+        self._matcher = matcher
+        self._labels = labels
         self._rehash = rehash
         self._earlier_sources = _EarlierSources(check_sources(sources))
 
@@ -212,7 +210,7 @@ class ImagePlanner:
             return
         if earlier is not None:
             raise _same_id(candidate, earlier)
-        values = self._metadata(candidate, batch)
+        values = self._metadata(candidate)
         if stored is not None:
             values = {**stored.metadata, **values}
             file = stat_image(candidate.id, candidate.path)
@@ -255,15 +253,14 @@ class ImagePlanner:
         else:
             batch.relabelled.append(PlannedRow(file, stored.digest, stored.row, values))
 
-    def _metadata(self, candidate: Candidate, batch: Batch) -> dict[str, Value]:
+    def _metadata(self, candidate: Candidate) -> dict[str, Value]:
         values: dict[str, Value] = {}
-        if self._labels and "/" in candidate.id:
-            values[LABEL] = candidate.id.split("/", 1)[0]
-        if self._table is not None:
-            row = self._table.row(candidate.id, candidate.path)
-            if row is not None:
-                batch.matched += 1
-                values.update({key: value for key, value in row.items() if value is not None})
+        label = None if self._labels is None else self._labels.label(candidate.id)
+        if label is not None:
+            values[LABEL] = label
+        if self._matcher is not None:
+            row = self._matcher.find(candidate.id, candidate.path) or {}
+            values.update({key: value for key, value in row.items() if value is not None})
         return values
 
 

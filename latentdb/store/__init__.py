@@ -2,7 +2,8 @@
 
 manifest    the JSON file that names every file of a version, with its checksum
 lock        the lock of the one writer
-columns     typed metadata, and metadata files
+columns     typed metadata
+cells       values of text cells, by the narrowest type that a column fits
 texts       ids, paths and categories as one UTF-8 blob and offsets
 rows        rows in memory, on their way into a segment
 blocks      arrays of a segment file, each block of 64 KiB verified before it is used

@@ -1,4 +1,4 @@
-"""Typed metadata: columns of str, int, float and bool, and files with metadata.
+"""Typed metadata: columns of str, int, float and bool.
 
 A value may be missing in any column.  Text is stored as codes into a table of
 categories, because labels repeat.
@@ -6,22 +6,17 @@ categories, because labels repeat.
 
 from __future__ import annotations
 
-import csv
-import json
 import keyword
 import math
-import os
-import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.base.errors import InvalidInputError, NotFoundError
+from latentdb.base.errors import InvalidInputError
 from latentdb.store.texts import Texts
 
 COLUMN_TYPES = ("str", "int", "float", "bool")
@@ -33,13 +28,6 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "float": np.dtype("<f8"),
     "bool": np.dtype("u1"),
 }
-ID_COLUMNS = (
-    "id", "path", "file", "filename", "file_name", "image",
-    "filepath", "file_path", "image_path", "img", "key",
-)  # fmt: skip
-MISSING = frozenset(("", "NA", "NaN", "nan", "null", "None"))
-WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)\Z")
-NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
 
 Value = str | int | float | bool | None
 
@@ -256,186 +244,3 @@ def join(type_: str, columns: Sequence[Column]) -> Column:
         # Entries of missing values may lie outside the categories.
         codes.append(np.array(mapped, "<i4")[np.clip(column.values, 0, len(mapped) - 1)])
     return Column(type_, np.concatenate(codes), missing, tuple(table))
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """Metadata read from a file, by the id or path of an image.
-
-    Attributes
-    ----------
-    source
-        The file.
-    rows
-        Row number by id or path.
-    columns
-        Typed columns over those rows.
-    """
-
-    source: str
-    rows: Mapping[str, int]
-    columns: Mapping[str, Column]
-
-    @property
-    def types(self) -> dict[str, str]:
-        """Type of every column."""
-        return {key: column.type for key, column in self.columns.items()}
-
-    def row(self, name: str, path: str) -> dict[str, Value] | None:
-        """The values of an image, found by its id or else its path; None where there are none."""
-        number = self.rows.get(name, self.rows.get(path))
-        if number is None:
-            return None
-        return {key: column.item(number) for key, column in self.columns.items()}
-
-
-def read_table(path: str | os.PathLike[str]) -> Table:
-    """Read a metadata file: CSV with a header, or JSON lines.
-
-    One column names the image (the first of `ID_COLUMNS` that is there, in any
-    case); the others are metadata.  In CSV a cell of `MISSING` is missing, and
-    a column is of the narrowest type all its cells fit (``007`` is text).
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        If the file is not there or not such a file.
-    """
-    file = Path(path)
-    if not os.path.isfile(file):
-        raise NotFoundError(f"{file} does not exist: expected a metadata file (.csv or .jsonl)")
-    suffix = file.suffix.lower()
-    try:
-        if suffix == ".csv":
-            raw = _read_csv(file)
-        elif suffix in (".jsonl", ".ndjson"):
-            raw = _read_json_lines(file)
-        else:
-            raise InvalidInputError(f"{file}: cannot read {suffix!r}, expected .csv or .jsonl")
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{file} is not UTF-8 text: {error.reason}") from error
-    except OSError as error:
-        if isinstance(error, InvalidInputError):
-            raise
-        raise InvalidInputError(f"{file} cannot be read: {error.strerror}") from error
-    name = _image_column(raw)
-    if name is None:
-        raise InvalidInputError(
-            f"{file} has columns {', '.join(raw) or '(none)'}: "
-            f"one must name the image ({', '.join(ID_COLUMNS)})"
-        )
-    keys = []
-    for number, key in enumerate(raw.pop(name), start=1):
-        if key == "" or type(key) not in (str, int, float):
-            raise InvalidInputError(f"{file}, record {number}, has no {name}: name its image")
-        keys.append(str(key))
-    rows: dict[str, int] = {}
-    for number, key in enumerate(keys):
-        if key in rows:
-            raise InvalidInputError(f"{file} names {key!r} twice: keep one row of it")
-        rows[key] = number
-    return Table(str(file), rows, make_columns(raw, len(keys)))
-
-
-def _image_column(names: Iterable[str]) -> str | None:
-    # As written first: a file with "filename" may hold an "ID" of something else.
-    given = list(names)
-    folded = {name.casefold(): name for name in reversed(given)}
-    exact = next((column for column in ID_COLUMNS if column in given), None)
-    return exact or next((folded[column] for column in ID_COLUMNS if column in folded), None)
-
-
-def _read_csv(file: Path) -> dict[str, list[Any]]:
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.reader(stream, strict=True)  # or an open quote takes the rest
-        try:
-            header = next(reader, [])
-            cells: list[list[str]] = [[] for _ in header]
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise InvalidInputError(
-                        f"{file}, line {reader.line_num}, has {len(row)} cells: "
-                        f"its header has {len(header)}"
-                    )
-                for column, cell in zip(cells, row, strict=True):
-                    column.append(cell)
-        except csv.Error as error:
-            raise InvalidInputError(f"{file}, line {reader.line_num}: {error}") from error
-    if len(set(header)) != len(header):
-        raise InvalidInputError(f"{file} has a column name twice: {', '.join(header)}")
-    name = _image_column(header)
-    return {
-        key: cells[place] if key == name else _parse_cells(cells[place])
-        for place, key in enumerate(header)
-    }
-
-
-class CellType:
-    """The narrowest type that all cells of a CSV column fit; an empty cell is missing.
-
-    Parameters
-    ----------
-    infinities
-        Whether ``inf`` and ``-inf`` are numbers, and not text.
-    """
-
-    def __init__(self, *, infinities: bool = False) -> None:
-        self.filled = False
-        self._infinities = ("inf", "-inf") if infinities else ()
-        self._whole = self._fits = self._number = self._truth = True
-
-    def add(self, cell: str) -> None:
-        """Look at one more cell."""
-        if not cell:
-            return
-        self.filled = True
-        if self._whole:
-            self._whole = WHOLE.match(cell) is not None
-            self._fits &= self._whole and len(cell) < 21 and -(2**63) <= int(cell) < 2**63
-        if self._number:
-            self._number = NUMBER.match(cell) is not None or cell in self._infinities
-        if self._truth:
-            self._truth = cell.lower() in ("true", "false")
-
-    @property
-    def name(self) -> str:
-        """``"str"``, ``"int"``, ``"float"`` or ``"bool"``."""
-        if self._whole:
-            # Beyond 64 bits they are names: as numbers they would lose their last digits.
-            return "int" if self._fits else "str"
-        return "float" if self._number else "bool" if self._truth else "str"
-
-
-def _parse_cells(cells: list[str]) -> list[Any]:
-    # Not in CellType: a store's own export writes the text "NA" as such.
-    present = [None if cell in MISSING else cell for cell in cells]
-    guess = CellType()
-    for cell in present:
-        guess.add(cell or "")
-    parsers: dict[str, Any] = {"int": int, "float": float, "bool": lambda c: c.lower() == "true"}
-    parse = parsers.get(guess.name, str)
-    return [None if cell is None else parse(cell) for cell in present]
-
-
-def _read_json_lines(file: Path) -> dict[str, list[Any]]:
-    raw: dict[str, list[Any]] = {}
-    count = 0
-    with file.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InvalidInputError(f"{file}, line {number}, is not JSON: {error}") from error
-            if not isinstance(record, dict):
-                raise InvalidInputError(f"{file}, line {number}, is not a JSON object")
-            for key, value in record.items():
-                raw.setdefault(key, [None] * count).append(value)
-            count += 1
-            for column in raw.values():
-                if len(column) < count:
-                    column.append(None)
-    return raw

@@ -167,7 +167,7 @@ _CSV = ("id", "path", "z_mean_0", "z_mean_1", "z_log_var_0", "z_mean_00", "z_mea
 
 def csv(folder: Path) -> Target:
     """CSV: changed files and made-up text; as rows, and as a table of metadata."""
-    from latentdb.store.columns import read_table
+    from latentdb.exchange.tables import read_table
 
     run = _Import(folder, ".csv")
     texts = [b"id,z_mean_0,z_mean_1\na,1,2\nb,3,4\n", b"id,z_mean_0,year\na,1,2\nb,3,\n"]

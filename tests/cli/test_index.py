@@ -159,3 +159,27 @@ def test_quiet_and_json_print_nothing_on_stderr(store: Path, images: Path, flag:
     result = run("index", store, images, flag)
     assert result.stderr == ""
     assert len(result.stdout.splitlines()) == 1 or flag == "--json"
+
+
+def test_rows_and_images_without_a_partner_are_told_with_examples(
+    store: Path, tmp_path: Path
+) -> None:
+    folder = make_images(tmp_path / "in", 2)
+    table = tmp_path / "m.tsv"
+    table.write_text("\tNummer\tyear\n0\tdisc\\000\t1990\n1\tdisc/9.png\t1991\n")
+    words = ("index", store, folder, "--metadata", table)
+    assert "one must name the image" in run_error(*words)
+    result = run(*words, "--metadata-column", "nummer", "--labels-from-folders")
+    lines = result.stderr.splitlines()
+    assert lines == [
+        "note: a column without a name (the index of a table?) was left out",
+        "note: labels from the topmost folder: 2 (disc, square)",
+        f"1 row of {table} without an image in this run: 'disc/9.png'",
+        f"3 images without a row in {table}: 'disc/001.png', 'square/000.png', 'square/001.png'",
+    ]
+    found = run_json(*words, "--metadata-column", "Nummer")["unmatched"]
+    assert (found["rows"], found["images"], len(found["image_examples"])) == (1, 3, 3)
+    assert (
+        "only with --metadata"
+        in run("index", store, folder, "--metadata-column", "x", code=2).stderr
+    )

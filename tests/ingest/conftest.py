@@ -8,6 +8,7 @@ import pytest
 
 from latentdb.database import LatentDB
 from latentdb.images.decode import Preprocessing
+from latentdb.ingest.labels import FolderLabels
 from latentdb.ingest.planner import Batch, ImagePlanner
 
 SPEC = Preprocessing(16, 16, 3)
@@ -22,8 +23,8 @@ def planner_of(db: LatentDB, *sources: Path, labels: bool = False) -> ImagePlann
     return ImagePlanner(
         db._snapshot(),
         SPEC,
-        table=None,
-        labels_from_folders=labels,
+        matcher=None,
+        labels=FolderLabels([str(source) for source in sources]) if labels else None,
         rehash=False,
         sources=sources,
     )

@@ -157,7 +157,7 @@ def test_labels_and_metadata_files(tmp_path: Path, model: Path) -> None:
     table.write_text("id,year,score\ndisc/000.png,1999,0.5\nsquare/001.png,,1\nnone.png,1,1\n")
     with fresh(tmp_path, model) as db:
         done = db.index_images(folder, metadata=table, labels_from_folders=True)
-        assert done.unmatched == 1
+        assert (done.unmatched.rows, done.unmatched.images) == (1, 3)
         assert db.info().columns == {"label": "str", "score": "float", "year": "int"}
         assert db.ids(where='label == "disc" and year < 2000') == ["disc/000.png"]
         assert db.ids(where="score >= 1") == ["square/001.png"]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,20 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentdb.base.errors import InvalidInputError, NotFoundError
+from latentdb.base.errors import InvalidInputError
 from latentdb.search.filters import Filter
 from latentdb.store.columns import (
     COLUMN_TYPES,
     DTYPES,
     RESERVED,
     Column,
-    Table,
     absent,
     check_key,
     join,
     make_column,
     make_columns,
-    read_table,
 )
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=6)
@@ -51,19 +46,6 @@ def column_of(kind: str, values: list[Any]) -> Column:
 def columns(draw: st.DrawFn, kind: str) -> tuple[Column, list[Any]]:
     values = draw(st.lists(st.none() | VALUES[kind], max_size=8))
     return column_of(kind, values), values
-
-
-def written(path: Path, text: str | bytes) -> Path:
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
-
-
-def read(folder: Path, name: str, text: str | bytes) -> Table:
-    return read_table(written(folder / name, text))
-
-
-def read_items(folder: Path, name: str, text: str | bytes) -> dict[str, list[Any]]:
-    return {key: items(column) for key, column in read(folder, name, text).columns.items()}
 
 
 # --- keys ----------------------------------------------------------------------------
@@ -279,277 +261,3 @@ def test_what_is_no_sequence_of_values_is_refused(metadata: Any) -> None:
         InvalidInputError, match=r"'a' is a single .*: expected 2|metadata is a list"
     ):
         make_columns(metadata, 2)
-
-
-# --- files ---------------------------------------------------------------------------
-
-
-def test_a_csv_file_is_read_by_its_header(tmp_path: Path) -> None:
-    table = read(
-        tmp_path,
-        "m.csv",
-        "id,label,year,score,good\nx/a.png,cat,1999,0.5,true\nb,,-3,,FALSE\nc,'q',,2,\n",
-    )
-    assert table.types == {"label": "str", "year": "int", "score": "float", "good": "bool"}
-    assert table.rows == {"x/a.png": 0, "b": 1, "c": 2}
-    assert table.row("b", "/no/where") == {"label": None, "year": -3, "score": None, "good": False}
-    assert table.row("c", "") == {"label": "'q'", "year": None, "score": 2.0, "good": None}
-    assert table.row("unknown", "/no/where") is None
-
-
-def test_a_row_is_found_by_id_before_path(tmp_path: Path) -> None:
-    table = read(tmp_path, "m.csv", "image,v\n/data/a.png,1\na.png,2\n")
-    assert table.row("b.png", "/data/a.png") == {"v": 1}
-    assert table.row("a.png", "/data/a.png") == {"v": 2}
-
-
-@pytest.mark.parametrize("name", ["id", "path", "file", "filename", "file_name", "image"])
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".ndjson", ".CSV"])
-def test_any_of_these_columns_names_the_image(tmp_path: Path, name: str, suffix: str) -> None:
-    text = f"v,{name}\n1,007\n" if suffix.lower() == ".csv" else json.dumps({"v": 1, name: "007"})
-    table = read(tmp_path, f"m{suffix}", text)
-    assert table.row("007", "") == {"v": 1}
-
-
-@pytest.mark.parametrize(
-    ("cells", "kind", "values"),
-    [
-        (["1", "-2", "+3", "0"], "int", [1, -2, 3, 0]),
-        (["1", ""], "int", [1, None]),
-        (["007", "1"], "str", ["007", "1"]),
-        (["1", "2.5", ".5", "3.", "1e3", "-1E-2"], "float", [1, 2.5, 0.5, 3, 1000, -0.01]),
-        (["1", "x"], "str", ["1", "x"]),
-        (["true", "False", "TRUE", ""], "bool", [True, False, True, None]),
-        (["true", "1"], "str", ["true", "1"]),
-        (["nan", "1"], "int", [None, 1]),
-        (["1_000"], "str", ["1_000"]),
-        ([" 1"], "str", [" 1"]),
-        (["٣"], "str", ["٣"]),
-        ([".", "-", "+."], "str", [".", "-", "+."]),
-        (["0x10"], "str", ["0x10"]),
-        (["1,5"], "str", ["1,5"]),
-        (["a\nb", 'say "x"'], "str", ["a\nb", 'say "x"']),
-        (["999999999999999999"], "int", [999999999999999999]),
-        pytest.param(
-            ["9223372036854775807", "1234567890123456789"],
-            "int",
-            [2**63 - 1, 1234567890123456789],
-            id="19 digits",
-        ),
-        pytest.param(
-            ["12345678901234567890"],
-            "str",
-            ["12345678901234567890"],
-            id="20 digits",
-        ),
-        pytest.param(
-            ["e4", "e5"],
-            "str",
-            ["e4", "e5"],
-            id="squares of a chess board",
-        ),
-    ],
-)
-def test_a_csv_column_is_of_the_narrowest_type_its_cells_fit(
-    tmp_path: Path, cells: list[str], kind: str, values: list[Any]
-) -> None:
-    file = tmp_path / "m.csv"
-    with file.open("w", newline="") as stream:
-        csv.writer(stream).writerows([["id", "v"], *([n, cell] for n, cell in enumerate(cells))])
-    column = read_table(file).columns["v"]
-    assert (column.type, items(column)) == (kind, values)
-
-
-@given(cells=st.lists(st.text("0123456789.eE+-x", min_size=1, max_size=4), min_size=1, max_size=3))
-def test_no_cell_loses_what_it_says(
-    tmp_path_factory: pytest.TempPathFactory, cells: list[str]
-) -> None:
-    folder = tmp_path_factory.mktemp("cells")
-    rows = "".join(f"{number},{cell}\n" for number, cell in enumerate(cells))
-    column = read(folder, "m.csv", f"id,v\n{rows}").columns["v"]
-    if column.type == "str":
-        assert items(column) == cells
-    else:
-        assert items(column) == [float(cell) for cell in cells]
-        assert column.type == "float" or all(float(cell).is_integer() for cell in cells)
-
-
-@given(
-    rows=st.lists(
-        st.tuples(
-            st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=5),
-            st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5),
-        ),
-        min_size=1,
-        max_size=5,
-        unique_by=lambda row: row[0],
-    )
-)
-def test_csv_text_is_read_as_it_was_written(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
-) -> None:
-    file = tmp_path_factory.mktemp("text") / "m.csv"
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        # The mark keeps the column text, whatever the rest looks like.
-        csv.writer(stream).writerows([("id", "v"), *((key, "§" + text) for key, text in rows)])
-    table = read_table(file)
-    assert table.rows == {key: number for number, (key, _) in enumerate(rows)}
-    assert items(table.columns["v"]) == ["§" + text for _, text in rows]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param("\ufeffid,v\na,1\n", id="byte order mark"),
-        pytest.param("id,v\r\na,1\r\n", id="Windows"),
-        pytest.param("id,v\ra,1\r", id="old Mac"),
-        pytest.param("id,v\n\na,1\n\n", id="empty lines"),
-        pytest.param("v,id\n1,a", id="no last newline"),
-        pytest.param('"id","v"\n"a","1"\n', id="quoted"),
-    ],
-)
-def test_csv_of_any_origin_is_read(tmp_path: Path, text: str) -> None:
-    assert read(tmp_path, "m.csv", text).row("a", "") == {"v": 1}
-
-
-@pytest.mark.parametrize("text", ["id\na\n", "id,v\n"])
-def test_a_csv_file_may_have_no_metadata_or_no_rows(tmp_path: Path, text: str) -> None:
-    assert read(tmp_path, "m.csv", text).columns == {}
-
-
-def test_an_empty_csv_cell_is_missing_in_a_second_column_of_names(tmp_path: Path) -> None:
-    found = read_items(tmp_path, "m.csv", "id,file\na,\nb,x.png\n")
-    assert found == {"file": [None, "x.png"]}
-
-
-def test_a_csv_file_cut_within_quotes_is_refused(tmp_path: Path) -> None:
-    # Read on to the end of the file, the open quote swallows the rows after it.
-    with pytest.raises(InvalidInputError, match=r"m\.csv"):
-        read(tmp_path, "m.csv", 'id,label\na,"x\nb,y\nc,z\n')
-
-
-def test_json_lines_are_read(tmp_path: Path) -> None:
-    lines = [
-        '{"id": "a", "label": "cat", "year": 1999}',
-        "",
-        '{"id": "b", "score": 1, "good": true, "label": null}',
-        '{"score": 0.5, "id": 7, "year": NaN}',
-    ]
-    table = read(tmp_path, "m.jsonl", "\ufeff" + "\r\n".join(lines))
-    assert table.types == {"label": "str", "year": "int", "score": "float", "good": "bool"}
-    assert table.rows == {"a": 0, "b": 1, "7": 2}
-    assert table.row("a", "") == {"label": "cat", "year": 1999, "score": None, "good": None}
-    assert table.row("b", "") == {"label": None, "year": None, "score": 1.0, "good": True}
-    assert table.row("7", "") == {"label": None, "year": None, "score": 0.5, "good": None}
-
-
-@pytest.mark.parametrize("kind", COLUMN_TYPES)
-@given(data=st.data())
-def test_json_values_are_read_as_they_were_written(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
-) -> None:
-    values = data.draw(st.lists(st.none() | VALUES[kind], max_size=6))
-    text = "".join(json.dumps({"id": f"{n}", "v": value}) + "\n" for n, value in enumerate(values))
-    found = read_items(tmp_path_factory.mktemp("json"), "m.jsonl", text or '{"id": 1}')
-    expected = {"v": values} if any(value is not None for value in values) else {}
-    assert found == expected
-
-
-@pytest.mark.parametrize("marker", ["", "NA", "NaN", "nan", "null", "None"])
-def test_a_marker_of_a_missing_value_leaves_the_type_of_a_csv_column(
-    tmp_path: Path, marker: str
-) -> None:
-    text = f"id,f,i,b,s\na,1.5,1,true,x\nb,{marker},{marker},{marker},{marker}\n"
-    table = read(tmp_path, "m.csv", text)
-    assert table.types == {"f": "float", "i": "int", "b": "bool", "s": "str"}
-    assert table.row("b", "b") == {"f": None, "i": None, "b": None, "s": None}
-
-
-def test_an_image_may_have_the_name_of_a_marker(tmp_path: Path) -> None:
-    assert read(tmp_path, "m.csv", "id,v\nNA,1\n").row("NA", "NA") == {"v": 1}
-
-
-@pytest.mark.parametrize("column", ["FileName", "PATH", "filepath", "Image_Path", "img", "key"])
-def test_the_image_column_is_found_by_its_usual_names_in_any_case(
-    tmp_path: Path, column: str
-) -> None:
-    for name, text in (
-        ("m.csv", f"{column},v\na,1\n"),
-        ("m.jsonl", f'{{"{column}": "a", "v": 1}}\n'),
-    ):
-        assert read(tmp_path, name, text).row("a", "a") == {"v": 1}
-
-
-def test_an_image_column_as_written_goes_before_one_in_another_case(tmp_path: Path) -> None:
-    table = read(tmp_path, "m.csv", "ID,filename\n7,a\n")
-    assert table.row("a", "a") == {"ID": 7}
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "told"),
-    [
-        ("m.csv", "", r"columns \(none\): one must name the image"),
-        ("m.csv", "label,v\na,1\n", "columns label, v: one must name the image"),
-        ("m.csv", "id,v\na\n", "line 2, has 1 cells: its header has 2"),
-        ("m.csv", "id,v\na,1\nb,2,3\n", "line 3, has 3 cells"),
-        ("m.csv", "id,v,v\na,1,2\n", "column name twice: id, v, v"),
-        ("m.csv", "id,v\na,1\na,2\n", "names 'a' twice"),
-        ("m.csv", "id,a b\nx,1\n", "'a b' cannot be used"),
-        ("m.csv", ",id,v\n0,a,1\n", "metadata key '' cannot be used"),
-        ("m.csv", "id,z_mean\nx,1\n", "'z_mean' is reserved"),
-        ("m.csv", "id,v\na," + "x" * 200_000 + "\n", "line 2: field larger than"),
-        ("m.csv", b"id,v\na,\xff\n", "not UTF-8 text"),
-        ("m.csv", "id,v\na,1\n".encode("utf-16"), "not UTF-8 text"),
-        ("m.jsonl", b'{"id": "\xff"}', "not UTF-8 text"),
-        ("m.jsonl", '{"id": "a"}\n{"id": \n', "line 2, is not JSON"),
-        ("m.jsonl", '{"id": "a"}\n[1]\n', "line 2, is not a JSON object"),
-        ("m.jsonl", '[{"id": "a"}]', "line 1, is not a JSON object"),
-        ("m.jsonl", '{"id": "a", "v": ' + "1" * 5000 + "}", "line 1, is not JSON"),
-        ("m.jsonl", '{"id": "a", "v": [1]}', "'v' has a value of type list"),
-        ("m.jsonl", '{"id": "a", "v": 1}\n{"id": "b", "v": "x"}', "'v' mixes int and str"),
-        ("m.jsonl", '{"id": "a", "v": ' + "1" * 50 + "}", "beyond 64 bits"),
-        ("m.jsonl", '{"id": "a", "v": "\\ud800"}', "not valid Unicode"),
-        ("m.jsonl", '{"id": 1}\n{"id": "1"}', "names '1' twice"),
-        ("m.jsonl", "", r"columns \(none\)"),
-        ("m.txt", "id,v\na,1\n", r"cannot read '\.txt', expected \.csv or \.jsonl"),
-        ("m", "id,v\na,1\n", "cannot read ''"),
-    ],
-)
-def test_a_file_that_is_no_such_table_is_told(
-    tmp_path: Path, name: str, text: str | bytes, told: str
-) -> None:
-    with pytest.raises(InvalidInputError, match=told):
-        read(tmp_path, name, text)
-
-
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"id": "a", "v": ' + "[" * 100_000])
-def test_json_nested_without_end_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(InvalidInputError, match="line 1, is not JSON"):
-        read(tmp_path, "m.jsonl", text)
-
-
-@pytest.mark.parametrize("name", ["null", '""', "[1]", "{}", "true"])
-def test_a_record_whose_name_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"(line|record|row) 2"):
-        read(tmp_path, "m.jsonl", f'{{"id": "a", "v": 1}}\n{{"id": {name}, "v": 2}}\n')
-
-
-@pytest.mark.parametrize(
-    ("file", "text"),
-    [("m.jsonl", '{"id": "a", "v": 1}\n{"v": 2}\n'), ("m.csv", "id,v\na,1\n,2\n")],
-)
-def test_a_record_without_a_name_is_refused(tmp_path: Path, file: str, text: str) -> None:
-    # Not taken for an image that is called "None" or "".
-    with pytest.raises(InvalidInputError, match=r"(line|record|row) [23]"):
-        read(tmp_path, file, text)
-
-
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    for path in (tmp_path / "m.csv", tmp_path, tmp_path / "a\0.csv", tmp_path / "m.csv" / "x.csv"):
-        with pytest.raises(NotFoundError, match="does not exist: expected a metadata file"):
-            read_table(path)
-
-
-def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="does not exist: expected a metadata file"):
-        read_table(tmp_path / ("a" * 300 + ".csv"))
