@@ -41,6 +41,8 @@ from latentdb.store.store import Store
 
 # Models and pictures are imported by the calls that use them: a query by id needs neither.
 if TYPE_CHECKING:
+    from latentdb.base.progress import Report
+    from latentdb.explorer.site import Site
     from latentdb.model.codec import Codec
     from latentdb.search.results import Info
     from latentdb.stored_model import ModelLike
@@ -165,6 +167,20 @@ class Reader(Outputs, RowAccess):
 
         snapshot, options = self._snapshot(), ModelOptions(trust_model=self._trust_model)
         check_same_model(snapshot, load_other_model(snapshot, model, options=options))
+
+    def export_site(
+        self,
+        out: PathLike,
+        *,
+        where: str | None = None,
+        ort: PathLike | None = None,
+        overwrite: bool = False,
+        report: Report | None = None,
+    ) -> Site:
+        """Write the explorer as static files: see `latentdb.explorer.site.write_site`."""
+        from latentdb.explorer.site import write_site
+
+        return write_site(self, out, where=where, ort=ort, overwrite=overwrite, report=report)
 
     # --- query ------------------------------------------------------------------
 

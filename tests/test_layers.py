@@ -16,9 +16,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "latentdb"
 # A package imports packages of the lines below it, and itself.
 ORDER = (
     "cli",
-    "explorer",
     "analysis composition database inspection maintenance outputs reader row_access saving "
     "stored_model verify",
+    "explorer",
     "insight",
     "exchange output",
     "ingest search",

@@ -181,22 +181,56 @@ def write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> No
     StoreError
         If it cannot be written.
     """
+    with output_folder(path) as folder:
+        for name, data in files.items():
+            write_new(folder / name, data)
+
+
+@contextmanager
+def output_folder(path: str | os.PathLike[str], *, merge: bool = False) -> Iterator[Path]:
+    """Write a folder piece by piece; leaving the context gives it its name.
+
+    Parameters
+    ----------
+    path
+        As of `write_folder`.
+    merge
+        Put what was written into the folder that has the name, in the place of what has the
+        same names there; other files stay.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written; nothing of it is left then.
+    """
     target = _output_path(path)
     sweep(target.parent, re.escape(target.name))
     temporary = temporary_path(target)
     try:
         os.mkdir(temporary)
-        for name, data in files.items():
-            write_new(temporary / name, data)
+        yield temporary
         sync_folder(temporary)
-        os.rename(temporary, target)
+        if merge and target.is_dir():
+            _merge(temporary, target)
+        else:
+            os.rename(temporary, target)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         cause = error.__cause__ if isinstance(error, StoreError) else error
-        if isinstance(cause, OSError):
+        if isinstance(cause, OSError) and not isinstance(cause, LatentDBError):
             raise unwritable(target, cause) from error
         raise
     sync_folder(target.parent)
+
+
+def _merge(folder: Path, target: Path) -> None:
+    """Move what is in a folder into another, in the place of what has the same names."""
+    for path in sorted(folder.iterdir()):
+        other = target / path.name
+        if other.is_dir() and not other.is_symlink():
+            shutil.rmtree(other)
+        os.replace(path, other)
+    folder.rmdir()
 
 
 def check_new_folder(path: str | os.PathLike[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 import sys
 import time
 import warnings
@@ -18,6 +19,7 @@ from latentdb.base.wording import counted, printable
 
 if TYPE_CHECKING:
     from latentdb.base.progress import Progress, Report
+    from latentdb.explorer.site import Site
     from latentdb.images.discover import BadFile
     from latentdb.insight.clusters import Clustering
     from latentdb.insight.diagnosis import Diagnosis
@@ -420,6 +422,17 @@ def print_outliers(found: Outliers) -> None:
         click.echo(f"and {len(found.top) - MAX_LISTED:,} more; --json lists all")
     for note in found.notes:
         click.echo(f"note: {note}")
+
+
+def print_site(site: Site) -> None:
+    """Print where a site is, what its size is made of, and how to look at it."""
+    largest = sorted(site.parts.items(), key=lambda part: -part[1])
+    parts = ", ".join(f"{name} {_megabytes(size)}" for name, size in largest[:4])
+    click.echo(
+        f"{site.path}: {counted(site.rows, 'row')}, {counted(site.files, 'file')}, ", nl=False
+    )
+    click.echo(f"{_megabytes(site.bytes)} ({parts})")
+    click.echo(f"To look at it: python3 -m http.server --directory {shlex.quote(site.path)}")
 
 
 def print_info(info: Info, as_json: bool) -> None:

@@ -7,38 +7,68 @@ from pathlib import Path
 import click
 
 from latentdb.base.wording import counted
-from latentdb.cli.console import print_json, progress
+from latentdb.cli.console import print_json, print_site, progress
 from latentdb.cli.options import db_argument, force_option, json_option, quiet_option, where_option
 
 
 @click.command()
 @db_argument
-@click.argument("out", type=click.Path())
+@click.argument("out", required=False, type=click.Path())
+@click.option(
+    "--site",
+    metavar="DIR",
+    type=click.Path(),
+    help="Instead of OUT: the explorer as static files, with thumbnails of all rows.",
+)
 @where_option
 @click.option(
     "--excel-safe",
     is_flag=True,
     help="For .csv: put ' before a text that a spreadsheet would run as a formula.",
 )
+@click.option(
+    "--ort",
+    metavar="PATH",
+    type=click.Path(),
+    help="For --site: onnxruntime-web as npm pack gives it.  [default: downloaded once]",
+)
 @force_option
 @json_option
+@quiet_option
 def export(
-    db: str, out: str, where: str | None, excel_safe: bool, overwrite: bool, as_json: bool
+    db: str,
+    out: str | None,
+    site: str | None,
+    where: str | None,
+    excel_safe: bool,
+    ort: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    """Write rows to a file.
+    """Write rows to a file, or the explorer to a folder.
 
     OUT ends in .h5, .parquet or .csv (ids, vectors and metadata), or in .npy
     (z_mean only); - is CSV on stdout.
     """
     from latentdb.reader import Reader
 
+    if (out is None) == (site is None):
+        raise click.UsageError("give OUT, or --site DIR")
+    if (site is not None and excel_safe) or (site is None and ort is not None):
+        raise click.UsageError("--excel-safe goes with OUT, --ort with --site")
     to_stdout = out == "-"
     if to_stdout and as_json:
         raise click.UsageError("--json cannot be combined with -, which is stdout, too")
-    with Reader.open(db) as store:
-        rows = store.export(out, where=where, excel_safe=excel_safe, overwrite=overwrite)
-    if as_json:
-        print_json({"out": out, "rows": rows, "bytes": Path(out).stat().st_size})
+    with Reader.open(db) as store, progress(quiet) as report:
+        if site is not None:
+            made = store.export_site(site, where=where, ort=ort, overwrite=overwrite, report=report)
+        elif out is not None:
+            rows = store.export(out, where=where, excel_safe=excel_safe, overwrite=overwrite)
+    if site is not None:
+        print_json(made) if as_json else print_site(made)
+    elif as_json:
+        print_json({"out": out, "rows": rows, "bytes": Path(str(out)).stat().st_size})
     elif not to_stdout:
         click.echo(f"{out}: {counted(rows, 'row')}")
 

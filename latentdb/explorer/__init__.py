@@ -1,6 +1,10 @@
-"""The explorer: a local page on which a store is looked at, searched and blended.
+"""The explorer: a page on which a store is looked at, searched and blended.
 
 `guard` decides which requests are answered at all, `views` computes what the page shows,
-`app` gives both their routes, and `serving` opens the port.  `page` holds the page: plain
-HTML, CSS and JavaScript modules, without a build step, that load nothing from elsewhere.
+`tiles` draws its thumbnails, `app` gives them routes, and `serving` opens the port.  `site`
+writes the same page as static files, with the runtime that `ort_web` brings.
+
+`page` holds the page: plain HTML, CSS and JavaScript modules, without a build step, that load
+nothing from elsewhere.  All data come from its `source.js`, which asks the server; a site has
+that of `page/site` in its place, which reads files and computes in a worker.
 """

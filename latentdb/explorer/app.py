@@ -27,6 +27,7 @@ _PAGE = {
     "/style.css": ("style.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
     "/map.js": ("map.js", "text/javascript"),
+    "/source.js": ("source.js", "text/javascript"),
 }
 # Row numbers mean other rows after a restart: a page adds ?v= of its server to picture URLs.
 _KEEP = {"cache-control": "private, max-age=3600"}
@@ -104,6 +105,10 @@ def make_app(views: Views) -> Starlette:
         ),
         Route(
             f"{API}/thumb/{{row:int}}", picture(lambda asked: views.thumb(asked.path_params["row"]))
+        ),
+        Route(
+            f"{API}/tiles/{{tile:int}}",
+            picture(lambda asked: views.tile(asked.path_params["tile"])),
         ),
         Route(f"{API}/neighbors/{{row:int}}", of_json(near)),
         Route(f"{API}/query", query, methods=["POST"]),

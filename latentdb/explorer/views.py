@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import os
 import secrets
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from latentdb.ann.metrics import L2
 from latentdb.base.errors import InvalidInputError, LatentDBError, NotFoundError
+from latentdb.explorer.tiles import COLUMNS, PER_TILE, cells_for, curve_order, draw_tile
 from latentdb.search.selection import check_column, column_values, parse_where, select_rows
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ MAX_WHERE = 2_000
 _CATEGORIES = 20  # colours of a legend
 _RANGES = 8
 _WAITING = 32
+_KEPT_TILES = 256  # of some 100 kB
+_MAX_SAFE = 2**53  # beyond it, JavaScript rounds a whole number
 
 
 class BusyError(LatentDBError):
@@ -59,21 +64,35 @@ class Views:
     ----------
     db
         An open store.
+    where
+        Only rows for which this expression is true.
     report
         Called with the progress of the layout, which the first call for a store makes.
+
+    Attributes
+    ----------
+    snapshot
+        The version that is looked at.
+    map
+        Its rows as points, in the order of the tiles.
     """
 
-    def __init__(self, db: Reader, *, report: Report | None = None) -> None:
+    def __init__(
+        self, db: Reader, *, where: str | None = None, report: Report | None = None
+    ) -> None:
         from latentdb.base.progress import report_stage
         from latentdb.insight.map import make_map
 
         self._db = db
-        self._snapshot = db._snapshot()
-        self._rows = self._snapshot.live_rows()
-        if not len(self._rows):
+        self.snapshot = db._snapshot()
+        if not len(self.snapshot):
             raise NotFoundError("the store is empty: index images before you look at it")
+        self._rows = select_rows(self.snapshot, parse_where(self.snapshot, where))
         rounds = report_stage(report, "laying out")
-        self._map = make_map(self._snapshot, self._rows, metric=L2, report=rounds)
+        made = make_map(self.snapshot, self._rows, metric=L2, report=rounds)
+        order = curve_order(made.points)  # a tile then holds what is seen together
+        self.map = replace(made, rows=made.rows[order], points=made.points[order])
+        self._kept_tile = lru_cache(_KEPT_TILES)(lambda number: self.draw_tile(number)[0])
         self._version = secrets.token_hex(4)
         self._lock = threading.Lock()
         self._queue = threading.BoundedSemaphore(_WAITING)
@@ -89,27 +108,40 @@ class Views:
         finally:
             self._queue.release()
 
+    @property
+    def _has_model(self) -> bool:
+        return self.snapshot.manifest.model is not None
+
+    @property
+    def _has_decoder(self) -> bool:
+        return self._has_model and self._db.codec.has_decoder
+
     def info(self) -> dict[str, Any]:
-        """Size of the store, its columns, and how faithful its map is."""
-        model = self._snapshot.manifest.model
+        """Size of the store, its columns, how faithful its map is, and the form of its tiles."""
+        tiles = None
+        if self._has_model:
+            cells = cells_for(*self._db.codec.config.preprocessing.shape[:2])
+            tiles = {"per_tile": PER_TILE, "columns": COLUMNS, **asdict(cells)}
         return {
             "version": self._version,
             "rows": len(self._rows),
-            "dim": self._snapshot.dim,
-            "has_model": model is not None,
-            "has_decoder": model is not None and self._db.codec.has_decoder,
-            "columns": list(self._snapshot.manifest.columns),
-            "neighbours_kept": self._map.kept,
-            "landmarks": self._map.landmarks,
+            "dim": self.snapshot.dim,
+            "has_model": self._has_model,
+            "has_decoder": self._has_decoder,
+            "tiles": tiles,
+            "columns": list(self.snapshot.manifest.columns),
+            "neighbours_kept": self.map.kept,
+            "landmarks": self.map.landmarks,
         }
 
     def points(self) -> bytes:
         """The map as binary data, little-endian.
 
         ``LDBP``, uint32 format 1, uint32 n, uint32 0; n uint32 row numbers; n x 2 float32.
+        Points near to each other are near in it: each 256 of them share a tile.
         """
         head = MAGIC + struct.pack("<III", FORMAT, len(self._rows), 0)
-        rows, points = self._map.rows.astype("<u4"), self._map.points.astype("<f4")
+        rows, points = self.map.rows.astype("<u4"), self.map.points.astype("<f4")
         return head + rows.tobytes() + points.tobytes()
 
     def column(self, name: str) -> dict[str, Any]:
@@ -118,8 +150,8 @@ class Views:
         A column of many numbers is cut into ranges with about as many rows each; of many
         other values, the most frequent ones have categories.  -1 is no category.
         """
-        check_column(self._snapshot, name)
-        values = column_values(self._snapshot, self._map.rows, name)
+        check_column(self.snapshot, name)
+        values = column_values(self.snapshot, self.map.rows, name)
         names = [None if value is None else value for value in values]
         numeric = all(
             value is None or (isinstance(value, int | float) and not isinstance(value, bool))
@@ -145,8 +177,8 @@ class Views:
         """Positions in `points` of the rows for which an expression is true."""
         if len(where) > MAX_WHERE:
             raise InvalidInputError(f"the expression is over {MAX_WHERE:,} characters")
-        rows = select_rows(self._snapshot, parse_where(self._snapshot, where))
-        return {"points": np.flatnonzero(np.isin(self._map.rows, rows)).tolist()}
+        rows = select_rows(self.snapshot, parse_where(self.snapshot, where))
+        return {"points": np.flatnonzero(np.isin(self.map.rows, rows)).tolist()}
 
     def _check(self, rows: Sequence[int]) -> Ints:
         """Row numbers as an array; raises `NotFoundError` for one that does not exist."""
@@ -158,20 +190,49 @@ class Views:
 
     def row(self, row: int) -> dict[str, Any]:
         """Id and metadata of a row, and whether its image is where it was indexed."""
-        ((name, path, metadata),) = self._snapshot.records(self._check([row]))
+        ((name, path, metadata),) = self.snapshot.records(self._check([row]))
         found = path is not None and os.path.exists(path)
-        return {"row": row, "id": name, "metadata": metadata, "file_exists": found}
+        return {"row": row, "id": name, "metadata": _plain(metadata), "file_exists": found}
 
     def thumb(self, row: int) -> bytes:
         """A JPEG of the image at the model's size: of its file, else of its latent."""
         rows = self._check([row])
         with self._turn():
-            (pixels,) = self._db._images(self._snapshot, rows)
+            (pixels,) = self._db._images(self.snapshot, rows)
         return _encode(pixels, "JPEG")
+
+    def tile(self, number: int) -> bytes:
+        """A JPEG of the thumbnails of 256 points: those from ``256 * number`` on."""
+        if not (self._has_model and number < -(-len(self._rows) // PER_TILE)):
+            raise NotFoundError(f"tile {str(number)[:24]} does not exist")
+        return self._kept_tile(number)
+
+    def draw_tile(self, number: int) -> tuple[bytes, Ints]:
+        """A tile, and the indices in it of the rows without an image file."""
+        rows = self.map.rows[PER_TILE * number : PER_TILE * (number + 1)]
+        with self._turn():
+            images, missing = self._pictures(rows)
+        return draw_tile(images, cells_for(*images.shape[1:3])), missing
+
+    def _pictures(self, rows: Ints) -> tuple[Pixels, Ints]:
+        """Images of rows at the model's size, and indices of those without an image file.
+
+        These are decoded; without a decoder they are black.
+        """
+        from latentdb.insight.originals import read_originals
+
+        spec = self._db.codec.config.preprocessing
+        images: Pixels = np.zeros((len(rows), *spec.shape), np.uint8)
+        readable, originals = read_originals(self.snapshot, rows, spec)
+        images[readable] = originals
+        missing = np.setdiff1d(np.arange(len(rows)), readable)
+        if len(missing) and self._has_decoder:
+            images[missing] = self._db.codec.decode(self.snapshot.vectors(rows[missing]))
+        return images, missing
 
     def neighbours(self, row: int, *, k: int, metric: str) -> dict[str, Any]:
         """The k rows nearest to a row, without itself."""
-        (name,) = self._snapshot.ids(self._check([row]))
+        (name,) = self.snapshot.ids(self._check([row]))
         _check_k(k)
         return self._described(self._db.query(f"id:{name}", k=k, metric=metric, exclude_self=True))
 
@@ -182,7 +243,7 @@ class Views:
 
     def _described(self, matches: Matches) -> dict[str, Any]:
         # A row that was added after the start has no number here, and is left out.
-        rows = self._snapshot.locate([match.id for match in matches]).tolist()
+        rows = self.snapshot.locate([match.id for match in matches]).tolist()
         return {
             "metric": matches.metric,
             "matches": [
@@ -190,7 +251,7 @@ class Views:
                     "row": row,
                     "id": match.id,
                     "distance": match.distance,
-                    "metadata": dict(match.metadata),
+                    "metadata": _plain(match.metadata),
                 }
                 for row, match in zip(rows, matches, strict=True)
                 if row >= 0
@@ -207,7 +268,7 @@ class Views:
     def _blend(self, parts: Sequence[Part], method: str) -> Floats:
         from latentdb.model import arithmetic
 
-        vectors = self._snapshot.vectors(self._check([part.row for part in parts]))
+        vectors = self.snapshot.vectors(self._check([part.row for part in parts]))
         return arithmetic.blend(vectors, [part.weight for part in parts], method=method)
 
 
@@ -230,6 +291,18 @@ def read_parts(body: object) -> list[Part]:
             raise InvalidInputError('a part is {"row": number, "weight": number up to a million}')
         parts.append(Part(row, float(weight)))
     return parts
+
+
+def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata as JSON and JavaScript can hold it: other numbers as texts."""
+    return {name: plain_value(value) for name, value in metadata.items()}
+
+
+def plain_value(value: Any) -> Any:
+    """A value of a column: a number that JSON or JavaScript cannot hold as a text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return str(value) if isinstance(value, int) and abs(value) > _MAX_SAFE else value
 
 
 def _check_k(k: int) -> None:

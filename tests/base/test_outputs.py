@@ -18,6 +18,7 @@ from latentdb.base.outputs import (
     check_new_folder,
     make_output_folder,
     open_output,
+    output_folder,
     write_folder,
     write_output,
     write_unsynced,
@@ -207,4 +208,18 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
         write_folder(tmp_path / "m", {"a": b"1"})
     with pytest.raises(StoreError, match=r"/n cannot be written: no such file"):
         write_folder(tmp_path / "n", {"none/a": b"1"})
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_folder_is_merged_into_the_one_with_its_name(tmp_path: Path) -> None:
+    write_folder(tmp_path / "m", {"a": b"old", "mine": b"1"})
+    (tmp_path / "m/part").mkdir()
+    (tmp_path / "m/part/old").touch()
+    with output_folder(tmp_path / "m", merge=True) as folder:
+        (folder / "a").write_bytes(b"new")
+        (folder / "part").mkdir()
+        (folder / "part/b").touch()
+    assert (tmp_path / "m/a").read_bytes() == b"new"
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"a", "mine", "part"}
+    assert [path.name for path in (tmp_path / "m/part").iterdir()] == ["b"]
     assert [path.name for path in tmp_path.iterdir()] == ["m"]

@@ -1,27 +1,33 @@
-"""The page in a real browser: no error, and no request that leaves the machine."""
+"""The page in a real browser, from a server and from files: no error, nothing asked elsewhere."""
 
 from __future__ import annotations
 
+import functools
+import http.server
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from latentdb.explorer.serving import serve
+from latentdb.explorer.site import write_site
 from latentdb.reader import Reader
 
 pytest.importorskip("uvicorn", reason="needs the extra web")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 
 @pytest.fixture(scope="module")
-def url(_filled: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = shutil.copytree(_filled, tmp_path_factory.mktemp("page") / "shapes.ldb")
+def path(_filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(_filled, tmp_path_factory.mktemp("page") / "shapes.ldb"))
+
+
+@pytest.fixture(scope="module")
+def served(path: Path) -> str:
     announced: list[str] = []
     known = threading.Event()
 
@@ -38,43 +44,39 @@ def url(_filled: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return announced[0]
 
 
-@pytest.fixture
-def page(url: str) -> Iterator[Any]:
-    errors: list[str] = []
-    asked: list[str] = []
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(url)
-        page.wait_for_selector("body[data-ready=yes]")
-        page.errors = errors
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def site(path: Path, ort: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path_factory.mktemp("site") / "site"
+    with Reader.open(path) as db:
+        write_site(db, folder, ort=ort)
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(params=["served", "site"])
+def page(request: pytest.FixtureRequest, browse: Callable[..., Any]) -> Iterator[Any]:
+    with browse(request.getfixturevalue(request.param)) as page:
         yield page
-        browser.close()
-    home = url.split("?")[0]
-    assert asked
-    assert [address for address in asked if not address.startswith((home, f"blob:{home}"))] == []
 
 
 def test_look_select_blend_and_reload(page: Any) -> None:
     assert "80 rows, 4 dimensions" in page.text_content("#facts")
     assert page.locator("#legend button").count() == 2
-    page.focus("#map")
-    for _ in range(4):
-        page.keyboard.press("+")
-    page.keyboard.press("0")
-    with page.expect_response("**/api/v1/thumb/**"):
-        page.locator("#map").click(position=nearest_point(page))
-    page.wait_for_selector("#selected .grid button")
+    select_one(page)
     assert page.locator("#selected .grid button").count() == 12
     page.click("#add")
     page.locator("#selected .grid button").first.click()
-    page.wait_for_selector("#blend[src^=blob]")
-    before = page.get_attribute("#blend", "src")
+    page.wait_for_painted(0)
     page.locator("#parts input").first.fill("1.5")
-    playwright.expect(page.locator("#blend")).not_to_have_attribute("src", before)
+    page.wait_for_painted(1)
     page.wait_for_selector("#near button")
     page.wait_for_url(lambda url: "1.5" in url)
     page.reload()
@@ -84,30 +86,92 @@ def test_look_select_blend_and_reload(page: Any) -> None:
     assert page.errors == []
 
 
-def test_filter_and_its_error(page: Any) -> None:
-    page.fill("#filter", 'label == "disc"')
-    playwright.expect(page.locator("#filter-note")).to_have_text("40 rows")
+@pytest.mark.parametrize("method", ["linear", "slerp"])
+def test_a_blend_shows_the_pixels_that_the_library_decodes(
+    page: Any, path: Path, method: str
+) -> None:
+    select_one(page)
+    names = [page.text_content("#selected h2 >> nth=0")]
+    page.click("#add")
+    for place in (2, 7):
+        before = page.text_content("#selected h2 >> nth=0")
+        page.locator("#selected .grid button").nth(place).click()
+        page.wait_for_function(
+            "before => document.querySelector('#selected h2').textContent !== before", arg=before
+        )
+        names.append(page.text_content("#selected h2 >> nth=0"))
+        page.click("#add")
+    page.select_option("#method", method)
+    page.locator("#parts input").first.fill("0.5")
+    page.wait_for_selector("#blend-note:has-text('decoded in')")
+    page.wait_for_function(SETTLED)
+    shown = np.array(page.evaluate(PIXELS), np.int64).reshape(16, 16, 4)[..., :3]
+    with Reader.open(path) as db:
+        latent = db.blend(names, weights=[0.5, 1, 1], method=method)
+        expected = db.decode(latent)[0].astype(np.int64)
+        nearest = [match.id for match in db.query(latent, k=3)]
+    assert np.abs(shown - expected).max() <= 1
+    page.wait_for_selector("#near button")
+    titles = [page.locator("#near button").nth(place).get_attribute("title") for place in range(3)]
+    assert [title.split(", distance")[0] for title in titles] == nearest
     assert page.errors == []
-    page.fill("#filter", "label ==")
-    page.wait_for_selector("#filter-note.bad")
-    # The browser itself reports a status of 400 in the console.
-    assert all("status of 400" in error for error in page.errors)
 
 
-def nearest_point(page: Any) -> dict[str, float]:
-    """Where a point is on the canvas, from the map that the server sent."""
-    x, y = page.evaluate(
-        """async () => {
-            const data = await (await fetch("api/v1/points")).arrayBuffer();
-            const n = new DataView(data).getUint32(8, true);
-            const points = Array.from(new Float32Array(data, 16 + 4 * n, 2 * n));
-            const along = (axis) => points.filter((_, place) => place % 2 === axis);
-            const [xs, ys] = [along(0), along(1)], canvas = document.querySelector("#map");
-            const middle = (list) => (Math.min(...list) + Math.max(...list)) / 2;
-            const extent = (list) => Math.max(...list) - Math.min(...list);
-            const [w, h] = [canvas.clientWidth, canvas.clientHeight];
-            const scale = 0.92 * Math.min(w / extent(xs), h / extent(ys));
-            return [(xs[0] - middle(xs)) * scale + w / 2, h / 2 - (ys[0] - middle(ys)) * scale];
-        }"""
-    )
-    return {"x": x, "y": y}
+# No other picture within half a second.
+SETTLED = """async () => {
+    const canvas = document.querySelector("#blend"), before = canvas.dataset.painted;
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    return canvas.dataset.painted === before;
+}"""
+PIXELS = """() => {
+    const canvas = document.querySelector("#blend");
+    return [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
+}"""
+
+
+def test_filter_and_its_error(served: str, browse: Callable[..., Any]) -> None:
+    with browse(served) as page:
+        page.fill("#filter", 'label == "disc"')
+        playwright.expect(page.locator("#filter-note")).to_have_text("40 rows")
+        assert page.errors == []
+        page.fill("#filter", "label ==")
+        page.wait_for_selector("#filter-note.bad")
+        # The browser itself reports a status of 400 in the console.
+        assert all("status of 400" in error for error in page.errors)
+
+
+def test_a_site_has_no_filter_that_it_could_not_evaluate(
+    site: str, browse: Callable[..., Any]
+) -> None:
+    with browse(site) as page:
+        assert not page.is_visible("#filter")
+
+
+def select_one(page: Any) -> None:
+    """Select the row nearest to the middle of the map, and wait for its neighbours."""
+    page.focus("#map")
+    page.keyboard.press("0")
+    page.keyboard.press("+")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#selected .grid button")
+
+
+def test_a_click_selects_the_point_under_it(served: str, browse: Callable[..., Any]) -> None:
+    with browse(served) as page:
+        x, y = page.evaluate(
+            """async () => {
+                const data = await (await fetch("api/v1/points")).arrayBuffer();
+                const n = new DataView(data).getUint32(8, true);
+                const points = Array.from(new Float32Array(data, 16 + 4 * n, 2 * n));
+                const along = (axis) => points.filter((_, place) => place % 2 === axis);
+                const [xs, ys] = [along(0), along(1)], canvas = document.querySelector("#map");
+                const middle = (list) => (Math.min(...list) + Math.max(...list)) / 2;
+                const extent = (list) => Math.max(...list) - Math.min(...list);
+                const [w, h] = [canvas.clientWidth, canvas.clientHeight];
+                const scale = 0.92 * Math.min(w / extent(xs), h / extent(ys));
+                return [(xs[0] - middle(xs)) * scale + w / 2, h / 2 - (ys[0] - middle(ys)) * scale];
+            }"""
+        )
+        page.locator("#map").click(position={"x": x, "y": y})
+        page.wait_for_selector("#selected .grid button")
+        assert page.errors == []

@@ -65,8 +65,21 @@ def test_points_are_the_map(client: TestClient, db: Reader) -> None:
     data = client.get(f"{API}/points").content
     magic, version, n, _ = struct.unpack_from("<4sIII", data)
     assert (magic, version, n, len(data)) == (b"LDBP", 1, len(db), 16 + 12 * n)
+    rows = np.frombuffer(data, "<u4", n, 16)
     points = np.frombuffer(data, "<f4", offset=16 + 4 * n).reshape(n, 2)
-    assert np.array_equal(points, db.map().points)
+    assert sorted(rows) == list(range(n))
+    assert np.array_equal(points, db.map().points[rows])
+
+
+def test_a_tile_shows_the_rows_in_the_order_of_the_points(client: TestClient, db: Reader) -> None:
+    tiles = client.get(f"{API}/info").json()["tiles"]
+    rows = np.frombuffer(client.get(f"{API}/points").content, "<u4", len(db), 16)
+    tile = pixels(client.get(f"{API}/tiles/0").content).astype(np.int64)
+    for place in (0, 17, 79):
+        down, across = place // tiles["columns"] * tiles["down"], place % tiles["columns"]
+        cell = tile[down : down + 16, across * tiles["across"] :][:, :16]
+        image = pixels(client.get(f"{API}/thumb/{rows[place]}").content).astype(np.int64)
+        assert np.abs(cell - image).mean() < 12
 
 
 def test_columns_and_filter_agree(client: TestClient, db: Reader) -> None:
@@ -77,15 +90,24 @@ def test_columns_and_filter_agree(client: TestClient, db: Reader) -> None:
     assert found == [place for place, code in enumerate(column["codes"]) if code == 1]
 
 
+def test_numbers_that_json_or_javascript_cannot_hold_are_texts(tmp_path: Path) -> None:
+    with LatentDB.create(tmp_path / "v.ldb", dim=3) as db:
+        db.add(["a", "b"], np.eye(2, 3), metadata={"n": [2**60 + 1, 1], "x": [np.inf, 1.5]})
+        found = Views(db).neighbours(1, k=1, metric="l2")["matches"][0]["metadata"]
+    assert found == {"n": str(2**60 + 1), "x": "inf"}
+
+
 def test_many_numbers_are_cut_into_ranges(tmp_path: Path) -> None:
     with LatentDB.create(tmp_path / "v.ldb", dim=3) as db:
         vectors = np.random.default_rng(0).normal(size=(60, 3))
         names = [str(number) for number in range(60)]
         db.add(names, vectors, metadata={"year": list(range(1950, 2010))})
-        column = Views(db).column("year")
+        views = Views(db)
+        column = views.column("year")
     assert sum(category["count"] for category in column["categories"]) == 60
     assert len(column["categories"]) == 8
-    assert column["codes"] == sorted(column["codes"])
+    codes = np.array(column["codes"])[np.argsort(views.map.rows)]
+    assert codes.tolist() == sorted(codes)
 
 
 def test_a_row_its_picture_and_its_neighbours(client: TestClient, db: Reader) -> None:
@@ -158,6 +180,9 @@ HOSTILE = [
     ("GET", f"{API}/thumb/{10**30}", None),
     ("GET", f"{API}/thumb/..%2f..%2fetc%2fpasswd", None),
     ("GET", f"{API}/rows/file:x", None),
+    ("GET", f"{API}/tiles/1", None),
+    ("GET", f"{API}/tiles/{10**30}", None),
+    ("GET", f"{API}/tiles/-1", None),
     ("GET", f"{API}/neighbors/0?k=0", None),
     ("GET", f"{API}/neighbors/0?k=101", None),
     ("GET", f"{API}/neighbors/0?k=-1", None),

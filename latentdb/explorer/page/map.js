@@ -2,13 +2,13 @@
 
 const PALETTE = ["#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#edc948", "#b07aa1", "#ff9da7", "#9c755f", "#7f8c9b", "#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02", "#a6761d", "#3b8bba", "#c44e52", "#8172b3"];
 const PLAIN = "#5b8fc9", DIMMED = "#8888884d";
-const MAX_PICTURES = 250, PICTURE = 36, CLICK = 4, KEPT_PICTURES = 2000, AT_ONCE = 4;
+const MAX_PICTURES = 250, PICTURE = 36, CLICK = 4, MAX_TILES = 64, KEPT_TILES = 128, AT_ONCE = 4;
 
 export const colourOf = (code) => (code < 0 ? "#888888" : PALETTE[code % PALETTE.length]);
 
 export class PointMap {
-  constructor(canvas, { pictureUrl, onPick, onMove }) {
-    Object.assign(this, { canvas, pictureUrl, onPick, onMove });
+  constructor(canvas, { tileOf, onPick, onMove }) {
+    Object.assign(this, { canvas, tileOf, onPick, onMove });
     this.context = canvas.getContext("2d");
     this.rows = new Uint32Array(0);
     this.points = new Float32Array(0);
@@ -17,7 +17,8 @@ export class PointMap {
     this.selected = -1;
     this.near = [];
     this.view = { x: 0, y: 0, scale: 1 };
-    this.pictures = new Map();
+    this.tiles = null; // their form, where there are pictures
+    this.images = new Map(); // of tiles: null while they load
     this.loading = 0;
     new ResizeObserver(() => this.draw()).observe(canvas);
     this.listen();
@@ -78,11 +79,13 @@ export class PointMap {
       context.fillStyle = this.codes ? colourOf(this.codes[i]) : PLAIN;
       this.dot(i, size);
     }
-    this.wanted = [];
-    if (this.pictureUrl && kept.length <= MAX_PICTURES) for (const i of kept) this.picture(i);
+    this.wanted = new Set();
+    if (this.tiles && kept.length <= MAX_PICTURES && new Set(kept.map((i) => this.tileWith(i))).size <= MAX_TILES) for (const i of kept) this.picture(i);
     this.marks();
     this.load();
   }
+
+  tileWith(index) { return Math.floor(index / this.tiles.per_tile); }
 
   dot(index, size) {
     const [x, y] = this.place(index);
@@ -90,14 +93,12 @@ export class PointMap {
   }
 
   picture(index) {
-    const { context } = this, row = this.rows[index], [x, y] = this.place(index);
-    const image = this.pictures.get(row);
-    if (image === undefined) { this.wanted.push(row); return; }
-    if (image === null) return;
-    const scale = PICTURE / Math.max(image.width, image.height);
-    const [w, h] = [image.width * scale, image.height * scale];
+    const { context, tiles } = this, [x, y] = this.place(index), tile = this.tileWith(index), cell = index % tiles.per_tile;
+    const image = this.images.get(tile);
+    if (!image) { this.wanted.add(tile); return; }
+    const scale = PICTURE / Math.max(tiles.width, tiles.height), [w, h] = [tiles.width * scale, tiles.height * scale];
     if (this.codes) { context.fillStyle = colourOf(this.codes[index]); context.fillRect(x - w / 2 - 2, y - h / 2 - 2, w + 4, h + 4); }
-    context.drawImage(image, x - w / 2, y - h / 2, w, h);
+    context.drawImage(image, (cell % tiles.columns) * tiles.across, Math.floor(cell / tiles.columns) * tiles.down, tiles.width, tiles.height, x - w / 2, y - h / 2, w, h);
   }
 
   marks() {
@@ -113,20 +114,18 @@ export class PointMap {
   }
 
   load() {
-    while (this.loading < AT_ONCE && this.wanted.length) {
-      const row = this.wanted.pop(), image = new Image();
-      if (this.pictures.has(row)) continue;
-      if (this.pictures.size > KEPT_PICTURES) this.pictures.delete(this.pictures.keys().next().value);
-      this.pictures.set(row, null);
+    for (const tile of this.wanted) {
+      if (this.loading >= AT_ONCE) return;
+      if (this.images.has(tile)) continue;
+      if (this.images.size >= KEPT_TILES) this.images.delete(this.images.keys().next().value);
+      this.images.set(tile, null);
       this.loading++;
-      image.onload = () => { this.pictures.set(row, image); this.loading--; this.draw(); };
-      image.onerror = () => { this.loading--; this.load(); };
-      image.src = this.pictureUrl(row);
+      this.tileOf(tile).then((image) => this.images.set(tile, image), () => {}).finally(() => { this.loading--; this.draw(); });
     }
   }
 
-  pick(x, y) {
-    let best = -1, least = 24 * 24;
+  pick(x, y, reach = 24) {
+    let best = -1, least = reach ** 2;
     for (const i of this.visible()) {
       if (this.shown && !this.shown[i]) continue;
       const [px, py] = this.place(i), gap = (px - x) ** 2 + (py - y) ** 2;
@@ -187,7 +186,7 @@ export class PointMap {
         ArrowUp: () => this.pan(0, 60), ArrowDown: () => this.pan(0, -60),
         "+": () => this.zoom(1.4), "=": () => this.zoom(1.4), "-": () => this.zoom(1 / 1.4),
         0: () => this.fit(),
-        Enter: () => this.onPick(this.pick(canvas.clientWidth / 2, canvas.clientHeight / 2)),
+        Enter: () => this.onPick(this.pick(canvas.clientWidth / 2, canvas.clientHeight / 2, Infinity)),
         Escape: () => this.onPick(-1),
       }[event.key];
       if (act && !event.ctrlKey && !event.metaKey && !event.altKey) { event.preventDefault(); act(); }

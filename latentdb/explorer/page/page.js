@@ -1,25 +1,31 @@
 import { PointMap, colourOf } from "./map.js";
+import { source } from "./source.js";
 
-const API = "api/v1/";
 const get = (id) => document.getElementById(id);
 const state = { row: null, where: "", colour: "", category: -1, parts: [], method: "linear" };
 let info, column = null, filtered = null;
-
-async function ask(path, body) {
-  const options = body && { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-  let answer;
-  try { answer = await fetch(API + path, options); } catch { throw new Error("the server does not answer: is `latentdb serve` still running?"); }
-  if (answer.ok) return answer;
-  throw new Error((await answer.json().catch(() => ({}))).error ?? `the server answered ${answer.status}`);
-}
-const askJson = async (path, body) => (await ask(path, body)).json();
-const thumb = (row) => `${API}thumb/${row}?v=${info.version}`;
 
 function element(tag, attributes = {}, ...children) {
   const made = Object.assign(document.createElement(tag), attributes);
   made.append(...children);
   return made;
 }
+
+function paint(canvas, { image, x, y, width, height }) {
+  Object.assign(canvas, { width, height });
+  canvas.getContext("2d").drawImage(image, x, y, width, height, 0, 0, width, height);
+  canvas.dataset.painted = Number(canvas.dataset.painted ?? 0) + 1;
+}
+
+// A canvas with a picture, empty until that is there.
+function picture(promise, label) {
+  const canvas = element("canvas", { className: "picture", width: 1, height: 1 });
+  canvas.setAttribute("role", label ? "img" : "presentation");
+  if (label) canvas.ariaLabel = label;
+  promise.then((made) => paint(canvas, made), (error) => { canvas.title = error.message; canvas.classList.add("missing"); });
+  return canvas;
+}
+const thumb = (row, label) => picture(source.picture(row), label);
 
 // One request at a time; of the values that arrive meanwhile, the newest is asked for next.
 function newestWins(run) {
@@ -38,7 +44,7 @@ function newestWins(run) {
 }
 
 const map = new PointMap(get("map"), {
-  pictureUrl: null,
+  tileOf: source.tile,
   onPick: (index) => select(index < 0 ? null : map.rows[index]),
   onMove: () => remember(),
 });
@@ -81,7 +87,7 @@ function show() {
 const filter = newestWins(async (where, newest) => {
   const note = get("filter-note");
   try {
-    const found = where.trim() ? new Set((await askJson("filter?" + new URLSearchParams({ where }))).points) : null;
+    const found = where.trim() ? new Set(await source.filter(where)) : null;
     if (!newest()) return;
     filtered = found;
     note.className = "";
@@ -97,7 +103,7 @@ const filter = newestWins(async (where, newest) => {
 async function colour(name) {
   const legend = get("legend");
   try {
-    column = name ? await askJson("columns/" + encodeURIComponent(name)) : null;
+    column = name ? await source.column(name) : null;
   } catch (error) { column = null; report(error); }
   state.colour = column ? name : "";
   get("colour").value = state.colour;
@@ -128,7 +134,7 @@ const caption = (match) => `${match.distance.toPrecision(3)} ${match.metadata.la
 function grid(matches) {
   return matches.map((match) => {
     const button = element("button", { type: "button", title: `${match.id}, distance ${match.distance.toPrecision(6)}` });
-    if (info.has_model) button.append(element("img", { src: thumb(match.row), alt: match.id }));
+    if (info.has_model) button.append(thumb(match.row, match.id));
     button.append(caption(match));
     button.onclick = () => select(match.row);
     return button;
@@ -144,9 +150,9 @@ const choose = newestWins(async (row, newest) => {
   remember();
   if (row === null) { panel.replaceChildren(element("p", { className: "hint", textContent: "Click a point to see its nearest rows." })); return; }
   try {
-    const [facts, found] = await Promise.all([askJson(`rows/${row}`), askJson(`neighbors/${row}?k=12`)]);
-    const picture = info.has_model && info.has_decoder ? await decoded([{ row, weight: 1 }], "linear") : null;
-    if (!newest()) { if (picture) URL.revokeObjectURL(picture); return; }
+    const [facts, found] = await Promise.all([source.row(row), source.neighbours(row, 12)]);
+    const decoded = info.has_decoder ? await source.decode({ parts: [{ row, weight: 1 }], method: "linear" }) : null;
+    if (!newest()) return;
     map.near = found.matches.map((match) => map.indexOfRow.get(match.row)).filter((index) => index !== undefined);
     map.draw();
     const add = element("button", { type: "button", id: "add", textContent: "add to blend" });
@@ -155,14 +161,11 @@ const choose = newestWins(async (row, newest) => {
       tray();
     };
     const pair = element("div", { className: "pair" });
-    if (info.has_model) pair.append(element("figure", {}, element("img", { src: thumb(row), alt: "image" }), element("figcaption", { textContent: facts.file_exists ? "image" : "no image file: decoded" })));
-    if (picture) {
-      const image = element("img", { src: picture, alt: "reconstruction", onload: () => URL.revokeObjectURL(picture) });
-      pair.append(element("figure", {}, image, element("figcaption", { textContent: "reconstruction" })));
-    }
+    if (info.has_model) pair.append(element("figure", {}, thumb(row, "image"), element("figcaption", { textContent: facts.file_exists ? "image" : "no image file: decoded" })));
+    if (decoded) pair.append(element("figure", {}, picture(Promise.resolve(decoded), "reconstruction"), element("figcaption", { textContent: "reconstruction" })));
     const list = element("dl");
     for (const [key, value] of Object.entries(facts.metadata)) list.append(element("dt", { textContent: key }), element("dd", { textContent: String(value) }));
-    panel.replaceChildren(element("h2", { textContent: facts.id }), pair, list, ...(picture ? [add] : []),
+    panel.replaceChildren(element("h2", { textContent: facts.id }), pair, list, ...(decoded ? [add] : []),
       element("h2", { textContent: "Nearest rows" }), element("div", { className: "grid" }, ...grid(found.matches)));
   } catch (error) {
     panel.replaceChildren(element("p", { className: "bad", textContent: error.message }));
@@ -172,15 +175,11 @@ const select = (row) => choose(row);
 
 // --- blend --------------------------------------------------------------------------
 
-const decoded = async (parts, method) => URL.createObjectURL(await (await ask("decode", { parts, method })).blob());
-
-const blend = newestWins(async ({ parts, method }) => {
-  const note = get("blend-note"), image = get("blend");
+const blend = newestWins(async (recipe) => {
+  const note = get("blend-note");
   try {
-    const began = performance.now(), picture = await decoded(parts, method), old = image.src;
-    image.src = picture;
-    await image.decode();
-    if (old) URL.revokeObjectURL(old);
+    const began = performance.now();
+    paint(get("blend"), await source.decode(recipe));
     note.className = "";
     note.textContent = `decoded in ${Math.round(performance.now() - began)} ms`;
   } catch (error) {
@@ -188,9 +187,9 @@ const blend = newestWins(async ({ parts, method }) => {
     note.textContent = error.message;
   }
 });
-const nearBlend = newestWins(async ({ parts, method }, newest) => {
+const nearBlend = newestWins(async (recipe, newest) => {
   try {
-    const found = await askJson("query?k=8", { parts, method });
+    const found = await source.near(recipe, 8);
     if (newest()) get("near").replaceChildren(...grid(found.matches));
   } catch { get("near").replaceChildren(); } // the blend says why
 });
@@ -215,7 +214,7 @@ function tray() {
     slider.oninput = () => { part.weight = Number(slider.value); value.textContent = part.weight.toFixed(2); renew(); };
     const remove = element("button", { type: "button", textContent: "×", ariaLabel: `remove row ${part.row}` });
     remove.onclick = () => { state.parts.splice(state.parts.indexOf(part), 1); tray(); };
-    return element("div", { className: "part" }, element("img", { src: thumb(part.row), alt: "" }), slider, value, remove);
+    return element("div", { className: "part" }, thumb(part.row, ""), slider, value, remove);
   }));
   renew();
 }
@@ -229,12 +228,14 @@ function report(error) {
 }
 
 async function start() {
-  info = await askJson("info");
-  const data = await (await ask("points")).arrayBuffer(), head = new DataView(data);
+  source.onProgress = (text) => { get("progress").textContent = text; };
+  info = await source.open();
+  const data = await source.points(), head = new DataView(data);
   if (head.getUint32(0) !== 0x4c444250 || head.getUint32(4, true) !== 1) throw new Error("the map has an unknown format: reload the page");
   const n = head.getUint32(8, true);
   map.setPoints(new Uint32Array(data, 16, n), new Float32Array(data, 16 + 4 * n, 2 * n));
-  if (info.has_model) map.pictureUrl = thumb;
+  map.tiles = info.tiles;
+  get("filter-form").hidden = !source.can.filter;
   get("facts").textContent = `${n.toLocaleString("en")} rows, ${info.dim} dimensions, neighbours kept: ${Math.round(100 * info.neighbours_kept)} %`;
   get("colour").append(...info.columns.map((name) => element("option", { value: name, textContent: name })));
   map.fit();
