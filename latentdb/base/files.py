@@ -7,6 +7,7 @@ on a full disk is decided here.
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import re
@@ -32,6 +33,13 @@ _TEMPORARY = r"\.([0-9]+)(?:-[0-9a-f]{8})?\.tmp"  # ending of a temporary name, 
 _MAX_WRITING_SECONDS = 86_400  # since the last write to a temporary file: its process has ended
 _READ_BYTES = 4 << 20  # at a time, of a file that is read whole
 
+
+# fsync of macOS leaves data in the cache of the drive, which a power cut empties.
+_FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+_NO_FULL_SYNC = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}  # file systems say
+# A smaller file is read: mapped, it would keep a descriptor.  Reading 100 files of this size takes
+# 3 ms longer than mapping them, of 1 MiB 46 ms.
+READ_BELOW = 1 << 16
 
 _FREE_DESCRIPTORS = 32  # how near to the limit of open files it is raised
 _MOST_DESCRIPTORS = 10_240  # macOS says unlimited, and refuses more
@@ -62,6 +70,18 @@ def checksum(data: bytes | memoryview | mmap.mmap) -> str:
 # --- writing a store -------------------------------------------------------------------
 
 
+def sync(descriptor: int) -> None:
+    """Make what was written to a file, or the names in a folder, survive a power cut."""
+    if _FULL_SYNC is not None:
+        try:
+            fcntl.fcntl(descriptor, _FULL_SYNC)
+            return
+        except OSError as error:
+            if error.errno not in _NO_FULL_SYNC:
+                raise
+    os.fsync(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable.
 
@@ -73,7 +93,7 @@ def sync_folder(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(descriptor)
+            sync(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -143,7 +163,7 @@ def _write_new(path: Path, data: bytes | memoryview, *, follow: bool) -> None:
             try:
                 try:
                     write_all(descriptor, data)
-                    os.fsync(descriptor)
+                    sync(descriptor)
                 finally:
                     os.close(descriptor)
             except OSError:
@@ -305,6 +325,28 @@ def map_sized(path: Path, size: int) -> mmap.mmap:
     if view is None:
         raise CorruptStoreError(f"{path} is damaged: it has {actual} bytes, expected {size}")
     return view
+
+
+def read_or_map(path: Path, size: int) -> bytes | mmap.mmap:
+    """The content of a file whose size is known: read if it is small, else mapped.
+
+    Raises
+    ------
+    NotFoundError, CorruptStoreError, StoreError
+        As `map_sized`.
+    """
+    if size >= READ_BELOW:
+        return map_sized(path, size)
+    descriptor = _open(path)
+    try:
+        with os.fdopen(descriptor, "rb") as file:
+            actual = os.fstat(descriptor).st_size
+            data = file.read(size) if actual == size else b""
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if len(data) != size:
+        raise CorruptStoreError(f"{path} is damaged: it has {actual} bytes, expected {size}")
+    return data
 
 
 def map_checked(path: Path, size: int, expected: str) -> mmap.mmap:

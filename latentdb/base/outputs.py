@@ -18,6 +18,7 @@ from typing import IO
 from latentdb.base.errors import AlreadyExistsError, LatentDBError, StoreError
 from latentdb.base.files import (
     sweep,
+    sync,
     sync_folder,
     temporary_path,
     try_remove,
@@ -155,7 +156,7 @@ def open_output(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         with open(temporary, "x+b") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         _move(temporary, target, overwrite=output.overwrite)
     except BaseException as error:
         try_remove(temporary)

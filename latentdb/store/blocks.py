@@ -25,7 +25,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from latentdb.base.errors import CorruptStoreError
-from latentdb.base.files import checksum, compare_checksum, map_checked, map_sized
+from latentdb.base.files import checksum, compare_checksum, map_checked, read_or_map
 from latentdb.store.manifest import FileEntry, LayoutEntry
 
 Ints = NDArray[np.int64]
@@ -235,19 +235,19 @@ class ArrayFile:
         self._sums: NDArray[np.uint64] | None = None
         self._first_blocks: dict[str, int] = {}
         self._opened: dict[str, MappedArray] = {}
-        self.mapped: mmap.mmap
+        self.content: bytes | mmap.mmap  # small files are read, and need no descriptor
         if layout is None:
-            self.mapped = map_checked(path, entry.bytes, entry.checksum)
-            self._layouts = hdf5_layout(path, self.mapped)
+            self.content = map_checked(path, entry.bytes, entry.checksum)
+            self._layouts = hdf5_layout(path, self.content)
         else:
-            self.mapped = map_sized(path, entry.bytes)
+            self.content = read_or_map(path, entry.bytes)
             self._layouts = self._read(layout)
 
     def _read(self, layout: LayoutEntry) -> dict[str, ArrayLayout]:
         end = layout.offset + layout.bytes
-        if layout.bytes > _MAX_LAYOUT or end > len(self.mapped):
+        if layout.bytes > _MAX_LAYOUT or end > len(self.content):
             raise CorruptStoreError(f"{self._path}: refused, its layout lies outside the file")
-        text = self.mapped[layout.offset : end]
+        text = self.content[layout.offset : end]
         if checksum(text) != layout.checksum:
             raise CorruptStoreError(f"{self._path} is damaged: the checksum of its layout is wrong")
         try:
@@ -317,9 +317,9 @@ class ArrayFile:
     def _numbers(self, name: str, layout: ArrayLayout) -> Numbers:
         offset, dtype, shape = layout
         count = math.prod(shape)
-        if not 0 <= offset <= len(self.mapped) - count * dtype.itemsize:
+        if not 0 <= offset <= len(self.content) - count * dtype.itemsize:
             raise CorruptStoreError(f"{self._path}: refused, {name!r} lies outside the file")
-        found = np.frombuffer(self.mapped, dtype, count, offset if count else 0)
+        found = np.frombuffer(self.content, dtype, count, offset if count else 0)
         return found.reshape(shape)
 
     def check(self, entry: FileEntry) -> None:
@@ -330,8 +330,8 @@ class ArrayFile:
         CorruptStoreError
             If either does not hold.
         """
-        compare_checksum(self._path, checksum(self.mapped), entry.checksum)
-        found = hdf5_layout(self._path, self.mapped)
+        compare_checksum(self._path, checksum(self.content), entry.checksum)
+        found = hdf5_layout(self._path, self.content)
         if {name: found[name] for name in found if name not in _INTERNAL} != {
             name: self._layouts[name] for name in self.names()
         }:

@@ -1,7 +1,7 @@
 """A segment: rows as one immutable HDF5 file.
 
-The file is built in memory and written in one piece.  Its arrays are mapped and
-verified as far as they are read: see `latentdb.store.blocks`.
+The file is built in memory and written in one piece.  Its arrays are mapped, those of
+a small file read, and verified as far as they are read: see `latentdb.store.blocks`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _text_arrays(name: str, texts: Iterable[str]) -> dict[str, NDArray[Any]]:
 
 
 class Segment:
-    """An open segment: arrays mapped from the file, not copied.
+    """An open segment: arrays mapped from the file, not copied; those of a small one are read.
 
     Parameters
     ----------
@@ -231,12 +231,13 @@ class Segment:
         Reading a mapped page of a file that was truncated ends the process with
         SIGBUS, so this is called before each use.  It takes half a microsecond.
         """
-        return self.mapped.size() == len(self.mapped)
+        return self.mapped is None or self.mapped.size() == len(self.mapped)
 
     @property
-    def mapped(self) -> mmap.mmap:
-        """The whole file."""
-        return self._arrays.mapped
+    def mapped(self) -> mmap.mmap | None:
+        """The whole file; None where it is small, and was read."""
+        content = self._arrays.content
+        return None if isinstance(content, bytes) else content
 
     def with_columns(self, columns: Mapping[str, str]) -> Segment:
         """The same open segment under the metadata types of a later version."""

@@ -70,7 +70,8 @@ class Snapshot:
 
     @cached_property
     def _maps(self) -> list[tuple[mmap.mmap, int]]:
-        return [(segment.mapped, len(segment.mapped)) for segment in self.segments]
+        maps = [segment.mapped for segment in self.segments]
+        return [(mapped, len(mapped)) for mapped in maps if mapped is not None]
 
     @cached_property
     def deleted(self) -> Ints:

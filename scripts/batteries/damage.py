@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from batteries.world import (
     small,
     workshop,
 )
+from latentdb.base import files
 from latentdb.base.errors import LatentDBError
 from latentdb.database import LatentDB
 from latentdb.images.decode import Preprocessing
@@ -224,14 +226,23 @@ def _questions(subject: Subject) -> dict[str, Callable[[LatentDB, Path], object]
     }
 
 
-def _cut_case(folder: Path, subject: Subject, file: Path, how: str, size: int) -> str:
-    """Cut a file under an open store that has answered already; then ask."""
+def _cut_case(
+    folder: Path, subject: Subject, file: Path, how: str, size: int, *, mapped: bool
+) -> str:
+    """Cut a file under an open store that has answered already; then ask.
+
+    The segments of the battery are small and are read; with `mapped`, as if they were large.
+    """
     path = folder / "cut" / "store"
     shutil.rmtree(path.parent, ignore_errors=True)
     shutil.copytree(subject.path, path)
     question = _questions(subject)[how]
     outcome = "right answer"
-    with warnings.catch_warnings(), LatentDB.open(path) as db:
+    with (
+        warnings.catch_warnings(),
+        mock.patch.object(files, "READ_BELOW", 0 if mapped else files.READ_BELOW),
+        LatentDB.open(path) as db,
+    ):
         warnings.simplefilter("ignore", RuntimeWarning)
         subject._nearest(db)
         os.truncate(path / file.relative_to(subject.path), size)
@@ -242,8 +253,8 @@ def _cut_case(folder: Path, subject: Subject, file: Path, how: str, size: int) -
             if file.name not in str(error):
                 raise BrokenPromise(f"{error} does not name {file.name}") from error
             outcome = "named"
-    if file.suffix == ".h5" and outcome != "named":
-        raise BrokenPromise("a cut segment was not noticed")
+    if file.suffix == ".h5" and (outcome == "named") != mapped:
+        raise BrokenPromise(f"a cut segment, {mapped=}: {outcome}")
     return f"cut while open: {outcome}"
 
 
@@ -257,7 +268,8 @@ def _cuts(count: int, seed: int) -> Summary:
             draw = random.Random(seed * 1_000_003 + number)
             file, how = subject.files[number % len(subject.files)], draw.choice(kinds)
             size = draw.randrange(len(subject.whole[file]))
-            case = partial(_cut_case, folder, subject, file, how, size)
+            mapped = draw.random() < 0.7
+            case = partial(_cut_case, folder, subject, file, how, size, mapped=mapped)
             told = f"cut {number}: {file.parent.name}/{file.name} to {size} bytes, then {how}"
             summary.case(told, partial(in_time, case))
     return summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -14,12 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from latentdb.base import files
 from latentdb.base.errors import CorruptStoreError, NotFoundError, StoreError
 from latentdb.base.files import (
     checksum,
     map_checked,
     os_reason,
     read_limited,
+    read_or_map,
     replace_atomically,
     sync_folder,
     try_remove,
@@ -190,6 +193,55 @@ def test_sync_folder_says_which_folder_is_missing(tmp_path: Path) -> None:
         sync_folder(tmp_path / "gone")
 
 
+class Drive:
+    """The calls that sync of macOS makes, and the answer of its file system to the full one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, refusal: int = 0) -> None:
+        self.calls: list[str] = []
+        self._refusal = refusal
+        monkeypatch.setattr(files, "_FULL_SYNC", 51)  # F_FULLFSYNC
+        monkeypatch.setattr(files.fcntl, "fcntl", self._fcntl)
+        monkeypatch.setattr(files.os, "fsync", lambda _: self.calls.append("fsync"))
+
+    def _fcntl(self, descriptor: int, command: int) -> int:
+        assert command == 51
+        assert os.fstat(descriptor)
+        self.calls.append("full")
+        if self._refusal:
+            raise OSError(self._refusal, os.strerror(self._refusal))
+        return 0
+
+
+def test_a_drive_of_a_mac_is_told_to_empty_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive = Drive(monkeypatch)
+    write_new(tmp_path / "a", b"x")
+    sync_folder(tmp_path)
+    with open_output(tmp_path / "b") as file:
+        file.write(b"x")
+    assert drive.calls == ["full"] * 4  # two files, and their folder after each
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOTSUP, errno.EINVAL, errno.ENOTTY])
+def test_a_file_system_that_cannot_do_so_is_synced_as_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    drive = Drive(monkeypatch, refusal)
+    write_new(tmp_path / "a", b"x")
+    assert drive.calls == ["full", "fsync"]
+
+
+def test_a_drive_that_fails_is_an_error_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive = Drive(monkeypatch, errno.EIO)
+    with pytest.raises(StoreError, match="a cannot be written: input/output error"):
+        write_new(tmp_path / "a", b"x")
+    assert drive.calls == ["full"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_read_limited_accepts_the_limit_and_refuses_one_byte_more(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 10)
     assert read_limited(tmp_path / "a", 10) == b"x" * 10
@@ -235,6 +287,23 @@ def test_a_link_counts_as_damage(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "secret")
     with pytest.raises(CorruptStoreError, match="link"):
         read_limited(tmp_path / "link", 10)
+
+
+@pytest.mark.parametrize("below", [0, files.READ_BELOW])
+def test_a_file_is_read_or_mapped_with_the_same_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: int
+) -> None:
+    monkeypatch.setattr(files, "READ_BELOW", below)
+    (tmp_path / "a").write_bytes(b"abc")
+    found = read_or_map(tmp_path / "a", 3)
+    assert (bytes(found), isinstance(found, bytes)) == (b"abc", below > 3)
+    for size in (2, 4):
+        with pytest.raises(
+            CorruptStoreError, match=f"a is damaged: it has 3 bytes, expected {size}"
+        ):
+            read_or_map(tmp_path / "a", size)
+    with pytest.raises(NotFoundError, match="b is missing"):
+        read_or_map(tmp_path / "b", 3)
 
 
 def test_map_checked_gives_the_content(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from latentdb.base import files
 from latentdb.base.errors import CorruptStoreError, InvalidInputError, LatentDBError
 from latentdb.base.files import checksum
 from latentdb.store import blocks as parts
@@ -226,7 +227,10 @@ def test_looking_for_text_that_is_no_unicode_finds_nothing(tmp_path: Path) -> No
     assert segment.find(asked, hash_ids(asked)).tolist() == [-1, 3]
 
 
-def test_a_file_that_is_cut_while_it_is_open_is_not_touched(tmp_path: Path) -> None:
+def test_a_mapped_file_that_is_cut_while_it_is_open_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "READ_BELOW", 0)
     segment = opened(tmp_path, dump(sample(), NUMBERS))
     assert segment.is_intact()
     os.truncate(segment.name, 100)  # to read a row now would be SIGBUS
@@ -488,14 +492,15 @@ def lose_after(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(parts, name, map_and_lose)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("version", "below"), [(1, 0), (2, 0), (2, files.READ_BELOW)])
 def test_a_segment_that_goes_once_it_is_mapped_is_read_to_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, below: int
 ) -> None:
+    monkeypatch.setattr(files, "READ_BELOW", below)
     made = dump(sample(), NUMBERS)
     entry = put(tmp_path, made.data if version == 1 else made)
     expected = repr(read_all(Segment(tmp_path, entry, DIM, KINDS)))
-    lose_after(monkeypatch, "map_checked" if version == 1 else "map_sized")
+    lose_after(monkeypatch, "map_checked" if version == 1 else "read_or_map")
     assert repr(read_all(Segment(tmp_path, entry, DIM, KINDS))) == expected
     assert not (tmp_path / NAME).exists()
 

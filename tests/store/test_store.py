@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from latentdb.base import files
 from latentdb.base.errors import (
     AlreadyExistsError,
     CorruptStoreError,
@@ -558,7 +559,32 @@ def test_a_version_that_no_reader_can_open_is_not_committed(
     assert Store.open(store.path).snapshot().metadata(np.array([1])) == [{"year": 1}]
 
 
-def test_a_store_may_have_more_segments_than_the_soft_limit_of_open_files(store: Store) -> None:
+MANY_SEGMENTS = """
+import os, resource, sys
+import numpy as np
+from latentdb import LatentDB
+
+limit = len(os.listdir("/dev/fd")) + 24  # what imports and one call need
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+with LatentDB.open(sys.argv[1]) as db:
+    db.add(["new"], np.ones((1, 8)))
+    print(len(db), db.query("new", k=1)[0].id, db.info().segments)
+print(LatentDB.verify(sys.argv[1]).problems)
+"""
+
+
+def test_small_segments_need_no_descriptor_each(store: Store) -> None:
+    with store.writer() as writer:
+        writer.append(some([f"r{number}"]) for number in range(90))
+    words = [sys.executable, "-c", MANY_SEGMENTS, str(store.path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout.split()) == (0, ["91", "new", "91", "()"]), done.stderr
+
+
+def test_a_store_may_have_more_large_segments_than_the_soft_limit_of_open_files(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "READ_BELOW", 0)
     used = len(os.listdir("/dev/fd"))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -682,7 +708,10 @@ def test_an_index_file_that_is_gone_is_not_committed(store: Store) -> None:
 # --- files that change under an open store ------------------------------------------
 
 
-def test_a_segment_that_is_cut_is_named_and_one_that_is_restored_is_read(store: Store) -> None:
+def test_a_mapped_segment_that_is_cut_is_named_and_one_that_is_restored_is_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "READ_BELOW", 0)
     append(store, some(["a", "b"]))
     snapshot = store.snapshot()
     file = store.path / snapshot.manifest.segments[0].file.name
@@ -694,6 +723,18 @@ def test_a_segment_that_is_cut_is_named_and_one_that_is_restored_is_read(store: 
     file.with_suffix(".new").write_bytes(whole)
     file.with_suffix(".new").rename(file)
     assert store.snapshot().locate(["b"]).tolist() == [1]
+
+
+def test_a_small_segment_is_in_memory_and_answers_whatever_becomes_of_its_file(
+    store: Store,
+) -> None:
+    append(store, some(["a", "b"]))
+    snapshot = store.snapshot()
+    vectors = snapshot.vectors(np.array([0, 1])).tolist()
+    os.truncate(store.path / snapshot.manifest.segments[0].file.name, 10)
+    assert store.snapshot().vectors(np.array([0, 1])).tolist() == vectors
+    with pytest.raises(CorruptStoreError, match="is damaged: it has 10 bytes"):
+        Store.open(store.path)
 
 
 def test_a_writer_that_commits_nothing_makes_what_it_found_durable(
