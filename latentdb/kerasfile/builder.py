@@ -174,7 +174,11 @@ class Builder:
                 operands = [argument(value) for value in self._operands(layer, call)]
                 result = getattr(self._keras.ops, operation)(*operands)
             else:
-                unknown = [key for key, value in call.kwargs.items() if value is not False]
+                unknown = [
+                    key
+                    for key, value in call.kwargs.items()
+                    if value is not False and (key != "training" or step.trains)
+                ]
                 if unknown or len(call.args) != 1 or not _is_input(call.args[0]):
                     raise self._error(layer, "is called with arguments that are not supported")
                 inputs = argument(call.args[0])

@@ -34,6 +34,12 @@ IDENTITIES = frozenset(
      "RandomRotation", "RandomZoom", "RandomContrast", "RandomBrightness", "RandomTranslation")
 )  # fmt: skip
 
+# Layers that keras itself calls so: it makes no difference, or is augmentation.
+ALWAYS_TRAIN = frozenset(
+    ("Resizing", "CenterCrop", "Rescaling", "RandomFlip", "RandomRotation", "RandomZoom",
+     "RandomContrast", "RandomBrightness", "RandomTranslation", "RandomCrop")
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -280,6 +286,13 @@ class Step:
     def call(self) -> Call:
         return self.tensor.layer.calls[self.tensor.ref.node]
 
+    @property
+    def trains(self) -> bool:
+        """Whether a layer is called as in training, where it is random or depends on the batch."""
+        layer = self.tensor.layer
+        called = layer.calls[self.tensor.ref.node : self.tensor.ref.node + 1]
+        return bool(called and called[0].kwargs.get("training")) and layer.kind not in ALWAYS_TRAIN
+
 
 def step_to(tensor: Tensor) -> Step:
     """The step that computes a tensor."""
@@ -521,7 +534,7 @@ def _call(node: Any, layers: Mapping[str, Layer]) -> Call:
         args = _arguments(node.get("args", []), layers)
         kwargs = _arguments(node.get("kwargs", {}), layers)
         return Call(args, {key: value for key, value in kwargs.items() if value is not None})
-    if _is_old_ref(node):
+    if node and isinstance(node[0], str):  # one layer or constant, not a list of them
         node = [node]
     single = len(node) == 1
     refs: list[Any] = []
@@ -532,7 +545,7 @@ def _call(node: Any, layers: Mapping[str, Layer]) -> Call:
         else:
             refs.append(_ref(layers, *item[:3], old=True))
         for key, value in (item[3] if len(item) > 3 else {}).items():
-            if value is not None and key not in ("name", "training", "mask"):
+            if value is not None and key not in ("name", "mask"):
                 kwargs[str(key)] = _ref(layers, *value, old=True) if _is_old_ref(value) else value
     return Call(refs if single else [refs], kwargs)
 

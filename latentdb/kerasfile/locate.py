@@ -146,7 +146,19 @@ def find(
     else:
         log_var, notes = _find_log_var(model, mean)
     image, latent = _find_decoder(model, mean, log_var) or (None, None)
+    notes += training_notes(upstream([mean] + ([log_var] if log_var is not None else [])))
     return ModelOutputs(mean, log_var, image, latent, tuple(notes))
+
+
+def training_notes(steps: Collection[Step]) -> list[str]:
+    """A note for the layers without effect at inference that a model calls as in training."""
+    labels = [step.tensor.layer.label for step in steps if step.action == "same" and step.trains]
+    if not labels:
+        return []
+    return [
+        f"{labels[0]} is called with training=True: latentdb leaves it out, for latents must be "
+        "reproducible" + (f" (and {len(labels) - 1} more)" if len(labels) > 1 else "")
+    ]
 
 
 def decoder_of(model: Architecture) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ reconstruction error is the right one.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -130,12 +131,16 @@ def calibrate(codec: Codec, images: NDArray[np.uint8]) -> Codec:
     ]
     fits = codec.reconstruction_errors(images, candidates)
     ranked = sorted(candidates, key=lambda text: fits[text].error)
+    # Encoder and decoder with different ranges are rare: one counts only if it is far better.
+    plain = [text for text in ranked if divides or ":" not in text]
+    if fits[plain[0]].error < MIN_ERROR_RATIO * fits[ranked[0]].error:
+        ranked = plain
     best = ranked[0]
     if fits[best].z_mean_rms <= _MAX_Z_MEAN_RMS:
         ranked = [text for text in ranked if fits[text].z_mean_rms <= _MAX_Z_MEAN_RMS]
-    second = ranked[1]
+    second = ranked[min(1, len(ranked) - 1)]
     error, second_error = fits[best].error, fits[second].error
-    ratio = second_error / max(error, 1e-9)
+    ratio = math.inf if second == best else second_error / max(error, 1e-9)
     grey_error = float(np.var(images.astype(np.float64), axis=(0, 1, 2)).mean())
     result = f"{best} gives an error of {error:.0f}, {second} of {second_error:.0f}"
     if error < grey_error and ratio >= MIN_ERROR_RATIO and (divides or ":" not in best):

@@ -15,7 +15,8 @@ from latentdb.cli.main import main
 from latentdb.database import LatentDB
 from latentdb.images.decode import Preprocessing, read_image
 from latentdb.kerasfile.runtime import load_keras
-from latentdb.model.calibration import import_model
+from latentdb.model.calibration import calibrate, import_model
+from latentdb.model.codec import Codec, RangeFit
 from latentdb.model.config import ModelOptions
 from tests.kerasfile.test_convert import with_lambda
 
@@ -186,3 +187,38 @@ def test_a_store_of_a_trusted_model_asks_for_trust_again(tmp_path: Path, images:
         pytest.raises(UntrustedModelError, match="'half' is code in the file"),
     ):
         opened.query(new)
+
+
+class _Fits:
+    """A codec as far as calibration asks one: given errors of ranges."""
+
+    def __init__(self, codec: Codec, errors: dict[str, float]) -> None:
+        self.config, self._codec, self._errors = codec.config, codec, errors
+
+    def reconstruction_errors(self, images: Any, ranges: Any) -> dict[str, RangeFit]:
+        del images
+        return {text: RangeFit(self._errors.get(text, 5000.0), 1.0) for text in ranges}
+
+    def with_preprocessing(self, spec: Preprocessing) -> Codec:
+        return self._codec.with_preprocessing(spec)
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ({"0..1": 1000, "0..1:-1..1": 1100}, "0..1"),  # a rare mixed range is close
+        ({"0..1": 1000, "-1..1:0..1": 950}, "0..1"),
+        ({"0..1": 1000, "-1..1": 1100}, None),
+        ({"0..1": 1000, "-1..1:0..1": 400}, None),
+    ],
+)
+def test_plain_ranges_come_first(
+    symmetric: tuple[Path, Any], errors: dict[str, float], expected: str | None
+) -> None:
+    codec: Any = _Fits(import_model(symmetric[0], options=ModelOptions(pixel_range="0..1")), errors)
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    if expected is None:
+        with pytest.raises(ModelError, match="does not show the pixel range"):
+            calibrate(codec, images)
+    else:
+        assert calibrate(codec, images).config.preprocessing.pixel_range == expected
