@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from latentdb.insight.directions import Direction
 from latentdb.maintenance import Maintenance
 from latentdb.store import recipes as saved_recipes
 from latentdb.store.recipes import SavedRecipe, check_name, fingerprint
@@ -10,15 +11,17 @@ from latentdb.store.recipes import SavedRecipe, check_name, fingerprint
 class Saving(Maintenance):
     """The calls of `LatentDB` that save latents by a name."""
 
-    def save_recipe(self, name: str, text: str, *, overwrite: bool = False) -> SavedRecipe:
-        """Save what a recipe comes to now, as ``@name`` for other recipes.
+    def save_recipe(
+        self, name: str, recipe: str | Direction, *, overwrite: bool = False
+    ) -> SavedRecipe:
+        """Save what a recipe comes to now, or a direction, as ``@name`` for recipes.
 
         Parameters
         ----------
         name
             1 to 64 lower-case letters, digits and ``_``, a letter first.
-        text
-            As of `recipe`.
+        recipe
+            A text as of `recipe`, or what `direction` returned.
         overwrite
             Replace one of that name.
 
@@ -34,10 +37,13 @@ class Saving(Maintenance):
         check_name(name)
         with self._open_store().writer() as writer:
             snapshot = writer.snapshot
-            found = self._compose(text)
-            saved = SavedRecipe(
-                name, found.text, found.vector, found.rows, found.digest, fingerprint(snapshot)
-            )
+            if isinstance(recipe, Direction):
+                saved = _of_direction(name, recipe, fingerprint(snapshot))
+            else:
+                found = self._compose(recipe)
+                saved = SavedRecipe(
+                    name, found.text, found.vector, found.rows, found.digest, fingerprint(snapshot)
+                )
             saved_recipes.save(snapshot, saved, overwrite=overwrite)
         return saved
 
@@ -53,3 +59,18 @@ class Saving(Maintenance):
         """
         with self._open_store().writer() as writer:
             saved_recipes.delete(writer.snapshot.folder, name)
+
+
+def _of_direction(name: str, found: Direction, made_of: str) -> SavedRecipe:
+    return SavedRecipe(
+        name,
+        f"from {found.source} to {found.target}",
+        found.vector,
+        found.rows,
+        found.digest,
+        made_of,
+        found.method,
+        found.source,
+        found.target,
+        found.auc[found.method],
+    )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from latentdb.images.discover import BadFile
     from latentdb.insight.clusters import Clustering
     from latentdb.insight.diagnosis import Diagnosis
+    from latentdb.insight.directions import Axis, Direction
     from latentdb.insight.duplicates import Duplicates
     from latentdb.insight.evaluation import Evaluation
     from latentdb.insight.outliers import Outliers
@@ -289,6 +290,31 @@ def print_recipes(found: Sequence[SavedRecipe]) -> None:
         click.echo(f"@{recipe.name}  {_text(recipe.text)}  ({counted(recipe.rows, 'row')}){kind}")
     if not found:
         click.echo("no recipes: save one with latentdb decode --recipe RECIPE --save NAME")
+
+
+def print_axes(found: Sequence[Axis]) -> None:
+    """Print a line per principal axis."""
+    click.echo("direction  variance  effect/255")
+    for axis in found[:MAX_LISTED]:
+        effect = "-" if axis.effect is None else f"{255 * axis.effect:.2f}"
+        click.echo(f"{f'pc({axis.number})':<9} {axis.variance:9.1%} {effect:>11}")
+    if len(found) > MAX_LISTED:
+        click.echo(f"and {len(found) - MAX_LISTED:,} more; --json lists all")
+
+
+def print_direction(found: Direction) -> None:
+    """Print how well a direction separates, beside the other methods, and how long it is."""
+    import math
+
+    others = ", ".join(
+        f"{method} {score:.3f}" for method, score in found.auc.items() if method != found.method
+    )
+    click.echo(
+        f"{found.method}: held-out AUC {found.auc[found.method]:.3f} over "
+        f"{counted(found.held_out, 'row')}" + (f" ({others})" if others else "")
+    )
+    length = math.sqrt(sum(value * value for value in found.vector.tolist()))
+    click.echo(f"made of {counted(found.rows, 'row')}, |v| {length:.4g}")
 
 
 def print_diagnosis(found: Diagnosis) -> None:

@@ -20,11 +20,10 @@ from latentdb.cli.options import (
     force_option,
     json_option,
     quiet_option,
+    seed_option,
     trust_option,
     where_option,
 )
-
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
 
 
 @click.command()

@@ -90,6 +90,8 @@ for command in (
     decode.average,
     decode.interpolate,
     recipes.list_recipes,
+    recipes.directions,
+    recipes.direction,
     insight.diagnose,
     insight.traverse,
     insight.sample,

@@ -94,6 +94,7 @@ class Channels(click.Choice):  # type: ignore[type-arg,unused-ignore]
 db_argument = click.argument("db", type=click.Path())
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the samples.")
 where_option = click.option("--where", metavar="EXPR", help="Only rows for which EXPR is true.")
 force_option = click.option(
     "--force", "overwrite", is_flag=True, help="Replace files that exist; never an image of DB."

@@ -12,6 +12,7 @@ from latentdb.images.pixel_range import Pixels
 from latentdb.images.render import SIDE, Cell, one_line
 from latentdb.insight.clusters import Cluster
 from latentdb.insight.diagnosis import Dimension
+from latentdb.insight.directions import Axis
 from latentdb.model.generation import Traversal
 
 Doubles = NDArray[np.float64]
@@ -36,6 +37,26 @@ def traversal_rows(walk: Traversal, images: Pixels, captions: Sequence[str]) -> 
         cells = list(zip(images[row], steps, strict=True))
         cells[0] = (images[row][0], f"{steps[0]}\n{caption}")
         rows.append(cells)
+    return rows
+
+
+def axis_rows(axes: Sequence[Axis], images: Pixels, sides: float) -> list[list[Cell]]:
+    """One row of a sheet for each axis: several latents, each moved to either side.
+
+    Parameters
+    ----------
+    images
+        uint8 ``[m, 3 s, height, width, channels]``: of each start -, 0 and +.
+    sides
+        How far, in standard deviations.
+    """
+    rows = []
+    for axis, row in zip(axes, images, strict=True):
+        captions = [f"-{sides:g} sd", "0", f"+{sides:g} sd"] * (len(row) // 3)
+        captions[1] = "mean"
+        effect = "" if axis.effect is None else f": {255 * axis.effect:.1f} levels"
+        captions[0] += f"\npc({axis.number}){effect}"
+        rows.append(list(zip(row, captions, strict=True)))
     return rows
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,14 +123,32 @@ def statistics(blocks: Iterable[tuple[Floats, Floats | None]], dim: int) -> Post
 
 
 def decoded_effect(latents: Floats, steps: Doubles, decode: Decode) -> Doubles:
-    """How much each dimension changes the picture, float64 ``[d]``.
+    """How much each dimension changes the picture, float64 ``[d]``: see `decoded_change`.
+
+    Parameters
+    ----------
+    steps
+        float64 ``[d]``: how far to go to either side, one standard deviation each.
+    """
+
+    def offsets() -> Iterator[Doubles]:
+        for number, step in enumerate(steps):
+            offset = np.zeros(len(steps))
+            offset[number] = step
+            yield offset
+
+    return decoded_change(latents, offsets(), decode)
+
+
+def decoded_change(latents: Floats, offsets: Iterable[Doubles], decode: Decode) -> Doubles:
+    """How much each of some steps changes the picture, float64 ``[m]``.
 
     Parameters
     ----------
     latents
         float32 ``[n, d]``: where to look, rows of the store.
-    steps
-        float64 ``[d]``: how far to go to either side, one standard deviation each.
+    offsets
+        m of float64 ``[d]``: the steps, which are gone to either side.
     decode
         Latents to uint8 images.
 
@@ -140,20 +158,18 @@ def decoded_effect(latents: Floats, steps: Doubles, decode: Decode) -> Doubles:
         Root mean square of the change of a pixel, as a share of white (1/255 is one level),
         of ``decode(z + step) - decode(z - step)`` halved, over rows, pixels and channels.
     """
-    count, dim = latents.shape
-    effects = np.zeros(dim)
-    for number in range(dim):
-        offset = np.zeros(dim, np.float32)
-        offset[number] = steps[number]
+    effects = []
+    for step in offsets:
+        offset = step.astype(np.float32)
         total, size = 0.0, 0
-        for start in range(0, count, _BATCH):
+        for start in range(0, len(latents), _BATCH):
             part = latents[start : start + _BATCH]
             images = decode(np.concatenate([part + offset, part - offset])).astype(np.float32)
             change = (images[: len(part)] - images[len(part) :]) / 2
             total += float(np.square(change, dtype=np.float64).sum())
             size += change.size
-        effects[number] = np.sqrt(total / max(size, 1)) / 255
-    return effects
+        effects.append(np.sqrt(total / max(size, 1)) / 255)
+    return np.array(effects)
 
 
 @dataclass(frozen=True, eq=False)

@@ -95,3 +95,22 @@ def test_outliers(store: Path, tmp_path: Path) -> None:
     found = run_json("outliers", store, "--by", "kl", "--where", 'label == "disc"')
     assert (found["by"], found["rows"], len(found["outliers"])) == ("kl", 40, 20)
     assert [row["kl_rank"] for row in found["outliers"]] == list(range(1, 21))
+
+
+def test_directions(store: Path, tmp_path: Path) -> None:
+    lines = run("directions", store, "-n", 3, "--out", tmp_path / "a.png").stdout.splitlines()
+    assert lines[0].split() == ["direction", "variance", "effect/255"]
+    assert len(lines) == 5
+    sides = ("--from", 'label == "disc"', "--to", 'label == "square"')
+    lines = run(
+        "direction", store, *sides, "--save", "square", "--out", tmp_path / "d.png"
+    ).stdout.splitlines()
+    assert lines[0].startswith("difference: held-out AUC ")
+    assert lines[1].startswith("made of 80 rows, |v| ")
+    assert lines[2:] == ["saved as @square", str(tmp_path / "d.png")]
+    found = run_json("direction", store, *sides, "--method", "logistic")
+    assert set(found["auc"]) == {"difference", "whitened", "logistic"}
+    assert "held-out AUC" in run("recipes", store).stdout
+    assert len(run("query", store, "recipe:id:disc/000.png + @square").stdout.splitlines()) == 10
+    wrong = run("direction", store, "--from", "labl == 3", "--to", 'label == "disc"', code=1)
+    assert "not a column" in wrong.stderr
