@@ -24,6 +24,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY = 64 * 1024
+MAX_UPLOAD = 16 * 1024 * 1024
+UPLOAD_PATH = "/api/v1/images"
 MAX_ACTIVE = 64
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -40,10 +42,10 @@ _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 class TooLargeError(LatentDBError):
-    """The body of a request is over `MAX_BODY`."""
+    """The body of a request has more bytes than its path allows."""
 
-    def __str__(self) -> str:
-        return f"the body is over {MAX_BODY:,} bytes"
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body is over {limit:,} bytes")
 
 
 class Guard:
@@ -94,15 +96,15 @@ class Guard:
                 self._active -= 1
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the application answer, which cannot read more than `MAX_BODY`."""
-        received = 0
+        """Let the application answer, which cannot read more than the limit of the path."""
+        received, limit = 0, _limit(scope)
 
         async def limited() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > MAX_BODY:
-                raise TooLargeError
+            if received > limit:
+                raise TooLargeError(limit)
             return message
 
         async def guarded(message: Message) -> None:
@@ -120,8 +122,8 @@ class Guard:
         if any(origin != f"http://{hosts[0]}" for origin in _header(scope, b"origin")):
             return 403, "requests of other origins are refused"
         lengths = _header(scope, b"content-length")
-        if any(len(length) > 9 or int(length) > MAX_BODY for length in lengths):
-            return 413, str(TooLargeError())
+        if any(len(length) > 9 or int(length) > _limit(scope) for length in lengths):
+            return 413, str(TooLargeError(_limit(scope)))
         return None
 
     def _is_own(self, host: str) -> bool:
@@ -166,6 +168,10 @@ def check_port(port: int) -> int:
     if not 0 <= port <= 65535:
         raise InvalidInputError(f"port {port} cannot be used: give 0 to 65535")
     return port
+
+
+def _limit(scope: Scope) -> int:
+    return MAX_UPLOAD if scope["path"] == UPLOAD_PATH else MAX_BODY
 
 
 def _is_address(name: str) -> bool:

@@ -9,17 +9,22 @@ import os
 import secrets
 import struct
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latentdb.ann.metrics import L2
+from latentdb.ann.metrics import L2, METRICS, WASSERSTEIN
 from latentdb.base.errors import InvalidInputError, LatentDBError, NotFoundError
+from latentdb.explorer.blends import MAX_BLENDS, MAX_WHERE, Blend, Selection
+from latentdb.explorer.latents import Latents
+from latentdb.explorer.lists import Lists
 from latentdb.explorer.tiles import COLUMNS, PER_TILE, cells_for, curve_order, draw_tile
+from latentdb.model import arithmetic, generation
 from latentdb.search.selection import check_column, column_values, parse_where, select_rows
 
 if TYPE_CHECKING:
@@ -29,29 +34,25 @@ if TYPE_CHECKING:
     from latentdb.images.pixel_range import Pixels
     from latentdb.reader import Reader
     from latentdb.search.results import Matches
-    from latentdb.store.rows import Floats, Ints
+    from latentdb.store.rows import Ints
 
 MAGIC, FORMAT = b"LDBP", 1
 MAX_NEIGHBOURS = 100
-MAX_PARTS = 32
-MAX_WHERE = 2_000
+MAX_UPLOAD_PIXELS = 50_000_000
+UPLOADS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+KINDS = ("png", "gif")
 _CATEGORIES = 20  # colours of a legend
 _RANGES = 8
 _WAITING = 32
+_KEPT_COLUMNS = 8
+_KEPT_UPLOADS = 64
+_FRAME_MS = 80
 _KEPT_TILES = 256  # of some 100 kB
 _MAX_SAFE = 2**53  # beyond it, JavaScript rounds a whole number
 
 
 class BusyError(LatentDBError):
     """More pictures are waited for than the server queues."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One row of a blend, and its weight."""
-
-    row: int
-    weight: float
 
 
 class Views:
@@ -93,7 +94,11 @@ class Views:
         order = curve_order(made.points)  # a tile then holds what is seen together
         self.map = replace(made, rows=made.rows[order], points=made.points[order])
         self._kept_tile = lru_cache(_KEPT_TILES)(lambda number: self.draw_tile(number)[0])
+        self.latents = Latents(self.snapshot, self.map, self._codes)
+        self.lists = Lists(db, self.snapshot, self.latents)
+        self._kept_column = lru_cache(_KEPT_COLUMNS)(self._make_column)
         self._version = secrets.token_hex(4)
+        self._kept_uploads: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
         self._queue = threading.BoundedSemaphore(_WAITING)
 
@@ -116,6 +121,10 @@ class Views:
     def _has_decoder(self) -> bool:
         return self._has_model and self._db.codec.has_decoder
 
+    @property
+    def _has_variances(self) -> bool:
+        return all(segment.has_log_var for segment in self.snapshot.segments)
+
     def info(self) -> dict[str, Any]:
         """Size of the store, its columns, how faithful its map is, and the form of its tiles."""
         tiles = None
@@ -129,6 +138,10 @@ class Views:
             "has_model": self._has_model,
             "has_decoder": self._has_decoder,
             "tiles": tiles,
+            "shell": self.latents.shell,
+            "metrics": list(
+                METRICS if self._has_variances else METRICS[: METRICS.index(WASSERSTEIN)]
+            ),
             "columns": list(self.snapshot.manifest.columns),
             "neighbours_kept": self.map.kept,
             "landmarks": self.map.landmarks,
@@ -151,6 +164,13 @@ class Views:
         other values, the most frequent ones have categories.  -1 is no category.
         """
         check_column(self.snapshot, name)
+        return self._kept_column(name)
+
+    def _codes(self, name: str) -> list[int]:
+        codes: list[int] = self.column(name)["codes"]
+        return codes
+
+    def _make_column(self, name: str) -> dict[str, Any]:
         values = column_values(self.snapshot, self.map.rows, name)
         names = [None if value is None else value for value in values]
         numeric = all(
@@ -177,26 +197,24 @@ class Views:
         """Positions in `points` of the rows for which an expression is true."""
         if len(where) > MAX_WHERE:
             raise InvalidInputError(f"the expression is over {MAX_WHERE:,} characters")
-        rows = select_rows(self.snapshot, parse_where(self.snapshot, where))
-        return {"points": np.flatnonzero(np.isin(self.map.rows, rows)).tolist()}
+        if not where.strip():
+            raise InvalidInputError("where is empty: give an expression")
+        return {"points": self.latents.points(Selection(where)).tolist()}
 
-    def _check(self, rows: Sequence[int]) -> Ints:
-        """Row numbers as an array; raises `NotFoundError` for one that does not exist."""
-        for row in rows:
-            place = int(np.searchsorted(self._rows, row)) if row < 2**62 else len(self._rows)
-            if place == len(self._rows) or self._rows[place] != row:
-                raise NotFoundError(f"row {str(row)[:24]} is not in the store")
-        return np.array(rows, np.int64)
+    def average(self, selection: Selection) -> dict[str, Any]:
+        """How many rows a selection has, and the length of their mean."""
+        vector, rows = self.latents.mean(selection)
+        return {"rows": rows, "norm": float(np.linalg.norm(vector))}
 
     def row(self, row: int) -> dict[str, Any]:
         """Id and metadata of a row, and whether its image is where it was indexed."""
-        ((name, path, metadata),) = self.snapshot.records(self._check([row]))
+        ((name, path, metadata),) = self.snapshot.records(self.latents.check([row]))
         found = path is not None and os.path.exists(path)
         return {"row": row, "id": name, "metadata": _plain(metadata), "file_exists": found}
 
     def thumb(self, row: int) -> bytes:
         """A JPEG of the image at the model's size: of its file, else of its latent."""
-        rows = self._check([row])
+        rows = self.latents.check([row])
         with self._turn():
             (pixels,) = self._db._images(self.snapshot, rows)
         return _encode(pixels, "JPEG")
@@ -232,14 +250,16 @@ class Views:
 
     def neighbours(self, row: int, *, k: int, metric: str) -> dict[str, Any]:
         """The k rows nearest to a row, without itself."""
-        (name,) = self.snapshot.ids(self._check([row]))
+        (name,) = self.snapshot.ids(self.latents.check([row]))
         _check_k(k)
         return self._described(self._db.query(f"id:{name}", k=k, metric=metric, exclude_self=True))
 
-    def near(self, parts: Sequence[Part], *, k: int, method: str) -> dict[str, Any]:
-        """The k rows nearest to a blend."""
+    def near(self, blend: Blend, *, k: int, metric: str) -> dict[str, Any]:
+        """The k rows nearest to a blend, and the length |z| of it."""
         _check_k(k)
-        return self._described(self._db.query(self._blend(parts, method), k=k))
+        latent = self.latents.of(blend)
+        found = self._described(self._db.query(latent, k=k, metric=metric))
+        return {**found, "norm": float(np.linalg.norm(latent))}
 
     def _described(self, matches: Matches) -> dict[str, Any]:
         # A row that was added after the start has no number here, and is left out.
@@ -258,39 +278,99 @@ class Views:
             ],
         }
 
-    def decode(self, parts: Sequence[Part], *, method: str) -> bytes:
-        """A PNG of the image that a blend of rows decodes to."""
-        latent = self._blend(parts, method)
+    def decode(self, blends: Sequence[Blend]) -> bytes:
+        """A PNG of the images that blends decode to, side by side."""
+        return _encode(_side_by_side(self._decoded(blends)), "PNG")
+
+    def _decoded(self, blends: Sequence[Blend]) -> Pixels:
+        latents = np.stack([self.latents.of(blend) for blend in blends])
         with self._turn():
-            (pixels,) = self._db.codec.decode(latent[None])
-        return _encode(pixels, "PNG")
+            return self._db.codec.decode(latents)
 
-    def _blend(self, parts: Sequence[Part], method: str) -> Floats:
-        from latentdb.model import arithmetic
+    def interpolate(self, start: Blend, end: Blend, *, steps: int, method: str, kind: str) -> bytes:
+        """A path between two blends as a PNG, side by side, or as an animated GIF."""
+        if not 2 <= steps <= MAX_BLENDS:
+            raise InvalidInputError(f"steps {steps} cannot be used: give 2 to {MAX_BLENDS}")
+        if kind not in KINDS:
+            raise InvalidInputError(
+                f"format {kind[:20]!r} is unknown: use one of {', '.join(KINDS)}"
+            )
+        ends = self.latents.of(start), self.latents.of(end)
+        latents = arithmetic.interpolate(*ends, steps, method=method)
+        with self._turn():
+            frames = self._db.codec.decode(latents)
+        return _encode(_side_by_side(frames), "PNG") if kind == "png" else _animated(frames)
 
-        vectors = self.snapshot.vectors(self._check([part.row for part in parts]))
-        return arithmetic.blend(vectors, [part.weight for part in parts], method=method)
+    def traverse(self, blend: Blend, *, dims: str, reach: float, steps: int) -> bytes:
+        """A PNG of walks along dimensions, one below the other, each from -reach to reach sd."""
+        if not 2 <= steps <= MAX_BLENDS // 4:
+            raise InvalidInputError(f"steps {steps} cannot be used: give 2 to {MAX_BLENDS // 4}")
+        ranked = [one["number"] for one in self.lists.dimensions()["dimensions"]]
+        numbers = generation.parse_dims(dims, ranked)[:MAX_BLENDS]
+        sd = self.latents.posteriors.aggregate_sd
+        walk = generation.traverse(
+            self.latents.of(blend), numbers, sd, low=-reach, high=reach, steps=steps
+        )
+        with self._turn():
+            images = self._db.codec.decode(walk.latents.reshape(-1, self.snapshot.dim))
+        walks = images.reshape(len(numbers), steps, *images.shape[1:])
+        return _encode(np.concatenate([_side_by_side(images) for images in walks]), "PNG")
+
+    def upload(self, data: bytes) -> dict[str, Any]:
+        """Encode an image file; the part ``{"image": token}`` is its latent."""
+        from latentdb.images.decode import decode_pixels
+
+        if not self._has_model:
+            raise InvalidInputError("this store has no model: it cannot encode an image")
+        check_upload(data)
+        codec, token = self._db.codec, secrets.token_hex(8)
+        with self._turn():
+            pixels = decode_pixels(data, codec.config.preprocessing, name="this image")
+            self.latents.keep_upload(token, codec.encode(pixels[None])[0][0])
+        self._kept_uploads[token] = _encode(pixels, "PNG")
+        while len(self._kept_uploads) > _KEPT_UPLOADS:
+            self._kept_uploads.popitem(last=False)
+        return {"image": token, "width": pixels.shape[1], "height": pixels.shape[0]}
+
+    def uploaded(self, token: str) -> bytes:
+        """An uploaded image as the model sees it, as a PNG."""
+        if token not in self._kept_uploads:
+            raise NotFoundError("this image is not on the server any more: upload it again")
+        return self._kept_uploads[token]
 
 
-def read_parts(body: object) -> list[Part]:
-    """Rows and weights of ``{"parts": [{"row": 3, "weight": 0.5}, ...]}``."""
-    given = body.get("parts") if isinstance(body, dict) else None
-    if not isinstance(given, list) or not 1 <= len(given) <= MAX_PARTS:
-        raise InvalidInputError(f'expected {{"parts": [...]}} with 1 to {MAX_PARTS} parts')
-    parts = []
-    for part in given:
-        row: object = part.get("row") if isinstance(part, dict) else None
-        weight: object = part.get("weight", 1) if isinstance(part, dict) else None
-        if not (
-            isinstance(row, int)
-            and not isinstance(row, bool)
-            and isinstance(weight, int | float)
-            and row >= 0
-            and abs(weight) <= 1e6
-        ):
-            raise InvalidInputError('a part is {"row": number, "weight": number up to a million}')
-        parts.append(Part(row, float(weight)))
-    return parts
+def check_upload(data: bytes) -> None:
+    """Refuse what is no image of a common format, or has too many pixels, before it is decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=UPLOADS) as image:
+            width, height = image.size
+    except Exception as error:  # Pillow raises many types
+        raise InvalidInputError(f"this is no image: give one of {', '.join(UPLOADS)}") from error
+    if width * height > MAX_UPLOAD_PIXELS:
+        raise InvalidInputError(
+            f"{width:,} x {height:,} pixels are too many: give up to {MAX_UPLOAD_PIXELS:,}"
+        )
+
+
+def _side_by_side(images: Pixels) -> Pixels:
+    count, height, width, channels = images.shape
+    return images.swapaxes(0, 1).reshape(height, count * width, channels)
+
+
+def _animated(frames: Pixels) -> bytes:
+    """A GIF that runs there and back for ever."""
+    from PIL import Image
+
+    grey = frames.shape[-1] == 1
+    order = [*range(len(frames)), *reversed(range(1, len(frames) - 1))]
+    pictures = [Image.fromarray(frames[i][..., 0] if grey else frames[i]) for i in order]
+    file = io.BytesIO()
+    pictures[0].save(
+        file, "GIF", save_all=True, append_images=pictures[1:], duration=_FRAME_MS, loop=0
+    )
+    return file.getvalue()
 
 
 def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:

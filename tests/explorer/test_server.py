@@ -22,10 +22,12 @@ from PIL import Image
 from latentdb.base.errors import NotFoundError
 from latentdb.cli.main import main
 from latentdb.database import LatentDB
+from latentdb.explorer import views
 from latentdb.explorer.app import make_app
-from latentdb.explorer.guard import MAX_BODY, Guard
+from latentdb.explorer.guard import MAX_BODY, MAX_UPLOAD, Guard
 from latentdb.explorer.views import Views
 from latentdb.reader import Reader
+from tests.conftest import draw_shape
 
 pytest.importorskip("starlette")
 pytest.importorskip("httpx")
@@ -129,6 +131,126 @@ def test_a_blend_is_decoded_and_searched(client: TestClient, db: Reader) -> None
     assert [match["id"] for match in found] == [match.id for match in db.query(latent, k=3)]
 
 
+def decoded(client: TestClient, *parts: dict[str, object], **rest: object) -> np.ndarray:
+    answer = client.post(f"{API}/decode", json={"parts": parts, **rest})
+    assert answer.status_code == 200, answer.text
+    return pixels(answer.content)
+
+
+def test_averages_of_a_filter_a_category_and_a_polygon(client: TestClient, db: Reader) -> None:
+    where = 'label == "square"'
+    expected = db.decode(db.average(where=where).vector)[0]
+    for part in ({"where": where}, {"category": ["label", 1]}):
+        assert np.array_equal(decoded(client, part), expected)
+        assert client.post(f"{API}/average", json=part).json()["rows"] == 40
+    data = client.get(f"{API}/points").content
+    points = np.frombuffer(data, "<f4", offset=16 + 4 * len(db)).reshape(-1, 2)
+    (left, low), (right, high) = points.min(axis=0) - 1, points.max(axis=0) + 1
+    middle = float(np.median(points[:, 0]))
+    corners = np.array([[left, low], [middle, low], [middle, high], [left, high]]).tolist()
+    found = client.post(f"{API}/average", json={"polygon": corners}).json()
+    assert found["rows"] == (points[:, 0] < middle).sum()
+    both = client.post(f"{API}/average", json={"polygon": corners, "where": where}).json()
+    assert both["rows"] < found["rows"]
+    empty = client.post(f"{API}/average", json={"polygon": [[90, 90], [91, 90], [90, 91]]})
+    assert (empty.status_code, "no row is selected" in empty.text) == (404, True)
+    assert right > middle
+
+
+def test_a_shift_moves_by_deviations_and_a_direction_by_itself(
+    client: TestClient, db: Reader
+) -> None:
+    walk = db.traverse(db.ids()[0], dims="2", low=-1.5, high=1.5, steps=3)
+    shown = decoded(client, {"row": 0}, shifts={"2": 1.5})
+    assert np.array_equal(shown, db.decode(walk.latents[0])[2])
+    with LatentDB.open(db._open_store().path) as writer:
+        direction = writer.save_recipe("far", f"id:{db.ids()[1]}").vector
+    assert client.get(f"{API}/directions").json()["directions"][0]["name"] == "far"
+    shown = decoded(client, {"row": 0}, directions={"far": 0.5})
+    latent = db.vectors([db.ids()[0]])[0].astype(np.float64) + 0.5 * direction
+    assert np.array_equal(shown, db.decode(latent.astype(np.float32))[0])
+
+
+def test_a_path_its_ends_and_its_animation(client: TestClient, db: Reader) -> None:
+    ends = {"from": {"parts": [{"row": 0}]}, "to": {"parts": [{"row": 5}]}}
+    strip = pixels(client.post(f"{API}/interpolate", json={**ends, "steps": 5}).content)
+    expected = db.decode(db.interpolate(db.ids()[0], db.ids()[5], steps=5))
+    assert np.array_equal(strip, np.concatenate(list(expected), axis=1))
+    answer = client.post(f"{API}/interpolate", json={**ends, "steps": 5, "format": "gif"})
+    assert answer.headers["content-type"] == "image/gif"
+    assert Image.open(io.BytesIO(answer.content)).n_frames == 8
+
+
+def test_walks_and_samples(client: TestClient, db: Reader) -> None:
+    found = client.get(f"{API}/dimensions").json()["dimensions"]
+    assert [one["number"] for one in found] == [one.number for one in db.diagnose().dimensions]
+    body = {"parts": [{"row": 0}], "dims": "top:2", "steps": 3}
+    walk = db.traverse(db.ids()[0], dims="top:2", steps=3)
+    rows = [np.concatenate(list(db.decode(one)), axis=1) for one in walk.latents]
+    shown = pixels(client.post(f"{API}/traverse", json=body).content)
+    assert np.array_equal(shown, np.concatenate(rows))
+    for source in ("prior", "aggregate"):
+        sheet = pixels(client.get(f"{API}/sample", params={"n": 3, "source": source}).content)
+        drawn = db.decode(db.sample(64, source=source).latents)[:3]
+        assert np.array_equal(sheet, np.concatenate(list(drawn), axis=1))
+        one = decoded(client, {"sample": [0, 2], "source": source})
+        assert np.array_equal(one, drawn[2])
+
+
+def test_clusters_and_their_means(client: TestClient, db: Reader) -> None:
+    found = client.get(f"{API}/clusters", params={"n": 3}).json()["clusters"]
+    expected = db.cluster(3)
+    assert [one["size"] for one in found] == [one.size for one in expected.clusters]
+    assert db.ids()[found[0]["medoid"]] == expected.clusters[0].medoid
+    shown = decoded(client, {"cluster": [3, 1]})
+    assert np.array_equal(shown, db.decode(expected.means[1])[0])
+
+
+def test_lists_to_go_through(client: TestClient, db: Reader) -> None:
+    found = client.get(f"{API}/outliers", params={"by": "distance"}).json()
+    expected = db.outliers(200, by="distance").top
+    assert [db.ids()[one["row"]] for one in found["rows"]] == [one.id for one in expected]
+    groups = client.get(f"{API}/duplicates").json()["groups"]
+    names = [[db.ids()[one["row"]] for one in group["rows"]] for group in groups]
+    assert names == [[one.id for one in group.members] for group in db.duplicates().groups]
+
+
+def test_an_upload_is_a_part_and_is_shown_as_the_model_sees_it(
+    client: TestClient, db: Reader
+) -> None:
+    buffer = io.BytesIO()
+    draw_shape("disc", 12345).resize((40, 40)).save(buffer, "PNG")
+    headers = {"content-type": "image/png"}
+    made = client.post(f"{API}/images", content=buffer.getvalue(), headers=headers).json()
+    assert pixels(client.get(f"{API}/images/{made['image']}").content).shape == (16, 16, 3)
+    found = client.post(f"{API}/query?k=3", json={"parts": [{"image": made["image"]}]}).json()
+    expected = db.query(Image.open(buffer), k=3, exact=True)
+    assert [match["id"] for match in found["matches"]] == [match.id for match in expected]
+
+
+def test_an_upload_is_limited_in_kind_bytes_and_pixels(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusal(content: bytes, kind: str = "image/png") -> str:
+        headers = {"content-type": kind}
+        answer = client.post(f"{API}/images", content=content, headers=headers)
+        assert 400 <= answer.status_code < 500
+        return str(answer.json()["error"])
+
+    buffer = io.BytesIO()
+    Image.new("L", (300, 200)).save(buffer, "PNG")
+    assert "content type" in refusal(buffer.getvalue(), "text/plain")
+    assert "no image" in refusal(b"text")
+    assert "no image" in refusal(b"")
+    assert refusal(buffer.getvalue()[:60])
+    assert "over" in refusal(b"x" * (MAX_UPLOAD + 1))
+    tiff = io.BytesIO()
+    Image.new("L", (3, 2)).save(tiff, "TIFF")
+    assert "no image" in refusal(tiff.getvalue())
+    monkeypatch.setattr(views, "MAX_UPLOAD_PIXELS", 59_999)
+    assert "300 x 200 pixels are too many" in refusal(buffer.getvalue())
+
+
 def test_the_token_is_exchanged_for_a_strict_cookie(stranger: TestClient) -> None:
     answer = stranger.get("/", params={"token": TOKEN})
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
@@ -214,6 +336,46 @@ HOSTILE = [
     ("POST", f"{API}/decode", b'{"parts": [{"row": 0, "weight": 0}]}'),
     ("POST", f"{API}/decode", b'{"parts": [{"row": 0}], "method": "cubic"}'),
     ("POST", f"{API}/decode", b'{"parts": [{"row": 0}], "method": []}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"row": 0, "where": "label == 1"}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"image": "../../etc/passwd"}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"image": 3}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"sample": [0, -1]}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"sample": [0, 1], "source": "file:x"}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"cluster": [100000, 0]}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"cluster": [2, 2]}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"polygon": [[0, 0], [1, 1]]}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"polygon": [[0, 0], [1, 1], [NaN, 1]]}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"category": ["none", 0]}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"where": "file:/etc/passwd"}]}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"row": 0}], "shifts": {"4": 1}}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"row": 0}], "shifts": {"-1": 1}}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"row": 0}], "shifts": {"1": 1e300}}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"row": 0}], "directions": {"../x": 1}}'),
+    ("POST", f"{API}/decode", b'{"parts": [{"row": 0}], "directions": {"none": 1}}'),
+    ("POST", f"{API}/decode", b'{"blends": []}'),
+    ("POST", f"{API}/interpolate", b'{"from": {"parts": [{"row": 0}]}}'),
+    (
+        "POST",
+        f"{API}/interpolate",
+        b'{"from": {"parts": [{"row": 0}]}, "to": {"parts": [{"row": 1}]}, "steps": 100000}',
+    ),
+    (
+        "POST",
+        f"{API}/interpolate",
+        b'{"from": {"parts": [{"row": 0}]}, "to": {"parts": [{"row": 1}]}, "format": "../x"}',
+    ),
+    ("POST", f"{API}/traverse", b'{"parts": [{"row": 0}], "dims": "top:0"}'),
+    ("POST", f"{API}/traverse", b'{"parts": [{"row": 0}], "steps": 1000}'),
+    ("POST", f"{API}/traverse", b'{"parts": [{"row": 0}], "reach": 1e9}'),
+    ("POST", f"{API}/average", b"[]"),
+    ("GET", f"{API}/sample?n=0", None),
+    ("GET", f"{API}/sample?n=1000000", None),
+    ("GET", f"{API}/sample?source=file:x", None),
+    ("GET", f"{API}/clusters?n=0", None),
+    ("GET", f"{API}/clusters?n=999999", None),
+    ("GET", f"{API}/outliers?by=file", None),
+    ("GET", f"{API}/images/..%2f..%2fetc%2fpasswd", None),
+    ("POST", f"{API}/images", b"{}"),
     ("POST", f"{API}/query?k=x", b'{"parts": [{"row": 0}]}'),
 ]
 

@@ -1,0 +1,158 @@
+"""`Lists`: what the page goes through one by one: dimensions, clusters, copies, outliers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from latentdb.base.errors import InvalidInputError
+from latentdb.insight.outliers import COLUMNS
+from latentdb.store import recipes as saved_recipes
+
+if TYPE_CHECKING:
+    from latentdb.explorer.latents import Latents
+    from latentdb.reader import Reader
+    from latentdb.store.snapshot import Snapshot
+
+MAX_LISTED = 200
+_NEAREST = 8
+
+
+class Lists:
+    """Lists of rows by number, each computed at the first call; threads may share it.
+
+    Parameters
+    ----------
+    db, snapshot
+        An open store, and the version of it that is looked at.
+    latents
+        Of that version.
+    """
+
+    def __init__(self, db: Reader, snapshot: Snapshot, latents: Latents) -> None:
+        self._db = db
+        self._snapshot = snapshot
+        self._latents = latents
+        self._found: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+
+    def _once(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        with self._lock:  # one at a time: each of them reads all rows
+            if name not in self._found:
+                self._found[name] = compute()
+            return self._found[name]
+
+    def _rows(self, ids: Sequence[str]) -> list[int]:
+        """Row numbers; -1 for a row that was added after the start."""
+        rows: list[int] = self._snapshot.locate(ids).tolist()
+        return rows
+
+    def dimensions(self) -> dict[str, Any]:
+        """All dimensions by decoded effect, the greatest first."""
+
+        def compute() -> dict[str, Any]:
+            found = self._db.diagnose()
+            sd = self._latents.posteriors.aggregate_sd
+            return {
+                "verdict": found.verdict,
+                "dimensions": [
+                    {
+                        "number": one.number,
+                        "effect": one.effect,
+                        "mean": one.mean,
+                        "sd": float(sd[one.number]),
+                        "active": one.active,
+                        "note": one.note,
+                    }
+                    for one in found.dimensions
+                ],
+            }
+
+        return self._once("dimensions", compute)
+
+    def directions(self) -> dict[str, Any]:
+        """Saved recipes and directions, which a blend can be moved along."""
+        names = saved_recipes.names(self._snapshot.folder)
+        loaded = [saved_recipes.load(self._snapshot, name) for name in names]
+        return {
+            "directions": [
+                {
+                    "name": one.name,
+                    "text": one.text,
+                    "rows": one.rows,
+                    "norm": float(np.linalg.norm(one.vector)),
+                }
+                for one in loaded
+            ]
+        }
+
+    def clusters(self, count: int) -> dict[str, Any]:
+        """Clusters, the largest first; the mean of one is the part ``{"cluster": [count, i]}``."""
+        found = self._latents.clustering(count)
+        ids = [name for one in found.clusters for name in (one.medoid, *one.nearest[:_NEAREST])]
+        rows = dict(zip(ids, self._rows(ids), strict=True))
+        return {
+            "purity": found.purity,
+            "clusters": [
+                {
+                    "number": one.number,
+                    "size": one.size,
+                    "medoid": rows[one.medoid],
+                    "nearest": [rows[name] for name in one.nearest[:_NEAREST]],
+                    "spread": one.spread,
+                    "label": None if one.label is None else str(one.label),
+                    "purity": one.purity,
+                }
+                for one in found.clusters
+            ],
+        }
+
+    def duplicates(self) -> dict[str, Any]:
+        """Groups of copies, the farthest apart first; at most 200."""
+
+        def compute() -> dict[str, Any]:
+            found = self._db.duplicates()
+            shown = found.groups[:MAX_LISTED]
+            ids = [member.id for group in shown for member in group.members]
+            rows = dict(zip(ids, self._rows(ids), strict=True))
+            return {
+                "threshold": found.threshold.value,
+                "count": len(found.groups),
+                "notes": list(found.notes),
+                "groups": [
+                    {
+                        "exact": group.exact,
+                        "rows": [
+                            {"row": rows[member.id], "distance": member.distance}
+                            for member in group.members
+                            if rows[member.id] >= 0
+                        ],
+                    }
+                    for group in shown
+                ],
+            }
+
+        return self._once("duplicates", compute)
+
+    def outliers(self, by: str) -> dict[str, Any]:
+        """The 200 most unusual rows by a measure, with its value."""
+        if by and by not in COLUMNS:
+            raise InvalidInputError(f"by {by[:20]!r} is unknown: use one of {', '.join(COLUMNS)}")
+
+        def compute() -> dict[str, Any]:
+            found = self._db.outliers(MAX_LISTED, by=by or None)
+            rows = self._rows([one.id for one in found.top])
+            return {
+                "by": found.by,
+                "notes": list(found.notes),
+                "rows": [
+                    {"row": row, "value": getattr(one, found.by)}
+                    for row, one in zip(rows, found.top, strict=True)
+                    if row >= 0
+                ],
+            }
+
+        return self._once(f"outliers {by}", compute)
