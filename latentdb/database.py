@@ -239,7 +239,11 @@ class LatentDB(Saving):
         paths = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
         self._check_model(model)
         check_sources(paths)  # report a missing source before the model is loaded
-        table = None if metadata is None else read_table(metadata, metadata_column)
+        table = (
+            None
+            if metadata is None
+            else read_table(metadata, metadata_column, self._snapshot().manifest.columns)
+        )
         codec = self.codec
         codec.check_precision()
         with self._writing(report) as writer:

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -142,6 +143,8 @@ def _jsonable(value: Any) -> Any:
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if hasattr(value, "tolist"):
         return value.tolist()
+    if isinstance(value, date):
+        return value.isoformat()
     return dict(value)
 
 

@@ -30,7 +30,14 @@ def require_pyarrow() -> tuple[Any, Any]:
 def schema_of(snapshot: Snapshot) -> Any:
     """The columns id, path, the metadata, z_mean and z_log_var (lists of a fixed size)."""
     pa, _ = require_pyarrow()
-    types = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    types = {
+        "str": pa.string(),
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "bool": pa.bool_(),
+        "date": pa.date32(),
+        "datetime": pa.timestamp("us"),
+    }
     vector = pa.list_(pa.field("element", pa.float32(), nullable=False), snapshot.dim)
     fields = [
         pa.field("id", pa.string(), nullable=False),

@@ -6,19 +6,20 @@ import codecs
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError
 from latentdb.exchange import row_reader
-from latentdb.exchange.row_reader import RowReader, number_column, read_lines, text_column
+from latentdb.exchange.row_reader import RowReader, read_lines, text_column
 from latentdb.exchange.row_writer import has_log_var, read_blocks
-from latentdb.store.cells import CellType
-from latentdb.store.columns import Column, Value
+from latentdb.store.cells import CellType, parse_cell
+from latentdb.store.columns import Column, Value, absent, make_column
 from latentdb.store.rows import Ints, Rows
 from latentdb.store.snapshot import Snapshot
 
@@ -73,6 +74,8 @@ def _not_a_formula(text: str) -> str:
 def _cell(value: Value) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, date):
+        return value.isoformat()
     return "" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
@@ -209,12 +212,11 @@ class CsvReader(RowReader):
         type_ = self.types[key]
         if type_ == "str":
             return text_column(key, [cell or None for cell in cells])
-        parse: Any = {"int": int, "float": float, "bool": lambda cell: cell.lower() == "true"}[
-            type_
-        ]
         try:
-            values = np.array([parse(cell) if cell else 0 for cell in cells])
-            return number_column(type_, values, np.array([not cell for cell in cells]), key)
+            values = [parse_cell(type_, cell) if cell else None for cell in cells]
+            if type_ == "float":  # an infinity alone would not say so
+                values = [None if value is None else float(value) for value in values]
+            return make_column(key, values) or absent(type_, len(cells))
         except (ValueError, OverflowError) as error:
             raise self.refuse(f"changed while it was read ({key!r}): import it again") from error
 

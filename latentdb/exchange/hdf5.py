@@ -6,6 +6,7 @@ import io
 import math
 import os
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,12 +17,15 @@ from latentdb.base.errors import InvalidInputError
 from latentdb.base.hdf5 import HeapText, SafeReader, is_variable
 from latentdb.exchange.row_reader import BATCH_BYTES, RowReader, number_column, text_column
 from latentdb.exchange.row_writer import has_log_var, model_attributes, read_blocks
-from latentdb.store.columns import Column, Value
+from latentdb.store.cells import parse_cell
+from latentdb.store.columns import Column, Value, absent, escape_key, make_column, unescape_key
+from latentdb.store.dates import LIMITS
 from latentdb.store.rows import Ints, Rows
 from latentdb.store.snapshot import Snapshot
 
 _DATA = ("id", "path", "z_mean", "z_log_var")
 _MISSING = ".missing"
+_TYPE = "metadata_type"  # attribute of text that is dates
 
 
 class H5Reader(RowReader):
@@ -53,6 +57,7 @@ class H5Reader(RowReader):
 
     def _open(self) -> None:
         self._arrays: dict[str, Any] = {}
+        self._names: dict[str, str] = {}  # of data sets, by metadata key
         reader = SafeReader(self._size, self._refused, groups=["metadata"], any_layout=True)
         for name, item in reader.data_sets(self._file.id):
             if name not in _DATA and not name.startswith("metadata/"):
@@ -77,7 +82,7 @@ class H5Reader(RowReader):
                 )
         self.has_log_var = "z_log_var" in self._arrays
         self._read_types()
-        self.fingerprint = self._attribute(b"encoder_fingerprint")
+        self.fingerprint = self._attribute(self._file, "encoder_fingerprint")
 
     def _read_types(self) -> None:
         accepted = {"id": ("str", "int"), "path": ("str",)}
@@ -88,11 +93,13 @@ class H5Reader(RowReader):
                 raise self.refuse(
                     f"{name} holds {type_}, expected {accepted.get(name, numbers)[0]}"
                 )
-            key = name.removeprefix("metadata/")
             if name in _DATA:
                 continue
-            if not key.endswith(_MISSING):
-                self.types[key] = type_
+            if not name.endswith(_MISSING):
+                key = unescape_key(name.removeprefix("metadata/"))
+                written = self._attribute(data, _TYPE)
+                self.types[key] = written if type_ == "str" and written in LIMITS else type_
+                self._names[key] = name
             elif name.removesuffix(_MISSING) not in self._arrays or type_ not in ("bool", "int"):
                 raise self.refuse(
                     f"{name} must hold booleans, and have {name.removesuffix(_MISSING)} beside it"
@@ -128,18 +135,19 @@ class H5Reader(RowReader):
             raise self.refuse(f"{name} holds {found}, expected text, numbers or booleans")
         return type_
 
-    def _attribute(self, name: bytes) -> str | None:
-        """A text attribute of the file; None if it has none of fixed length."""
+    @staticmethod
+    def _attribute(item: Any, name: str) -> str | None:
+        """A text attribute of the file or a data set; None if it has none of fixed length."""
         import h5py
 
-        if not h5py.h5a.exists(self._file.id, name):
+        if not h5py.h5a.exists(item.id, name.encode()):
             return None
-        attribute = h5py.h5a.open(self._file.id, name)
+        attribute = h5py.h5a.open(item.id, name.encode())
         type_ = attribute.get_type()
         # Text of variable length would be read from a heap, which may be damaged.
         if attribute.shape != () or type_.get_class() != h5py.h5t.STRING or type_.is_variable_str():
             return None
-        value = self._file.attrs[name.decode()]
+        value = item.attrs[name]
         return value.decode() if isinstance(value, bytes) else str(value)
 
     @property
@@ -186,10 +194,15 @@ class H5Reader(RowReader):
             yield rows
 
     def _column(self, key: str, positions: slice) -> Column:
-        name = f"metadata/{key}"
+        name = self._names[key]
         missing: NDArray[np.bool_] | None = None
         if name + _MISSING in self._arrays:
             missing = self._arrays[name + _MISSING][positions].astype(bool)
+        if self.types[key] in LIMITS:
+            cells: list[str | None] = list(self._texts(name, positions))
+            if missing is not None:
+                cells = [None if m else cell for cell, m in zip(cells, missing, strict=True)]
+            return self._dates(key, cells)
         if self.types[key] != "str":
             where = f"{self.path}: {name}"
             return number_column(self.types[key], self._arrays[name][positions], missing, where)
@@ -197,6 +210,14 @@ class H5Reader(RowReader):
         if missing is not None:
             values = [None if m else value for value, m in zip(values, missing, strict=True)]
         return text_column(key, values)
+
+    def _dates(self, key: str, cells: list[str | None]) -> Column:
+        type_ = self.types[key]
+        try:
+            values = [None if cell is None else parse_cell(type_, cell) for cell in cells]
+        except ValueError as error:
+            raise self.refuse(f"{self._names[key]}: {error}") from error
+        return make_column(key, values) or absent(type_, len(values))
 
 
 def write(snapshot: Snapshot, rows: Ints, file: IO[bytes]) -> None:
@@ -210,8 +231,15 @@ def _fill(snapshot: Snapshot, rows: Ints, raw: _DeferredErrors) -> None:
     import h5py
 
     text = h5py.string_dtype("utf-8")
-    dtypes = {"str": text, "int": "<i8", "float": "<f8", "bool": "?"}
-    fill: dict[str, Value] = {"str": "", "int": 0, "float": np.nan, "bool": False}
+    dtypes = {
+        "str": text,
+        "int": "<i8",
+        "float": "<f8",
+        "bool": "?",
+        "date": text,
+        "datetime": text,
+    }
+    fill: dict[str, Value] = {"int": 0, "float": np.nan, "bool": False}
     shape = (len(rows), snapshot.dim)
     columns = snapshot.manifest.columns
     with h5py.File(raw, "w") as file:
@@ -226,7 +254,9 @@ def _fill(snapshot: Snapshot, rows: Ints, raw: _DeferredErrors) -> None:
         if has_log_var(snapshot):
             log_vars = file.create_dataset("z_log_var", shape, "<f4")
         for key, kind in columns.items():
-            file.create_dataset(f"metadata/{key}", shape[:1], dtypes[kind])
+            data = file.create_dataset(f"metadata/{escape_key(key)}", shape[:1], dtypes[kind])
+            if kind in LIMITS:
+                data.attrs[_TYPE] = np.bytes_(kind.encode())
         for block in read_blocks(snapshot, rows):
             means[block.positions] = block.z_mean
             if log_vars is not None:
@@ -240,14 +270,19 @@ def _fill(snapshot: Snapshot, rows: Ints, raw: _DeferredErrors) -> None:
                         f"metadata {key!r} has text with a null, which HDF5 text cannot hold: "
                         "export to .parquet or .csv"
                     )
-                filler = fill[columns[key]]
-                filled = [filler if value is None else value for value in values]
-                file[f"metadata/{key}"][block.positions] = filled
+                name = f"metadata/{escape_key(key)}"
+                filler = fill.get(columns[key], "")
+                filled = [filler if value is None else _plain(value) for value in values]
+                file[name][block.positions] = filled
                 if None in values:
-                    name = f"metadata/{key}{_MISSING}"
+                    name += _MISSING
                     missing = file.require_dataset(name, shape[:1], bool)
                     missing[block.positions] = [value is None for value in values]
             raw.check()
+
+
+def _plain(value: Value) -> Value:
+    return value.isoformat() if isinstance(value, date) else value
 
 
 class _DeferredErrors(io.RawIOBase):

@@ -81,7 +81,9 @@ class ParquetReader(RowReader):
             else:
                 valid = type_ is not None
             if not valid:
-                wanted = {"id": "text", "path": "text"}.get(field.name, "text, numbers or booleans")
+                wanted = {"id": "text", "path": "text"}.get(
+                    field.name, "text, numbers, booleans or dates"
+                )
                 if field.name in ("z_mean", "z_log_var"):
                     wanted = "lists of numbers"
                 raise self.refuse(f"column {field.name!r} holds {field.type}, expected {wanted}")
@@ -185,6 +187,10 @@ class ParquetReader(RowReader):
 
         missing = array.is_null().to_numpy(zero_copy_only=False)
         type_ = _value_type(array.type) or "str"
+        if type_ == "date":
+            array = array.cast(pa.date32()).cast(pa.int32())
+        elif type_ == "datetime":  # those with a time zone are stored in UTC
+            array = array.cast(pa.timestamp("us", array.type.tz), safe=False).cast(pa.int64())
         if type_ != "str":
             values = array.fill_null(False if type_ == "bool" else 0)
             numbers = values.to_numpy(zero_copy_only=False)
@@ -233,4 +239,8 @@ def _value_type(arrow_type: Any) -> str | None:
         return "bool"
     if pa.types.is_integer(arrow_type):
         return "int"
+    if pa.types.is_date(arrow_type):
+        return "date"
+    if pa.types.is_timestamp(arrow_type):
+        return "datetime"
     return "float" if pa.types.is_floating(arrow_type) else None

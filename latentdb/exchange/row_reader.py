@@ -21,6 +21,7 @@ from latentdb.ann.exact import too_large
 from latentdb.base.errors import InvalidInputError, LatentDBError
 from latentdb.base.files import os_reason
 from latentdb.store.columns import DTYPES, Column, absent, check_key, make_column
+from latentdb.store.dates import LIMITS
 from latentdb.store.manifest import MAX_DIM
 from latentdb.store.rows import Floats, Rows
 
@@ -194,12 +195,12 @@ def text_column(key: str, values: Sequence[str | None]) -> Column:
 def number_column(
     type_: str, values: NDArray[Any], missing: NDArray[np.bool_] | None, name: str
 ) -> Column:
-    """A column of numbers or booleans; NaN is missing.
+    """A column of numbers, booleans, or the numbers of dates; NaN is missing.
 
     Raises
     ------
     InvalidInputError
-        If an integer does not fit 64 bits.
+        If an integer does not fit 64 bits, or a date is not of the years 1 to 9999.
     """
     if type_ == "float":
         values = values.astype("<f8")
@@ -207,6 +208,11 @@ def number_column(
         values = np.where(missing, 0, values)
     elif type_ == "int" and values.dtype.kind == "u" and len(values) and values.max() >= 2**63:
         raise InvalidInputError(f"{name} has a whole number beyond 2**63 - 1: keep it as text")
+    if type_ in LIMITS:
+        least, most = LIMITS[type_]
+        outside = (values < least) | (values > most)
+        if (outside if missing is None else outside & ~missing).any():
+            raise InvalidInputError(f"{name} has a {type_} beyond the years 1 to 9999")
     if missing is not None and not missing.any():
         missing = None
     return Column(type_, values.astype(DTYPES[type_]), missing)

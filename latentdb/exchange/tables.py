@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.base.files import os_reason
 from latentdb.images.formats import SUFFIXES
 from latentdb.ingest.table import Table
-from latentdb.store.cells import parse_cells
+from latentdb.store import dates
+from latentdb.store.cells import parse_cell, parse_cells
 from latentdb.store.columns import RESERVED, make_columns
 
 ID_COLUMNS = (
@@ -35,7 +36,9 @@ _SHOWN = 12  # columns that an error lists
 _Raw = dict[str, list[Any]]  # the values of each column
 
 
-def read_table(source: TableLike, image_column: str | None = None) -> Table:
+def read_table(
+    source: TableLike, image_column: str | None = None, stored: Mapping[str, str] | None = None
+) -> Table:
     """Read metadata: a file, or a table in memory.
 
     One column names the image: `image_column`, or one of `ID_COLUMNS` in any case, where
@@ -50,6 +53,8 @@ def read_table(source: TableLike, image_column: str | None = None) -> Table:
         or pyarrow.
     image_column
         Name of the column with the ids or paths of images.
+    stored
+        Types of the store's columns: cells of CSV stay text for a column of text.
 
     Raises
     ------
@@ -61,7 +66,7 @@ def read_table(source: TableLike, image_column: str | None = None) -> Table:
     notes: list[str] = []
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
-        raw = _read_file(Path(source), image_column, notes)
+        raw = _read_file(Path(source), image_column, stored or {}, notes)
     else:
         name = f"the metadata ({type(source).__name__})"
         raw = _from_memory(source, image_column, name)
@@ -183,7 +188,9 @@ def _columns(records: Iterable[Mapping[str, Any]]) -> _Raw:
 # --- files ---------------------------------------------------------------------------
 
 
-def _read_file(file: Path, image_column: str | None, notes: list[str]) -> _Raw:
+def _read_file(
+    file: Path, image_column: str | None, stored: Mapping[str, str], notes: list[str]
+) -> _Raw:
     if not os.path.isfile(file):
         raise NotFoundError(
             f"{file} does not exist: expected a metadata file ({', '.join(FORMATS)})"
@@ -191,9 +198,18 @@ def _read_file(file: Path, image_column: str | None, notes: list[str]) -> _Raw:
     suffix = file.suffix.lower()
     try:
         if suffix in (".csv", ".tsv"):
-            return _read_csv(file, image_column, notes)
+            raw = _read_csv(file, image_column, notes)
+            name = _image_column(raw, image_column)
+            return {
+                key: cells if key == name else _typed(file, key, cells, stored.get(key), notes)
+                for key, cells in raw.items()
+            }
         if suffix in (".jsonl", ".ndjson", ".json"):
-            return _read_json(file)
+            raw = _read_json(file)
+            name = _image_column(raw, image_column)
+            texts = [key for key in raw if key != name and _is_text(raw[key])]
+            typed = {key: _dated(file, key, raw[key], stored.get(key), notes) for key in texts}
+            return {**raw, **typed}
         if suffix == ".parquet":
             return _read_parquet(file)
     except UnicodeDecodeError as error:
@@ -270,9 +286,38 @@ def _read_csv(file: Path, image_column: str | None, notes: list[str]) -> _Raw:
     named = [header[place] for place in kept]
     if len(set(named)) != len(named):
         raise InvalidInputError(f"{file} has a column name twice: {', '.join(header)}")
-    raw: _Raw = {header[place]: cast("list[Any]", cells[place]) for place in kept}
-    name = _image_column(raw, image_column)
-    return {key: column if key == name else parse_cells(column) for key, column in raw.items()}
+    return {header[place]: cells[place] for place in kept}
+
+
+def _typed(
+    file: Path, key: str, cells: Sequence[str], stored: str | None, notes: list[str]
+) -> list[Any]:
+    """The values of a column's cells; a note if some of them alone are dates."""
+    values = parse_cells(cells, "str" if stored == "str" else None)
+    return _dated(file, key, values, stored, notes) if _is_text(values) else values
+
+
+def _is_text(values: Sequence[Any]) -> bool:
+    return all(value is None or isinstance(value, str) for value in values)
+
+
+def _dated(
+    file: Path, key: str, values: Sequence[str | None], stored: str | None, notes: list[str]
+) -> list[Any]:
+    """Texts as dates if all are of one kind; a note if some of them alone are."""
+    if stored != "str":
+        texts = [value for value in values if value is not None]
+        kinds = [found and found[0] for found in map(dates.parse, texts)]
+        first = next((kind for kind in kinds if kind), None)
+        if first is not None and set(kinds) == {first}:
+            return [None if value is None else parse_cell(first, value) for value in values]
+        if first is not None:
+            other = texts[next(place for place, kind in enumerate(kinds) if kind != first)]
+            notes.append(
+                f"column {key!r} of {file} is text, not dates, as of {other!r}: "
+                "write all of them as 2020-01-31, or as 2020-01-31 12:00:00"
+            )
+    return list(values)
 
 
 def _dialect(file: Path, encoding: str, image_column: str | None) -> tuple[str, bool]:

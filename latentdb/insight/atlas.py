@@ -140,8 +140,8 @@ def _ramp_colors(
     values: Sequence[Value | None], colors: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], list[tuple[str, Color]]]:
     """Colours of numbers, from their 1st to their 99th percentile."""
-    present = np.flatnonzero([value is not None for value in values])
-    numbers = np.array([float(values[index] or 0) for index in present.tolist()])
+    present = np.flatnonzero([isinstance(value, int | float) for value in values])
+    numbers = np.array([float(value) for value in values if isinstance(value, int | float)])
     low, high = np.percentile(numbers, [1, 99])
     share = ((numbers - low) / max(high - low, 1e-300)).clip(0, 1) * (len(_RAMP) - 1)
     for channel in range(3):

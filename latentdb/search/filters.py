@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,16 +21,34 @@ from typing import Any
 import numpy as np
 
 from latentdb.base.errors import FilterError
-from latentdb.search.syntax import parsed, span
+from latentdb.search.syntax import MAX_LENGTH, parsed, span, without_quoted
 from latentdb.search.text_tests import Mask, TextTests, mask_texts
-from latentdb.store.columns import Column
+from latentdb.store.columns import Column, is_name, quoted
+from latentdb.store.dates import DAY, LIMITS, period
 from latentdb.store.texts import Texts, encode
 
 PSEUDO_COLUMNS: Mapping[str, str] = {"id": "str", "path": "str"}
 HELP = (
-    'use comparisons (label == "cat", 1990 < year <= 2000), in, not in, and, or, not, '
-    'is None, label.startswith("c"), .endswith, .contains'
+    'use comparisons (label == "cat", 1990 < year <= 2000, taken >= "2020-05"), in, not in, and, '
+    'or, not, is None, label.startswith("c"), .endswith, .contains, len(label) > 3, `a name`'
 )
+# What others write, and what to write here; looked for outside of quotation marks.
+_HINTS = (
+    (r"(?i:\bI?LIKE\b|\bSIMILAR\b|\bREGEXP\b)",
+     'instead of LIKE use label.startswith("c"), .endswith("c") or .contains("c")'),
+    (r"(?i:\bBETWEEN\b)", "write 1990 <= year <= 2000"),
+    (r"(?i:\bis\s+(not\s+)?null\b|=\s*null\b|=\s*None\b)", "write is None, is not None"),
+    (r"<>", "use != instead of <>"),
+    (r"===", "use == to compare"),
+    (r"(?<![=!<>])=(?!=)", "use == to compare"),
+    (r"&|\||!(?!=)|~", "write and, or, not"),
+    (r"\b(AND|OR|NOT|IN|IS|And|Or|Not|In|Is)\b", "write and, or, not, in, is in small letters"),
+    (r"\b(true|false|TRUE|FALSE)\b", "write True, False"),
+    (r"\bin\s*\(?\s*(\"\"|[0-9.]+(?![0-9.]))\s*\)?(?!\s*,)",
+     'write a list after in: label in ("cat", "dog")'),
+    (r"\.\s*(lower|upper|casefold|strip)\b|\b(?i:lower|upper)\s*\(",
+     'text is compared as it is written: name its spellings, label in ("Cat", "cat")'),
+)  # fmt: skip
 
 Truth = tuple[Mask, Mask]  # where the expression is true, where it is false; else it is unknown
 GetColumn = Callable[[str], Column]
@@ -139,6 +158,27 @@ def _text_comparison(column: str, op: ast.cmpop, value: str) -> _Node:
     return _Test(column, lambda texts: function(texts.compare(value), 0))
 
 
+def _measured(node: ast.expr) -> ast.Name | None:
+    """The name of which a node is the length; None for other nodes."""
+    match node:
+        case ast.Call(func=ast.Name(id="len"), args=[ast.Name() as name], keywords=[]):
+            return name
+    return None
+
+
+def _number_test(op: ast.cmpop, value: int | float | bool, type_: str) -> Callable[[Any], Any]:
+    """A comparison of numbers of a column's type with a value of any."""
+    function = _COMPARISONS[type(op)]
+    below, above = _neighbours(value, type_)
+    if isinstance(op, ast.Lt | ast.GtE):
+        bound = above
+    elif isinstance(op, ast.LtE | ast.Gt) or below == above:
+        bound = below
+    else:
+        bound = math.nan  # which equals nothing, like a value between two of the column's
+    return lambda values: function(values, bound)
+
+
 def _neighbours(value: Any, kind: str) -> tuple[Any, Any]:
     """The nearest values of a column's type that are not above, and not below, a value.
 
@@ -198,7 +238,15 @@ class Filter:
 
     def _error(self, problem: str, position: int) -> FilterError:
         excerpt = self.text.strip()[max(0, position - 20) : position + 40]
-        return FilterError(f"filter {problem}, at {excerpt!r}; {HELP}")
+        return FilterError(f"filter {problem}, at {excerpt!r}; {self._hint() or HELP}")
+
+    def _hint(self) -> str | None:
+        """What is probably meant, from what other languages have; None if that is not known."""
+        bare = without_quoted(self.text[:MAX_LENGTH])
+        for key in self._types:
+            if not is_name(key) and re.search(rf"(?<!\w){re.escape(key)}(?!\w)", bare):
+                return f"put the name between backticks: {quoted(key)}"
+        return next((hint for pattern, hint in _HINTS if re.search(pattern, bare)), None)
 
     def _error_at(self, node: ast.expr, problem: str) -> FilterError:
         return self._error(problem, span(self.text.strip(), node)[0])
@@ -225,9 +273,11 @@ class Filter:
 
     def _type(self, node: ast.Name) -> str:
         if node.id not in self._types:
-            known = ", ".join(sorted(self._types))
+            known = ", ".join(map(quoted, sorted(self._types)))
+            hint = self._hint()
             raise FilterError(
-                f"filter names {node.id!r}, which is not a column; columns are: {known}"
+                f"filter names {node.id!r}, which is not a column; "
+                f"{hint + '; ' if hint else ''}columns are: {known}"
             )
         return self._types[node.id]
 
@@ -247,8 +297,13 @@ class Filter:
             if not (isinstance(right, ast.Constant) and right.value is None):
                 raise self._error_at(right, "has 'is' with something other than None")
             return _Missing(left.id, negated=isinstance(op, ast.IsNot))
-        if isinstance(right, ast.Name) and not isinstance(left, ast.Name) and type(op) in _MIRRORED:
+        mirrored = isinstance(right, ast.Name) or _measured(right) is not None
+        named = isinstance(left, ast.Name) or _measured(left) is not None
+        if mirrored and not named and type(op) in _MIRRORED:
             left, op, right = right, _MIRRORED[type(op)](), left
+        measured = _measured(left)
+        if measured is not None and type(op) in _COMPARISONS:
+            return self._length(measured, op, right)
         if not isinstance(left, ast.Name):
             raise self._error_at(left, "compares something that is not a column")
         if isinstance(right, ast.Name) and right.id not in self._types:
@@ -259,19 +314,48 @@ class Filter:
             raise self._error_at(right, "compares two columns: compare a column with a value")
         if type(op) not in _COMPARISONS:
             raise self._error_at(left, "has 'is' with something other than None")
-        function = _COMPARISONS[type(op)]
         value = self._value(right)
+        if self._type(left) in LIMITS:
+            return self._date_test(left, op, value)
         self._check(left, value)
         if isinstance(value, str):
             return _text_comparison(left.id, op, value)
-        below, above = _neighbours(value, self._type(left))
-        if isinstance(op, ast.Lt | ast.GtE):
-            bound = above
-        elif isinstance(op, ast.LtE | ast.Gt) or below == above:
-            bound = below
-        else:
-            bound = math.nan  # which equals nothing, like a value between two of the column's
-        return _Test(left.id, lambda values: function(values, bound))
+        return _Test(left.id, _number_test(op, value, self._type(left)))
+
+    def _length(self, name: ast.Name, op: ast.cmpop, right: ast.expr) -> _Node:
+        """A comparison of the number of characters of a text."""
+        if self._type(name) != "str":
+            raise self._error_at(
+                name, f"takes the length of the {self._type(name)} column {name.id!r}"
+            )
+        value = self._value(right)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise self._error_at(right, f"compares a length with {value!r}, which is no number")
+        test = _number_test(op, value, "int")
+        return _Test(name.id, lambda texts: test(texts.lengths()))
+
+    def _date_test(self, name: ast.Name, op: ast.cmpop, value: str | int | float | bool) -> _Node:
+        """A comparison with a date, or with a year, a month or a time: the whole of it."""
+        type_ = self._type(name)
+        found = period(value) if isinstance(value, str) else None
+        if found is not None and type_ == "date":
+            found = (
+                None if any(each % DAY for each in found) else (found[0] // DAY, found[1] // DAY)
+            )
+        if found is None:
+            raise FilterError(
+                f"filter compares the {type_} column {name.id!r} with {value!r}: give "
+                + ('"2020-01-31"' if type_ == "date" else '"2020-01-31 12:00:00", "2020-01-31"')
+                + ', "2020-01" or "2020"'
+            )
+        start, end = found
+        if isinstance(op, ast.Eq | ast.NotEq):
+            inside = _Test(name.id, lambda values: (values >= start) & (values < end))
+            return inside if isinstance(op, ast.Eq) else _Not(inside)
+        # Greater than a day is from the next one on, and up to a day is to its end.
+        bound = start if isinstance(op, ast.Lt | ast.GtE) else end
+        below = isinstance(op, ast.Lt | ast.LtE)
+        return _Test(name.id, lambda values: values < bound if below else values >= bound)
 
     def _membership(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Node:
         if isinstance(right, ast.Name) and isinstance(left, ast.Constant):
@@ -280,6 +364,9 @@ class Filter:
         if not isinstance(left, ast.Name) or not isinstance(right, ast.Tuple | ast.List | ast.Set):
             raise self._error_at(left, 'has "in" without a column and a list of values')
         values = [self._value(item) for item in right.elts]
+        if self._type(left) in LIMITS and values:
+            node = _Any(tuple(self._date_test(left, ast.Eq(), value) for value in values))
+            return _Not(node) if isinstance(op, ast.NotIn) else node
         for value in values:
             self._check(left, value)
         if self._type(left) == "str":
@@ -308,7 +395,7 @@ class Filter:
     def _text_test(self, name: ast.Name, method: str, argument: ast.expr) -> _Test:
         if self._type(name) != "str":
             raise self._error_at(
-                name, f"looks for text in the {self._type(name)} column {name.id!r}"
+                name, f"looks for text in the {self._type(name)} column {name.id!r}: compare it"
             )
         value = self._value(argument)
         if not isinstance(value, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -30,7 +31,11 @@ def parsed(text: str, fail: Fail) -> Iterator[ast.expr]:
         raise fail(f"has {len(text):,} characters: at most {MAX_LENGTH:,}", 0)
     text = text.strip()
     try:
-        tree = ast.parse(text, mode="eval").body
+        code, names = _without_quoted_names(text, fail)
+        tree = ast.parse(code, mode="eval").body
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name):
+                node.id = names.get(node.id, node.id)
         if _depth(tree) > MAX_DEPTH:
             raise fail("cannot be read: it is nested too deeply", 0)
         yield tree
@@ -46,8 +51,45 @@ def parsed(text: str, fail: Fail) -> Iterator[ast.expr]:
         raise fail("cannot be read: " + " ".join(str(error).split()), 0) from error
 
 
+# A text in quotation marks, as far as it goes, or a name in backticks.
+_QUOTED = re.compile(
+    r"""("(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?)|`((?:[^`\n]|``)*)`""", re.DOTALL
+)
+_FIRST, _LAST = 0x4E00, 0x9FA5  # letters enough to stand for the names of the longest text
+
+
+def _without_quoted_names(text: str, fail: Fail) -> tuple[str, dict[str, str]]:
+    """A text with other names, as long, for those in backticks, and what they stand for."""
+    names: dict[str, str] = {}
+    if "`" not in text:
+        return text, names
+    taken = set(unicodedata.normalize("NFKC", text))
+    unused = (chr(code) for code in range(_FIRST, _LAST) if chr(code) not in taken)
+
+    def replaced(match: re.Match[str]) -> str:
+        if match[2] is None:
+            return match[0]
+        if not match[2]:
+            raise fail("has an empty name", match.start())
+        name = next(unused) + "_" * (len(match[0]) - 1)
+        names[name] = match[2].replace("``", "`")
+        return name
+
+    code = _QUOTED.sub(replaced, text)
+    if "`" in _QUOTED.sub("", code):
+        raise fail("has a ` without another", code.index("`"))
+    return code, names
+
+
+def without_quoted(text: str) -> str:
+    """A text with nothing between its quotation marks and backticks."""
+    return _QUOTED.sub('""', text)
+
+
 def span(text: str, node: ast.expr) -> tuple[int, int]:
     """Where a node of the tree of a text begins and ends, in characters."""
+    # Python counted the bytes of that.
+    text = _without_quoted_names(text, lambda problem, _: LatentDBError(problem))[0]
     lines = _lines(text)
 
     def position(line: int, column: int) -> int:

@@ -89,6 +89,12 @@ class TextTests:
         places = np.append(places, len(self._blob))
         return np.asarray(places[places.searchsorted(self._starts)] + size <= self._stops)
 
+    def lengths(self) -> Ints:
+        """Number of characters of each text."""
+        begins = (self._blob & 0xC0) != 0x80  # the other bytes continue a character
+        counts = np.concatenate([np.zeros(1, np.int64), np.cumsum(begins)])
+        return np.asarray(counts[self._stops] - counts[self._starts])
+
     def compare(self, value: str) -> NDArray[np.int64]:
         """-1, 0 or 1 for each text that is before a value, equal to it, or after it."""
         encoded = _encode(value)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from latentdb.store import dates
+
 MISSING = frozenset(
     ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT", "null", "NULL", "None")
 )
@@ -26,6 +28,7 @@ class CellType:
         self.filled = False
         self._infinities = ("inf", "-inf") if infinities else ()
         self._whole = self._fits = self._number = self._truth = True
+        self._dates: str | None = ""  # the kind that all are so far
 
     def add(self, cell: str) -> None:
         """Look at one more cell."""
@@ -39,23 +42,52 @@ class CellType:
             self._number = NUMBER.match(cell) is not None or cell in self._infinities
         if self._truth:
             self._truth = cell.lower() in ("true", "false")
+        if self._dates is not None:
+            found = dates.parse(cell)
+            kind = None if found is None else found[0]
+            self._dates = kind if self._dates in ("", kind) else None
 
     @property
     def name(self) -> str:
-        """``"str"``, ``"int"``, ``"float"`` or ``"bool"``."""
+        """One of `latentdb.store.columns.COLUMN_TYPES`."""
         if self._whole:
             # Beyond 64 bits they are names: as numbers they would lose their last digits.
             return "int" if self._fits else "str"
-        return "float" if self._number else "bool" if self._truth else "str"
+        if self._number or self._truth:
+            return "float" if self._number else "bool"
+        return self._dates or "str"
 
 
-def parse_cells(cells: Sequence[str]) -> list[Any]:
-    """The values of a column's cells, of the narrowest type; those of `MISSING` are None."""
+def parse_cell(type_: str, cell: str) -> Any:
+    """The value of a cell that fits a type.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+    if type_ in ("date", "datetime"):
+        found = dates.parse(cell)
+        if found is None or found[0] != type_:
+            raise ValueError(f"{cell!r} is no {type_}")
+        return dates.to_value(*found)
+    if type_ == "bool":
+        if cell.lower() not in ("true", "false"):
+            raise ValueError(f"{cell!r} is neither true nor false")
+        return cell.lower() == "true"
+    return {"str": str, "int": int, "float": float}[type_](cell)
+
+
+def parse_cells(cells: Sequence[str], type_: str | None = None) -> list[Any]:
+    """The values of a column's cells, of the narrowest type or a given one that they fit.
+
+    The cells of `MISSING` are None.
+    """
     # Not in CellType: a store's own export writes the text "NA" as such.
     present = [None if cell in MISSING else cell for cell in cells]
-    guess = CellType()
-    for cell in present:
-        guess.add(cell or "")
-    parsers: dict[str, Any] = {"int": int, "float": float, "bool": lambda c: c.lower() == "true"}
-    parse = parsers.get(guess.name, str)
-    return [None if cell is None else parse(cell) for cell in present]
+    if type_ is None:
+        guess = CellType()
+        for cell in present:
+            guess.add(cell or "")
+        type_ = guess.name
+    return [None if cell is None else parse_cell(type_, cell) for cell in present]

@@ -1,4 +1,4 @@
-"""Typed metadata: columns of str, int, float and bool.
+"""Typed metadata: columns of str, int, float, bool, date and datetime.
 
 A value may be missing in any column.  Text is stored as codes into a table of
 categories, because labels repeat.
@@ -11,15 +11,18 @@ import math
 import unicodedata
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError
+from latentdb.base.wording import printable
+from latentdb.store import dates
 from latentdb.store.texts import Texts
 
-COLUMN_TYPES = ("str", "int", "float", "bool")
+COLUMN_TYPES = ("str", "int", "float", "bool", "date", "datetime")
 LABEL = "label"  # the column of labels that come from folders
 RESERVED = frozenset(("id", "path", "row", "z_mean", "z_log_var"))
 DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -27,31 +30,56 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "int": np.dtype("<i8"),
     "float": np.dtype("<f8"),
     "bool": np.dtype("u1"),
+    "date": np.dtype("<i8"),  # days since 1970-01-01
+    "datetime": np.dtype("<i8"),  # microseconds since then, UTC
 }
 
-Value = str | int | float | bool | None
+Value = str | int | float | bool | date | None
 
 
 def check_key(key: str) -> None:
-    """Refuse a metadata key that no filter expression could name.
+    """Refuse what cannot be a metadata key.
 
     Raises
     ------
     InvalidInputError
-        If it is not an identifier, or is reserved.
+        If it is no text, empty, not printable, or reserved.
     """
-    if not isinstance(key, str) or not key.isidentifier() or keyword.iskeyword(key):
+    if not isinstance(key, str) or not key or printable(key) != key:
         raise InvalidInputError(
-            f"metadata key {key!r} cannot be used in an expression: "
-            "rename it to letters, digits and underscores"
-        )
-    if unicodedata.normalize("NFKC", key) != key:
-        raise InvalidInputError(
-            f"metadata key {key!r} would be read as {unicodedata.normalize('NFKC', key)!r} "
-            "in an expression: rename it to that"
+            f"metadata key {key!r} cannot be used: give a text of printable characters"
         )
     if key in RESERVED:
         raise InvalidInputError(f"metadata key {key!r} is reserved: rename it")
+
+
+def is_name(key: str) -> bool:
+    """Whether an expression can name a key as it is; others stand between backticks in it."""
+    # Python reads a name in a normalised form.
+    return (
+        key.isidentifier()
+        and not keyword.iskeyword(key)
+        and unicodedata.normalize("NFKC", key) == key
+    )
+
+
+def quoted(key: str) -> str:
+    """A key as an expression names it: ``year``, or with backticks, doubled inside."""
+    return key if is_name(key) else "`" + key.replace("`", "``") + "`"
+
+
+def escape_key(key: str) -> str:
+    """A key in a name of HDF5, where / and . would be those of a path, and .missing a mask."""
+    for char in "%/.":
+        key = key.replace(char, f"%{ord(char):02X}")
+    return key
+
+
+def unescape_key(name: str) -> str:
+    """The key of a name that `escape_key` gave."""
+    for char in "./%":
+        name = name.replace(f"%{ord(char):02X}", char)
+    return name
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +89,10 @@ class Column:
     Attributes
     ----------
     type
-        ``"str"``, ``"int"``, ``"float"`` or ``"bool"``.
+        One of `COLUMN_TYPES`.
     values
-        ``[n]``: int32 codes into `categories` for text, else int64, float64
-        or uint8.  The entry of a missing value has no meaning.
+        ``[n]`` of the type's dtype in `DTYPES`: for text codes into `categories`, for dates
+        and times numbers of `latentdb.store.dates`.  The entry of a missing value has no meaning.
     missing
         bool ``[n]``, or None where nothing is missing.
     categories
@@ -86,9 +114,7 @@ class Column:
         value = self.values[position]
         if self.type == "str":
             return self.categories[int(value)]
-        if self.type == "bool":
-            return bool(value)
-        return int(value) if self.type == "int" else float(value)
+        return plain_value(self.type, value)
 
     def take(self, positions: NDArray[np.integer[Any]] | slice) -> Column:
         """The same column over other rows."""
@@ -115,6 +141,15 @@ class Column:
         )
 
 
+def plain_value(type_: str, value: Any) -> Value:
+    """A number of a column that is no text, as a Python value of the column's type."""
+    if type_ in dates.LIMITS:
+        return dates.to_value(type_, int(value))
+    if type_ == "bool":
+        return bool(value)
+    return int(value) if type_ == "int" else float(value)
+
+
 def absent(type_: str, rows: int) -> Column:
     """A column in which every value is missing."""
     return Column(type_, np.zeros(rows, DTYPES[type_]), np.ones(rows, bool))
@@ -135,25 +170,21 @@ def make_column(key: str, values: Sequence[Any] | NDArray[Any]) -> Column | None
     InvalidInputError
         If values are of different types, or of one that cannot be stored.
     """
-    # tolist() would turn times into bare nanoseconds.
-    if isinstance(values, np.ndarray) and values.dtype.kind not in "mM":
-        plain = values.tolist()
-    else:
-        plain = list(values)
-    plain = [
-        value.item() if isinstance(value, np.generic) and value.dtype.kind not in "mM" else value
-        for value in plain
-    ]
+    if isinstance(values, np.ndarray):
+        values = _without_nanoseconds(values).tolist()
+    plain = [_plain(value) for value in values]
     types = set()
     for value in plain:
-        if value is None or (isinstance(value, float) and math.isnan(value)):
+        if value is None:
             continue
-        if type(value) not in (str, int, float, bool):
+        # A Timestamp of pandas is a datetime, and a datetime is a date.
+        type_ = next((name for kind, name in _DATES if isinstance(value, kind)), None)
+        if type_ is None and type(value) not in (str, int, float, bool):
             raise InvalidInputError(
                 f"metadata {key!r} has a value of type {type(value).__name__}: "
-                "expected str, int, float, bool or None"
+                "expected str, int, float, bool, date, datetime or None"
             )
-        types.add(type(value).__name__)
+        types.add(type_ or type(value).__name__)
     if not types:
         return None
     if types == {"int", "float"}:
@@ -165,10 +196,28 @@ def make_column(key: str, values: Sequence[Any] | NDArray[Any]) -> Column | None
     return _typed(key, types.pop(), plain)
 
 
+_DATES = ((datetime, "datetime"), (date, "date"))
+_NO_VALUES = ("NAType", "NaTType")  # of pandas, which need not be installed
+
+
+def _without_nanoseconds(values: NDArray[Any]) -> NDArray[Any]:
+    """Times in microseconds at most: tolist() would turn finer ones into bare numbers."""
+    if values.dtype.kind != "M" or np.datetime_data(values.dtype)[0] in "YMWD":
+        return values
+    return values.astype("M8[us]")
+
+
+def _plain(value: Any) -> Any:
+    """A value without the types of numpy; None where it is missing."""
+    if isinstance(value, np.generic):
+        value = _without_nanoseconds(np.asarray(value)).item()
+    if type(value).__name__ in _NO_VALUES or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return value
+
+
 def _typed(key: str, type_: str, plain: list[Any]) -> Column:
-    missing = np.array(
-        [value is None or (isinstance(value, float) and math.isnan(value)) for value in plain], bool
-    )
+    missing = np.array([value is None for value in plain], bool)
     mask = missing if missing.any() else None
     if type_ == "str":
         table: dict[str, int] = {}
@@ -182,7 +231,9 @@ def _typed(key: str, type_: str, plain: list[Any]) -> Column:
                     f"metadata {key!r} has text that is not valid Unicode: {text!r}"
                 ) from error
         return Column(type_, np.array(codes, "<i4"), mask, tuple(table))
-    filled = [0 if absent else value for value, absent in zip(plain, missing, strict=True)]
+    if type_ in dates.LIMITS:
+        plain = [None if value is None else dates.from_value(value) for value in plain]
+    filled = [0 if value is None else value for value in plain]
     try:
         return Column(type_, np.array(filled, DTYPES[type_]), mask)
     except OverflowError as error:

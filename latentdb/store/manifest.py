@@ -27,14 +27,16 @@ from latentdb.base.errors import (
     StoreNotFoundError,
 )
 from latentdb.base.files import read_limited, replace_atomically
-from latentdb.store.columns import COLUMN_TYPES, check_key
+from latentdb.store.columns import COLUMN_TYPES, check_key, is_name
+from latentdb.store.dates import LIMITS
 from latentdb.store.roots import MAX_ROOTS, Root
 
 # Version 1 had segments without a layout.  Before version 3, which only manifests with a cosine
 # metric or a centre have, "cosine" was centred and the index had the centre.  Before version 4,
-# which only manifests with tombstones have, garbage collection would delete their file.
-FORMAT_VERSION = 4
-_READABLE = (1, 2, 3, 4)
+# which only manifests with tombstones have, garbage collection would delete their file.  Before
+# version 5, which only manifests with either have, there were no dates, and keys were names.
+FORMAT_VERSION = 5
+_READABLE = (1, 2, 3, 4, 5)
 MANIFEST = "MANIFEST.json"
 TEMPORARY_MANIFEST = f".{MANIFEST}."  # prefix of a manifest that is not in force yet
 FOLDERS = ("segments", "index", "model")
@@ -276,6 +278,8 @@ def dump(manifest: Manifest) -> bytes:
 def _least_version(manifest: Manifest) -> int:
     """The lowest format version whose readers take a manifest for what it is."""
     settings, index = manifest.settings, manifest.index
+    if any(type_ in LIMITS or not is_name(key) for key, type_ in manifest.columns.items()):
+        return 5
     if manifest.tombstones is not None:
         return 4
     metrics = {settings.metric, settings.metric if index is None else index.metric}

@@ -30,7 +30,8 @@ from latentdb.store.blocks import (
     hdf5_layout,
 )
 from latentdb.store.blocks import dump as dump_arrays
-from latentdb.store.columns import DTYPES, Column, Value, absent
+from latentdb.store.columns import DTYPES, Column, Value, absent, escape_key, plain_value
+from latentdb.store.dates import LIMITS
 from latentdb.store.manifest import SegmentEntry
 from latentdb.store.rows import FileStats, Floats, Ints, Rows
 from latentdb.store.texts import Texts, encode
@@ -75,12 +76,18 @@ def dump(rows: Rows, numbers: Ints) -> SegmentBytes:
         arrays["file/mtimes_ns"] = rows.file_stats.mtimes_ns.astype("<i8")
         arrays["file/digests"] = rows.file_stats.digests.astype("<u8")
     for key, column in rows.columns.items():
-        arrays[f"metadata/{key}/{column.type}"] = column.values.astype(DTYPES[column.type])
+        name = _column_name(key)
+        arrays[f"{name}/{column.type}"] = column.values.astype(DTYPES[column.type])
         if column.missing is not None:
-            arrays[f"metadata/{key}/missing"] = column.missing.astype("u1")
+            arrays[f"{name}/missing"] = column.missing.astype("u1")
         if column.type == "str":
-            arrays.update(_text_arrays(f"metadata/{key}/categories", column.categories))
+            arrays.update(_text_arrays(f"{name}/categories", column.categories))
     return dump_arrays(arrays)
+
+
+def _column_name(key: str) -> str:
+    """What the names of a column's arrays begin with."""
+    return f"metadata/{escape_key(key)}"
 
 
 def rebuild_segment(path: Path, entry: SegmentEntry) -> SegmentBytes:
@@ -250,7 +257,7 @@ class Segment:
         known |= {"path/offsets", "path/bytes", "file/sizes", "file/mtimes_ns", "file/digests"}
         for key, type_ in self.columns.items():
             names = ("int", type_, "missing", "categories/offsets", "categories/bytes")
-            known |= {f"metadata/{key}/{name}" for name in names}
+            known |= {f"{_column_name(key)}/{name}" for name in names}
         unknown = sorted(self._arrays.names() - known)
         if unknown:
             raise CorruptStoreError(
@@ -295,9 +302,10 @@ class Segment:
 
     def _stored(self, key: str, type_: str) -> tuple[str, MappedArray, MappedArray | None] | None:
         """Type in the file, values, mask of missing ones; None where the segment has no column."""
-        prefix = f"metadata/{key}"
+        prefix = _column_name(key)
         # An int column may have been written before the first float made the column float.
-        stored = next((name for name in (type_, "int") if f"{prefix}/{name}" in self._arrays), None)
+        names = (type_, "int") if type_ == "float" else (type_,)
+        stored = next((name for name in names if f"{prefix}/{name}" in self._arrays), None)
         if stored is None:
             return None
         shape = (len(self),)
@@ -307,7 +315,7 @@ class Segment:
         return stored, self._arrays.get(f"{prefix}/{stored}", DTYPES[stored].str, shape), missing
 
     def _categories(self, key: str) -> Texts:
-        prefix = f"metadata/{key}/categories"
+        prefix = f"{_column_name(key)}/categories"
         return self._texts(prefix, max(self._arrays.length(f"{prefix}/offsets"), 1) - 1)
 
     def _column(self, key: str, type_: str) -> Column:
@@ -323,7 +331,16 @@ class Segment:
             known = values if missing is None else values[~missing]
             if len(known) and not 0 <= known.min() <= known.max() < len(categories):
                 raise self._no_category(key)
+        known = values if missing is None else values[~missing]
+        self._check_dates(key, type_, known)
         return Column(stored[0], values, missing, categories).cast(type_, key)
+
+    def _check_dates(self, key: str, type_: str, values: Sequence[int] | NDArray[Any]) -> None:
+        if type_ in LIMITS and len(values):
+            least, most = LIMITS[type_]
+            numbers = np.asarray(values)
+            if not least <= numbers.min() <= numbers.max() <= most:
+                raise CorruptStoreError(f"{self.name}: {key!r} has a {type_} out of range")
 
     def _no_category(self, key: str) -> CorruptStoreError:
         return CorruptStoreError(f"{self.name}: {key!r} has codes without a category")
@@ -347,8 +364,8 @@ class Segment:
             if any(code is not None and not 0 <= code < len(texts) for code in values):
                 raise self._no_category(key)
             return [None if code is None else texts[code] for code in values]
-        make = {"bool": bool, "int": int, "float": float}[type_]
-        return [None if value is None else make(value) for value in values]
+        self._check_dates(key, type_, [value for value in values if value is not None])
+        return [None if value is None else plain_value(type_, value) for value in values]
 
     @property
     def _hashes(self) -> NDArray[np.uint64]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
+import re
 import sys
 import warnings
 from collections.abc import Callable
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -591,3 +593,127 @@ def test_any_text_at_all_is_a_mask_or_a_filter_error(text: str) -> None:
             rows, problem = [], str(error)
     assert set(rows) <= {0, 1, 2, 3}
     assert "\n" not in problem
+
+
+# --- dates, lengths, names between backticks -------------------------------------------
+
+DAYS = [date(2019, 12, 31), date(2020, 1, 1), None, date(2020, 12, 31), date(2021, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("expression", "selected"),
+    [
+        ('taken > "2020"', [4]),
+        ('taken >= "2020"', [1, 3, 4]),
+        ('taken == "2020"', [1, 3]),
+        ('taken != "2020"', [0, 4]),
+        ('taken < "2020-01-01"', [0]),
+        ('"2020-01-01" >= taken', [0, 1]),
+        ('"2020" <= taken < "2021"', [1, 3]),
+        ('taken in ("2019", "2020-12-31")', [0, 3]),
+        ('taken not in ("2019", "2020-12-31")', [1, 4]),
+        ("taken is None", [2]),
+        ('not taken > "2020"', [0, 1, 3]),
+    ],
+)
+@pytest.mark.parametrize("type_", ["date", "datetime"])
+def test_dates_are_compared_with_whole_periods(
+    expression: str, selected: list[int], type_: str
+) -> None:
+    values: list[Any] = list(DAYS)
+    if type_ == "datetime":
+        values = [day and datetime(day.year, day.month, day.day, 23, 59) for day in DAYS]
+    column = make_column("taken", values)
+    assert column is not None
+    mask = Filter(expression, {"taken": type_}).mask(lambda _: column)
+    assert np.flatnonzero(mask).tolist() == selected
+
+
+@pytest.mark.parametrize("value", ["5", '"x"', "True", '"2020-02-30"', '"2020-01-01 10:00"', '""'])
+def test_what_is_no_date_is_told(value: str) -> None:
+    with pytest.raises(FilterError, match=r"date column 'taken' .*give \"2020-01-31\""):
+        Filter(f"taken > {value}", {"taken": "date"})
+
+
+@pytest.mark.parametrize(
+    ("expression", "selected"),
+    [
+        ("len(name) > 2", [1, 3]),
+        ("2 >= len(name)", [0]),
+        ("len(name) == 0", [0]),
+        ("0.5 < len(name) <= 3.5", [1]),
+        ("not len(name) > 2", [0]),
+    ],
+)
+def test_the_length_of_a_text_is_compared(expression: str, selected: list[int]) -> None:
+    column = make_column("name", ["", "\u00e9\u4e00\U0001f600", None, "abcd"])
+    assert column is not None
+    mask = Filter(expression, {"name": "str"}).mask(lambda _: column)
+    assert np.flatnonzero(mask).tolist() == selected
+
+
+@pytest.mark.parametrize(
+    ("expression", "hint"),
+    [
+        ('label = "cat"', "use == to compare"),
+        ('label == "cat" AND year > 1', "in small letters"),
+        ('NOT label == "cat"', "in small letters"),
+        ('label == "cat" OR year > 1', "in small letters"),
+        ('label IN ("cat", "dog")', "in small letters"),
+        ('label LIKE "c%"', "startswith"),
+        ('label like "c%"', "startswith"),
+        ('label.lower() == "cat"', "name its spellings"),
+        ('lower(label) == "cat"', "name its spellings"),
+        ("year BETWEEN 1 AND 2", "1990 <= year <= 2000"),
+        ("label IS NULL", "write is None"),
+        ("label = NULL", "write is None"),
+        ('label <> "cat"', "use !="),
+        ('label == "cat" && year > 1', "write and, or, not"),
+        ('label == "cat" & year > 1', "write and, or, not"),
+        ('!(label == "cat")', "write and, or, not"),
+        ("seen == true", "write True, False"),
+        ('label in ("cat")', "write a list after in"),
+        ("year in (1999)", "write a list after in"),
+        ("Year taken > 1990", "between backticks: `Year taken`"),
+        ("exif.iso > 100", "between backticks: `exif.iso`"),
+        ("class == 1", "between backticks: `class`"),
+    ],
+)
+def test_what_other_languages_write_gets_the_hint_that_helps(expression: str, hint: str) -> None:
+    types = {"label": "str", "year": "int", "seen": "bool",
+             "Year taken": "int", "exif.iso": "int", "class": "int"}  # fmt: skip
+    with pytest.raises(FilterError, match=re.escape(hint)):
+        Filter(expression, types)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        'label == "a = b AND c LIKE d"',
+        "year in (1999, 2000)",
+        'label in ("cat", "dog")',
+        'label in ("cat",)',
+        '"cat" in label',
+        "`Year taken` > 1990 and `exif.iso` in (100, 200) and `class` != 3",
+        "label == \"`\" or label == '`Year taken'",
+    ],
+)
+def test_what_looks_like_another_language_is_read(expression: str) -> None:
+    types = {"label": "str", "year": "int", "Year taken": "int", "exif.iso": "int", "class": "int"}
+    assert Filter(expression, types)
+
+
+@pytest.mark.parametrize(
+    ("expression", "told"),
+    [
+        ("`Year taken > 1", "has a ` without another, at '`Year taken > 1'"),
+        ("`` > 1", "has an empty name"),
+        ("`no such` > 1", "names 'no such', which is not a column; columns are: .*`Year taken`"),
+        ("`Year taken` > 1 and year >", "cannot be read"),
+        ('`Year taken` == "x"', "compares the int column 'Year taken'"),
+        ("`Year taken` > 1 and label > label", "compares two columns.*at '.* label'"),
+    ],
+)
+def test_errors_name_what_stands_between_backticks(expression: str, told: str) -> None:
+    with pytest.raises(FilterError, match=told):
+        Filter(expression, {"label": "str", "year": "int", "Year taken": "int"})
