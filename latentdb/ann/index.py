@@ -279,7 +279,7 @@ class VectorIndex:
                 squares, rows, scanned = self._walk(rotated, max(nprobe, depth), depth)
             else:
                 nprobe = min(nprobe, self.nlist)
-                of_lists, lists = self._inner.quantizer.search(rotated, nprobe)
+                of_lists, lists = self._nearest_lists(rotated, nprobe)
                 parameters = self._parameters_of(nprobe)
                 squares, rows = self._search_lists(rotated, depth, lists, of_lists, parameters)
                 scanned = int(self._list_sizes[lists].sum())
@@ -293,10 +293,24 @@ class VectorIndex:
     def nearest_lists(self, queries: Floats) -> tuple[Floats, Ints]:
         """Every inverted list by distance of its centroid: squares and numbers ``[q, nlist]``."""
         with faiss_threads(len(queries)):
-            found: tuple[Floats, Ints] = self._inner.quantizer.search(
-                self.rotated(queries), self.nlist
-            )
-        return found
+            return self._nearest_lists(np.ascontiguousarray(self.rotated(queries)), self.nlist)
+
+    def _nearest_lists(self, rotated: Floats, count: int) -> tuple[Floats, Ints]:
+        """Squared distances and numbers of the nearest inverted lists, ``[q, count]`` each."""
+        import faiss
+
+        squares = np.empty((len(rotated), count), np.float32)
+        lists = np.empty((len(rotated), count), np.int64)
+        pointer: Any = faiss.swig_ptr
+        # Not its Python wrapper, which takes as long as the search itself.
+        self._centroids.search_c(
+            len(rotated), pointer(rotated), count, pointer(squares), pointer(lists)
+        )
+        return squares, lists
+
+    @cached_property
+    def _centroids(self) -> Any:
+        return self._inner.quantizer
 
     def probe_filtered(
         self,

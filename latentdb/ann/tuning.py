@@ -25,6 +25,7 @@ _STANDARD_ERRORS = 4
 _CLEARLY_SHORT = 0.9  # of the target: a tenth of the queries is enough to see a recall below
 _PRECISION = 32  # nprobe is found to within one part in 32
 _RERANK_LOSS = 0.05  # of the misses allowed, the share that a smaller re-rank depth may cause
+_SEARCHED_TWICE = 0.015  # share of the held-out rows for which the re-rank depth may be too small
 _CODE_QUERIES = 200  # held-out rows whose neighbours are ranked by their codes
 # Largest share of the 10 nearest that 4-bit distances may rank in the lower half of 100; above it
 # use 8 bits (measured: 0.2 % is fine, 8 % is not).
@@ -257,17 +258,25 @@ class Tuner:
     def _least_depth(self, index: VectorIndex, k: int, nprobe: int) -> int | None:
         """Least re-rank depth that finds the true neighbours which the probed lists hold.
 
-        None where 4-bit codes are so coarse that it would be too large.
+        Deeper where more than a few queries would have a neighbour in the second half of
+        their candidates: those are searched twice (`latentdb.search`).  None where 4-bit
+        codes are so coarse that it would be too large.
         """
+        least = max(least_rerank_depth(k), index.rerank_depths.get(k, 0))
+        most = min(MAX_RERANK_FACTOR * least_rerank_depth(k), len(self.rows) // 4)
+        if least > most:
+            return None
+        queries, truth = self.truth(k)
+        candidates = index.probe(queries, nprobe, most, self.deleted).rows
+        ranks = _positions(truth, candidates)
         held = float((self._ranks_of_lists(index, k) < nprobe).mean())
-        enough = held - _RERANK_LOSS * (1 - self.target_recall)
-        # As with nprobe: rows that are added may be easier to find than those before.
-        depth = max(least_rerank_depth(k), index.rerank_depths.get(k, 0))
-        while depth <= min(MAX_RERANK_FACTOR * least_rerank_depth(k), len(self.rows) // 4):
-            if float(self._recalls(index, k, nprobe, depth).mean()) >= enough:
-                return depth
-            depth *= 2
-        return None
+        needed = math.ceil((held - _RERANK_LOSS * (1 - self.target_recall)) * ranks.size)
+        last = int(np.sort(ranks, axis=None)[needed - 1]) if needed > 0 else 0
+        if last >= most:
+            return None
+        deepest = np.where(ranks < most, ranks, 0).max(axis=1)
+        twice = 2 * int(np.quantile(deepest, 1 - _SEARCHED_TWICE, method="higher") + 1)
+        return min(max(least, last + 1, twice), most)
 
     def _least_nprobe(self, ranks: Ints, least: int, most: int) -> int:
         """Least nprobe at which the probed lists hold enough true neighbours, by bisection.
@@ -305,6 +314,17 @@ class Tuner:
                     ranks[number] = rank_of[list_of[number]]
             self._list_ranks[largest] = ranks
         return self._list_ranks[largest][:, :k]
+
+
+def _positions(truth: Ints, candidates: Ints) -> Ints:
+    """Position of true neighbours ``[q, k]`` among candidates ``[q, c]``; c for those not there."""
+    positions = np.empty(truth.shape, np.int64)
+    for number, rows in enumerate(candidates):
+        order = rows.argsort(kind="stable")
+        places = np.minimum(rows.searchsorted(truth[number], sorter=order), len(rows) - 1)
+        found = order[places]
+        positions[number] = np.where(rows[found] == truth[number], found, len(rows))
+    return positions
 
 
 def _lower_bound(recalls: NDArray[np.float64]) -> float:

@@ -20,6 +20,7 @@ DEPTH_GROWTH = 4  # factor on the re-rank depth where 4-bit codes cannot separat
 # Segments of so few rows are joined in memory: comparing them one by one takes 0.15 ms for each,
 # as long as 3,500 rows of 64 dimensions.  So many bytes in all, for each metric.
 _JOINED_ROWS, _JOINED_BYTES = 8_192, 64 << 20
+_COMPARED = 10_000  # up to so many pairs, comparing all is faster than sets
 _PYTHON_SORTED = 300  # up to so many rows, Python checks their order sooner than numpy
 
 
@@ -76,9 +77,9 @@ class EmbeddedRows:
             if len(block.rows) and np.array_equal(block.rows.take(positions, mode="clip"), rows):
                 return block.vectors.take(positions, axis=0)
         # The candidates of a single query ascend, those of a batch do not.
-        numbers = rows.tolist() if len(rows) <= _PYTHON_SORTED else []
+        numbers = rows.tolist() if len(rows) <= _PYTHON_SORTED and not self._is_one else []
         if numbers and numbers == sorted(numbers):
-            means = self.snapshot.vectors_ascending(rows, numbers)
+            means = self.snapshot.vectors_ascending(rows)
         else:
             means = self.snapshot.vectors(rows)
         if self.metric == L2:
@@ -86,6 +87,11 @@ class EmbeddedRows:
         return self.space.embed(
             means, self.snapshot.log_vars(rows) if self.space.posterior else None
         )
+
+    @cached_property
+    def _is_one(self) -> bool:
+        """Whether there is one segment: the order of rows to fetch does not matter."""
+        return len(self.snapshot.segments) == 1
 
     def blocks(self, *, since: int = 0) -> Iterator[Block]:
         """The live rows to scan, from row number `since` on."""
@@ -177,6 +183,10 @@ def uncertain_queries(candidates: Ints, neighbours: Ints) -> Ints:
         int64 ``[q, k]``: the nearest of them by their vectors; negative for none.
     """
     half = candidates.shape[1] // 2
+    if len(candidates) == 1 and half * neighbours.shape[1] <= _COMPARED:
+        found = neighbours[0][neighbours[0] >= 0]
+        deep = bool((candidates[0, half:, None] == found).any())
+        return np.zeros(1, np.int64) if deep else np.empty(0, np.int64)
     pairs = enumerate(zip(candidates[:, half:].tolist(), neighbours.tolist(), strict=True))
     return np.array(
         [

@@ -198,10 +198,11 @@ def to_matches(
     snapshot: Snapshot, metric: str, hits: Hits, number: int, excluded: set[int], k: int | None
 ) -> Matches:
     """At most k hits of query `number`, with ids and metadata, without the excluded rows."""
-    selected = hits.rows[number] >= 0
-    if excluded:
-        selected &= ~np.isin(hits.rows[number], list(excluded))
-    rows, distances = hits.rows[number][selected][:k], hits.distances[number][selected][:k]
+    rows, distances = hits.rows[number], hits.distances[number]
+    if excluded or (len(rows) and rows[-1] < 0):
+        selected = (rows >= 0) & ~np.isin(rows, list(excluded))
+        rows, distances = rows[selected], distances[selected]
+    rows, distances = rows[:k], distances[:k]
     facts = zip(distances.tolist(), snapshot.records(rows), strict=True)
     return Matches(
         metric,

@@ -36,7 +36,6 @@ from latentdb.store.manifest import SegmentEntry
 from latentdb.store.rows import FileStats, Floats, Ints, Rows
 from latentdb.store.texts import Texts, encode
 
-_NUMPY_PAYS = 50  # up to so many numbers, min and max of Python are faster
 MAX_COLUMNS = 1_000  # each is up to six HDF5 objects, of at most 10,000
 
 
@@ -386,17 +385,30 @@ class Segment:
         stored = self._hashes
         left = stored.searchsorted(hashes)
         inside = np.minimum(left, len(self) - 1)
-        for number in np.flatnonzero(stored[inside] == hashes):
-            entry = int(left[number])
-            while entry < len(self) and stored[entry] == hashes[number]:
-                position = int(self._order[entry])
-                if not 0 <= position < len(self):
-                    raise CorruptStoreError(f"{self.name}: its id order is out of bounds")
-                if self.ids[position] == ids[int(number)]:
-                    positions[number] = position
-                    break
-                entry += 1
+        for number in np.flatnonzero(stored[inside] == hashes).tolist():
+            positions[number] = self._position(ids[number], int(left[number]))
         return positions
+
+    def find_one(self, name: str, wanted: np.uint64) -> int:
+        """`find` of one id and its hash."""
+        stored = self._hashes
+        entry = int(stored.searchsorted(wanted))
+        if entry == len(stored) or stored[entry] != wanted:
+            return -1
+        return self._position(name, entry)
+
+    def _position(self, name: str, entry: int) -> int:
+        """Position of an id, of those whose hashes equal that of a sorted one; -1 for none."""
+        stored = self._hashes
+        wanted = stored[entry]
+        while entry < len(self) and stored[entry] == wanted:
+            position = int(self._order[entry])
+            if not 0 <= position < len(self):
+                raise CorruptStoreError(f"{self.name}: its id order is out of bounds")
+            if self.ids[position] == name:
+                return position
+            entry += 1
+        return -1
 
     def hashes_by_position(self) -> NDArray[np.uint64]:
         """The hash of each id, by position."""
@@ -487,8 +499,8 @@ class Segment:
             raise CorruptStoreError(f"{self.name} was truncated while it was open: restore it")
         if self.gapless:
             positions = numbers - self.entry.first_row
-            least, most = (min, max) if len(positions) <= _NUMPY_PAYS else (np.min, np.max)
-            if len(positions) and not 0 <= least(positions) <= most(positions) < self.entry.rows:
+            # Without a sign, those below 0 are the largest.
+            if len(positions) and int(positions.view(np.uint64).max()) >= self.entry.rows:
                 raise CorruptStoreError(f"{self.name}: a row number is not where it should be")
             return positions
         positions = np.searchsorted(self.rows, numbers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -115,6 +114,8 @@ class Snapshot:
 
     def locate(self, ids: Sequence[str], hashes: NDArray[np.uint64] | None = None) -> Ints:
         """Row numbers of ids; -1 where one is not in the store.  `hashes` are those of the ids."""
+        if len(ids) == 1 and hashes is None:
+            return np.array([self._locate_one(ids[0])], np.int64)
         if hashes is None:
             # A look-up of a few ids does not pay for building the `IdFilter`.
             hashes = hash_ids(ids)
@@ -135,6 +136,17 @@ class Snapshot:
                 rows[order[found[live]]] = numbers[live]
         return rows
 
+    def _locate_one(self, name: str) -> int:
+        """`locate` of one id: most queries look up no more."""
+        (wanted,) = hash_ids([name])
+        for segment in reversed(self.segments):
+            position = segment.find_one(name, wanted)
+            if position >= 0:
+                number = segment.numbers(np.array([position]))
+                if not self.is_deleted(number)[0]:
+                    return int(number[0])
+        return -1
+
     def find(self, ids: Sequence[str]) -> Ints:
         """Row numbers of ids, all of which must be in the store.
 
@@ -152,6 +164,9 @@ class Snapshot:
 
     def groups(self, rows: Ints) -> Iterator[tuple[Segment, Ints, Ints]]:
         """Row numbers by segment: (segment, positions in it, indices into `rows`)."""
+        if len(self.segments) == 1 and len(rows):
+            yield self.segments[0], self.segments[0].positions(rows), np.arange(len(rows))
+            return
         numbers = self._firsts.searchsorted(rows, side="right") - 1
         if len(rows) <= _NUMPY_PAYS:
             present = sorted(set(numbers.tolist()))
@@ -169,31 +184,28 @@ class Snapshot:
         """The first row number of each segment."""
         return np.array([segment.entry.first_row for segment in self.segments], np.int64)
 
-    def vectors_ascending(self, rows: Ints, numbers: Sequence[int]) -> Floats:
-        """`vectors` of row numbers that ascend: faster for the few rows of one result.
-
-        Parameters
-        ----------
-        rows, numbers
-            The same row numbers, as an array and as a sequence.
-        """
-        result = np.empty((len(numbers), self.dim), np.float32)
+    def vectors_ascending(self, rows: Ints) -> Floats:
+        """`vectors` of row numbers that ascend: faster for the few rows of one result."""
+        if len(self.segments) == 1:
+            return self.vectors(rows)
+        result = np.empty((len(rows), self.dim), np.float32)
         start = 0
-        for segment in self.segments:
-            entry = segment.entry
-            stop = bisect_right(numbers, entry.last_row, start)
-            if start == stop:
-                continue
-            if segment.gapless and numbers[start] >= entry.first_row:
-                positions = rows[start:stop] - entry.first_row
-            else:
-                positions = segment.positions(rows[start:stop])
-            result[start:stop] = segment.z_means(positions)
-            start = stop
-        return result if start == len(numbers) else self.vectors(rows)
+        for number, stop in enumerate(rows.searchsorted(self._ends).tolist()):
+            if stop > start:
+                segment = self.segments[number]
+                result[start:stop] = segment.z_means(segment.positions(rows[start:stop]))
+                start = stop
+        return result if start == len(rows) else self.vectors(rows)
+
+    @cached_property
+    def _ends(self) -> Ints:
+        """The first row number after each segment."""
+        return np.array([segment.entry.last_row + 1 for segment in self.segments], np.int64)
 
     def vectors(self, rows: Ints) -> Floats:
         """z_mean of row numbers: float32 ``[n, d]``."""
+        if len(self.segments) == 1:
+            return self.segments[0].z_means(self.segments[0].positions(rows))
         result = np.empty((len(rows), self.dim), np.float32)
         for segment, positions, indices in self.groups(rows):
             result[indices] = segment.z_means(positions)
@@ -201,6 +213,8 @@ class Snapshot:
 
     def log_vars(self, rows: Ints) -> Floats | None:
         """z_log_var of row numbers, float32 ``[n, d]``; None if one of them has none."""
+        if len(rows) and self.segments and not self.segments[0].has_log_var:  # as all the others
+            return None
         result = np.empty((len(rows), self.dim), np.float32)
         for segment, positions, indices in self.groups(rows):
             found = segment.z_log_vars(positions)
@@ -213,8 +227,8 @@ class Snapshot:
         """Ids of row numbers."""
         result = [""] * len(rows)
         for segment, positions, indices in self.groups(rows):
-            for position, index in zip(positions, indices, strict=True):
-                result[index] = segment.ids[int(position)]
+            for name, index in zip(segment.ids.take(positions), indices.tolist(), strict=True):
+                result[index] = name
         return result
 
     def paths(self, rows: Ints) -> list[str | None]:
@@ -223,23 +237,22 @@ class Snapshot:
         for segment, positions, indices in self.groups(rows):
             if segment.paths is None:
                 continue
-            for position, index in zip(positions, indices, strict=True):
-                result[index] = segment.paths[int(position)] or None
+            for path, index in zip(segment.paths.take(positions), indices.tolist(), strict=True):
+                result[index] = path or None
         return result
 
     def records(self, rows: Ints) -> list[tuple[str, str | None, dict[str, Value]]]:
         """Id, path and metadata of row numbers; a missing value is left out."""
         result: list[tuple[str, str | None, dict[str, Value]]] = [("", None, {})] * len(rows)
         for segment, positions, indices in self.groups(rows):
-            texts = segment.paths
+            names = segment.ids.take(positions)
+            paths = [""] * len(names) if segment.paths is None else segment.paths.take(positions)
             columns = [(key, segment.items(key, positions)) for key in self.manifest.columns]
             for number, index in enumerate(indices.tolist()):
-                position = int(positions[number])
-                path = None if texts is None else texts[position] or None
                 values: dict[str, Value] = {
                     key: value for key, column in columns if (value := column[number]) is not None
                 }
-                result[index] = segment.ids[position], path, values
+                result[index] = names[number], paths[number] or None, values
         return result
 
     def metadata(self, rows: Ints) -> list[dict[str, Value]]:

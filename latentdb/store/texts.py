@@ -44,7 +44,13 @@ class Texts:
 
     def take(self, positions: Ints) -> list[str]:
         """The texts at some positions."""
-        return [self[position] for position in positions.tolist()]
+        starts, stops = self._offsets.take(positions), self._offsets.take(positions + 1)
+        texts, size = [], len(self._blob)
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            if not 0 <= start <= stop <= size:
+                raise CorruptStoreError(f"{self._name}: its text offsets do not ascend")
+            texts.append(self._decoded(self._blob.range(start, stop).tobytes()))
+        return texts
 
     def utf8(self) -> tuple[NDArray[np.uint8], Ints]:
         """The blob, uint8, and the offset of each text and of the end, int64 ``[n + 1]``.
