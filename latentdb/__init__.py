@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from latentdb.exchange.importing import ImportReport
     from latentdb.images.decode import Preprocessing
     from latentdb.images.discover import BadFile
-    from latentdb.ingest.ingest import IndexReport
+    from latentdb.ingest.report import IndexReport
     from latentdb.model.codec import Codec
     from latentdb.model.config import ModelConfig, ModelOptions
     from latentdb.model.training import TrainReport, train_model
@@ -63,7 +63,7 @@ _HOMES = {
     "Matches": "search.results",
     "Average": "search.results",
     "Info": "search.results",
-    "IndexReport": "ingest.ingest",
+    "IndexReport": "ingest.report",
     "ImportReport": "exchange.importing",
     "CompactReport": "store.compaction",
     "VerifyReport": "verify",

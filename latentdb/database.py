@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from numpy.typing import NDArray
@@ -16,10 +17,12 @@ from latentdb.base.validate import as_latents, check_ids
 from latentdb.exchange.importing import ImportReport, import_rows, opened
 from latentdb.exchange.tables import TableLike, read_table
 from latentdb.images.discover import check_sources
+from latentdb.images.selection import make_selection
 from latentdb.images.values import ImageLike
 from latentdb.ingest.allowance import DEFAULT_ALLOWANCE
 from latentdb.ingest.images import add_images
-from latentdb.ingest.ingest import IndexReport, add_rows, index_images
+from latentdb.ingest.ingest import add_rows, index_images
+from latentdb.ingest.report import IndexReport
 from latentdb.maintenance import LOCK_TIMEOUT, check_recall, check_timeout
 from latentdb.model.calibration import import_model
 from latentdb.model.codec import Codec
@@ -149,6 +152,22 @@ class LatentDB(Saving):
         db._codec = codec
         return db
 
+    @contextmanager
+    def kept_if_filled(self, *, existed: bool) -> Iterator[LatentDB]:
+        """A store that was just made, in a context: if it gets no row, it is removed again.
+
+        Parameters
+        ----------
+        existed
+            Whether its folder was there, empty, before; it is kept then.
+        """
+        path = self._open_store().path
+        try:
+            yield self
+        finally:
+            self.close()
+            undo_creation(path, existed=existed)
+
     def read_model(
         self,
         model: ModelLike | None = None,
@@ -196,6 +215,11 @@ class LatentDB(Saving):
         metadata_column: str | None = None,
         labels_from_folders: bool = False,
         rehash: bool = False,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        follow_links: bool = False,
+        prune: bool = False,
+        restore: bool = False,
         strict: bool = False,
         allow_bad: int | str = DEFAULT_ALLOWANCE,
         report: Report | None = None,
@@ -205,8 +229,8 @@ class LatentDB(Saving):
         Parameters
         ----------
         sources
-            Folders and image files.  The id of an image is its path relative to
-            the folder given.
+            Folders and image files.  The id of an image is its path relative to the
+            folder that was given first: see `latentdb.ingest.roots.plan_roots`.
         model
             Raise `ModelMismatchError` if the store was made with another model than this.
         metadata
@@ -219,6 +243,15 @@ class LatentDB(Saving):
             val, test and the like, the folder it lies in.
         rehash
             Compare the content of every file, also where size and time are as stored.
+        include, exclude
+            Patterns such as ``"*.png"`` and ``"cat/*"`` of wanted and unwanted files:
+            see `latentdb.images.selection.Selection`.
+        follow_links
+            Follow links that lead out of their folder.
+        prune
+            Delete rows whose files were in the sources and are gone.
+        restore
+            Take images in that were deleted from the store.
         strict
             Raise on the first unreadable file instead of skipping it.
         allow_bad
@@ -239,6 +272,7 @@ class LatentDB(Saving):
         paths = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
         self._check_model(model)
         check_sources(paths)  # report a missing source before the model is loaded
+        selection = make_selection(include, exclude, follow_links=follow_links)
         table = (
             None
             if metadata is None
@@ -253,7 +287,10 @@ class LatentDB(Saving):
                 paths,
                 table=table,
                 labels_from_folders=labels_from_folders,
+                selection=selection,
                 rehash=rehash,
+                restore=restore,
+                prune=prune,
                 strict=strict,
                 allow_bad=allow_bad,
                 report=report,

@@ -475,6 +475,7 @@ def print_info(info: Info, as_json: bool) -> None:
         ("rows", f"{info.rows:,}" + (f" ({deleted} still on disk)" if info.deleted_rows else "")),
         ("size", f"{_megabytes(info.bytes)} in {counted(info.segments, 'segment')}"),
         ("latents", f"{counted(info.dim, 'dimension')}, float32"),
+        *_root_lines(info),
         ("metadata", ", ".join(f"{key} ({kind})" for key, kind in info.columns.items()) or "none"),
         *_model_lines(info),
         ("search", _search_line(info)),
@@ -483,6 +484,22 @@ def print_info(info: Info, as_json: bool) -> None:
         lines.append(("note", info.why))
     for key, value in lines:
         click.echo(f"{key:<9} {value}")
+
+
+def _root_lines(info: Info) -> list[tuple[str, str]]:
+    """Where images come from; those of a store with very many roots are counted."""
+    lines = [
+        (
+            "images",
+            _text(root.path) + (f" (ids begin with {_text(root.prefix)})" if root.prefix else ""),
+        )
+        for root in info.roots[:MAX_LISTED]
+    ]
+    if len(info.roots) > MAX_LISTED:
+        lines.append(("images", f"and {len(info.roots) - MAX_LISTED:,} more folders"))
+    if info.buried:
+        lines.append(("deleted", f"{counted(info.buried, 'image')} that index leaves out"))
+    return lines
 
 
 def _megabytes(size: int) -> str:

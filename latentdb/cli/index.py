@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,8 +18,10 @@ from latentdb.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from latentdb.ingest.ingest import IndexReport
-    from latentdb.ingest.table import Unmatched
+    from contextlib import AbstractContextManager
+
+    from latentdb.database import LatentDB
+    from latentdb.model.codec import Codec
 
 
 @click.command()
@@ -43,6 +47,17 @@ if TYPE_CHECKING:
 @click.option(
     "--rehash", is_flag=True, help="Read every file again, even if its size and time are as stored."
 )
+@click.option(
+    "--include", multiple=True, metavar="GLOB", help="Only files like this: '*.png', 'cat/*'."
+)
+@click.option(
+    "--exclude", multiple=True, metavar="GLOB", help="No files or folders like this; repeatable."
+)
+@click.option("--follow-links", is_flag=True, help="Follow links that lead out of the folder, too.")
+@click.option(
+    "--prune", is_flag=True, help="Delete rows whose files were in the folders and are gone."
+)
+@click.option("--restore", is_flag=True, help="Take images in that were deleted from DB.")
 @click.option("--recall", type=float, help="Target recall of a new store.  [default: 0.99]")
 @click.option(
     "--precision",
@@ -65,14 +80,11 @@ def index(
     metadata: str | None,
     metadata_column: str | None,
     labels_from_folders: bool,
-    rehash: bool,
     recall: float | None,
     precision: str | None,
-    strict: bool,
-    allow_bad: str,
     as_json: bool,
     quiet: bool,
-    **model_values: Any,
+    **values: Any,
 ) -> None:
     """Encode new and changed images into DB.
 
@@ -81,41 +93,20 @@ def index(
     resumes an interrupted run.
     """
     from latentdb.base.wording import counted
-    from latentdb.cli.console import print_json, print_notes, print_verdict, progress
-    from latentdb.database import LatentDB
-    from latentdb.images.discover import require_images
+    from latentdb.cli.console import print_json, progress
+    from latentdb.cli.index_report import print_report
+    from latentdb.images.discover import Search
+    from latentdb.images.selection import make_selection
     from latentdb.ingest.allowance import parse_allowance
 
+    how = {name: values.pop(name) for name in _HOW}
     if metadata_column is not None and metadata is None:
         raise click.UsageError("--metadata-column: only with --metadata")
-    require_images(images)
-    parse_allowance(allow_bad)
-    arguments = model_arguments(model_values)
-    codec = None
-    if LatentDB.exists(db):
-        if recall is not None:
-            raise click.UsageError(
-                f"--recall is for a new store: run latentdb optimize {db} --recall {recall:g}"
-            )
-        store = LatentDB.open(db, trust_model=model_values["trust_model"])
-        store.check_precision(precision)
-        codec = store.read_model(**arguments)
-    else:
-        if arguments["model"] is None and arguments["encoder"] is None:
-            raise click.UsageError(
-                f"{db} does not exist: to make it give --model MODEL (latentdb train makes one), "
-                "or --encoder and --decoder"
-            )
-        store = LatentDB.create(
-            db,
-            **arguments,
-            images=images,
-            recall=0.99 if recall is None else recall,
-            precision=precision or "float32",
-        )
-        print_notes(store.codec)
-        print_verdict(store.codec.config)
-    with store:
+    selection = make_selection(how["include"], how["exclude"], follow_links=how["follow_links"])
+    Search.of(images, selection).require_images()
+    parse_allowance(how["allow_bad"])
+    codec, opened = _open(db, images, recall, precision, values)
+    with opened as store:
         rows_before = len(store)
         try:
             with progress(quiet) as report:
@@ -125,10 +116,8 @@ def index(
                     metadata=metadata,
                     metadata_column=metadata_column,
                     labels_from_folders=labels_from_folders,
-                    rehash=rehash,
-                    strict=strict,
-                    allow_bad=allow_bad,
                     report=report,
+                    **how,
                 )
         except KeyboardInterrupt:
             click.echo(
@@ -140,67 +129,50 @@ def index(
     if as_json:
         print_json(done)
     else:
-        _print_report(done, metadata, allow_bad)
+        print_report(done, metadata, how["allow_bad"])
     if done.failed:
         raise click.exceptions.Exit(1)
 
 
-def _print_report(done: IndexReport, metadata: str | None, allow_bad: str) -> None:
-    """What a run did; a failure comes first."""
-    from latentdb.base.wording import counted, printable
-    from latentdb.cli.console import print_bad_files
-    from latentdb.images.formats import passed_over_text
+_HOW = (
+    *("rehash", "include", "exclude", "follow_links", "prune", "restore"),
+    *("strict", "allow_bad"),
+)  # options that are passed on as they are
 
-    files = done.added + done.updated + done.unchanged + len(done.bad)
-    if done.failed:
-        click.echo(
-            f"Error: {len(done.bad):,} of {counted(files, 'file')} cannot be read, "
-            f"more than --allow-bad {allow_bad}",
-            err=True,
+
+def _open(
+    db: str,
+    images: tuple[str, ...],
+    recall: float | None,
+    precision: str | None,
+    values: Mapping[str, Any],
+) -> tuple[Codec | None, AbstractContextManager[LatentDB]]:
+    """The model that was given, and the store; one that is made now and gets no row is removed."""
+    from latentdb.cli.console import print_notes, print_verdict
+    from latentdb.database import LatentDB
+
+    arguments = model_arguments(values)
+    if LatentDB.exists(db):
+        if recall is not None:
+            raise click.UsageError(
+                f"--recall is for a new store: run latentdb optimize {db} --recall {recall:g}"
+            )
+        store = LatentDB.open(db, trust_model=values["trust_model"])
+        store.check_precision(precision)
+        return store.read_model(**arguments), store
+    if arguments["model"] is None and arguments["encoder"] is None:
+        raise click.UsageError(
+            f"{db} does not exist: to make it give --model MODEL (latentdb train makes one), "
+            "or --encoder and --decoder"
         )
-        print_bad_files(done.bad)
-    click.echo(
-        f"{done.added:,} added, {done.updated:,} updated, {done.unchanged:,} unchanged "
-        f"(skipped), {len(done.bad):,} bad; {counted(done.rows, 'row')}, {done.seconds:.1f} s"
+    existed = os.path.exists(db)
+    store = LatentDB.create(
+        db,
+        **arguments,
+        images=images,
+        recall=0.99 if recall is None else recall,
+        precision=precision or "float32",
     )
-    if done.restamped:
-        click.echo(
-            f"{counted(done.restamped, 'unchanged file')} had been moved or touched: "
-            "the new paths and times are stored"
-        )
-    if done.passed_over:
-        click.echo(f"not images by their ending: {passed_over_text(done.passed_over)}")
-    for note in done.notes:
-        click.echo(f"note: {printable(note)}", err=True)
-    _print_unmatched(done.unmatched, metadata or "")
-    if done.vanished:
-        some = ", ".join(done.vanished[:3]) + (", ..." if len(done.vanished) > 3 else "")
-        images = counted(len(done.vanished), "transparent image")
-        click.echo(
-            f"note: {images} ({some}) {'is' if len(done.vanished) == 1 else 'are'} one colour over "
-            "the background: --background of train and index chooses another for a new model",
-            err=True,
-        )
-    if not done.failed:
-        print_bad_files(done.bad)
-
-
-def _print_unmatched(unmatched: Unmatched, metadata: str) -> None:
-    """Rows of the metadata without an image, and images without a row, with examples."""
-    from latentdb.base.wording import counted, printable
-
-    for count, text, examples in (
-        (
-            unmatched.rows,
-            f"{counted(unmatched.rows, 'row')} of {metadata} without an image in this run",
-            unmatched.row_examples,
-        ),
-        (
-            unmatched.images,
-            f"{counted(unmatched.images, 'image')} without a row in {metadata}",
-            unmatched.image_examples,
-        ),
-    ):
-        if count:
-            some = ", ".join(map(repr, examples)) + (", ..." if count > len(examples) else "")
-            click.echo(f"{text}: {printable(some)}", err=True)
+    print_notes(store.codec)
+    print_verdict(store.codec.config)
+    return None, store.kept_if_filled(existed=existed)

@@ -128,6 +128,9 @@ def read_file(path: str) -> tuple[bytes, os.stat_result]:
             data = os.read(descriptor, size)
             while len(data) < size and (more := os.read(descriptor, size - len(data))):
                 data += more  # a read from a network file system may be short
+            later = os.fstat(descriptor)
+            if len(data) < size or (later.st_size, later.st_mtime_ns) != (size, status.st_mtime_ns):
+                raise ImageError(path, "it changed while it was read: is it still being written?")
         finally:
             os.close(descriptor)
     except OSError as error:

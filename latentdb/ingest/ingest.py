@@ -13,22 +13,27 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.progress import Progress, Report
-from latentdb.images.discover import BadFile, check_sources, count_candidates, require_images
+from latentdb.images.discover import Search, check_sources
+from latentdb.images.selection import EVERYTHING, Selection
 from latentdb.ingest.allowance import DEFAULT_ALLOWANCE, parse_allowance
+from latentdb.ingest.known_images import missing_rows
 from latentdb.ingest.labels import FolderLabels
 from latentdb.ingest.planner import Batch, ImagePlanner, PlannedRow
 from latentdb.ingest.read_ahead import read_batches
+from latentdb.ingest.report import Counts, IndexReport
+from latentdb.ingest.roots import RootPlan, plan_roots
 from latentdb.ingest.table import RowMatcher, Table, Unmatched
 from latentdb.model.codec import Codec
 from latentdb.store.columns import LABEL, make_columns
 from latentdb.store.compaction import compact_if_due
 from latentdb.store.restamp import Stamp, restamp
+from latentdb.store.roots import Root
 from latentdb.store.rows import FileStats, Floats, Ints, Rows
 from latentdb.store.segment import hash_ids
 from latentdb.store.snapshot import Snapshot
@@ -39,50 +44,6 @@ COMMIT_SECONDS = 5.0
 FIRST_SECONDS = 0.5  # until the first commit, so that the store can be queried early
 _MOST_STAMPS = 65_536  # of moved files in memory
 CONFLICTS = ("error", "skip", "replace")
-
-
-@dataclass(frozen=True)
-class IndexReport:
-    """What `index_images` did.
-
-    Attributes
-    ----------
-    added, updated, unchanged
-        Images that were new, that had changed or got other metadata, and that
-        were skipped because the store has them as they are.
-    restamped
-        How many of the unchanged ones had been moved or touched: their rows have the
-        new path, size and time now.
-    bad
-        Files that were skipped because they cannot be read.
-    failed
-        Whether they are more than `allow_bad` of `index_images` permits.
-    passed_over
-        Files in folders that are no images, by their ending ("" for none).
-    vanished
-        Ids of images that are one colour over the background of the model.
-    unmatched
-        Rows of the metadata without an image in this run, and images without a row.
-    notes
-        What else there is to know of labels and metadata, a sentence each.
-    rows
-        Rows in the store now.
-    seconds
-        Wall time.
-    """
-
-    added: int
-    updated: int
-    unchanged: int
-    restamped: int
-    bad: tuple[BadFile, ...]
-    failed: bool
-    passed_over: Mapping[str, int]
-    vanished: tuple[str, ...]
-    unmatched: Unmatched
-    notes: tuple[str, ...]
-    rows: int
-    seconds: float
 
 
 class _PendingRows:
@@ -174,7 +135,10 @@ def index_images(
     *,
     table: Table | None = None,
     labels_from_folders: bool = False,
+    selection: Selection = EVERYTHING,
     rehash: bool = False,
+    restore: bool = False,
+    prune: bool = False,
     strict: bool = False,
     allow_bad: int | str = DEFAULT_ALLOWANCE,
     report: Report | None = None,
@@ -198,9 +162,15 @@ def index_images(
     labels_from_folders
         Give each image the name of its topmost folder as ``label``, or of the folder it
         lies in if the topmost are only train, val, test and the like.
+    selection
+        Which files of the sources are wanted.
     rehash
         Compare the content of every file, even where path, size and time are those
         of its row.
+    restore
+        Take images in that were deleted from the store.
+    prune
+        Delete rows whose files were in the sources and are gone.
     strict
         Raise on the first bad file instead of skipping it.
     allow_bad
@@ -218,77 +188,114 @@ def index_images(
     """
     start = time.monotonic()
     allowance = parse_allowance(allow_bad)
-    require_images(sources)
+    plan = plan_roots(writer.snapshot, check_sources(sources), selection)
+    plan.search.require_images()
     check_log_var(writer.snapshot, codec.config.has_z_log_var)
     types = _column_types(writer.snapshot.manifest.columns, table, labels_from_folders)
+    if plan.recorded.all != writer.snapshot.manifest.roots:
+        writer.set_roots(plan.recorded.all)
     matcher = None if table is None else RowMatcher(table)
-    labels = FolderLabels(check_sources(sources)) if labels_from_folders else None
+    labels = FolderLabels([root.path for root in plan.tops]) if labels_from_folders else None
     planner = ImagePlanner(
         writer.snapshot,
         codec.config.preprocessing,
+        plan,
         matcher=matcher,
         labels=labels,
         rehash=rehash,
-        sources=sources,
+        restore=restore,
     )
-    pending = _PendingRows(writer, types)
-    counter = _FileCounter(sources) if report is not None else None
-    added = updated = unchanged = 0
-    bad: list[BadFile] = []
-    vanished: list[str] = []
+    counts = _write_batches(writer, planner, codec, types, strict=strict, report=report)
+    missing = _missing(planner, plan)
+    if prune and len(missing):
+        writer.delete(missing)
+    if restore:
+        writer.unbury(planner.known.restored_ids, planner.known.restored_contents)
+    tally = planner.search.tally
+    return IndexReport(
+        added=counts.added,
+        updated=counts.updated,
+        unchanged=counts.unchanged,
+        encoded=counts.encoded,
+        renamed=counts.renamed,
+        restamped=counts.restamped,
+        deleted=counts.deleted,
+        missing=tuple(planner.snapshot.ids(missing)),
+        pruned=len(missing) if prune else 0,
+        bad=tuple(counts.bad),
+        conflicts=tuple(counts.conflicts),
+        failed=bool(counts.conflicts) or not allowance.permits(len(counts.bad), counts.files),
+        passed_over=dict(tally.passed_over.most_common()),
+        excluded=tally.excluded,
+        links=tuple(tally.links),
+        vanished=tuple(counts.vanished),
+        unmatched=Unmatched() if matcher is None else matcher.unmatched(),
+        notes=(
+            *plan.notes,
+            *(table.notes if table else ()),
+            *((labels.note(),) if labels else ()),
+        ),
+        rows=len(writer.snapshot),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _write_batches(
+    writer: Writer,
+    planner: ImagePlanner,
+    codec: Codec,
+    column_types: dict[str, str],
+    *,
+    strict: bool,
+    report: Report | None,
+) -> Counts:
+    """Encode and commit what the planner finds."""
+    pending = _PendingRows(writer, column_types)
+    counter = _FileCounter(planner.search) if report is not None else None
+    counts = Counts()
     stamps: dict[int, Stamp] = {}
-    restamped = 0
     try:
-        with read_batches(planner, sources) as batches:
+        with read_batches(planner) as batches:
             for batch in batches:
-                if strict and batch.bad:
-                    raise ImageError(batch.bad[0].path, batch.bad[0].reason)
-                bad += batch.bad
-                vanished += batch.vanished
-                unchanged += batch.unchanged
+                if strict and (wrong := batch.bad + batch.conflicts):
+                    raise ImageError(wrong[0].path, wrong[0].reason)
                 _encode(batch, pending, planner.snapshot, codec)
-                replacing = sum(row.replaces >= 0 for row in batch.images)
-                added += len(batch.images) - replacing
-                updated += replacing + len(batch.relabelled)
+                counts.add(batch)
                 stamps.update(batch.restamped)
-                restamped += len(batch.restamped)
                 if len(stamps) >= _MOST_STAMPS:
                     pending.restamp(stamps)
                     stamps = {}
                 if pending.is_due():
                     pending.start_commit()
                 if report is not None and counter is not None:
-                    done = added + updated + unchanged + len(bad)
-                    report(Progress("indexing", done, counter.total, len(bad)))
+                    report(Progress("indexing", counts.files, counter.total, len(counts.bad)))
         if stamps:
             pending.restamp(stamps)
     finally:
         if counter is not None:
             counter.stop()
         pending.close()
-    return IndexReport(
-        added=added,
-        updated=updated,
-        unchanged=unchanged,
-        restamped=restamped,
-        bad=tuple(bad),
-        failed=not allowance.permits(len(bad), added + updated + unchanged + len(bad)),
-        passed_over=dict(planner.passed_over.most_common()),
-        vanished=tuple(vanished),
-        unmatched=Unmatched() if matcher is None else matcher.unmatched(),
-        notes=(*(table.notes if table else ()), *((labels.note(),) if labels else ())),
-        rows=len(writer.snapshot),
-        seconds=time.monotonic() - start,
-    )
+    return counts
+
+
+def _missing(planner: ImagePlanner, plan: RootPlan) -> Ints:
+    """Rows whose files were in the folders of a run, and are gone; also where a move took them."""
+    folders = [source.path for source in plan.search.sources]
+    for old, new in plan.moved:
+        folders += [
+            os.path.normpath(old + path[len(new) :]) for path in folders if Root(new).holds(path)
+        ]
+    rows = missing_rows(planner.snapshot, planner.found_rows(), folders)
+    return np.fromiter(rows, np.int64)
 
 
 def _encode(batch: Batch, pending: _PendingRows, snapshot: Snapshot, codec: Codec) -> None:
     if batch.images:
         pending.add(batch.images, *codec.encode(batch.pixels))
-    if batch.relabelled:
-        rows = np.array([row.replaces for row in batch.relabelled], np.int64)
+    if batch.reused:
+        rows = np.array([row.source for row in batch.reused], np.int64)
         log_vars = snapshot.log_vars(rows) if codec.config.has_z_log_var else None
-        pending.add(batch.relabelled, snapshot.vectors(rows), log_vars)
+        pending.add(batch.reused, snapshot.vectors(rows), log_vars)
 
 
 def add_rows(writer: Writer, rows: Rows, on_conflict: str) -> int:
@@ -391,9 +398,9 @@ class _FileCounter:
         Number of files; None until all are counted.
     """
 
-    def __init__(self, sources: Sequence[str | os.PathLike[str]]) -> None:
+    def __init__(self, search: Search) -> None:
         self.total: int | None = None
-        self._sources = sources
+        self._search = search
         self._stop = threading.Event()
         threading.Thread(target=self._run, name="latentdb-count", daemon=True).start()
 
@@ -401,6 +408,6 @@ class _FileCounter:
         self._stop.set()
 
     def _run(self) -> None:
-        total = count_candidates(self._sources, self._stop.is_set)
+        total = self._search.count(self._stop.is_set)
         if not self._stop.is_set():
             self.total = total

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,11 +17,11 @@ from latentdb.images.discover import (
     BadFile,
     Candidate,
     ImageFile,
-    check_sources,
-    is_image_file,
     stat_image,
 )
+from latentdb.ingest.known_images import KnownImages, is_gone
 from latentdb.ingest.labels import FolderLabels
+from latentdb.ingest.roots import Rivals, RootPlan
 from latentdb.ingest.table import RowMatcher
 from latentdb.store.columns import LABEL, Value
 from latentdb.store.restamp import Stamp
@@ -44,12 +43,15 @@ class PlannedRow:
         Number of the row that it replaces, -1 for none.
     metadata
         Values that are not missing.
+    source
+        Number of a row of the same content, -1 for none.
     """
 
     file: ImageFile
     digest: int
     replaces: int
     metadata: dict[str, Value]
+    source: int = -1
 
 
 @dataclass(eq=False)
@@ -60,12 +62,19 @@ class Batch:
     ----------
     pixels, images
         Images to encode, uint8 ``[n, height, width, channels]``, and their rows.
-    relabelled
-        Rows whose image is unchanged, but whose metadata is not.
+    reused
+        Rows with the latents of rows that are there: the metadata of an image changed, or
+        it has the content of another.
     restamped
-        By row number: stamps of unchanged files that were moved or touched.
+        By row number: stamps of unchanged files that were moved, touched or renamed.
     bad
         Files that cannot be read.
+    conflicts
+        Files with the id of another file.
+    deleted
+        Number of files whose images were deleted from the store.
+    renamed
+        Number of files that are those of rows with other ids.
     unchanged
         Number of files that the store has as they are.
     vanished
@@ -74,9 +83,12 @@ class Batch:
 
     pixels: NDArray[np.uint8]
     images: list[PlannedRow] = field(default_factory=list)
-    relabelled: list[PlannedRow] = field(default_factory=list)
+    reused: list[PlannedRow] = field(default_factory=list)
     restamped: dict[int, Stamp] = field(default_factory=dict)
     bad: list[BadFile] = field(default_factory=list)
+    conflicts: list[BadFile] = field(default_factory=list)
+    deleted: int = 0
+    renamed: int = 0
     unchanged: int = 0
     vanished: list[str] = field(default_factory=list)
 
@@ -88,9 +100,12 @@ class Batch:
         return Batch(
             pixels=np.concatenate([batch.pixels for batch in batches]),
             images=[row for batch in batches for row in batch.images],
-            relabelled=[row for batch in batches for row in batch.relabelled],
+            reused=[row for batch in batches for row in batch.reused],
             restamped={row: stamp for batch in batches for row, stamp in batch.restamped.items()},
             bad=[file for batch in batches for file in batch.bad],
+            conflicts=[file for batch in batches for file in batch.conflicts],
+            deleted=sum(batch.deleted for batch in batches),
+            renamed=sum(batch.renamed for batch in batches),
             unchanged=sum(batch.unchanged for batch in batches),
             vanished=[name for batch in batches for name in batch.vanished],
         )
@@ -117,6 +132,8 @@ class ImagePlanner:
         The snapshot.
     preprocessing
         How images are decoded.
+    plan
+        Sources and roots of the run.
     matcher
         Finds the metadata of an image.
     labels
@@ -124,27 +141,33 @@ class ImagePlanner:
     rehash
         Whether the content of every file is compared, even where path, size and time
         are those of its row.
-    sources
-        All folders and files of the run.
+    restore
+        Whether images that were deleted are taken in again.
     """
 
     def __init__(
         self,
         snapshot: Snapshot,
         preprocessing: Preprocessing,
+        plan: RootPlan,
         *,
-        matcher: RowMatcher | None,
-        labels: FolderLabels | None,
-        rehash: bool,
-        sources: Sequence[str | os.PathLike[str]],
+        matcher: RowMatcher | None = None,
+        labels: FolderLabels | None = None,
+        rehash: bool = False,
+        restore: bool = False,
     ) -> None:
         self.snapshot = snapshot
         self.preprocessing = preprocessing
-        self.passed_over: Counter[str] = Counter()  # files that are no images, by ending
+        self.search = plan.search
+        self.known = KnownImages(snapshot, restore=restore)
+        self._roots = plan.roots
+        self._rivals = Rivals(plan.roots)
+        self._tops = plan.tops
         self._matcher = matcher
         self._labels = labels
         self._rehash = rehash
-        self._earlier_sources = _EarlierSources(check_sources(sources))
+        self._found: list[Ints] = []  # rows whose ids were met
+        self._vanished: set[int] = set()  # those whose files were deleted meanwhile
 
     def look_up(self, candidates: Sequence[Candidate | BadFile]) -> list[StoredImage | None]:
         """The row in the store of each candidate's id, in order; None where there is none."""
@@ -153,9 +176,15 @@ class ImagePlanner:
             return stored
         ids = [(n, item.id) for n, item in enumerate(candidates) if isinstance(item, Candidate)]
         rows = self.snapshot.locate([name for _, name in ids])
+        self._found.append(rows[rows >= 0])
         for (position, _), image in zip(ids, self._stored_images(rows), strict=True):
             stored[position] = image
         return stored
+
+    def found_rows(self) -> Ints:
+        """Rows whose images were found in this run, ascending."""
+        found = np.unique(np.concatenate([np.empty(0, np.int64), *self._found]))
+        return found[~np.isin(found, list(self._vanished))]
 
     def _stored_images(self, rows: Ints) -> list[StoredImage | None]:
         stored: list[StoredImage | None] = [None] * len(rows)
@@ -199,104 +228,136 @@ class ImagePlanner:
             try:
                 self._read_one(item, image, batch)
             except ImageError as error:
-                batch.bad.append(BadFile(error.path, error.reason))
+                if is_gone(error.path):  # deleted since its folder was listed
+                    if image is not None:
+                        self._vanished.add(image.row)
+                else:
+                    batch.bad.append(BadFile(error.path, error.reason))
         batch.pixels = batch.pixels[: len(batch.images)]
         return batch
 
     def _read_one(self, candidate: Candidate, stored: StoredImage | None, batch: Batch) -> None:
-        earlier = self._earlier_sources.find(candidate)
-        if earlier == candidate.path:
-            batch.unchanged += 1  # the same file, found in an earlier source of this run
-            return
-        if earlier is not None:
-            raise _same_id(candidate, earlier)
         values = self._metadata(candidate)
-        if stored is not None:
-            values = {**stored.metadata, **values}
+        if stored is not None or self.known.any_deleted:
             file = stat_image(candidate.id, candidate.path)
             if isinstance(file, BadFile):
-                batch.bad.append(file)
-                return
-            stamp = file.path, file.size, file.mtime_ns
-            known = (stored.path, stored.size, stored.mtime_ns)
-            if stamp == known and not self._rehash:
+                raise ImageError(file.path, file.reason)
+            if stored is None:
+                if self.known.was_deleted(file.id, file.size, file.mtime_ns):
+                    batch.deleted += 1
+                    return
+            elif _stamp(file) == (stored.path, stored.size, stored.mtime_ns) and not self._rehash:
                 self._add_unchanged(file, stored, values, batch)
                 return
         data, status = read_file(candidate.path)
         file = ImageFile(candidate.id, candidate.path, status.st_size, status.st_mtime_ns)
         digest = xxhash.xxh3_64_intdigest(data)
-        if stored is not None:
-            if digest == stored.digest:
-                self._add_unchanged(file, stored, values, batch)
-                return
-            if stored.path not in (None, file.path) and os.path.exists(stored.path or ""):
-                raise _same_id(candidate, f"{stored.path} in the store")
+        if stored is not None and digest == stored.digest:
+            self._add_unchanged(file, stored, values, batch)
+            return
+        other = self._other_file(candidate, stored)
+        if other is not None:
+            reason = f"its id {candidate.id!r} is that of {other}, which has other content"
+            if _has_content(other, digest):
+                batch.unchanged += 1
+            else:
+                batch.conflicts.append(BadFile(candidate.path, reason))
+            return
+        if self._add_known(file, digest, stored, values, batch):
+            return
         pixels = batch.pixels[len(batch.images)]
         decode_pixels(data, self.preprocessing, name=file.path, out=pixels)
         if has_vanished(data, pixels, file.path):
             batch.vanished.append(file.id)
+        old = {} if stored is None else stored.metadata
         row = -1 if stored is None else stored.row
-        batch.images.append(PlannedRow(file, digest, row, values))
+        batch.images.append(PlannedRow(file, digest, row, {**old, **values}))
 
-    @staticmethod
+    def _other_file(self, candidate: Candidate, stored: StoredImage | None) -> str | None:
+        """Another file that has the id of a candidate, and the right to it."""
+        if stored is not None and self._is_elsewhere(stored, candidate.path, candidate.id):
+            return stored.path
+        root = self._roots.find(candidate.path)
+        return None if root is None else self._rivals.find(root, candidate.path, candidate.id)
+
+    def _add_known(
+        self,
+        file: ImageFile,
+        digest: int,
+        stored: StoredImage | None,
+        values: dict[str, Value],
+        batch: Batch,
+    ) -> bool:
+        """Whether a new or changed file needs no encoding: renamed, copied, or deleted before."""
+        rows = self.known.rows_of(digest)
+        if stored is not None:
+            if len(rows):
+                both = {**stored.metadata, **values}
+                batch.reused.append(PlannedRow(file, digest, stored.row, both, int(rows[0])))
+            return len(rows) > 0
+        if self.known.was_content_deleted(file.id, digest, rows):
+            batch.deleted += 1
+            return True
+        if not len(rows):
+            return False
+        renamed = self.known.renamed(rows)
+        if renamed is None:
+            batch.reused.append(PlannedRow(file, digest, -1, values, int(rows[0])))
+            return True
+        self._found.append(np.array([renamed], np.int64))
+        (image,) = self._stored_images(np.array([renamed], np.int64))
+        if image is not None:
+            batch.renamed += 1
+            self._add_unchanged(file, image, values, batch, renamed=True)
+        return True
+
+    def _is_elsewhere(self, stored: StoredImage, path: str, name: str) -> bool:
+        """Whether the file of a row is another than this one, is there, and has the id."""
+        if stored.path is None or stored.path == path or not os.path.exists(stored.path):
+            return False
+        root = self._roots.find(stored.path)  # none where its folder was moved away
+        return root is not None and root.name(stored.path) == name
+
     def _add_unchanged(
-        file: ImageFile, stored: StoredImage, values: dict[str, Value], batch: Batch
+        self,
+        file: ImageFile,
+        stored: StoredImage,
+        values: dict[str, Value],
+        batch: Batch,
+        *,
+        renamed: bool = False,
     ) -> None:
-        if values == stored.metadata:
-            batch.unchanged += 1
-            stamp = file.path, file.size, file.mtime_ns
-            if stamp != (stored.path, stored.size, stored.mtime_ns) and (
-                # A copy of an image that is where it was leaves its row alone.
-                stored.path in (None, file.path) or not os.path.exists(stored.path or "")
-            ):
-                batch.restamped[stored.row] = Stamp(*stamp)
-        else:
-            batch.relabelled.append(PlannedRow(file, stored.digest, stored.row, values))
+        values = {**stored.metadata, **values}
+        if values != stored.metadata:
+            row = PlannedRow(file, stored.digest, stored.row, values, stored.row)
+            batch.reused.append(row)
+            return
+        batch.unchanged += 1
+        stamp = Stamp(*_stamp(file), file.id if renamed else None)
+        if _stamp(file) != (stored.path, stored.size, stored.mtime_ns) and (
+            # A copy of an image that is where it was leaves its row alone.
+            not self._is_elsewhere(stored, file.path, file.id)
+        ):
+            batch.restamped[stored.row] = stamp
 
     def _metadata(self, candidate: Candidate) -> dict[str, Value]:
         values: dict[str, Value] = {}
-        label = None if self._labels is None else self._labels.label(candidate.id)
+        below = candidate.path[len(self._tops[candidate.source].above) :]
+        label = None if self._labels is None else self._labels.label(below)
         if label is not None:
             values[LABEL] = label
         if self._matcher is not None:
-            row = self._matcher.find(candidate.id, candidate.path) or {}
+            row = self._matcher.find(candidate.id, candidate.path, below) or {}
             values.update({key: value for key, value in row.items() if value is not None})
         return values
 
 
-def _same_id(candidate: Candidate, other: str) -> ImageError:
-    reason = f"its id {candidate.id!r} is that of {other}: index a folder that holds both"
-    return ImageError(candidate.path, reason)
+def _stamp(file: ImageFile) -> tuple[str, int, int]:
+    return file.path, file.size, file.mtime_ns
 
 
-class _EarlierSources:
-    """Finds a file of the same id in an earlier source of the run.
-
-    It asks the file system: a list of all ids met so far would grow with the folders.
-    """
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._folders: list[tuple[int, str]] = []
-        self._files: dict[str, tuple[int, str]] = {}
-        for number, path in enumerate(paths):
-            if os.path.isdir(path):
-                self._folders.append((number, os.path.join(path, "")))
-            elif os.path.isfile(path):
-                self._files.setdefault(os.path.basename(path), (number, path))
-        self._several = len(paths) > 1
-
-    def find(self, candidate: Candidate) -> str | None:
-        """Path of the first such file, which may be the candidate itself; None for none."""
-        if not self._several or candidate.source == 0:
-            return None
-        first, path = self._files.get(candidate.id, (candidate.source, None))
-        if first >= candidate.source:
-            first, path = candidate.source, None
-        if not all(name and not name.startswith(".") for name in candidate.id.split("/")):
-            return path  # a search of a folder never yields such an id
-        for number, folder in self._folders:
-            if number >= first:
-                break
-            if os.path.isfile(folder + candidate.id) and is_image_file(folder + candidate.id):
-                return folder + candidate.id
-        return path
+def _has_content(path: str, digest: int) -> bool:
+    try:
+        return xxhash.xxh3_64_intdigest(read_file(path)[0]) == digest
+    except ImageError:
+        return False

@@ -6,11 +6,10 @@ a time; one thread a core opens, compares and decodes the files.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -18,7 +17,6 @@ from itertools import islice
 import numpy as np
 
 from latentdb.base.cores import core_count
-from latentdb.images.discover import find_candidates
 from latentdb.ingest.planner import Batch, ImagePlanner
 from latentdb.model.codec import BATCH
 
@@ -31,19 +29,12 @@ _BATCH_SECONDS = 1.0  # longest wait for a batch to fill
 
 
 @contextmanager
-def read_batches(
-    planner: ImagePlanner, sources: Sequence[str | os.PathLike[str]]
-) -> Iterator[Iterator[Batch]]:
+def read_batches(planner: ImagePlanner) -> Iterator[Iterator[Batch]]:
     """Batches in the order of the search, read by threads that end with the context.
 
     At most two batches wait in memory, besides what the threads are reading.
-
-    Raises
-    ------
-    NotFoundError
-        If a source does not exist.
     """
-    reader = _BatchReader(planner, sources)
+    reader = _BatchReader(planner)
     reader.start()
     try:
         yield reader.batches()
@@ -54,9 +45,9 @@ def read_batches(
 class _BatchReader:
     """The threads of `read_batches`."""
 
-    def __init__(self, planner: ImagePlanner, sources: Sequence[str | os.PathLike[str]]) -> None:
+    def __init__(self, planner: ImagePlanner) -> None:
         self._planner = planner
-        self._candidates = find_candidates(sources, planner.passed_over)
+        self._candidates = planner.search.candidates()
         image_bytes = int(np.prod(planner.preprocessing.shape))
         self._batch_images = max(1, min(BATCH, _BATCH_BYTES // image_bytes))
         self._task_files = min(_TASK_FILES, self._batch_images)

@@ -89,9 +89,17 @@ class RowMatcher:
         self._images = 0
         self._examples: list[str] = []
 
-    def find(self, name: str, path: str) -> dict[str, Value] | None:
-        """The values of an image, by its id and absolute path; None if it has no row."""
+    def find(self, name: str, path: str, below: str = "") -> dict[str, Value] | None:
+        """The values of an image, by its id and absolute path; None if it has no row.
+
+        Parameters
+        ----------
+        below
+            Its path below its root, where that may differ from the id.
+        """
         number = self._number(name, path)
+        if number is None and below not in ("", name):
+            number = self._number(below, path)
         if number is None:
             with self._lock:
                 self._images += 1

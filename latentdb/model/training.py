@@ -25,7 +25,7 @@ from latentdb.base.outputs import check_new_folder, write_folder
 from latentdb.base.progress import Progress, Report
 from latentdb.base.wording import counted
 from latentdb.images.decode import Preprocessing, probe, read_image
-from latentdb.images.discover import BadFile, ImageFile, discover, require_images
+from latentdb.images.discover import BadFile, ImageFile, Search, discover
 from latentdb.images.render import contact_sheet
 from latentdb.kerasfile.runtime import load_keras, save
 from latentdb.model.codec import BATCH, CONFIG_FILE, Codec, fingerprints
@@ -311,7 +311,7 @@ def _sample(
 
     At most `MAX_FILES` are returned: a uniform sample (Vitter's reservoir, 1985).
     """
-    require_images(sources)
+    Search.of(sources).require_images()
     files: list[ImageFile] = []
     bad: list[BadFile] = []
     found = 0

@@ -101,7 +101,7 @@ def _write_model(folder: Path, files: Mapping[str, bytes]) -> tuple[FileEntry, .
 
 
 def undo_creation(folder: Path, *, existed: bool) -> None:
-    """Remove a store that was made a moment ago, unless something was committed to it.
+    """Remove a store that was made a moment ago, unless rows were committed to it.
 
     A store that cannot be removed is left as it is: the caller raises the error
     because of which it is removed.
@@ -117,7 +117,7 @@ def undo_creation(folder: Path, *, existed: bool) -> None:
 
     try:
         with writer_lock(folder):
-            if manifests.read(folder).version > 1:
+            if manifests.read(folder).next_row:
                 return
             # Without a manifest, the rest is what a killed creation leaves.
             (folder / MANIFEST).unlink()

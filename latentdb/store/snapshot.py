@@ -241,6 +241,13 @@ class Snapshot:
                 result[index] = path or None
         return result
 
+    def content(self, row: int) -> tuple[str | None, int]:
+        """Path of the image behind a row, and xxh3 of its content; None and -1 without."""
+        (segment, positions, _) = next(self.groups(np.array([row], np.int64)))
+        stats, position = segment.file_stats, int(positions[0])
+        path = None if segment.paths is None else segment.paths[position] or None
+        return path, -1 if stats is None or not path else int(stats.digests[position])
+
     def records(self, rows: Ints) -> list[tuple[str, str | None, dict[str, Value]]]:
         """Id, path and metadata of row numbers; a missing value is left out."""
         result: list[tuple[str, str | None, dict[str, Value]]] = [("", None, {})] * len(rows)

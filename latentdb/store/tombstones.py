@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -89,9 +90,12 @@ class Tombstones:
         _, first = np.unique(both[["id", "digest"]], return_index=True)
         return Tombstones(both[first])
 
-    def without(self, names: NDArray[np.uint64]) -> Tombstones:
-        """Those of other ids than these, given by their hashes."""
-        return Tombstones(self.table[~np.isin(self.table["id"], names)])
+    def without(self, names: Collection[int], digests: Collection[int] = ()) -> Tombstones:
+        """Those of other ids than these, given by their hashes, and of other contents."""
+        table = self.table
+        dropped = np.isin(table["id"], np.array(list(names), np.uint64))
+        dropped |= np.isin(table["digest"], np.array(list(digests), np.uint64))
+        return Tombstones(table[~dropped])
 
     def has_file(self, name: int, size: int, mtime_ns: int) -> bool:
         """Whether the image of an id was deleted, and its file not changed since."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from latentdb.base.errors import (
     CorruptStoreError,
@@ -136,10 +135,10 @@ class Writer:
             deletions = self._deletions(rows, written)
             self._commit(replace(old, deletions=deletions, tombstones=tombstones))
 
-    def unbury(self, names: NDArray[np.uint64]) -> None:
-        """Forget that the images of some ids, given by their hashes, were deleted."""
+    def unbury(self, names: Collection[int], digests: Collection[int]) -> None:
+        """Forget that images were deleted: of some ids, by their hashes, or of some contents."""
         tombstones = Tombstones.of(self.snapshot)
-        fewer = tombstones.without(names)
+        fewer = tombstones.without(names, digests)
         if len(fewer) < len(tombstones):
             with self._written() as written:
                 entry = self._tombstones(fewer, written)

@@ -81,7 +81,7 @@ def test_a_run_of_mostly_bad_files_says_so_first_and_fails(store: Path, tmp_path
     assert [Path(line.strip()).name for line in lines[3:8]] == [f"lfs{n}.jpg" for n in range(5)]
     assert lines[8] == "    and 2 more; --json lists all"
     assert lines[9].endswith("empty.png: empty file")
-    assert "2 unchanged (skipped), 8 bad" in result.stdout  # the same two as in the store
+    assert "2 added, 0 updated, 0 unchanged (skipped), 8 bad" in result.stdout
     assert "not images by their ending: .nef 1 (camera raw), .txt 1" in result.stdout
     for allowed in ("8", "80%"):
         run("index", store, folder, "--allow-bad", allowed)
@@ -101,7 +101,7 @@ def test_art_that_vanishes_over_the_background_is_noted(store: Path, tmp_path: P
     Image.new("RGB", (16, 16), "white").save(folder / "plain.png")
     Image.new("RGBA", (16, 16), "white").save(folder / "opaque.png")
     result = run("index", store, folder)
-    assert "note: 1 transparent image (white.png) is one colour over the background" in (
+    assert "note: 1 transparent image (in/white.png) is one colour over the background" in (
         result.stderr
     )
 
@@ -162,7 +162,7 @@ def test_quiet_and_json_print_nothing_on_stderr(store: Path, images: Path, flag:
 
 
 def test_rows_and_images_without_a_partner_are_told_with_examples(
-    store: Path, tmp_path: Path
+    store: Path, images: Path, tmp_path: Path
 ) -> None:
     folder = make_images(tmp_path / "in", 2)
     table = tmp_path / "m.tsv"
@@ -172,6 +172,7 @@ def test_rows_and_images_without_a_partner_are_told_with_examples(
     result = run(*words, "--metadata-column", "nummer", "--labels-from-folders")
     lines = result.stderr.splitlines()
     assert lines == [
+        f"note: {folder} has the images of {images}: they have the same ids",
         "note: a column without a name (the index of a table?) was left out",
         "note: labels from the topmost folder: 2 (disc, square)",
         f"1 row of {table} without an image in this run: 'disc/9.png'",

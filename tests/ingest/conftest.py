@@ -8,8 +8,10 @@ import pytest
 
 from latentdb.database import LatentDB
 from latentdb.images.decode import Preprocessing
+from latentdb.images.selection import EVERYTHING
 from latentdb.ingest.labels import FolderLabels
 from latentdb.ingest.planner import Batch, ImagePlanner
+from latentdb.ingest.roots import plan_roots
 
 SPEC = Preprocessing(16, 16, 3)
 
@@ -20,14 +22,9 @@ def empty(tmp_path: Path) -> LatentDB:
 
 
 def planner_of(db: LatentDB, *sources: Path, labels: bool = False) -> ImagePlanner:
-    return ImagePlanner(
-        db._snapshot(),
-        SPEC,
-        matcher=None,
-        labels=FolderLabels([str(source) for source in sources]) if labels else None,
-        rehash=False,
-        sources=sources,
-    )
+    paths = [str(source) for source in sources]
+    plan = plan_roots(db._snapshot(), paths, EVERYTHING)
+    return ImagePlanner(db._snapshot(), SPEC, plan, labels=FolderLabels(paths) if labels else None)
 
 
 def ids(batch: Batch) -> list[str]:

@@ -133,23 +133,6 @@ def test_strict_raises_and_committed_rows_stay(tmp_path: Path, model: Path) -> N
         assert db.index_images(folder).rows == 4
 
 
-def test_two_files_with_the_same_id_are_a_conflict(tmp_path: Path, model: Path) -> None:
-    one, two = make_images(tmp_path / "one", 1), make_images(tmp_path / "two", 1, seed=9)
-    with fresh(tmp_path, model) as db:
-        done = db.index_images([one, two])
-        assert done.added == 2
-        assert [bad.reason for bad in done.bad] == [
-            f"its id '{k}/000.png' is that of {one}/{k}/000.png: index a folder that holds both"
-            for k in ("disc", "square")
-        ]
-        # The same holds from run to run.
-        later = db.index_images(two)
-        assert (later.added, later.updated, len(later.bad)) == (0, 0, 2)
-        assert "in the store: index a folder that holds both" in later.bad[0].reason
-        # But the same folder given twice is no conflict.
-        assert db.index_images([one, one]).bad == ()
-
-
 def test_labels_and_metadata_files(tmp_path: Path, model: Path) -> None:
     folder = make_images(tmp_path / "in", 2)
     draw_shape("disc", 5).save(folder / "loose.png")

@@ -1,4 +1,4 @@
-"""Which files are new, changed, bad, or of an id that another source has."""
+"""Which files are new, and which are bad."""
 
 from __future__ import annotations
 
@@ -13,25 +13,6 @@ from latentdb.images.decode import read_image
 from latentdb.images.discover import BadFile, Candidate
 from tests.conftest import make_images
 from tests.ingest.conftest import SPEC, ids, planner_of
-
-
-def test_the_first_source_owns_an_id(empty: LatentDB, tmp_path: Path) -> None:
-    one, two = make_images(tmp_path / "one", 1), make_images(tmp_path / "two", 1)
-    images = planner_of(empty, one, two, one / "disc" / "000.png", two / "disc" / "000.png")
-
-    def first(name: str, number: int) -> str | None:
-        return images._earlier_sources.find(Candidate(name, "", number))
-
-    assert first("disc/000.png", 0) is None
-    assert first("disc/000.png", 1) == str(one / "disc/000.png")
-    assert first("disc/001.png", 1) is None
-    assert first("000.png", 2) is None
-    assert first("000.png", 3) == str(one / "disc/000.png")
-    # Files that a search leaves out own no id.
-    (one / ".hidden.png").touch()
-    (one / "note.txt").touch()
-    assert first(".hidden.png", 1) is None
-    assert first("note.txt", 1) is None
 
 
 def test_bad_files_are_listed_apart_from_good_ones(empty: LatentDB, tmp_path: Path) -> None:
