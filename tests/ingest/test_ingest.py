@@ -164,8 +164,8 @@ def test_metadata_of_another_type_is_refused_before_anything_is_added(
     tmp_path: Path, model: Path
 ) -> None:
     folder = make_images(tmp_path / "in", 2)
-    table = tmp_path / "table.csv"
-    table.write_text("id,label\ndisc/000.png,3\n")
+    table = tmp_path / "table.jsonl"  # in a CSV, 3 would be read as the text that the store has
+    table.write_text('{"id": "disc/000.png", "label": 3}\n')
     with fresh(tmp_path, model) as db:
         db.index_images(folder / "square", labels_from_folders=True)
         db.index_images(folder, labels_from_folders=True)
