@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from latentdb.analysis import Analysis
 from latentdb.ann.metrics import INDEXED_METRICS, L2, check_metric
 from latentdb.base.errors import InvalidInputError
+from latentdb.search.selection import check_column, column_values
 
 if TYPE_CHECKING:
     from latentdb.base.progress import Report
     from latentdb.images.render import Cell
+    from latentdb.insight.comparison import Comparison
     from latentdb.insight.duplicates import Duplicates
     from latentdb.insight.evaluation import Evaluation
     from latentdb.insight.outliers import Outlier, Outliers
@@ -247,6 +249,78 @@ class Inspection(Analysis):
             cells.append((image, f"{by} {getattr(outlier, by):.2f}\n{one_line(outlier.id)}"))
             cells.append((other, "reconstruction"))
         write_picture(out, contact_sheet(grid(cells, 2 * _SHEET_PAIRS)))
+
+    def compare(
+        self,
+        other: Inspection | PathLike,
+        *,
+        where: str | None = None,
+        label: str | None = None,
+        k: int = 10,
+        metric: str = L2,
+        rows: int = 5_000,
+        out: PathLike | None = None,
+        overwrite: bool = False,
+        seed: int = 0,
+    ) -> Comparison:
+        """Find out how far another store of the same ids has the same neighbours.
+
+        Of another model, or of another epoch of the same training.
+
+        Parameters
+        ----------
+        other
+            The other store, open or by its path.
+        where
+            Only rows of this store for which this expression is true.
+        label
+            Metadata column that the picture is coloured by; ``"label"`` where this store has
+            it, else the overlap of each row.
+        k, metric
+            Neighbours of each row; any metric but ``"kl"``.
+        rows
+            Most rows to compare, 3 to 50,000; of more a sample is taken.
+        out
+            A picture: both maps, the second laid on the first.
+        overwrite
+            Replace a picture that exists.
+        seed
+            Of the sample, the pairs and the maps.
+
+        Raises
+        ------
+        InvalidInputError
+            If an argument cannot be used.
+        NotFoundError
+            If fewer than three ids are in both stores.
+        """
+        from latentdb.insight.comparison import compare, draw_comparison
+        from latentdb.store.store import Store
+
+        out = self._picture(out, overwrite=overwrite)
+        snapshot = self._snapshot()
+        check_column(snapshot, label)
+        if isinstance(other, Inspection):
+            second = other._snapshot()
+        else:
+            second = Store.open(other).snapshot()
+        found, compared = compare(
+            snapshot,
+            second,
+            self._rows(snapshot, where),
+            k=k,
+            metric=_indexed(metric),
+            most=rows,
+            seed=seed,
+        )
+        if out is not None:
+            from latentdb.images.render import write_picture
+
+            key = self._label(snapshot, label)
+            values = None if key is None else column_values(snapshot, compared, key)
+            names = (snapshot.folder.name, second.folder.name)
+            write_picture(out, draw_comparison(found, values, key or "", names))
+        return found
 
 
 def _indexed(metric: str) -> str:

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "latentdb"
 
 # A package imports packages of the lines below it, and itself.
 ORDER = (
-    "cli",
+    "cli keras",
     "analysis composition database inspection maintenance outputs reader row_access saving "
     "stored_model verify",
     "explorer",
@@ -32,7 +32,7 @@ FACADE = LINE["database"]  # a line of modules, which import each other without 
 # The packages that import a heavy library, always inside functions.
 HEAVY = {
     "tensorflow": {"kerasfile", "model", "onnx"},
-    "keras": {"kerasfile", "model"},
+    "keras": {"keras", "kerasfile", "model"},
     "faiss": {"ann"},
     "h5py": {"base", "exchange", "kerasfile", "store"},
     "pyarrow": {"exchange"},
@@ -45,6 +45,7 @@ HEAVY = {
 }
 # They are about keras alone: they import it at their heads, and nobody else imports them there.
 KERAS_MODULES = {
+    "latentdb.keras",
     "latentdb.kerasfile.sampling",
     "latentdb.model.network",
     "latentdb.model.presets",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from latentdb.explorer.site import Site
     from latentdb.images.discover import BadFile
     from latentdb.insight.clusters import Clustering
+    from latentdb.insight.comparison import Comparison
     from latentdb.insight.diagnosis import Diagnosis
     from latentdb.insight.directions import Axis, Direction
     from latentdb.insight.duplicates import Duplicates
@@ -462,6 +463,25 @@ def print_site(site: Site) -> None:
     )
     click.echo(f"{_megabytes(site.bytes)} ({parts})")
     click.echo(f"To look at it: python3 -m http.server --directory {shlex.quote(site.path)}")
+
+
+def print_comparison(found: Comparison) -> None:
+    """Print how far two stores agree, and the rows whose neighbours agree least."""
+    click.echo(
+        f"{found.overlap:.1%} of the {found.k} nearest by {found.metric} are the same in both "
+        f"({found.chance:.1%} by chance), over {counted(len(found.ids), 'row')}"
+    )
+    click.echo(
+        f"rank correlation of distances: {found.rank_correlation:.3f}; the maps differ by "
+        f"{found.map_disparity:.3f} (0: equal, 1: unrelated)"
+    )
+    if found.only_a or found.only_b:
+        click.echo(
+            f"{found.common:,} ids are in both, {found.only_a:,} and {found.only_b:,} in one"
+        )
+    click.echo("least agreed on:")
+    for row in found.changed:
+        click.echo(f"  {row.overlap:6.1%}  {_text(row.id)}")
 
 
 def print_info(info: Info, as_json: bool) -> None:

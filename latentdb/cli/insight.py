@@ -7,6 +7,7 @@ import click
 from latentdb.ann.metrics import INDEXED_METRICS, METRICS
 from latentdb.cli.console import (
     print_clusters,
+    print_comparison,
     print_diagnosis,
     print_duplicates,
     print_evaluation,
@@ -458,3 +459,56 @@ def outliers(
     print_outliers(found)
     if sheet is not None:
         click.echo(sheet)
+
+
+@click.command()
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path())
+@where_option
+@label_option
+@click.option("-k", type=int, default=10, show_default=True, help="Neighbours of each row.")
+@click.option("--metric", type=click.Choice(INDEXED_METRICS), default=METRICS[0], show_default=True)
+@click.option("--rows", type=int, default=5_000, show_default=True, help="Most rows to compare.")
+@click.option(
+    "--out", type=click.Path(), help="A picture: both maps, the second laid on the first."
+)
+@seed_option
+@force_option
+@json_option
+def compare(
+    a: str,
+    b: str,
+    where: str | None,
+    label: str | None,
+    k: int,
+    metric: str,
+    rows: int,
+    out: str | None,
+    overwrite: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Compare the neighbours of the same ids in the stores A and B.
+
+    They may be of two models, or of two epochs of a training.
+    """
+    from latentdb.reader import Reader
+
+    with Reader.open(a) as store:
+        found = store.compare(
+            b,
+            where=where,
+            label=label,
+            k=k,
+            metric=metric,
+            rows=rows,
+            out=out,
+            overwrite=overwrite,
+            seed=seed,
+        )
+    if as_json:
+        print_json({**vars(found), "out": out})
+        return
+    print_comparison(found)
+    if out is not None:
+        click.echo(out)

@@ -100,6 +100,7 @@ for command in (
     insight.evaluate,
     insight.duplicates,
     insight.outliers,
+    insight.compare,
     serve.serve,
     maintenance.info,
     maintenance.delete,

@@ -54,12 +54,12 @@ def thumbnail_points(points: Floats) -> Ints:
     return np.sort(order[firsts])
 
 
-def _pixels(points: Floats) -> NDArray[np.float64]:
+def _pixels(points: Floats, side: int = _SIDE) -> NDArray[np.float64]:
     """Where points lie on the canvas, ``[n, 2]``; the same scale on both axes."""
     low, high = np.percentile(points, _SPREAD, axis=0)
     middle, width = (low + high) / 2, max(float((high - low).max()), 1e-9)
     scaled = (points - middle) / width + 0.5
-    return np.asarray(_MARGIN + scaled.clip(0, 1) * (_SIDE - 2 * _MARGIN - 1), np.float64)
+    return np.asarray(_MARGIN + scaled.clip(0, 1) * (side - 2 * _MARGIN - 1), np.float64)
 
 
 def draw_map(
@@ -69,6 +69,8 @@ def draw_map(
     values: Sequence[Value | None] | None,
     title: str,
     note: str,
+    *,
+    side: int = _SIDE,
 ) -> PILImage.Image:
     """Draw points, the images of some of them, and a legend.
 
@@ -84,18 +86,20 @@ def draw_map(
         Of the legend.
     note
         What is written below it.
+    side
+        Of the map, in pixels; thumbnails have their places at the default only.
     """
     from PIL import Image, ImageDraw
 
-    pixels = _pixels(points)
+    pixels = _pixels(points, side)
     colors, legend = _colors(values, len(points))
-    ground = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
+    ground = np.full((side, side, 3), 255, np.uint8)
     corners = pixels.astype(np.int64)
     radius = 1 if len(points) > 2_000 else 2
     for down in range(-radius, radius + 1):
         for right in range(-radius, radius + 1):
             ground[corners[:, 1] + down, corners[:, 0] + right] = colors
-    canvas = Image.new("RGB", (_SIDE + _LEGEND, _SIDE), "white")
+    canvas = Image.new("RGB", (side + _LEGEND, side), "white")
     canvas.paste(Image.fromarray(ground))
     for number, image in zip(shown.tolist(), images, strict=False):
         picture = to_pil(image).convert("RGB")
@@ -105,7 +109,7 @@ def draw_map(
         tile.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
         left, top = (corners[number] // _CELL * _CELL).tolist()
         canvas.paste(tile, (left, top))
-    _draw_legend(ImageDraw.Draw(canvas), title, legend, f"{len(points):,} rows", note)
+    _draw_legend(ImageDraw.Draw(canvas), side, title, legend, f"{len(points):,} rows", note)
     return canvas
 
 
@@ -156,13 +160,13 @@ def _ramp_colors(
 
 
 def _draw_legend(
-    draw: object, title: str, legend: Sequence[tuple[str, Color]], size: str, note: str
+    draw: object, side: int, title: str, legend: Sequence[tuple[str, Color]], size: str, note: str
 ) -> None:
     from PIL import ImageDraw
 
     if not isinstance(draw, ImageDraw.ImageDraw):
         return
-    left, top = _SIDE + 10, _MARGIN
+    left, top = side + 10, _MARGIN
     text, font = fitted(one_line(title), 16)
     draw.text((left, top), text, fill="black", font=font)
     for name, color in legend:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.base.wording import counted
 from latentdb.insight.blocks import posterior_blocks, sample_rows
-from latentdb.insight.separation import DIFFERENCE, METHODS, auc, fit
+from latentdb.insight.ranks import auc
+from latentdb.insight.separation import DIFFERENCE, METHODS, fit
 from latentdb.model.posterior import Decode, PrincipalAxes, decoded_change, principal_axes
 from latentdb.search.recipes import digest_of
 from latentdb.store.rows import Floats, Ints

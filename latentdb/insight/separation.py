@@ -1,4 +1,4 @@
-"""Axes that separate two sets of vectors, and how well they do: pure functions of arrays."""
+"""Axes that separate two sets of vectors: pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -94,13 +94,3 @@ def logistic(a: Floats, b: Floats, *, strength: float = 1.0) -> Doubles:
             break
         weights, current = weights - size * step, following
     return np.asarray(weights[:-1] / spread)
-
-
-def auc(low: Doubles, high: Doubles) -> float:
-    """Share of pairs in which the second is greater, equal ones counted half (Mann-Whitney)."""
-    values = np.concatenate([low, high])
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    # The mean rank, from 1, of the values that are equal.
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    total = float(ranks[len(low) :].sum()) - len(high) * (len(high) + 1) / 2
-    return total / (len(low) * len(high))

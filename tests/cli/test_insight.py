@@ -114,3 +114,17 @@ def test_directions(store: Path, tmp_path: Path) -> None:
     assert len(run("query", store, "recipe:id:disc/000.png + @square").stdout.splitlines()) == 10
     wrong = run("direction", store, "--from", "labl == 3", "--to", 'label == "disc"', code=1)
     assert "not a column" in wrong.stderr
+
+
+def test_compare(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.ldb"
+    with LatentDB.open(store) as db:
+        db.backup(copy)
+    lines = run("compare", store, copy, "-k", 5, "--out", tmp_path / "c.png").stdout.splitlines()
+    assert lines[0].startswith(
+        "100.0% of the 5 nearest by l2 are the same in both (6.3% by chance)"
+    )
+    assert lines[-1] == str(tmp_path / "c.png")
+    found = run_json("compare", store, copy, "--where", 'label == "disc"', "--metric", "cosine")
+    assert (found["common"], found["only_b"], found["overlap"]) == (40, 40, 1.0)
+    assert "does not exist" in run("compare", store, tmp_path / "x.ldb", code=1).stderr

@@ -9,7 +9,7 @@ import pytest
 
 from latentdb.base.errors import AlreadyExistsError, FilterError, InvalidInputError, NotFoundError
 from latentdb.database import LatentDB
-from latentdb.insight.separation import auc, fit, logistic
+from latentdb.insight.separation import fit, logistic
 
 
 def clouds(seed: int, gap: float, dim: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -44,16 +44,6 @@ def test_axes_are_those_of_scikit_learn(seed: int, gap: float) -> None:
     discriminant = LinearDiscriminantAnalysis(solver="eigen").fit(x, y).coef_[0]
     assert cosine(fit(a, b, "whitened"), discriminant) > 0.99999
     np.testing.assert_allclose(fit(a, b, "difference"), b.mean(0) - a.mean(0), atol=1e-4)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_auc_is_that_of_scikit_learn(seed: int) -> None:
-    from sklearn.metrics import roc_auc_score
-
-    random = np.random.default_rng(seed)
-    low, high = random.integers(0, 9, 30).astype(float), random.integers(3, 12, 20).astype(float)
-    y = np.repeat([0, 1], [30, 20])
-    assert auc(low, high) == pytest.approx(roc_auc_score(y, np.concatenate([low, high])))
 
 
 def test_separable_and_equal_clouds_end() -> None:
