@@ -14,6 +14,7 @@ from latentdb.base.errors import InvalidInputError, ModelMismatchError
 from latentdb.base.files import as_path
 from latentdb.base.progress import Report
 from latentdb.base.validate import as_latents, check_ids
+from latentdb.editing import Editing
 from latentdb.exchange.importing import ImportReport, import_rows, opened
 from latentdb.exchange.tables import TableLike, read_table
 from latentdb.images.discover import check_sources
@@ -28,9 +29,9 @@ from latentdb.model.calibration import import_model
 from latentdb.model.codec import Codec
 from latentdb.model.config import ModelOptions
 from latentdb.onnx.runtime import FLOAT32
-from latentdb.saving import Saving
 from latentdb.store.columns import Value, make_columns
 from latentdb.store.creation import check_absent, undo_creation
+from latentdb.store.edits import held_types
 from latentdb.store.manifest import Settings
 from latentdb.store.rows import Rows
 from latentdb.store.store import Store
@@ -46,7 +47,7 @@ from latentdb.stored_model import (
 PathLike = str | os.PathLike[str]
 
 
-class LatentDB(Saving):
+class LatentDB(Editing):
     """A store of image latents, with the model that encodes and decodes them.
 
     Index a folder of images:
@@ -276,7 +277,7 @@ class LatentDB(Saving):
         table = (
             None
             if metadata is None
-            else read_table(metadata, metadata_column, self._snapshot().manifest.columns)
+            else read_table(metadata, metadata_column, held_types(self._snapshot()))
         )
         codec = self.codec
         codec.check_precision()

@@ -1,4 +1,4 @@
-"""`Saving`: recipes that are saved in an open store; a base of `LatentDB`."""
+"""`Saving`: recipes that are saved in an open store; a base of `Editing`."""
 
 from __future__ import annotations
 

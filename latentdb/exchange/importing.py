@@ -33,6 +33,7 @@ from latentdb.exchange.npy import NpyReader
 from latentdb.exchange.parquet import ParquetReader
 from latentdb.exchange.row_reader import RowReader
 from latentdb.ingest.ingest import CONFLICTS
+from latentdb.store.edits import free_columns, held_types
 from latentdb.store.rows import Ints, Rows
 from latentdb.store.segment import hash_ids
 from latentdb.store.snapshot import Snapshot
@@ -163,8 +164,9 @@ def import_rows(
             f"{reader.path}: id {name!r} ({len(existing)} in all) is in the store: "
             "set on-conflict to skip or replace"
         )
-    reader.fit(snapshot.manifest.columns)
-    _check_types(snapshot, reader)
+    reader.fit(held_types(snapshot))
+    free_columns(writer, reader.types)
+    _check_types(writer.snapshot, reader)
     wanted = rows < 0 if on_conflict == "skip" else np.ones(len(rows), bool)
     if wanted.any():
         replaced = rows[existing] if on_conflict == "replace" else None

@@ -21,6 +21,7 @@ from latentdb.ingest.ingest import (
 )
 from latentdb.model.codec import BATCH, Codec
 from latentdb.store.columns import make_columns
+from latentdb.store.edits import free_columns
 from latentdb.store.rows import Floats, Ints, Rows
 from latentdb.store.writer import Writer
 
@@ -65,6 +66,7 @@ def add_images(
     """
     check_conflict_rule(on_conflict)
     columns = make_columns(metadata, len(ids))
+    free_columns(writer, {key: column.type for key, column in columns.items()})
     types = writer.snapshot.manifest.columns
     for key, column in columns.items():
         if key in types and (column.type, types[key]) != ("int", "float"):

@@ -32,6 +32,7 @@ from latentdb.ingest.table import RowMatcher, Table, Unmatched
 from latentdb.model.codec import Codec
 from latentdb.store.columns import LABEL, make_columns
 from latentdb.store.compaction import compact_if_due
+from latentdb.store.edits import free_columns
 from latentdb.store.restamp import Stamp, restamp
 from latentdb.store.roots import Root
 from latentdb.store.rows import FileStats, Floats, Ints, Rows
@@ -191,7 +192,7 @@ def index_images(
     plan = plan_roots(writer.snapshot, check_sources(sources), selection)
     plan.search.require_images()
     check_log_var(writer.snapshot, codec.config.has_z_log_var)
-    types = _column_types(writer.snapshot.manifest.columns, table, labels_from_folders)
+    types = _column_types(writer, table, labels_from_folders)
     if plan.recorded.all != writer.snapshot.manifest.roots:
         writer.set_roots(plan.recorded.all)
     matcher = None if table is None else RowMatcher(table)
@@ -321,6 +322,7 @@ def add_rows(writer: Writer, rows: Rows, on_conflict: str) -> int:
         If an id is in the store, or z_log_var or metadata does not fit the store's.
     """
     check_conflict_rule(on_conflict)
+    free_columns(writer, {key: column.type for key, column in rows.columns.items()})
     snapshot = writer.snapshot
     check_log_var(snapshot, rows.z_log_var is not None)
     rows = replace(rows, hashes=hash_ids(rows.ids))  # the segment needs them too
@@ -371,20 +373,19 @@ def check_log_var(snapshot: Snapshot, given: bool) -> None:
         )
 
 
-def _column_types(
-    stored: Mapping[str, str], table: Table | None, labels_from_folders: bool
-) -> dict[str, str]:
+def _column_types(writer: Writer, table: Table | None, labels_from_folders: bool) -> dict[str, str]:
     """Type of every metadata key, checked before the first row so that no run fails half-way."""
-    types = dict(stored)
     given = {} if table is None else table.types
     if labels_from_folders:
         given = {LABEL: "str", **given}
+    free_columns(writer, given)
+    types = dict(writer.snapshot.manifest.columns)
     for key, type_ in given.items():
         expected = types.setdefault(key, type_)
         if expected != type_ and (type_, expected) != ("int", "float"):
             raise InvalidInputError(
                 f"metadata {key!r} is {type_} here and {expected} in this store: "
-                "convert it or use another key"
+                f"convert it, use another key, or run latentdb metadata DB retype {key} {type_}"
             )
     return types
 

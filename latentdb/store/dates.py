@@ -29,6 +29,11 @@ def from_value(value: date) -> int:
     return (value.replace(fold=0) - _EPOCH) // timedelta(microseconds=1)
 
 
+def kind_of(value: date) -> str:
+    """``"date"``, or ``"datetime"`` for a date with a time."""
+    return "datetime" if isinstance(value, datetime) else "date"
+
+
 def to_value(type_: str, number: int) -> date:
     """The date or datetime (UTC, without a time zone) of a number within `LIMITS`."""
     if type_ == "date":

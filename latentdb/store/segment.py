@@ -294,6 +294,11 @@ class Segment:
             column = self._columns[key, type_] = self._column(key, type_)
         return column
 
+    def stores(self, key: str) -> bool:
+        """Whether the file has values of a metadata column, and be they all missing."""
+        name = _column_name(key)
+        return any(f"{name}/{type_}" in self._arrays for type_ in DTYPES)
+
     def _type(self, key: str) -> str:
         if key not in self.columns:
             raise InvalidInputError(f"metadata {key!r} is not in this store")

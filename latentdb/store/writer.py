@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from latentdb.base.errors import (
 from latentdb.base.files import checksum, make_folder, sync_folder, try_remove, write_new
 from latentdb.store import garbage
 from latentdb.store import manifest as manifests
+from latentdb.store.columns import Column
 from latentdb.store.manifest import (
     DeletionsEntry,
     FileEntry,
@@ -32,7 +33,7 @@ from latentdb.store.manifest import (
 )
 from latentdb.store.roots import MAX_ROOTS, Root
 from latentdb.store.rows import Ints, Rows
-from latentdb.store.segment import MAX_COLUMNS, dump
+from latentdb.store.segment import MAX_COLUMNS, Segment, dump
 from latentdb.store.tombstones import Tombstones
 
 if TYPE_CHECKING:
@@ -170,17 +171,57 @@ class Writer:
         rows, numbers
             All their live rows, and the row numbers, ascending; may be empty.
         """
+        self._replace([(old, rows, numbers)], self.snapshot.manifest.columns)
+
+    def rewrite(
+        self,
+        change: Callable[[Segment, Ints], Mapping[str, Column] | None],
+        columns: Mapping[str, str],
+    ) -> None:
+        """Give rows other metadata under the same numbers, all of them in one commit.
+
+        Parameters
+        ----------
+        change
+            From a segment and the positions of its live rows, all columns that these are to
+            have, in their order; None leaves the segment as it is.
+        columns
+            Type of every metadata key from then on.
+        """
+        snapshot = self.snapshot
+
+        def changed() -> Iterator[tuple[Sequence[SegmentEntry], Rows, Ints]]:
+            for segment in snapshot.segments:
+                live = snapshot.live_positions(segment)
+                made = change(segment, live)
+                if made is not None:
+                    rows = replace(segment.read(live), columns=made)
+                    yield [segment.entry], rows, segment.rows[live]
+
+        self._replace(changed(), columns)
+
+    def _replace(
+        self,
+        changes: Iterable[tuple[Sequence[SegmentEntry], Rows, Ints]],
+        columns: Mapping[str, str],
+    ) -> None:
+        """Replace runs of neighbouring segments by one each, as `replace_segments` does one."""
         manifest = self.snapshot.manifest
-        replaced = {entry.file.name for entry in old}
+        made: dict[str, list[SegmentEntry]] = {}  # by the first segment that they replace
+        replaced: set[str] = set()
+        dropped = 0
         with self._written() as written:
-            entries = self._segments(rows, numbers, written, single=True) if len(rows) else []
+            for old, rows, numbers in changes:
+                entries = self._segments(rows, numbers, written, single=True) if len(rows) else []
+                made[old[0].file.name] = entries
+                replaced |= {entry.file.name for entry in old}
+                dropped += sum(entry.rows for entry in old) - len(rows)
             segments: list[SegmentEntry] = []
             for entry in manifest.segments:
                 if entry.file.name not in replaced:
                     segments.append(entry)
-                elif entry.file.name == old[0].file.name:
-                    segments += entries
-            dropped = sum(entry.rows for entry in old) - len(rows)
+                else:
+                    segments += made.get(entry.file.name, [])
             deletions = manifest.deletions
             if deletions is not None and dropped:
                 in_segments = deletions.in_segments - dropped
@@ -196,7 +237,11 @@ class Writer:
                 ]
                 rows_deleted = np.unique(np.concatenate(deleted))
                 deletions = self._deletions_file(rows_deleted, in_segments, written)
-            self._commit(replace(manifest, segments=tuple(segments), deletions=deletions))
+            self._commit(
+                replace(
+                    manifest, segments=tuple(segments), deletions=deletions, columns=dict(columns)
+                )
+            )
 
     def set_index(
         self,
