@@ -144,7 +144,9 @@ _MODEL_OPTIONS = (
     ),
     click.option("--decoder", type=click.Path(), help="The decoder that belongs to --encoder."),
     click.option(
-        "--z-mean", metavar="LAYER", help="Encoder's z_mean layer.  [default: by its name]"
+        "--z-mean",
+        metavar="LAYER",
+        help="Encoder's z_mean layer; LAYER[:8] is its first 8 numbers.  [default: by its name]",
     ),
     click.option(
         "--z-log-var", metavar="LAYER", help="Encoder's z_log_var layer.  [default: by its name]"
@@ -165,6 +167,11 @@ _MODEL_OPTIONS = (
         help="Pixel values the encoder was trained on: 0..1, -1..1, 0..255 or MEAN/STD (one "
         "number, or one per channel); after a colon those of the decoder, if they differ.  "
         "[default: the range that reconstructs IMAGES best; 0..1 without a decoder]",
+    ),
+    click.option(
+        "--decoder-activation",
+        type=click.Choice(["sigmoid", "none"]),
+        help="sigmoid: the decoder gives logits.  [default: what reconstructs IMAGES best]",
     ),
     click.option(
         "--resize",

@@ -8,8 +8,10 @@ is allocated.
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,17 +30,16 @@ from latentdb.kerasfile.layers import (
     HARMLESS_VALUES,
     IGNORED_SETTINGS,
     RENAMED_SETTINGS,
-    operation_of,
     unsupported,
 )
+from latentdb.kerasfile.operations import apply, operation_of
 from latentdb.kerasfile.runtime import restored_random
 
 TRUST_HINT = "if you trust whoever made it, --trust-model runs its code"
 _MAX_BUILT = 2000  # layers of a network; EfficientNetB7 has 800
 _MAX_VALUES = 100_000  # in one setting
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")  # in keras's messages
-_NUMBERS = frozenset((int, float))
-_OPERANDS = ("x1", "x2", "x", "y")  # keyword arguments of operations
+_CALL_ERRORS = (ValueError, TypeError, LookupError, AttributeError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +159,8 @@ class Builder:
     def _apply(self, step: Step, tensors: Mapping[Tensor, Any], layers: dict[Layer, Any]) -> Any:
         """The result of one call of a layer or an operation."""
         layer, call, submodel = step.tensor.layer, step.call, step.tensor.submodel
-        if step.tensor.ref.tensor:
+        operation = operation_of(layer)
+        if step.tensor.ref.tensor and operation is None:
             raise self._error(layer, "has one output, and the configuration uses another")
 
         def argument(value: Any) -> Any:
@@ -169,10 +171,16 @@ class Builder:
             return value
 
         try:
-            operation = operation_of(layer)
             if operation is not None:
-                operands = [argument(value) for value in self._operands(layer, call)]
-                result = getattr(self._keras.ops, operation)(*operands)
+                values = [argument(value) for value in call.args]
+                more = {key: argument(value) for key, value in call.kwargs.items()}
+                try:
+                    number = step.tensor.ref.tensor
+                    result = apply(self._keras.ops, layer, values, more, number)
+                except _CALL_ERRORS as error:
+                    raise self._error(layer, " ".join(str(error).split())[:200]) from error
+            elif layer.kind == "MultiHeadAttention":
+                result = self._attend(layer, call, argument, layers)
             else:
                 unknown = [
                     key
@@ -195,6 +203,8 @@ class Builder:
         except Exception as error:  # keras passes on whatever a layer raised
             message = " ".join(_COLOURS.sub("", str(error)).split())[:200]
             raise self._error(layer, f"cannot be built: {message}") from error
+        if operation is None and self._has_old_hard_sigmoid(layer):
+            result = self._keras.ops.clip(result * 0.2 + 0.5, 0.0, 1.0)
         self._cost.add_tensor(step.tensor.label, tuple(result.shape[1:]))
         self._cost.add_operations(layers.get(layer), tuple(result.shape[1:]))
         return result
@@ -202,20 +212,73 @@ class Builder:
     def _error(self, layer: Layer, problem: str) -> ModelError:
         return ModelError(f"{self._file.name} is refused: {layer.label} {problem}")
 
-    def _operands(self, layer: Layer, call: Call) -> list[Any]:
-        operands = [*call.args, *(call.kwargs[key] for key in _OPERANDS if key in call.kwargs)]
-        others = set(call.kwargs).difference(_OPERANDS)
-        if any(call.kwargs[key] is not False for key in others) or not 1 <= len(operands) <= 2:
+    def _attend(
+        self, layer: Layer, call: Call, argument: Callable[[Any], Any], layers: dict[Layer, Any]
+    ) -> Any:
+        """The result of attention: its weights are those of four layers inside it."""
+        given = [*call.args, *(call.kwargs[key] for key in ("value", "key") if key in call.kwargs)]
+        known = {"value", "key", "training", "use_causal_mask", "return_attention_scores"}
+        rest = [call.kwargs[key] for key in call.kwargs if key not in ("value", "key", "training")]
+        if set(call.kwargs) - known or any(rest) or not all(isinstance(x, Ref) for x in given):
             raise self._error(layer, "is called with arguments that are not supported")
-        if not all(isinstance(value, Ref) or type(value) in _NUMBERS for value in operands):
-            raise self._error(layer, "is called with other arguments than tensors and numbers")
-        return operands
+        tensors = [argument(value) for value in given]
+        if layer in layers:
+            return layers[layer](*tensors)
+        attention = layers[layer] = self._create(layer)
+        heads, size = attention.num_heads, attention.key_dim
+        width = attention._value_dim or size
+        depth = tensors[0].shape[-1]
+        output = attention._output_shape or (depth,)
+        inputs = (depth, (tensors + tensors)[1].shape[-1], tensors[-1].shape[-1])
+        arrays = []
+        for name, old, kernel, bias in (
+            ("query_dense", "query", (inputs[0], heads, size), (heads, size)),
+            ("key_dense", "key", (inputs[2], heads, size), (heads, size)),
+            ("value_dense", "value", (inputs[1], heads, width), (heads, width)),
+            ("output_dense", "attention_output", (heads, width, *output), tuple(output)),
+        ):
+            for place, wanted in enumerate((kernel, bias)[: 1 + bool(attention._use_bias)]):
+                values = self._inner_array(layer, name, old, place)
+                if values.shape != wanted:
+                    raise self._error(
+                        layer,
+                        f"needs {name} of shape {list(wanted)}, the file holds "
+                        f"{list(values.shape)}",
+                    )
+                arrays.append((f"_{name}", place, values))
+        positions = math.prod(side or 1 for side in tensors[0].shape[1:-1])
+        self._cost.add_tensor(layer.name, (heads, positions, positions))
+        result = attention(*tensors)
+        for name, place, values in arrays:
+            getattr(attention, name).weights[place].assign(values)
+        return result
+
+    def _inner_array(self, layer: Layer, name: str, old: str, place: int) -> NDArray[Any]:
+        """An array of a layer inside a layer."""
+        prefix, layer_name = layer.weights
+        if layer_name is None:
+            path = f"{prefix}{name}/vars/{place}"
+            found = [path] if path in self._file.weights else []
+        else:
+            ends = f"/{old}/{('kernel', 'bias')[place]}:0"
+            found = [
+                path
+                for path in self._file.weights
+                if path.startswith(f"{prefix}/") and path.endswith(ends) and layer_name in path
+            ]
+        if len(found) != 1:
+            raise self._error(
+                layer, f"needs one array of {name!r}: the file holds {len(found) or 'none'}"
+            )
+        return self._file.weights.array(found[0])
 
     def _create(self, layer: Layer) -> Any:
         """The keras layer, without weights."""
         if is_latentdb_layer(layer, self._latentdb_layers):
             return self._latentdb_layers[layer.kind](name=self._name(layer))
         settings = self._settings_of(layer)
+        if self._has_old_hard_sigmoid(layer):
+            settings["activation"] = "linear"  # and what it is follows
         if "activation" in settings:
             settings["activation"] = self._activation(layer, settings["activation"])
         layer_class = getattr(self._keras.layers, layer.kind)
@@ -271,6 +334,12 @@ class Builder:
         check_one(value, 0)
         if count > _MAX_VALUES:
             raise self._error(layer, f"has {count} values of {key}: expected at most {_MAX_VALUES}")
+
+    def _has_old_hard_sigmoid(self, layer: Layer) -> bool:
+        """Whether a layer ends in clip(0.2 x + 0.5), which Keras 2 called hard_sigmoid."""
+        if layer.config.get("activation") != "hard_sigmoid":
+            return False
+        return "batch_input_shape" in json.dumps(self._file.config)
 
     def _activation(self, layer: Layer, value: Any) -> Any:
         if isinstance(value, dict):

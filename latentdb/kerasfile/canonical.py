@@ -27,8 +27,8 @@ from latentdb.kerasfile.layers import (
     HARMLESS_VALUES,
     IGNORED_SETTINGS,
     RENAMED_SETTINGS,
-    operation_of,
 )
+from latentdb.kerasfile.operations import operation_of, settings_of
 
 _NAMES = frozenset(("name", "trainable", "autocast"))  # in the settings of any object
 _METADATA = frozenset(("module", "registered_name", "build_config", "compile_config"))
@@ -113,7 +113,8 @@ def _computation(layer: Layer) -> Any:
     if is_keras(layer):
         operation = operation_of(layer)
         if operation is not None:
-            return ["operation", operation]
+            settings = settings_of(layer)
+            return ["operation", operation] + ([settings] if settings else [])
         if layer.kind in ALLOWED_LAYERS:
             return [layer.kind, _settings(layer)]
         return [layer.kind, _plain(_without_names(layer.config))]

@@ -15,10 +15,10 @@ from typing import Any
 
 from latentdb.base.errors import ModelError, UntrustedModelError
 from latentdb.base.wording import clipped, quoted
-from latentdb.kerasfile.builder import Builder, check
+from latentdb.kerasfile.builder import Builder, Built, check
 from latentdb.kerasfile.container import parse, read_file
 from latentdb.kerasfile.graph import Architecture, Submodel, Tensor, input_shape, is_keras, upstream
-from latentdb.kerasfile.locate import ModelOutputs, decoder_of, find
+from latentdb.kerasfile.locate import ModelOutputs, decoder_of, find, is_mean, training_notes
 from latentdb.kerasfile.runtime import latentdb_layers, load_keras, run_and_load, save
 
 Shape = tuple[int | None, ...]
@@ -101,7 +101,8 @@ def convert(
         converted = _convert_by_running(data, model, layers, size, with_decoder=decoder is None)
     if decoder is None:
         return converted
-    saved, notes = _convert_decoder(decoder, converted, trust_model=trust_model)
+    label = outputs.z_mean.label if model.submodels else "its layer"
+    saved, notes = _convert_decoder(decoder, converted, label, trust_model=trust_model)
     return replace(converted, decoder=saved, notes=(*converted.notes, *notes))
 
 
@@ -114,7 +115,7 @@ def _convert_as_data(
     outputs = [found.z_mean] + ([found.z_log_var] if found.z_log_var is not None else [])
     inputs, image = _image_inputs(outputs, size, name)
     builder = Builder(model.file, keras)
-    built = builder.build(outputs, inputs, name="encoder")
+    built = _take_parts(builder.build(outputs, inputs, name="encoder"), found)
     shape = built.shapes[0]
     if len(shape) != 1 or shape[0] is None:
         raise ModelError(
@@ -126,9 +127,11 @@ def _convert_as_data(
             f"{outputs[1].quoted} is not used as z_log_var: its shape is "
             f"{list(built.shapes[1])}, that of z_mean is {list(shape)}"
         )
-        built = builder.build(outputs[:1], inputs, name="encoder")
+        built = _take_parts(builder.build(outputs[:1], inputs, name="encoder"), found)
+    notes += _notes_on_pairs(found, int(shape[0]), has_log_var=len(built.shapes) > 1)
     decoder = None
     if with_decoder and found.decoder is not None and found.latent is not None:
+        _check_halves(found.latent, int(shape[0]), name, found.z_mean.label)
         try:
             decoder = _build_decoder(
                 model, found.decoder, found.latent, int(shape[0]), math.prod(image)
@@ -139,6 +142,55 @@ def _convert_as_data(
         save(built.model), decoder, image, int(shape[0]), len(built.shapes) > 1,
         _divides(outputs[0]), tuple(notes),
     )  # fmt: skip
+
+
+def _take_parts(built: Built, found: ModelOutputs) -> Built:
+    """The model with those numbers of its outputs that were asked for."""
+    if found.parts == (None, None):
+        return built
+    outputs = []
+    for tensor, part in zip(built.model.outputs, found.parts, strict=False):
+        if part is not None and (
+            len(tensor.shape) != 2 or not len(range(tensor.shape[1] or 0)[part])
+        ):
+            raise ModelError(
+                f"{found.z_mean.quoted} gives {list(tensor.shape[1:])}, which has no numbers "
+                f"[{part.start or ''}:{part.stop or ''}]"
+            )
+        outputs.append(tensor if part is None else tensor[:, part])
+    model = load_keras().Model(built.model.inputs, outputs, name="encoder")
+    return Built(model, [tuple(output.shape[1:]) for output in outputs])
+
+
+def _halves(label: str, dim: int) -> str:
+    """How z_mean and z_log_var are named where one layer gives both."""
+    half = dim // 2
+    return f"--z-mean '{clipped(label)}[:{half}]' --z-log-var '{clipped(label)}[{half}:]'"
+
+
+def _notes_on_pairs(found: ModelOutputs, dim: int, *, has_log_var: bool) -> list[str]:
+    """A note where z_mean may be z_mean and z_log_var in one, as in tensorflow's CVAE."""
+    layer = found.z_mean.layer
+    if has_log_var or dim % 2 or layer.kind != "Dense" or is_mean(layer.name):
+        return []
+    if found.parts[0] is not None or layer.config.get("activation") not in (None, "linear"):
+        return []
+    return [
+        f"z_mean is all {dim} numbers of {found.z_mean.quoted}; if half of them are z_log_var, "
+        f"give {_halves(found.z_mean.label, dim)}"
+    ]
+
+
+def _check_halves(latent: Tensor, dim: int, name: str, label: str) -> None:
+    """Refuse an encoder of twice as many numbers as the decoder takes."""
+    if (
+        latent.layer.is_input
+        and (2 * math.prod(side or 0 for side in input_shape(latent.layer))) == dim
+    ):
+        raise ModelError(
+            f"{name} gives {dim} numbers, and its decoder takes {dim // 2}: they are z_mean and "
+            f"z_log_var in one, give {_halves(label, dim)}"
+        )
 
 
 def _image_inputs(
@@ -230,7 +282,7 @@ def _build_decoder(
 
 
 def _convert_decoder(
-    path: str | os.PathLike[str], converted: ConvertedModel, *, trust_model: bool
+    path: str | os.PathLike[str], converted: ConvertedModel, label: str, *, trust_model: bool
 ) -> tuple[bytes, tuple[str, ...]]:
     """The decoder of a file of its own, for an encoder that was converted; and notes."""
     name = os.fspath(path)
@@ -239,6 +291,7 @@ def _convert_decoder(
     dim = converted.latent_dim
     try:
         image, latent = decoder_of(model)
+        _check_halves(latent, dim, "the encoder", label)
         if latent.layer.is_input:
             shape = input_shape(latent.layer)
             if shape != (dim,):
@@ -246,7 +299,8 @@ def _convert_decoder(
                     f"the decoder does not take latents of shape [{dim}]: {name} takes "
                     f"{list(shape)}"
                 )
-        return _build_decoder(model, image, latent, dim, math.prod(converted.image)), ()
+        notes = tuple(training_notes(upstream([image], [latent])))
+        return _build_decoder(model, image, latent, dim, math.prod(converted.image)), notes
     except UntrustedModelError:
         if not trust_model:
             raise

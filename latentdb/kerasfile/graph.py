@@ -34,6 +34,13 @@ IDENTITIES = frozenset(
      "RandomRotation", "RandomZoom", "RandomContrast", "RandomBrightness", "RandomTranslation")
 )  # fmt: skip
 
+# Layers that at inference compute what the layer inside them does, and which layers those are.
+_WRAPPERS = {
+    "SpectralNormalization": frozenset(
+        ("Dense", "Conv1D", "Conv2D", "Conv2DTranspose", "SeparableConv2D", "DepthwiseConv2D")
+    ),
+    "TimeDistributed": frozenset(("Dense", "Activation", "ReLU", "LeakyReLU", "Dropout")),
+}
 # Layers that keras itself calls so: it makes no difference, or is augmentation.
 ALWAYS_TRAIN = frozenset(
     ("Resizing", "CenterCrop", "Rescaling", "RandomFlip", "RandomRotation", "RandomZoom",
@@ -438,6 +445,11 @@ def _layers(
             location = (top or name, name)
         elif not module.startswith("keras.src.ops"):  # an operation has no weights
             location = (f"{prefix}layers/{_unique(_snake(kind), used)}/", None)
+        if kind in _WRAPPERS and isinstance(config, dict):
+            wrapped = config.get("layer")
+            if isinstance(wrapped, dict) and wrapped.get("class_name") in _WRAPPERS[kind]:
+                entry, kind, config = wrapped, str(wrapped["class_name"]), wrapped.get("config")
+                location = location if legacy else (f"{location[0]}layer/", None)
         inner = (location[0], location[0] if legacy else None)
         graph = _graph(entry, inner, legacy, depth + 1)
         package, mark, _ = str(entry.get("registered_name") or "").partition(">")

@@ -8,6 +8,7 @@ from typing import Any
 
 from latentdb.base.wording import clipped
 from latentdb.kerasfile.graph import IDENTITIES, Layer, is_keras
+from latentdb.kerasfile.operations import operation_of
 
 _CONV = "kernel_size strides padding data_format dilation_rate activation use_bias "
 _POOL = "pool_size strides padding data_format"
@@ -61,33 +62,24 @@ ALLOWED_LAYERS: Mapping[str, frozenset[str]] = {
     **_settings("Rescaling", "scale offset"),
     **_settings("Resizing", "height width interpolation crop_to_aspect_ratio data_format"),
     **_settings("CenterCrop", "height width data_format"),
+    **_settings(
+        "MultiHeadAttention", "num_heads key_dim value_dim use_bias output_shape attention_axes"
+    ),
 }
 ACTIVATIONS = frozenset(
     ("linear", "relu", "relu6", "sigmoid", "tanh", "softmax", "softplus", "softsign", "elu", "selu",
-     "gelu", "silu", "swish", "mish", "exponential", "leaky_relu", "log_softmax", "log_sigmoid")
+     "gelu", "silu", "swish", "mish", "exponential", "leaky_relu", "log_softmax", "log_sigmoid",
+     "hard_sigmoid")
 )  # fmt: skip
 ACTIVATION_LAYERS = frozenset(("ReLU", "LeakyReLU", "ELU", "Softmax", "Activation"))
-# The keras.ops function of each operation, and its class or function names in configurations.
-_OPERATIONS = {
-    "add": "Add math.add __operators__.add",
-    "subtract": "Subtract math.subtract",
-    "multiply": "Multiply math.multiply",
-    "true_divide": "TrueDivide Divide math.truediv math.divide",
-    "negative": "Negative math.negative",
-    "relu": "Relu nn.relu",
-    "sigmoid": "Sigmoid math.sigmoid nn.sigmoid",
-    "tanh": "Tanh math.tanh nn.tanh",
-    "silu": "Silu nn.silu",
-    "softplus": "Softplus math.softplus nn.softplus",
-}
-OPERATIONS = {name: op for op, names in _OPERATIONS.items() for name in names.split()}
 # Settings that do not change what a trained layer computes.
 IGNORED_SETTINGS = re.compile(
     r"name|trainable|dtype|seed|implementation|(renorm_)?momentum|autocast|synchronized|(batch_)?input_shape"
-    r"|batch_size|input_dtype|input_dim|activity_regularizer|\w+_(initializer|regularizer|constraint)"
+    r"|batch_size|input_dtype|dropout|(query|key|value)_shape|input_dim|activity_regularizer|\w+_(initializer|regularizer|constraint)"
 )
 # Settings that do not change it if they have these values.
 HARMLESS_VALUES: Mapping[str, Any] = {
+    "use_gate": False,
     "groups": 1,
     "ragged": False,
     "sparse": False,
@@ -115,12 +107,3 @@ def unsupported(layer: Layer) -> str | None:
         detail = f" ({clipped(function)})" if isinstance(function, str) else ""
         return f"{label}{detail} is code in the file"
     return f"{label} is not a layer that latentdb supports"
-
-
-def operation_of(layer: Layer) -> str | None:
-    """The keras.ops function of an operation in the graph; None for a layer."""
-    if layer.kind == "TFOpLambda":
-        return OPERATIONS.get(str(layer.config.get("function")))
-    if layer.module.startswith(("keras.src.ops", "keras.ops")):
-        return OPERATIONS.get(layer.kind)
-    return None

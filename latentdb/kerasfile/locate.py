@@ -38,7 +38,7 @@ _SCALES = frozenset(
 _NEUTRAL_WORDS = frozenset(
     ("z", "q", "x", "h", "latent", "latents", "code", "codes", "coding", "codings", "vector", "fc",
      "dense", "linear", "layer", "encoder", "enc", "out", "output", "bottleneck", "embedding",
-     "space", "vae", "head", "conv")
+     "space", "vae", "head", "conv", "outputs")
 )  # fmt: skip
 _HEADS = frozenset(
     ("Dense", "Conv1D", "Conv2D", "Flatten", "Reshape", "BatchNormalization", "Activation",
@@ -47,6 +47,7 @@ _HEADS = frozenset(
 _RESHAPES = frozenset(("Flatten", "Reshape", "BatchNormalization"))
 _ENCODERS = frozenset(("encoder", "enc", "encode", "inference", "recognition"))
 _DECODERS = frozenset(("decoder", "dec", "decode", "generator", "generative"))
+_PART = re.compile(r"(.+)\[(\d{0,6}):(\d{0,6})\]")
 _MAX_CANDIDATES = 12  # in a message
 _MAX_WALKED = 40_000  # steps: each tensor tried as the decoder's input is a walk of the graph
 
@@ -65,6 +66,8 @@ class ModelOutputs:
         The decoder's output and its input; None if the file has no decoder.
     notes
         One sentence for each choice that a person may want to override.
+    parts
+        Which numbers of their tensors z_mean and z_log_var are; None for all.
     """
 
     z_mean: Tensor
@@ -72,6 +75,7 @@ class ModelOutputs:
     decoder: Tensor | None
     latent: Tensor | None
     notes: tuple[str, ...]
+    parts: tuple[slice | None, slice | None] = (None, None)
 
 
 def words(name: str) -> list[str]:
@@ -139,15 +143,31 @@ def find(
             "layers are in code: in the program that made it, save model.encoder and "
             f"model.decoder each as .keras; or, {TRUST_HINT}"
         )
-    mean = _find_mean(model, trust_model) if z_mean is None else _layer_named(model, z_mean)
     notes: list[str] = []
+    z_mean, first = _without_part(z_mean)
+    z_log_var, second = _without_part(z_log_var)
+    mean = _find_mean(model, trust_model) if z_mean is None else _layer_named(model, z_mean)
+    log_var: Tensor | None = None
     if z_log_var is not None:
-        log_var: Tensor | None = _layer_named(model, z_log_var)
-    else:
+        log_var = _layer_named(model, z_log_var)
+    elif first is None:
         log_var, notes = _find_log_var(model, mean)
     image, latent = _find_decoder(model, mean, log_var) or (None, None)
     notes += training_notes(upstream([mean] + ([log_var] if log_var is not None else [])))
-    return ModelOutputs(mean, log_var, image, latent, tuple(notes))
+    if mean.layer.config.get("activation") == "softmax" or mean.layer.kind == "Softmax":
+        notes.append(
+            f"{mean.quoted} ends in softmax, as a classifier does: --z-mean names another layer"
+        )
+    return ModelOutputs(mean, log_var, image, latent, tuple(notes), (first, second))
+
+
+def _without_part(name: str | None) -> tuple[str | None, slice | None]:
+    """A layer's name without the part of it that ``layer[:8]`` or ``layer[8:]`` means."""
+    found = _PART.fullmatch(name) if name is not None else None
+    if found is None:
+        return name, None
+    start, stop = (int(text) if text else None for text in found.groups()[1:])
+    return found[1], slice(start, stop)
 
 
 def training_notes(steps: Collection[Step]) -> list[str]:

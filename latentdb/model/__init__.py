@@ -10,6 +10,7 @@ views        random views of images
 stages       the training of the convolutional VAE
 presets      what a training aims at
 training     from image files to a model folder
+foreign      files made elsewhere, in the form that a store keeps
 calibration  import a Keras file, and find its pixel range
 posterior    statistics of posteriors, and what each dimension does to the picture
 generation   samples, and walks along dimensions

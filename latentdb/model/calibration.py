@@ -78,6 +78,8 @@ def import_model(
     spec = codec.config.preprocessing
     sample = _sample(images or (), spec) if codec.has_decoder else ()
     if len(sample):
+        if options is None or options.decoder_activation is None:
+            codec = _complete(codec, np.asarray(sample))
         return calibrate(codec, np.asarray(sample))
     reason = "its first layer divides by 255" if ":" in spec.pixel_range else "not verified"
     return codec.with_notes(
@@ -99,6 +101,24 @@ def _sample(images: Sequence[PathLike], spec: Preprocessing) -> NDArray[np.uint8
         if len(sample) == SAMPLE_SIZE:
             break
     return np.stack(sample) if sample else np.empty((0, *spec.shape), np.uint8)
+
+
+def _complete(codec: Codec, images: NDArray[np.uint8]) -> Codec:
+    """With a sigmoid behind the decoder where that makes far better images: it gives logits."""
+    ranges = ("0..255:0..1",) if ":" in codec.config.preprocessing.pixel_range else (
+        "0..1", "-1..1:0..1", "0..255:0..1"
+    )  # fmt: skip
+    plain = [one if one == other else f"{one}:{other}" for one in RANGES for other in RANGES]
+    before = codec.reconstruction_errors(images, plain).values()
+    after = codec.reconstruction_errors(images, ranges, sigmoid=True).values()
+    error, old = min(fit.error for fit in after), min(fit.error for fit in before)
+    grey = float(np.var(images.astype(np.float64), axis=(0, 1, 2)).mean())
+    if error >= grey or old < MIN_ERROR_RATIO * error:
+        return codec
+    return codec.with_sigmoid().with_notes(
+        f"the decoder gives logits: with a sigmoid behind it the error is {error:.0f}, without "
+        f"{old:.0f}; --decoder-activation none leaves it out"
+    )
 
 
 def calibrate(codec: Codec, images: NDArray[np.uint8]) -> Codec:

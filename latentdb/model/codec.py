@@ -28,18 +28,24 @@ from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import PixelRange, parse_pixel_range
 from latentdb.kerasfile.canonical import output_count
 from latentdb.kerasfile.container import parse, read_file
-from latentdb.kerasfile.convert import convert, load_model
+from latentdb.kerasfile.convert import load_model
 from latentdb.kerasfile.runtime import quiet_stderr
 from latentdb.model.config import KERAS, NETWORK_FILES, ONNX, ModelConfig, ModelOptions
 from latentdb.model.fingerprint import (
     decoder_fingerprint,
     encoder_fingerprint,
-    onnx_fingerprint,
+    fingerprints,
     version_of,
 )
-from latentdb.model.keras_networks import check_plot, graph_function, plot, run_network, summaries
+from latentdb.model.foreign import ForeignModel, read_foreign, with_sigmoid
+from latentdb.model.keras_networks import (
+    check_plot,
+    graph_function,
+    plot,
+    run_network,
+    summaries,
+)
 from latentdb.onnx import export, runtime
-from latentdb.onnx.adopt import adopt, is_onnx
 from latentdb.onnx.compiled import ONNX_FILES, CompiledModel, OnnxModel, compile_model, map_chunks
 
 CONFIG_FILE = "model.json"
@@ -200,55 +206,20 @@ class Codec:
         UntrustedModelError
             If it can only be used by running its code.
         """
-        known = options or ModelOptions()
-        if is_onnx(encoder) or is_onnx(decoder):
-            return cls._from_onnx(encoder, decoder, known)
-        model = convert(
-            encoder, decoder, z_mean=known.z_mean, z_log_var=known.z_log_var,
-            image_size=known.image_size, channels=known.channels, trust_model=known.trust_model,
-        )  # fmt: skip
-        default = "0..255:0..1" if model.divides else "0..1"
-        spec = _preprocessing(model.image, known, default)
-        config = ModelConfig(
-            spec,
-            model.latent_dim,
-            *fingerprints(model.encoder, model.decoder, spec, "the model"),
-            model.has_z_log_var,
-        )
-        codec = cls(
-            config,
-            model.encoder,
-            model.decoder,
-            trust_model=known.trust_model,
-            notes=model.notes,
-        )
+        model = read_foreign(encoder, decoder, options or ModelOptions())
+        codec = cls._of(model)
         codec._check_outputs(os.fspath(encoder))
         return codec
 
     @classmethod
-    def _from_onnx(
-        cls,
-        encoder: str | os.PathLike[str],
-        decoder: str | os.PathLike[str] | None,
-        options: ModelOptions,
-    ) -> Codec:
-        """A codec of ONNX files: see `latentdb.onnx.adopt`.  Imports no tensorflow."""
-        if not is_onnx(encoder) or not (decoder is None or is_onnx(decoder)):
-            raise ModelError(
-                f"{encoder} and {decoder} are of two formats: give two .onnx files, or two of Keras"
-            )
-        model = adopt(
-            (read_file(encoder, "an .onnx encoder"), os.fspath(encoder)),
-            None if decoder is None else (read_file(decoder, "its decoder"), os.fspath(decoder)),
-            z_mean=options.z_mean, z_log_var=options.z_log_var,
-            image_size=options.image_size, channels=options.channels,
-        )  # fmt: skip
-        spec = _preprocessing(model.image, options, "0..1")
-        prints = fingerprints(model.encoder, model.decoder, spec, "the model", ONNX)
-        config = ModelConfig(spec, model.latent_dim, *prints, model.has_z_log_var, format=ONNX)
-        codec = cls(config, model.encoder, model.decoder, notes=model.notes)
-        codec._check_outputs(os.fspath(encoder))
-        return codec
+    def _of(cls, model: ForeignModel) -> Codec:
+        return cls(
+            model.config,
+            model.encoder,
+            model.decoder,
+            trust_model=model.trust_model,
+            notes=model.notes,
+        )
 
     def _check_outputs(self, name: str) -> None:
         """Run encoder and decoder once: z_mean is not random, and the decoder accepts it."""
@@ -285,6 +256,19 @@ class Codec:
         return fingerprints(
             self._encoder_bytes, self._decoder_bytes, spec, "the model", self.config.format
         )
+
+    def with_sigmoid(self) -> Codec:
+        """The same model with a sigmoid behind its decoder, which gives logits.
+
+        Raises
+        ------
+        ModelError
+            If it has no decoder.
+        """
+        model = ForeignModel(
+            self.config, self._encoder_bytes, self._decoder_bytes, self.notes, self._trust_model
+        )
+        return self._of(with_sigmoid(model))
 
     def with_precision(self, precision: str) -> Codec:
         """The same model, used in ``"float32"`` or ``"bf16"``.
@@ -487,7 +471,9 @@ class Codec:
         chunks = map_chunks(self._compiled.decoder, work, len(latents))
         return np.concatenate([np.empty((0, *spec.shape), np.uint8), *chunks])
 
-    def reconstruction_errors(self, images: Pixels, ranges: Sequence[str]) -> dict[str, RangeFit]:
+    def reconstruction_errors(
+        self, images: Pixels, ranges: Sequence[str], *, sigmoid: bool = False
+    ) -> dict[str, RangeFit]:
         """How well images are reconstructed with each of some pixel ranges.
 
         Parameters
@@ -496,6 +482,8 @@ class Codec:
             uint8 ``[n, height, width, channels]``, one batch.
         ranges
             As in `latentdb.images.pixel_range`.
+        sigmoid
+            As if there was one behind the decoder.
 
         Returns
         -------
@@ -510,7 +498,10 @@ class Codec:
         for scale in {one.encoder for one in parsed.values()}:
             z_mean = self._run_encoder(scale.normalize(images))[0]
             sizes[scale] = float(np.sqrt(np.mean(z_mean**2, dtype=np.float64)))
-            decoded[scale] = self._run_decoder(z_mean).reshape(images.shape)
+            pixels = self._run_decoder(z_mean).reshape(images.shape)
+            if sigmoid:
+                pixels = (1 / (1 + np.exp(-np.clip(pixels, -80, 80)))).astype(np.float32)
+            decoded[scale] = pixels
         originals = images.astype(np.float32)
         fits = {}
         for text, one in parsed.items():
@@ -561,40 +552,6 @@ class Codec:
             self._keras_model(self._encoder_bytes, "the encoder"),
             None if decoder is None else self._keras_model(decoder, "the decoder"),
         )
-
-
-def fingerprints(
-    encoder: bytes, decoder: bytes | None, spec: Preprocessing, name: str, format: str = KERAS
-) -> tuple[str, str | None]:
-    """Fingerprints of an encoder and of a decoder, in the current version.
-
-    Raises
-    ------
-    ModelError
-        If a file is none of the format.
-    """
-    if format == ONNX:
-        one = onnx_fingerprint(encoder, f"the encoder in {name}", spec.to_record())
-        if decoder is None:
-            return one, None
-        return one, onnx_fingerprint(decoder, f"the decoder in {name}", spec.pixel_range)
-    first = encoder_fingerprint(parse(encoder, f"the encoder in {name}"), spec)
-    if decoder is None:
-        return first, None
-    return first, decoder_fingerprint(parse(decoder, f"the decoder in {name}"), spec)
-
-
-def _preprocessing(
-    image: tuple[int, int, int], options: ModelOptions, pixel_range: str
-) -> Preprocessing:
-    """How images are read for a model made elsewhere."""
-    return Preprocessing(
-        *image,
-        options.pixel_range or pixel_range,
-        options.resize or "stretch",
-        options.background or "white",
-        options.icc or "srgb",
-    )
 
 
 def _check_stated(network: str, name: str, stated: str | None, actual: str | None) -> None:

@@ -14,6 +14,7 @@ from latentdb.onnx.runtime import FLOAT32, PRECISIONS
 KERAS, ONNX = "keras", "onnx"
 # Encoder and decoder.  The names of ONNX models are not those of compiled files, which a
 # store may lose: these are the model itself.
+ACTIVATIONS = ("sigmoid", "none")  # of `ModelOptions.decoder_activation`
 NETWORK_FILES = {
     KERAS: ("encoder.keras", "decoder.keras"),
     ONNX: ("encoder.model.onnx", "decoder.model.onnx"),
@@ -113,6 +114,9 @@ class ModelOptions:
         As in `Preprocessing`; ``"white"`` and ``"srgb"`` by default.
     trust_model
         Run the code of files that cannot be used as data.
+    decoder_activation
+        What the decoder leaves to its loss: ``"sigmoid"`` of a decoder that gives logits,
+        or ``"none"``; found by calibration where None.
     """
 
     z_mean: str | None = None
@@ -124,6 +128,7 @@ class ModelOptions:
     background: str | None = None
     icc: str | None = None
     trust_model: bool = False
+    decoder_activation: str | None = None
 
     def with_defaults(self, spec: Preprocessing) -> ModelOptions:
         """The same options, with the rules of `spec` for reading images where they are None."""

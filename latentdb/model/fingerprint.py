@@ -15,7 +15,8 @@ from hashlib import sha256
 from latentdb.base.errors import ModelError
 from latentdb.images.decode import Preprocessing
 from latentdb.kerasfile.canonical import canonical
-from latentdb.kerasfile.container import ModelFile
+from latentdb.kerasfile.container import ModelFile, parse
+from latentdb.model.config import KERAS, ONNX
 from latentdb.onnx.adopt import graph_digest
 
 VERSION = 2
@@ -68,6 +69,27 @@ def onnx_fingerprint(data: bytes, name: str, part: object) -> str:
         The record of the preprocessing, or the pixel range of a decoder.
     """
     return f"v{VERSION}:{_digest(['onnx', graph_digest(data, name), part])}"
+
+
+def fingerprints(
+    encoder: bytes, decoder: bytes | None, spec: Preprocessing, name: str, format: str = KERAS
+) -> tuple[str, str | None]:
+    """Fingerprints of an encoder and of a decoder, in the current version.
+
+    Raises
+    ------
+    ModelError
+        If a file is none of the format.
+    """
+    if format == ONNX:
+        one = onnx_fingerprint(encoder, f"the encoder in {name}", spec.to_record())
+        if decoder is None:
+            return one, None
+        return one, onnx_fingerprint(decoder, f"the decoder in {name}", spec.pixel_range)
+    first = encoder_fingerprint(parse(encoder, f"the encoder in {name}"), spec)
+    if decoder is None:
+        return first, None
+    return first, decoder_fingerprint(parse(decoder, f"the decoder in {name}"), spec)
 
 
 def _fingerprint(file: ModelFile, part: object, outputs: int, version: int) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from latentdb.base.errors import MissingExtraError, ModelError
 from latentdb.base.outputs import write_output
-from latentdb.kerasfile.runtime import load_keras
+from latentdb.kerasfile.runtime import load_keras, save
 
 Floats = NDArray[np.float32]
 
@@ -28,6 +28,13 @@ def run_network(run: Callable[[Any], Any], values: Floats, refusal: str) -> list
     except Exception as error:  # tensorflow's own types, which would have to be imported
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{refusal} of shape {values.shape[1:]}: {reason}") from error
+
+
+def add_sigmoid(decoder: Any) -> bytes:
+    """The .keras file of a keras decoder with a sigmoid behind it."""
+    keras = load_keras()
+    images = keras.layers.Activation("sigmoid", name="pixels")(decoder.outputs[0])
+    return save(keras.Model(decoder.inputs, images, name="decoder"))
 
 
 def graph_function(inputs: Any, outputs: list[Any]) -> Any:

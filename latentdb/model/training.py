@@ -28,8 +28,9 @@ from latentdb.images.decode import Preprocessing, probe, read_image
 from latentdb.images.discover import BadFile, ImageFile, Search, discover
 from latentdb.images.render import contact_sheet
 from latentdb.kerasfile.runtime import load_keras, save
-from latentdb.model.codec import BATCH, CONFIG_FILE, Codec, fingerprints
+from latentdb.model.codec import BATCH, CONFIG_FILE, Codec
 from latentdb.model.config import ModelConfig
+from latentdb.model.fingerprint import fingerprints
 from latentdb.model.label_free import MAX_OTHERS, neighbour_agreement
 from latentdb.model.picture_page import picture_page
 from latentdb.model.posterior import statistics

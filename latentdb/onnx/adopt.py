@@ -81,6 +81,13 @@ def graph_digest(data: bytes, name: str) -> str:
     return sha256(rewrite(data, name)[1]).hexdigest()
 
 
+def add_sigmoid(data: bytes, name: str) -> bytes:
+    """The .onnx file of an adopted decoder with a sigmoid behind it."""
+    graph = _Graph(data, name)
+    graph.append("Sigmoid", graph.outputs[0])
+    return graph.bytes()
+
+
 def check_extra() -> None:
     """Raise `MissingExtraError` where the packages that run ONNX files are missing."""
     if not is_available() or importlib.util.find_spec("onnx") is None:

@@ -1,0 +1,101 @@
+"""Models made elsewhere that leave something to their training code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentdb.base.errors import InvalidInputError, ModelError
+from latentdb.images.decode import Preprocessing, read_image
+from latentdb.kerasfile.runtime import load_keras
+from latentdb.model.calibration import import_model
+from latentdb.model.codec import Codec
+from latentdb.model.config import ModelOptions
+
+SHAPE = (16, 16, 3)
+
+
+def pixels(images: Path) -> Any:
+    spec = Preprocessing(*SHAPE)
+    return np.stack([read_image(path, spec) for path in sorted(images.rglob("*.png"))])
+
+
+@pytest.fixture(scope="module")
+def cvae(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The CVAE of tensorflow's tutorial: 2 d numbers split in code, and logits from the decoder."""
+    keras = load_keras()
+    layers = keras.layers
+    keras.utils.set_random_seed(2)
+    folder = tmp_path_factory.mktemp("cvae")
+    encoder = keras.Sequential(
+        [keras.Input(SHAPE), layers.Flatten(), layers.Dense(64, activation="relu"),
+         layers.Dense(16, name="both")]
+    )  # fmt: skip
+    decoder = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(64, activation="relu"), layers.Dense(768),
+         layers.Reshape(SHAPE)]
+    )  # fmt: skip
+    inputs = keras.Input(SHAPE)
+    vae = keras.Model(inputs, decoder(encoder(inputs)[:, :8]))
+    vae.compile(keras.optimizers.Adam(3e-3), keras.losses.BinaryCrossentropy(from_logits=True))
+    values = pixels(images).astype(np.float32) / 255
+    vae.fit(values, values, epochs=80, batch_size=20, verbose=0)
+    encoder.save(folder / "encoder.keras")
+    decoder.save(folder / "decoder.keras")
+    return folder / "encoder.keras", folder / "decoder.keras"
+
+
+HALVES = ModelOptions(z_mean="both[:8]", z_log_var="both[8:]")
+
+
+def test_z_mean_and_z_log_var_in_one_are_offered_as_halves(cvae: tuple[Path, Path]) -> None:
+    with pytest.raises(ModelError, match=r"give --z-mean 'both\[:8\]' --z-log-var 'both\[8:\]'"):
+        Codec.from_files(*cvae)
+    (note,) = Codec.from_files(cvae[0]).notes
+    assert note.startswith("z_mean is all 16 numbers of 'both'; if half of them are z_log_var")
+    codec = Codec.from_files(*cvae, options=HALVES)
+    assert (codec.config.latent_dim, codec.config.has_z_log_var) == (8, True)
+    images = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
+    both = Codec.from_files(cvae[0]).encode(images)[0]
+    z_mean, z_log_var = codec.encode(images)
+    assert np.allclose(z_mean, both[:, :8], atol=1e-6)
+    assert z_log_var is not None
+    assert np.allclose(z_log_var, both[:, 8:], atol=1e-6)
+    with pytest.raises(ModelError, match=r"which has no numbers \[40:\]"):
+        Codec.from_files(cvae[0], options=ModelOptions(z_mean="both[40:]"))
+
+
+def test_logits_are_found_by_reconstruction(images: Path, cvae: tuple[Path, Path]) -> None:
+    codec = import_model(*cvae, options=HALVES, images=[images])
+    assert any(note.startswith("the decoder gives logits") for note in codec.notes)
+    assert codec.config.preprocessing.pixel_range == "0..1"
+    given = pixels(images)[:20]
+    assert np.abs(codec.decode(codec.encode(given)[0]).astype(float) - given).mean() < 40
+    plain = import_model(
+        *cvae,
+        options=ModelOptions(**{**vars(HALVES), "pixel_range": "0..1"}),
+    )
+    assert plain.config.decoder_fingerprint != codec.config.decoder_fingerprint
+    stated = import_model(
+        *cvae,
+        options=ModelOptions(
+            **{**vars(HALVES), "pixel_range": "0..1", "decoder_activation": "sigmoid"}
+        ),
+    )
+    assert stated.config.decoder_fingerprint == codec.config.decoder_fingerprint
+    with pytest.raises(InvalidInputError, match="'tanh' is unknown: use sigmoid or none"):
+        import_model(*cvae, options=ModelOptions(decoder_activation="tanh"))
+
+
+def test_a_classifier_is_noted(tmp_path: Path) -> None:
+    keras = load_keras()
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input(SHAPE), layers.Flatten(), layers.Dense(7, activation="softmax", name="label")]
+    )
+    model.save(tmp_path / "e.keras")
+    (note,) = Codec.from_files(tmp_path / "e.keras").notes
+    assert note.startswith("'label' ends in softmax, as a classifier does")
