@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from latentdb.row_access import RowView
     from latentdb.search.results import Average, Info, Match, Matches, Row
     from latentdb.store.compaction import CompactReport
+    from latentdb.store.versions import Version
     from latentdb.verify import Problem, VerifyReport
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "IndexReport",
     "ImportReport",
     "CompactReport",
+    "Version",
     "VerifyReport",
     "Problem",
     "Codec",
@@ -66,6 +68,7 @@ _HOMES = {
     "IndexReport": "ingest.report",
     "ImportReport": "exchange.importing",
     "CompactReport": "store.compaction",
+    "Version": "store.versions",
     "VerifyReport": "verify",
     "Problem": "verify",
     "Progress": "base.progress",

@@ -22,11 +22,12 @@ from latentdb.reader import Reader
 from latentdb.search.manager import IndexManager
 from latentdb.search.results import Info
 from latentdb.search.targets import IdLike, as_ids
-from latentdb.store.backup import backup
+from latentdb.store.backup import backup, restore
 from latentdb.store.compaction import CompactReport, compact, compact_if_due
 from latentdb.store.manifest import Settings
 from latentdb.store.restamp import RelocateReport, relocate
 from latentdb.store.store import Store
+from latentdb.store.versions import Version
 from latentdb.store.writer import Writer
 from latentdb.verify import VerifyReport, verify
 
@@ -45,8 +46,9 @@ class Maintenance(Reader):
         trust_model: bool = False,
         lock_timeout: float = LOCK_TIMEOUT,
         auto_index: bool = True,
+        version: int | None = None,
     ) -> None:
-        super().__init__(store, trust_model=trust_model)
+        super().__init__(store, trust_model=trust_model, version=version)
         self._open_store().lock_timeout = check_timeout(lock_timeout)
         self._auto_index = auto_index
         self._index_manager = IndexManager(auto_index=auto_index)
@@ -63,6 +65,7 @@ class Maintenance(Reader):
         trust_model: bool = False,
         lock_timeout: float = LOCK_TIMEOUT,
         auto_index: bool = True,
+        version: int | None = None,
     ) -> AnyStore:
         """Open a store to read and write it.
 
@@ -75,6 +78,8 @@ class Maintenance(Reader):
         auto_index
             Build or extend the search index where that is due after a commit, which can
             take half a minute; otherwise only `optimize` does.
+        version
+            As in `Reader.open`: an earlier version can be read, and not written.
 
         Raises
         ------
@@ -84,7 +89,7 @@ class Maintenance(Reader):
             If `lock_timeout` is negative, or no number.
         """
         return cls(
-            Store.open(path),
+            Store.open(path, version=version),
             trust_model=trust_model,
             lock_timeout=lock_timeout,
             auto_index=auto_index,
@@ -160,7 +165,7 @@ class Maintenance(Reader):
             return compact(writer)
 
     def backup(self, out: PathLike) -> None:
-        """Copy the committed version to a new folder, which is a store that opens by itself.
+        """Copy the version that is open to a new folder, which is a store that opens by itself.
 
         A writer may go on meanwhile.  On one file system the files are hard links: no space
         is taken, and a disk that damages a file damages it in both.
@@ -174,6 +179,36 @@ class Maintenance(Reader):
         """
         snapshot = self._snapshot()
         backup(snapshot.folder, snapshot.manifest, as_path(out))
+
+    @staticmethod
+    def restore(copy: PathLike, path: PathLike, *, overwrite: bool = False) -> Version:
+        """Make the version of a backup the current one of its store, or make the store again.
+
+        Every file of the backup is verified before anything is changed.  The version that it
+        replaces is kept, as after any commit: see `versions`.
+
+        Parameters
+        ----------
+        copy
+            What `backup` made.
+        path
+            The store; it may be damaged, or missing.
+        overwrite
+            Replace the version that is there.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If there is a store, and `overwrite` is not given.
+        CorruptStoreError, NotFoundError
+            If the backup is damaged; names the file.
+        StoreError
+            If `path` is another store than that of the backup, or cannot be written.
+        LockedError
+            If another process is writing.
+        """
+        restore(as_path(copy), as_path(path), overwrite=overwrite)
+        return Maintenance.versions(path)[0]
 
     @classmethod
     def verify(cls, path: PathLike, *, repair: bool = False) -> VerifyReport:

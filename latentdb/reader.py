@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from latentdb.ann.metrics import KL, L2, check_metric
 from latentdb.base.errors import ClosedError, IdNotFoundError, InvalidInputError, NotFoundError
+from latentdb.base.files import as_path
 from latentdb.base.validate import as_latents, check_target_list
 from latentdb.base.wording import counted
 from latentdb.outputs import Outputs
@@ -38,6 +39,7 @@ from latentdb.store.manifest import MANIFEST
 from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.store import Store
+from latentdb.store.versions import Version, versions
 
 # Models and pictures are imported by the calls that use them: a query by id needs neither.
 if TYPE_CHECKING:
@@ -62,8 +64,11 @@ class Reader(Outputs, RowAccess):
     works on the version that is committed when it begins.
     """
 
-    def __init__(self, store: Store | PathLike, *, trust_model: bool = False) -> None:
-        self._store: Store | None = store if isinstance(store, Store) else Store.open(store)
+    def __init__(
+        self, store: Store | PathLike, *, trust_model: bool = False, version: int | None = None
+    ) -> None:
+        opened = store if isinstance(store, Store) else Store.open(store, version=version)
+        self._store: Store | None = opened
         self._trust_model = trust_model
         self._process = os.getpid()
         self._codec: Codec | None = None
@@ -72,7 +77,13 @@ class Reader(Outputs, RowAccess):
     # --- open and close ---------------------------------------------------------
 
     @classmethod
-    def open(cls: type[AnyReader], path: PathLike, *, trust_model: bool = False) -> AnyReader:
+    def open(
+        cls: type[AnyReader],
+        path: PathLike,
+        *,
+        trust_model: bool = False,
+        version: int | None = None,
+    ) -> AnyReader:
         """Open a store.
 
         Parameters
@@ -82,15 +93,33 @@ class Reader(Outputs, RowAccess):
         trust_model
             Run the code inside the model, where it was imported with
             ``trust_model``; other models contain none.
+        version
+            Open this version, to read it: see `versions`.
 
         Raises
         ------
         StoreNotFoundError
             If there is no store at `path`.
+        NotFoundError
+            If the version is not kept any more; names those that are.
         CorruptStoreError
             If it is damaged; names the file.
         """
-        return cls(Store.open(path), trust_model=trust_model)
+        return cls(Store.open(path, version=version), trust_model=trust_model)
+
+    @staticmethod
+    def versions(path: PathLike) -> tuple[Version, ...]:
+        """The versions of a store that can be opened, the current one first.
+
+        The files of a version are kept for ten minutes after it was replaced, those of the
+        version before the current one for longer.
+
+        Raises
+        ------
+        StoreNotFoundError, CorruptStoreError
+            As `open`.
+        """
+        return versions(as_path(path))
 
     @staticmethod
     def exists(path: PathLike) -> bool:
@@ -99,7 +128,7 @@ class Reader(Outputs, RowAccess):
 
     def _options(self) -> dict[str, Any]:
         """Arguments with which a store is opened again in another process."""
-        return {"trust_model": self._trust_model}
+        return {"trust_model": self._trust_model, "version": self._open_store().version}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By path: DataLoader and joblib send a store to processes, which open it there.

@@ -38,10 +38,18 @@ from latentdb.model.config import NETWORK_FILES, ModelConfig
 from latentdb.onnx.compiled import compiled_name
 from latentdb.onnx.inspect import inspect
 from latentdb.store import manifest as manifests
+from latentdb.store import versions
 from latentdb.store.blocks import SegmentBytes
-from latentdb.store.lock import writer_lock
-from latentdb.store.manifest import QUARANTINE, FileEntry, Manifest, SegmentEntry
+from latentdb.store.lock import committed_version, writer_lock
+from latentdb.store.manifest import (
+    MANIFEST,
+    QUARANTINE,
+    FileEntry,
+    Manifest,
+    SegmentEntry,
+)
 from latentdb.store.quarantine import quarantine
+from latentdb.store.recovery import check_whole, find_setback, go_back, put_back
 from latentdb.store.rows import Ints
 from latentdb.store.segment import Segment, rebuild_segment
 from latentdb.store.tombstones import Tombstones
@@ -128,7 +136,8 @@ def verify(folder: Path, *, repair: bool = False) -> VerifyReport:
     StoreNotFoundError
         If there is no store.
     CorruptStoreError
-        If its manifest is damaged, without which nothing else can be verified.
+        If its manifest is damaged, without which nothing else can be verified; with `repair`,
+        if the previous one, or a file of that version, is damaged too.
     StoreError
         With `repair`, if the system cannot read or write a file; nothing is changed.
     LockedError
@@ -143,8 +152,9 @@ def verify(folder: Path, *, repair: bool = False) -> VerifyReport:
                 check.describe()
                 return replace(report, problems=tuple(check.problems))
         raise StoreError(f"{folder} changes faster than it can be verified: try again")
-    with writer_lock(folder):
-        check = _Check(folder)
+    with writer_lock(folder) as lock:
+        manifest, setback = find_setback(folder, lock.committed)
+        check = _Check(folder, manifest=manifest)
         report = check.run()
         unread = [problem for problem in check.problems if problem.kind == SYSTEM]
         if unread:
@@ -152,8 +162,14 @@ def verify(folder: Path, *, repair: bool = False) -> VerifyReport:
                 f"{folder} was not changed: {unread[0].file}: {unread[0].what}, which is an error "
                 "of the system and no damage: mend its cause and repair again"
             )
+        if setback is not None:
+            check_whole(folder, setback, check.damaged)
         try:
+            if setback is not None:
+                check.manifest = go_back(folder, setback, lock.committed)
+                check.problems.insert(0, Problem(MANIFEST, setback.what, setback.done, LOST))
             lost = check.repair()
+            lock.record(max(lock.committed, manifests.read(folder).version))
         except (MemoryError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise StoreError(
@@ -176,13 +192,28 @@ class _Check:
         Folder of the store.
     intact
         Segments found intact by a pass over an earlier version; those of this pass are added.
+    manifest
+        The version, where the lock of the writer is held; by default the current one.
     """
 
-    def __init__(self, folder: Path, intact: dict[SegmentEntry, Segment] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        intact: dict[SegmentEntry, Segment] | None = None,
+        *,
+        manifest: Manifest | None = None,
+    ) -> None:
         self.folder = folder
         self.intact = {} if intact is None else intact
-        self.manifest: Manifest = manifests.read(folder)
         self.problems: list[Problem] = []
+        self._locked = manifest is not None
+        if manifest is None:
+            committed = committed_version(folder)  # first: a writer may commit meanwhile
+            manifest = manifests.read(folder)
+            if committed > manifest.version:
+                setback = put_back(manifest, committed)
+                self.problems.append(Problem(MANIFEST, setback.what, setback.advice, LOST))
+        self.manifest = manifest
         self.damaged: set[str] = set()  # files of proven damage
         self.segments: list[Segment] = []
         self.deleted: Ints = np.empty(0, np.int64)
@@ -217,7 +248,7 @@ class _Check:
         try:
             check()
         except (LatentDBError, OSError, MemoryError) as error:
-            if isinstance(error, NotFoundError):
+            if isinstance(error, NotFoundError) and not self._locked:
                 version = manifests.read(self.folder).version
                 if version != self.manifest.version:
                     raise _SupersededError from error  # its files may be deleted, as garbage
@@ -389,7 +420,9 @@ class _Check:
             if changed != manifest:
                 dropped = manifest.file_names() - changed.file_names()
                 quarantine(self.folder, dropped & self.damaged, manifest.version)
-                manifests.commit(self.folder, replace(changed, version=manifest.version + 1))
+                number = versions.next_version(self.folder, manifest.version)
+                _, data = manifests.serialize(self.folder, replace(changed, version=number))
+                versions.publish(self.folder, data, manifest.version)
         except BaseException:
             # The manifest may have been replaced before the failure.
             named = manifests.read(self.folder).file_names()

@@ -15,7 +15,7 @@ import resource
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -179,10 +179,17 @@ def _write_new(path: Path, data: bytes | memoryview, *, follow: bool) -> None:
         raise unwritable(path, error) from error
 
 
-def replace_atomically(path: Path, data: bytes) -> None:
+def replace_atomically(path: Path, data: bytes, before: Callable[[], None] | None = None) -> None:
     """Write a file and sync it; readers see the old content or the new, never a mixture.
 
     Its folder may be a link, as the path of a store may be.
+
+    Parameters
+    ----------
+    path, data
+        The file, and its new content.
+    before
+        Called when the new content is safe, before it replaces the old one.
 
     Raises
     ------
@@ -194,7 +201,12 @@ def replace_atomically(path: Path, data: bytes) -> None:
     temporary = temporary_path(path)
     _write_new(temporary, data, follow=True)
     try:
+        if before is not None:
+            before()
         os.rename(temporary, path)
+    except StoreError:
+        try_remove(temporary)
+        raise
     except OSError as error:
         try_remove(temporary)
         raise unwritable(path, error) from error
@@ -202,18 +214,40 @@ def replace_atomically(path: Path, data: bytes) -> None:
 
 
 def link_or_copy(source: Path, target: Path, size: int, expected: str) -> None:
-    """Give an immutable file a second name; on another file system, a verified copy.
+    """Give an immutable file a second name, in place of what has it; else a verified copy.
 
     Raises
     ------
     NotFoundError, CorruptStoreError, StoreError
         If it cannot be read, is damaged where it is copied, or cannot be written.
     """
-    try_remove(target)  # that of a killed backup
+    link_over(source, target, lambda: map_checked(source, size, expected))
+
+
+def link_over(source: Path, target: Path, read: Callable[[], bytes | mmap.mmap]) -> None:
+    """Give a file a second name, atomically in place of what has it; not synced.
+
+    Where the file system has no links, or the two are on different ones, what `read` gives
+    is written.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written, and what `read` raises.
+    """
+    temporary = temporary_path(target)
     try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        write_new(target, memoryview(map_checked(source, size, expected)))
+        try:
+            os.link(source, temporary, follow_symlinks=False)
+        except OSError:
+            _write_new(temporary, memoryview(read()), follow=True)
+        os.rename(temporary, target)
+    except StoreError:
+        raise
+    except OSError as error:
+        raise unwritable(target, error) from error
+    finally:
+        try_remove(temporary)  # rename does nothing where both are names of one file already
 
 
 def try_remove(path: Path) -> None:

@@ -109,6 +109,8 @@ for command in (
     maintenance.relocate,
     maintenance.compact,
     maintenance.backup,
+    maintenance.restore,
+    maintenance.history,
     maintenance.verify,
     maintenance.optimize,
     exchange.export,

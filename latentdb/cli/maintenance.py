@@ -1,7 +1,8 @@
-"""Commands on a store itself: info, delete, compact, verify, optimize."""
+"""Commands on a store itself: info, delete, compact, backup, history, verify, optimize."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
@@ -86,20 +87,65 @@ def relocate(db: str, old: str, new: str, as_json: bool) -> None:
 @click.command()
 @db_argument
 @click.argument("out", type=click.Path())
+@click.option("--version", type=int, help="Copy this version of DB (see history), not the current.")
 @json_option
-def backup(db: str, out: str, as_json: bool) -> None:
+def backup(db: str, out: str, version: int | None, as_json: bool) -> None:
     """Copy DB to the new folder OUT, by hard links where possible.
 
     OUT is a store that opens by itself.  A writer may go on meanwhile.
     """
     from latentdb.database import LatentDB
 
-    with LatentDB.open(db) as store:
+    with LatentDB.open(db, version=version) as store:
         store.backup(out)
     if as_json:
         print_json({"written": out})
     else:
         click.echo(f"{db} was copied to {out}")
+
+
+@click.command()
+@click.argument("backup", type=click.Path())
+@db_argument
+@click.option("--overwrite", is_flag=True, help="Replace the version that is in DB.")
+@json_option
+def restore(backup: str, db: str, overwrite: bool, as_json: bool) -> None:
+    """Put the version of BACKUP, a copy that backup made, back into DB.
+
+    DB may be whole, damaged or missing.  Every file of BACKUP is verified before DB is changed;
+    the version that is replaced is kept for a while (see history).
+    """
+    from latentdb.database import LatentDB
+
+    made = LatentDB.restore(backup, db, overwrite=overwrite)
+    if as_json:
+        print_json(made)
+    else:
+        click.echo(f"{db} is as in {backup}: {counted(made.rows, 'row')}, version {made.version}")
+
+
+@click.command()
+@db_argument
+@json_option
+def history(db: str, as_json: bool) -> None:
+    """List the versions of DB that can still be opened, newest first.
+
+    Each commit makes a version.  Its files are kept for ten minutes after it was replaced, those
+    of the version before the current one for longer.  To go back: backup --version, restore.
+    """
+    from latentdb.reader import Reader
+
+    found = Reader.versions(db)
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"{'version':>7}  {'committed':19}  {'rows':>11}  {'segments':>8}  {'indexed':>11}")
+    for item in found:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item.committed))
+        click.echo(
+            f"{item.version:>7}  {when:19}  {item.rows:>11,}  {item.segments:>8,}  "
+            f"{item.indexed:>11,}"
+        )
 
 
 @click.command()

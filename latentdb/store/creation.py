@@ -18,7 +18,9 @@ from latentdb.store import manifest as manifests
 from latentdb.store.lock import INDEX_LOCK, LOCK, writer_lock
 from latentdb.store.manifest import (
     FOLDERS,
+    HISTORY,
     MANIFEST,
+    PREVIOUS,
     RECIPES,
     TEMPORARY_MANIFEST,
     FileEntry,
@@ -121,7 +123,8 @@ def undo_creation(folder: Path, *, existed: bool) -> None:
                 return
             # Without a manifest, the rest is what a killed creation leaves.
             (folder / MANIFEST).unlink()
-            for name in (*FOLDERS, RECIPES):
+            (folder / PREVIOUS).unlink(missing_ok=True)
+            for name in (*FOLDERS, HISTORY, RECIPES):
                 shutil.rmtree(folder / name, ignore_errors=True)
             (folder / INDEX_LOCK).unlink(missing_ok=True)
             (folder / LOCK).unlink()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Set
+from collections.abc import Callable, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from latentdb.base.files import open_folder, sync_folder
 from latentdb.store.manifest import FOLDERS, TEMPORARY_MANIFEST
 
 
-def collect_garbage(root: Path, named: Set[str], grace: float) -> int:
+def collect_garbage(
+    root: Path, named: Set[str], grace: float, also_named: Callable[[], Set[str]] = frozenset
+) -> int:
     """Delete files that no version names; one that cannot be deleted is left to the next writer.
 
     Parameters
@@ -24,6 +26,8 @@ def collect_garbage(root: Path, named: Set[str], grace: float) -> int:
         Files of the current version, by name under `root`.
     grace
         Seconds that other files are kept for readers of earlier versions.
+    also_named
+        Gives further files to keep; called if there is one to be deleted.
 
     Returns
     -------
@@ -32,6 +36,7 @@ def collect_garbage(root: Path, named: Set[str], grace: float) -> int:
     """
     limit = time.time() - grace
     deleted = 0
+    kept: Set[str] | None = None
     for folder in ("", *FOLDERS):
         with suppress(NotFoundError, OSError), open_folder(root / folder, follow=not folder) as at:
             for name in sorted(os.listdir(at)):
@@ -41,6 +46,9 @@ def collect_garbage(root: Path, named: Set[str], grace: float) -> int:
                     continue
                 with suppress(OSError):
                     if os.stat(name, dir_fd=at, follow_symlinks=False).st_mtime >= limit:
+                        continue
+                    kept = also_named() if kept is None else kept
+                    if f"{folder}/{name}" in kept:
                         continue
                     if not deleted:
                         # The manifest that a killed writer renamed may not be durable: a power

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
@@ -38,13 +38,14 @@ from latentdb.store.roots import MAX_ROOTS, Root
 FORMAT_VERSION = 5
 _READABLE = (1, 2, 3, 4, 5)
 MANIFEST = "MANIFEST.json"
-TEMPORARY_MANIFEST = f".{MANIFEST}."  # prefix of a manifest that is not in force yet
+PREVIOUS = "MANIFEST.previous"
+TEMPORARY_MANIFEST = ".MANIFEST."  # prefix of a manifest that is not in force yet
 FOLDERS = ("segments", "index", "model")
-QUARANTINE = "quarantine"
+QUARANTINE, HISTORY = "quarantine", "history"
 RECIPES = "recipes"  # of no version: see `latentdb.store.recipes`
 MAX_DIM = 65_536
 MAX_ROW = 2**48  # row numbers ever given: a million a second for nine years
-_MAX_BYTES = 256 << 20
+MAX_BYTES = 256 << 20  # of a manifest
 _MAX_BESIDE = 1_000  # entries of a folder that are searched for a store of a similar name
 _TICK_NS = 50_000_000  # clocks of file systems tick every 1 to 10 ms
 _SEGMENT = re.compile(r"segments/[A-Za-z0-9_-]+\.h5\Z")
@@ -53,10 +54,7 @@ _TOMBSTONES = re.compile(r"segments/[A-Za-z0-9_-]+\.tombstones\Z")
 _INDEX = re.compile(r"index/[A-Za-z0-9_-]+\.faiss\Z")
 _MODEL = re.compile(r"model/([A-Za-z0-9_-]+\.){1,2}(keras|json|onnx)\Z")
 _CHECKSUM = re.compile(r"[0-9a-f]{32}\Z")
-_LEFT_OUT_IF_EMPTY = (
-    "roots",
-    "tombstones",
-)  # so that the bytes of older manifests stay as they are
+_LEFT_OUT_IF_EMPTY = ("roots", "tombstones")  # so that older manifests keep their bytes
 
 
 @dataclass(frozen=True)
@@ -346,7 +344,8 @@ def load(data: bytes, name: str) -> Manifest:
     ) as error:
         reason = " ".join(str(error).split())[:200]
         raise CorruptStoreError(
-            f"{name} is damaged ({reason}): restore it from a backup; its segments are whole"
+            f"{name} is damaged ({reason}): latentdb verify --repair goes back to the "
+            "version before it, latentdb restore to a backup"
         ) from error
 
 
@@ -529,11 +528,13 @@ def read_bytes(folder: Path) -> bytes:
         If the file cannot be read.
     """
     try:
-        return read_limited(folder / MANIFEST, _MAX_BYTES)
+        return read_limited(folder / MANIFEST, MAX_BYTES)
     except NotFoundError as error:
         problem = f"is not a latentdb store (it has no {MANIFEST})"
         if not os.path.lexists(folder):
             problem = "does not exist"
+        elif os.path.lexists(folder / PREVIOUS):
+            problem = f"has lost its {MANIFEST} (latentdb verify --repair goes back to {PREVIOUS})"
         raise StoreNotFoundError(
             f"{folder} {problem}: {_similar_store(folder)}make one with latentdb index, "
             "or check the path"
@@ -593,6 +594,6 @@ def serialize(folder: Path, manifest: Manifest) -> tuple[Manifest, bytes]:
     return read, data
 
 
-def publish(folder: Path, data: bytes) -> None:
-    """Replace the manifest file by one that was serialized; raises as `commit`."""
-    replace_atomically(folder / MANIFEST, data)
+def publish(folder: Path, data: bytes, before: Callable[[], None] | None = None) -> None:
+    """Replace the manifest file by one that was serialized; as `commit`, `replace_atomically`."""
+    replace_atomically(folder / MANIFEST, data, before)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from latentdb.base.errors import NotFoundError
+from latentdb.base.errors import NotFoundError, StoreNotFoundError
 from latentdb.base.files import (
     checksum,
     make_folder,
@@ -20,7 +20,7 @@ from latentdb.base.files import (
 from latentdb.store.manifest import QUARANTINE, read_bytes, unique_name
 
 
-def quarantine(root: Path, names: Iterable[str], version: int) -> None:
+def quarantine(root: Path, names: Iterable[str], version: int | str) -> None:
     """Hard-link damaged files into ``quarantine``, and copy the manifest that names them, durably.
 
     Called before the commit that drops them, so that no kill in between loses one.
@@ -32,7 +32,7 @@ def quarantine(root: Path, names: Iterable[str], version: int) -> None:
     names
         Files, by name under `root`; those that are missing are passed over.
     version
-        Of the manifest.
+        Of the manifest; ``"damaged"`` where that cannot be read, or is missing.
 
     Raises
     ------
@@ -42,8 +42,9 @@ def quarantine(root: Path, names: Iterable[str], version: int) -> None:
     folder = root / QUARANTINE
     make_folder(folder)
     with open_folder(folder) as target:
-        data = read_bytes(root)
-        replace_atomically(folder / f"MANIFEST.{version}.{checksum(data)[:8]}.json", data)
+        with suppress(StoreNotFoundError):
+            data = read_bytes(root)
+            replace_atomically(folder / f"MANIFEST.{version}.{checksum(data)[:8]}.json", data)
         for name in sorted(names):
             path = root / name
             with suppress(FileNotFoundError, NotFoundError), open_folder(path.parent) as source:

@@ -7,6 +7,7 @@ Readers work on a `Snapshot`, one committed version, and take no lock.  One
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -20,10 +21,12 @@ from latentdb.base.errors import (
 )
 from latentdb.base.files import as_path, sync_folder, try_remove
 from latentdb.store import manifest as manifests
+from latentdb.store import versions
 from latentdb.store.creation import Model, create_files
 from latentdb.store.id_filter import IdFilter
-from latentdb.store.lock import index_lock, writer_lock
+from latentdb.store.lock import committed_version, index_lock, writer_lock
 from latentdb.store.manifest import FileEntry, Manifest, Settings
+from latentdb.store.recovery import put_back
 from latentdb.store.segment import Segment
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import Writer, write_file
@@ -40,10 +43,13 @@ class Store:
         Its folder.
     lock_timeout
         Seconds that a writer waits while another process is writing.
+    version
+        The version that is read, whatever is committed; None for the current one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, version: int | None = None) -> None:
         self.path = path
+        self.version = version
         self.lock_timeout = 0.0
         self._manifest = os.path.join(path, manifests.MANIFEST)
         self._segments: dict[str, Segment] = {}
@@ -88,15 +94,24 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Store:
+    def open(cls, path: str | os.PathLike[str], *, version: int | None = None) -> Store:
         """Open a store.
+
+        Parameters
+        ----------
+        path
+            Its folder.
+        version
+            Open this version, to read it; by default the current one, whichever that is.
 
         Raises
         ------
         StoreNotFoundError, CorruptStoreError, StoreError
             If there is none, or its manifest cannot be read.
+        NotFoundError
+            If the version is not kept.
         """
-        store = cls(as_path(path))
+        store = cls(as_path(path), version)
         store.snapshot()
         return store
 
@@ -110,10 +125,15 @@ class Store:
         """
         if self._snapshot and not self._snapshot.is_intact():
             self._snapshot, self._segments = None, {}  # reopened, which names what is wrong
+        if self.version is not None:
+            if self._snapshot is None:
+                self._snapshot = self.open_version(versions.read_version(self.path, self.version))
+            return self._snapshot
         for _ in range(_RETRIES):
             seen = manifests.stamp(self._manifest)
             if self._snapshot is not None and seen is not None and seen == self._seen:
                 return self._snapshot
+            committed = committed_version(self.path)
             data = manifests.read_bytes(self.path)
             if self._snapshot is not None and data == self._data:
                 self._seen = seen
@@ -132,6 +152,9 @@ class Store:
                 raise CorruptStoreError(
                     f"{error}, and the manifest names it: restore it from a backup"
                 ) from error
+            if committed > manifest.version:
+                text = put_back(manifest, committed).told(self.path)
+                warnings.warn(text, RuntimeWarning, stacklevel=4)
             self.switch_to(snapshot, data)
             self._seen = seen
             return snapshot
@@ -184,9 +207,18 @@ class Store:
         ------
         LockedError
             If another process is still writing after `lock_timeout`; names it.
+        StoreError
+            If an earlier version was opened, or an older manifest was put back.
         """
-        with writer_lock(self.path, self.lock_timeout):
-            writer = Writer(self)
+        if self.version is not None:
+            raise StoreError(
+                f"version {self.version} of {self.path} can only be read: open the store without "
+                "a version to write"
+            )
+        with writer_lock(self.path, self.lock_timeout) as lock:
+            writer = Writer(self, lock)
+            if lock.committed > writer.snapshot.manifest.version:
+                raise StoreError(put_back(writer.snapshot.manifest, lock.committed).told(self.path))
             yield writer
             if not writer.committed:
                 # The manifest that a killed writer renamed may not be durable, and "nothing to do"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,9 +19,10 @@ from latentdb.base.errors import (
     StoreError,
 )
 from latentdb.base.files import checksum, make_folder, sync_folder, try_remove, write_new
-from latentdb.store import garbage
+from latentdb.store import garbage, versions
 from latentdb.store import manifest as manifests
 from latentdb.store.columns import Column
+from latentdb.store.lock import HeldLock
 from latentdb.store.manifest import (
     DeletionsEntry,
     FileEntry,
@@ -50,8 +52,9 @@ class Writer:
     Every method is one commit: it returns when the new version is durable.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, lock: HeldLock) -> None:
         self._store = store
+        self._lock = lock
         self.snapshot = store.snapshot()
         self.committed = False  # whether any method has committed
 
@@ -416,7 +419,8 @@ class Writer:
         except (CorruptStoreError, NotFoundError) as error:
             raise StoreError(f"nothing was committed: what was written is bad ({error})") from error
         self._store.check_unchanged()
-        manifests.publish(folder, data)
+        versions.publish(folder, data, self.snapshot.manifest.version)
+        self._lock.record(manifest.version)
         self.committed = True
         dropped = self.snapshot.manifest.file_names() - manifest.file_names()
         self.snapshot = opened
@@ -429,8 +433,11 @@ class Writer:
 
     def collect_garbage(self) -> int:
         """Delete files that no version names and whose grace is over; returns their number."""
-        named = self.snapshot.manifest.file_names()
-        return garbage.collect_garbage(self._store.path, named, GRACE_SECONDS)
+        root, named = self._store.path, self.snapshot.manifest.file_names()
+        versions.expire(root, time.time() - GRACE_SECONDS)
+        return garbage.collect_garbage(
+            root, named, GRACE_SECONDS, lambda: versions.names_of_previous(root)
+        )
 
 
 def write_file(root: Path, folder: str, suffix: str, data: bytes | memoryview) -> FileEntry:

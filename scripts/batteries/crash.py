@@ -29,6 +29,7 @@ from batteries.world import (
     Summary,
     check,
     check_garbage_collected,
+    check_goes_back,
     make,
     scenarios,
     small,
@@ -148,6 +149,8 @@ def _point(
     which = check(path, [after] if done else [state, after])
     if grace < 0:
         check_garbage_collected(path)
+    if at % 2:
+        check_goes_back(path)
     shutil.rmtree(path)
     return told[-1]["names"] if done else [], "wholly there" if which else "wholly absent"
 

@@ -97,6 +97,8 @@ class Disk:
         if path.name in LOCKS:
             return
         folder = path.parent
+        if folder not in self._now:
+            return  # history/, on which nothing relies
         if what == "create":
             self._inodes.append(_Inode())
             self._name(folder, {path.name: len(self._inodes) - 1})
@@ -109,6 +111,8 @@ class Disk:
             inode.synced, inode.dirty = bytes(inode.written), False
         elif what == "rename":
             self._name(folder, {entry[2].name: self._now[folder][path.name], path.name: None})
+        elif what == "link" and entry[2].parent in self._now:
+            self._name(entry[2].parent, {entry[2].name: self._now[folder][path.name]})
         elif what == "unlink":
             self._name(folder, {path.name: None})
 

@@ -23,6 +23,7 @@ SHIMMED = (
     "store.garbage",
     "store.lock",
     "store.quarantine",
+    "store.versions",
     "store.writer",
     "verify",
 )  # all that touch a store
@@ -195,6 +196,7 @@ class FaultyOs:
     def link(self, source: str, target: str, **folders: Any) -> None:
         self._shim.step("link")
         os.link(source, target, **folders)
+        self._shim.record("link", Path(source), Path(target))
 
     def unlink(self, path: str | Path, *, dir_fd: int | None = None) -> None:
         path = self._path(path, dir_fd)

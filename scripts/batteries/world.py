@@ -22,9 +22,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from latentdb.base.files import check_file
 from latentdb.database import LatentDB
+from latentdb.store import versions
 from latentdb.store.lock import INDEX_LOCK, LOCK
-from latentdb.store.manifest import FOLDERS, MANIFEST
+from latentdb.store.manifest import FOLDERS, HISTORY, MANIFEST, PREVIOUS
 from latentdb.store.store import Store
 from latentdb.verify import verify
 
@@ -299,6 +301,7 @@ def check(path: Path, allowed: Sequence[State], *, write: bool = True) -> int:
     report = verify(path)
     if report.problems:
         raise BrokenPromise(f"verify: {report.problems[0].file} {report.problems[0].what}")
+    check_previous(path)
     if write:
         with LatentDB.open(path) as db:
             Op("add", ("the next",), 1).apply(db)
@@ -310,16 +313,44 @@ def check(path: Path, allowed: Sequence[State], *, write: bool = True) -> int:
     return allowed.index(state)
 
 
+def check_previous(path: Path) -> None:
+    """The version before, where there is one, is whole: a repair could go back to it."""
+    if (path / PREVIOUS).exists():
+        for entry in versions.read_previous(path).files():
+            check_file(path / entry.name, entry.bytes, entry.checksum)
+
+
+def check_goes_back(path: Path) -> None:
+    """A repair of a store whose manifest is damaged goes back to the version before."""
+    if not (path / PREVIOUS).exists():
+        return
+    expected = _rows_of(Store.open(path, version=versions.read_previous(path).version))
+    (path / MANIFEST).write_bytes(b"damaged")
+    report = verify(path, repair=True)
+    if [problem.file for problem in report.problems] != [MANIFEST]:
+        raise BrokenPromise(f"repaired {report.problems}")
+    if _rows_of(Store.open(path)) != expected or verify(path).problems:
+        raise BrokenPromise("a repair did not go back to the version before")
+
+
+def _rows_of(store: Store) -> dict[str, list[float]]:
+    snapshot = store.snapshot()
+    rows = snapshot.live_rows()
+    return dict(zip(snapshot.ids(rows), snapshot.vectors(rows).tolist(), strict=True))
+
+
 def check_garbage_collected(path: Path) -> None:
     """The next writer leaves nothing that no version names (the grace must be over)."""
     store = Store.open(path)
     with store.writer() as writer:
         writer.collect_garbage()
         named = writer.snapshot.manifest.file_names() | {MANIFEST}
+        if (path / PREVIOUS).exists():
+            named |= versions.read_previous(path).file_names() | {PREVIOUS}
     found = {str(item.relative_to(path)) for item in path.rglob("*") if item.is_file()} - LOCKS
     if found != named:
         raise BrokenPromise(f"left behind: {sorted(found ^ named)[:3]}")
-    if {item.name for item in path.iterdir()} - {*FOLDERS, MANIFEST, *LOCKS}:
+    if {item.name for item in path.iterdir()} - {*FOLDERS, HISTORY, MANIFEST, PREVIOUS, *LOCKS}:
         raise BrokenPromise("something is left beside the manifest")
 
 

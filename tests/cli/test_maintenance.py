@@ -1,4 +1,4 @@
-"""info, delete, compact, verify, optimize."""
+"""info, delete, compact, history, backup, restore, verify, optimize."""
 
 from __future__ import annotations
 
@@ -48,6 +48,33 @@ def test_a_repair_exits_with_0_only_if_nothing_was_lost(store: Path) -> None:
     assert "copy it from the model folder" in run("verify", store, "--repair", code=1).stdout
     next((store / "segments").iterdir()).write_bytes(b"")
     assert "2 problems, 80 rows lost" in run("verify", store, "--repair", code=1).stdout
+
+
+def test_history_lists_versions_and_a_copy_of_one_is_put_back(store: Path, tmp_path: Path) -> None:
+    run("delete", store, "disc/000.png")
+    listed = run_json("history", store)
+    assert [(item["rows"], item["current"]) for item in listed[:2]] == [(79, True), (80, False)]
+    lines = run("history", store).stdout.splitlines()
+    assert lines[0].split() == ["version", "committed", "rows", "segments", "indexed"]
+    assert [line.split()[0] for line in lines[1:3]] == [str(item["version"]) for item in listed[:2]]
+    run("backup", store, tmp_path / "copy", "--version", listed[1]["version"])
+    assert "is a store, at version" in run_error("restore", tmp_path / "copy", store)
+    done = run("restore", tmp_path / "copy", store, "--overwrite").stdout
+    assert (
+        done
+        == f"{store} is as in {tmp_path / 'copy'}: 80 rows, version {listed[0]['version'] + 1}\n"
+    )
+    assert "these are" in run_error("backup", store, tmp_path / "other", "--version", 99)
+
+
+def test_verify_says_to_which_version_it_goes_back(store: Path) -> None:
+    run("delete", store, "disc/000.png")
+    (store / "MANIFEST.json").write_bytes(b"")
+    assert "latentdb verify --repair goes back" in run_error("info", store)
+    assert (
+        "MANIFEST.previous, was put in its place" in run("verify", store, "--repair", code=1).stdout
+    )
+    assert run_json("info", store)["rows"] == 80
 
 
 def test_optimize_reports_what_it_built(large_store: Path) -> None:

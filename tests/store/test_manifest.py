@@ -232,7 +232,9 @@ def test_every_lost_and_every_doubled_byte_is_harmless_or_told() -> None:
 def test_every_truncation_is_told() -> None:
     good = dump(FULL).rstrip()
     for length in range(len(good)):
-        with pytest.raises(CorruptStoreError, match=r"^M is damaged .*restore it from a backup"):
+        with pytest.raises(
+            CorruptStoreError, match=r"^M is damaged .*latentdb verify --repair goes back"
+        ):
             load(good[:length], "M")
 
 

@@ -647,6 +647,8 @@ def test_a_replaced_file_has_its_grace_from_the_commit_that_dropped_it(store: St
     assert old.exists()
     age(old)
     with store.writer() as writer:
+        assert writer.collect_garbage() == 0  # of the version before, to which a repair goes back
+        writer.append(some(["b"]))
         assert writer.collect_garbage() == 1
     assert not old.exists()
 
