@@ -89,6 +89,7 @@ class Builder:
         *,
         cut: Collection[Tensor] = (),
         name: str,
+        flat_inputs: bool = False,
     ) -> Built:
         """Build the layers between inputs and outputs, with their weights.
 
@@ -102,6 +103,8 @@ class Builder:
             Tensors that count as inputs.
         name
             Name of the model.
+        flat_inputs
+            Take inputs as vectors, and reshape them.
 
         Raises
         ------
@@ -129,8 +132,13 @@ class Builder:
                     )
                 shape = inputs[step.tensor]
                 self._cost.add_tensor(step.tensor.label, shape)
-                model_inputs.append(self._keras.Input(shape, name=self._name(step.tensor.layer)))
+                name_of_input = self._name(step.tensor.layer)
+                is_flat = flat_inputs and len(shape) > 1
+                size = (math.prod(side or 0 for side in shape),) if is_flat else shape
+                model_inputs.append(self._keras.Input(size, name=name_of_input))
                 tensors[step.tensor] = model_inputs[-1]
+                if is_flat:
+                    tensors[step.tensor] = self._keras.layers.Reshape(shape)(model_inputs[-1])
             elif step.action == "same":
                 tensors[step.tensor] = tensors[step.needs[0]]
             else:

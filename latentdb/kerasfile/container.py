@@ -163,6 +163,9 @@ def parse(data: bytes, name: str) -> ModelFile:
     ModelError
         If it has neither format, is damaged, or exceeds a limit of this module.
     """
+    advice = _other_kind(data, name)
+    if advice is not None:
+        raise ModelError(f"{name} {advice}")
     try:
         if data[:8] == b"\x89HDF\r\n\x1a\n":
             return _parse_h5(data, name)
@@ -173,6 +176,30 @@ def parse(data: bytes, name: str) -> ModelFile:
         message = " ".join(str(error).split())[:200] or type(error).__name__
         kind = "an .h5" if data[:4] == b"\x89HDF" else "a .keras"
         raise ModelError(f"{name} is not {kind} model file: {message}; {_ADVICE}") from error
+
+
+def _other_kind(data: bytes, name: str) -> str | None:
+    """What a file is that people give for a Keras model, and what to do; None for others."""
+    suffix = os.path.splitext(name)[1].lower()
+    export = "in the program that made it, export it as .onnx (latentdb/onnx/README.md shows how)"
+    if data[:4] == b"PK\x03\x04" and b"data.pkl" in data[:300]:
+        return f"is a file of PyTorch, which is a program and not data: {export}"
+    if data[4:8] == b"TFL3":
+        return f"is a TensorFlow Lite model: give the Keras model that it was made from ({_ADVICE})"
+    if data[:8] == b"\x89HDF\r\n\x1a\n" or data[:2] == b"PK":
+        return None
+    if suffix in (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".safetensors", ".bin"):
+        return f"holds weights, or objects of Python, but no model as data: {export}"
+    if suffix == ".index" or ".data-00000" in name:
+        return f"is a part of a TensorFlow checkpoint, which has no architecture: {_ADVICE}"
+    if suffix == ".json" and data[:1] == b"{":
+        return (
+            "is an architecture without weights: give the .weights.h5 as the encoder, and this "
+            "as --architecture"
+        )
+    if suffix == ".pb":
+        return f"is a graph of TensorFlow, which is a program and not data: {_ADVICE}"
+    return None
 
 
 def _parse_zip(data: bytes, name: str) -> ModelFile:

@@ -23,6 +23,7 @@ from latentdb.kerasfile.runtime import latentdb_layers, load_keras, run_and_load
 
 Shape = tuple[int | None, ...]
 Size = tuple[tuple[int, int] | None, int | None]  # height and width, channels, if given
+_MAX_LATENT = 1 << 20  # numbers of a latent
 _DIVISORS = (255, 256, 127.5, 128)  # bring pixels of 0..255 into 0..1 or 0..2
 
 
@@ -38,6 +39,8 @@ class ConvertedModel:
         Height, width and channels of an image.
     latent_dim
         Dimensions of z_mean.
+    latent_shape
+        Shape of z_mean where the model's own is no vector; it is flattened.
     has_z_log_var
         Whether the encoder's second output is z_log_var.
     divides
@@ -53,6 +56,7 @@ class ConvertedModel:
     has_z_log_var: bool
     divides: bool
     notes: tuple[str, ...]
+    latent_shape: tuple[int, ...] = ()
 
 
 def convert(
@@ -116,11 +120,12 @@ def _convert_as_data(
     inputs, image = _image_inputs(outputs, size, name)
     builder = Builder(model.file, keras)
     built = _take_parts(builder.build(outputs, inputs, name="encoder"), found)
-    shape = built.shapes[0]
-    if len(shape) != 1 or shape[0] is None:
+    shape = tuple(side or 0 for side in built.shapes[0])
+    dim = math.prod(shape)
+    if not 0 < dim <= _MAX_LATENT or (len(shape) > 1 and dim >= math.prod(image)):
         raise ModelError(
-            f"{found.z_mean.quoted} of {name} gives {list(shape)} for an image: expected z_mean "
-            "[d]; --z-mean LAYER names another layer"
+            f"{found.z_mean.quoted} of {name} gives {list(built.shapes[0])} for an image of "
+            f"{list(image)}: expected z_mean, which is smaller; --z-mean LAYER names another layer"
         )
     if len(outputs) > 1 and built.shapes[1] != shape:
         notes.append(
@@ -128,19 +133,20 @@ def _convert_as_data(
             f"{list(built.shapes[1])}, that of z_mean is {list(shape)}"
         )
         built = _take_parts(builder.build(outputs[:1], inputs, name="encoder"), found)
-    notes += _notes_on_pairs(found, int(shape[0]), has_log_var=len(built.shapes) > 1)
+    notes += _notes_on_pairs(found, dim, has_log_var=len(built.shapes) > 1)
+    if len(shape) > 1:
+        built = _flattened(built)
+        notes.append(f"latents of shape {list(shape)} are stored as {dim:,} numbers each")
     decoder = None
     if with_decoder and found.decoder is not None and found.latent is not None:
-        _check_halves(found.latent, int(shape[0]), name, found.z_mean.label)
+        _check_halves(found.latent, dim, name, found.z_mean.label)
         try:
-            decoder = _build_decoder(
-                model, found.decoder, found.latent, int(shape[0]), math.prod(image)
-            )
+            decoder = _build_decoder(model, found.decoder, found.latent, shape, math.prod(image))
         except ModelError as error:
             notes.append(f"the decoder is not used: {error}")
     return ConvertedModel(
-        save(built.model), decoder, image, int(shape[0]), len(built.shapes) > 1,
-        _divides(outputs[0]), tuple(notes),
+        save(built.model), decoder, image, dim, len(built.shapes) > 1,
+        _divides(outputs[0]), tuple(notes), shape if len(shape) > 1 else (),
     )  # fmt: skip
 
 
@@ -150,15 +156,21 @@ def _take_parts(built: Built, found: ModelOutputs) -> Built:
         return built
     outputs = []
     for tensor, part in zip(built.model.outputs, found.parts, strict=False):
-        if part is not None and (
-            len(tensor.shape) != 2 or not len(range(tensor.shape[1] or 0)[part])
-        ):
+        if part is not None and not len(range(tensor.shape[-1] or 0)[part]):
             raise ModelError(
                 f"{found.z_mean.quoted} gives {list(tensor.shape[1:])}, which has no numbers "
                 f"[{part.start or ''}:{part.stop or ''}]"
             )
-        outputs.append(tensor if part is None else tensor[:, part])
+        outputs.append(tensor if part is None else tensor[..., part])
     model = load_keras().Model(built.model.inputs, outputs, name="encoder")
+    return Built(model, [tuple(output.shape[1:]) for output in outputs])
+
+
+def _flattened(built: Built) -> Built:
+    """The model with its outputs as vectors."""
+    keras = load_keras()
+    outputs = [keras.layers.Flatten()(output) for output in built.model.outputs]
+    model = keras.Model(built.model.inputs, outputs, name=built.model.name)
     return Built(model, [tuple(output.shape[1:]) for output in outputs])
 
 
@@ -201,8 +213,8 @@ def _image_inputs(
     if len(inputs) != 1:
         labels = ", ".join(clipped(tensor.label) for tensor in inputs[:8]) or "none"
         raise ModelError(
-            f"{name} is refused: z_mean depends on {len(inputs)} inputs ({labels}), "
-            "expected one image"
+            f"{name} is refused: z_mean depends on {len(inputs)} inputs ({labels}), expected one "
+            "image; a conditional encoder is taken as .onnx with its condition as a constant"
         )
     shape = input_shape(inputs[0].layer)
     image = image_shape(shape, size, name)
@@ -235,6 +247,11 @@ def image_shape(shape: Shape, size: Size, name: str) -> tuple[int, int, int]:
         return (*image_size, channels)
     if len(shape) == 2:
         shape = (*shape, 1)
+    if len(shape) == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3):
+        raise ModelError(
+            f"{name} takes images of {list(shape)}, which is channels first: save it with "
+            'data_format="channels_last", or export it as .onnx'
+        )
     if len(shape) == 3:
         sides = (*(image_size or shape[:2]), channels or shape[2])
         if all(side is not None for side in sides):
@@ -271,10 +288,12 @@ def _divides(z_mean: Tensor) -> bool:
 
 
 def _build_decoder(
-    model: Architecture, image: Tensor, latent: Tensor, dim: int, numbers: int
+    model: Architecture, image: Tensor, latent: Tensor, latent_shape: Shape, numbers: int
 ) -> bytes:
     builder = Builder(model.file, load_keras())
-    built = builder.build([image], {latent: (dim,)}, cut=[latent], name="decoder")
+    built = builder.build(
+        [image], {latent: latent_shape}, cut=[latent], name="decoder", flat_inputs=True
+    )
     shape = built.shapes[0]
     if None in shape or math.prod(side or 0 for side in shape) != numbers:
         raise ModelError(f"the decoder gives {list(shape)}, expected images of {numbers} numbers")
@@ -289,18 +308,23 @@ def _convert_decoder(
     data = read_file(path, "a .keras or .h5 decoder")
     model = Architecture(parse(data, name))
     dim = converted.latent_dim
+    own = converted.latent_shape or (dim,)
     try:
         image, latent = decoder_of(model)
         _check_halves(latent, dim, "the encoder", label)
         if latent.layer.is_input:
             shape = input_shape(latent.layer)
-            if shape != (dim,):
+            if shape == (dim,):
+                own = (dim,)
+            elif len(shape) != len(own) or any(
+                side not in (None, wanted) for side, wanted in zip(shape, own, strict=True)
+            ):
                 raise ModelError(
-                    f"the decoder does not take latents of shape [{dim}]: {name} takes "
+                    f"the decoder does not take latents of shape {list(own)}: {name} takes "
                     f"{list(shape)}"
                 )
         notes = tuple(training_notes(upstream([image], [latent])))
-        return _build_decoder(model, image, latent, dim, math.prod(converted.image)), notes
+        return _build_decoder(model, image, latent, own, math.prod(converted.image)), notes
     except UntrustedModelError:
         if not trust_model:
             raise

@@ -70,7 +70,8 @@ def _read_keras(encoder: PathLike, decoder: PathLike | None, options: ModelOptio
     )  # fmt: skip
     spec = _preprocessing(found.image, options, "0..255:0..1" if found.divides else "0..1")
     prints = fingerprints(found.encoder, found.decoder, spec, "the model")
-    config = ModelConfig(spec, found.latent_dim, *prints, found.has_z_log_var)
+    about = {"latent_shape": list(found.latent_shape)} if found.latent_shape else {}
+    config = ModelConfig(spec, found.latent_dim, *prints, found.has_z_log_var, about)
     return ForeignModel(config, found.encoder, found.decoder, found.notes, options.trust_model)
 
 
@@ -88,7 +89,8 @@ def _read_onnx(encoder: PathLike, decoder: PathLike | None, options: ModelOption
     )  # fmt: skip
     spec = _preprocessing(found.image, options, "0..1")
     prints = fingerprints(found.encoder, found.decoder, spec, "the model", ONNX)
-    config = ModelConfig(spec, found.latent_dim, *prints, found.has_z_log_var, format=ONNX)
+    about = {"latent_shape": list(found.latent_shape)} if len(found.latent_shape) > 1 else {}
+    config = ModelConfig(spec, found.latent_dim, *prints, found.has_z_log_var, about, format=ONNX)
     return ForeignModel(config, found.encoder, found.decoder, found.notes)
 
 

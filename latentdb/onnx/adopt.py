@@ -51,6 +51,8 @@ class AdoptedModel:
         Height, width and channels of an image.
     latent_dim
         Dimensions of z_mean.
+    latent_shape
+        Shape of z_mean in the file.
     has_z_log_var
         Whether the encoder's second output is z_log_var.
     notes
@@ -63,6 +65,7 @@ class AdoptedModel:
     latent_dim: int
     has_z_log_var: bool
     notes: tuple[str, ...]
+    latent_shape: tuple[int, ...]
 
 
 def is_onnx(path: object) -> bool:
@@ -136,12 +139,20 @@ def adopt(
     if any(output.shape != (2, dim) for output in outputs):
         shapes = " and ".join(str(list(output.shape[1:])) for output in outputs)
         raise ModelError(f"the outputs of {name} have shapes {shapes}: expected equal ones")
+    graph.check_batch(_noise(image))
     if len(own_shape) > 1:
         notes.append(f"latents of shape {list(own_shape)} are stored as {dim:,} numbers each")
     second = None
     if decoder is not None:
         second = _adopt_decoder(*decoder, own_shape, image)
-    return AdoptedModel(graph.bytes(), second, image, dim, len(outputs) > 1, tuple(notes))
+    return AdoptedModel(
+        graph.bytes(), second, image, dim, len(outputs) > 1, tuple(notes), own_shape
+    )
+
+
+def _noise(shape: tuple[int, ...]) -> Floats:
+    """Four random inputs."""
+    return np.random.default_rng(0).random((4, *shape), np.float32)
 
 
 def _adopt_decoder(
@@ -157,6 +168,7 @@ def _adopt_decoder(
         if result.ndim < 2 or len(result) != 2 or math.prod(shape) != math.prod(image):
             continue
         graph.keep_outputs([output])
+        graph.check_batch(_noise((math.prod(latent),)))
         if shape == (channels, height, width) and shape != image:
             graph.append("Transpose", output, perm=[0, 2, 3, 1])
         elif len(shape) == 1 and channels > 1:
@@ -207,11 +219,10 @@ class _Graph:
             raise ModelError(f"{name} states no shape of its input, or has no output")
         if self.shape[0] is not None and self.shape[0] < 1:
             raise ModelError(f"{name} has an input of shape {list(self.shape)}")
-        if self.shape[0] is not None:
-            raise ModelError(
-                f"{name} takes batches of exactly {self.shape[0]}: export it with a batch axis of "
-                'any size (dynamic_axes={"image": {0: "n"}}, or dynamic_shapes)'
-            )
+        self._types = {value.name: value.type.tensor_type.elem_type for value in graph.output}
+        self._batch = self.shape[0]
+        if self._batch is not None:
+            self._free_batch(self._batch)
 
     def read_images(
         self, image_size: tuple[int, int] | None, channels: int | None
@@ -328,6 +339,9 @@ class _Graph:
         self._replace(graph.node, nodes)
         self._replace(graph.initializer, weights)
         self.outputs = list(outputs)
+        for output in outputs:  # of pixels as bytes, perhaps
+            if self._types.get(output, _FLOAT32) != _FLOAT32:
+                self.append("Cast", output, to=_FLOAT32)
         self._state_outputs()
 
     def append(self, operator: str, output: str, *inputs: str, **settings: Any) -> None:
@@ -339,7 +353,57 @@ class _Graph:
         self._state_outputs()
 
     def run(self, values: Floats) -> list[Floats]:
-        return CompiledNetwork(self.bytes(), self.name)(values)
+        try:
+            return CompiledNetwork(self.bytes(), self.name)(values)
+        except ModelError as error:
+            if self._batch is None:
+                raise
+            raise self._fixed_batch() from error
+
+    def _fixed_batch(self) -> ModelError:
+        return ModelError(
+            f"{self.name} takes batches of exactly {self._batch}: export it with a batch axis of "
+            'any size (dynamic_axes={"image": {0: "n"}}, or dynamic_shapes)'
+        )
+
+    def _free_batch(self, size: int) -> None:
+        """Take batches of any size where the file states one, as torch writes it by default.
+
+        Reshapes that name the size name none instead.  `check_batch` compares.
+        """
+        numpy_helper = self._onnx.numpy_helper
+        shapes = {tensor.name: tensor for tensor in self._graph.initializer}
+        for node in self._graph.node:
+            if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+                shapes[node.output[0]] = node.attribute[0].t
+        for node in self._graph.node:
+            tensor = shapes.get(node.input[1]) if node.op_type == "Reshape" else None
+            if tensor is None:
+                continue
+            sizes = numpy_helper.to_array(tensor).tolist()
+            if isinstance(sizes, list) and sizes and sizes[0] == size and -1 not in sizes:
+                changed = numpy_helper.from_array(np.array([-1, *sizes[1:]], np.int64), tensor.name)
+                tensor.CopyFrom(changed)
+        stated = next(value for value in self._graph.input if value.name == self.input)
+        stated.type.tensor_type.shape.dim[0].dim_param = "n"
+
+    def check_batch(self, values: Floats) -> None:
+        """Compare images alone with a batch of the size that the file states, if it states one.
+
+        Raises
+        ------
+        ModelError
+            If results depend on the size of the batch, or on other images in it.
+        """
+        if self._batch is None:
+            return
+        rows = np.resize(values, (self._batch, *values.shape[1:]))
+        whole = self.run(rows)
+        apart = [self.run(rows[number : number + 1]) for number in range(min(2, len(rows)))]
+        for number, single in enumerate(apart):
+            for one, many in zip(single, whole, strict=True):
+                if not np.allclose(one[0], many[number], rtol=1e-4, atol=1e-5):
+                    raise self._fixed_batch()
 
     def bytes(self) -> bytes:
         """The file, with what `inspect` allows and no more."""

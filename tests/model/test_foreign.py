@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from latentdb.base.errors import InvalidInputError, ModelError
+from latentdb.database import LatentDB
 from latentdb.images.decode import Preprocessing, read_image
 from latentdb.kerasfile.runtime import load_keras
 from latentdb.model.calibration import import_model
@@ -99,3 +100,66 @@ def test_a_classifier_is_noted(tmp_path: Path) -> None:
     model.save(tmp_path / "e.keras")
     (note,) = Codec.from_files(tmp_path / "e.keras").notes
     assert note.startswith("'label' ends in softmax, as a classifier does")
+
+
+def spatial_pair(folder: Path, latent: tuple[int, int, int]) -> tuple[Path, Path]:
+    """A fully convolutional VAE: latents of 4x4 with some channels."""
+    keras = load_keras()
+    layers = keras.layers
+    inputs = keras.Input(SHAPE)
+    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu")(inputs)
+    heads = [
+        layers.Conv2D(latent[2], 3, strides=2, padding="same", name=name)(x)
+        for name in ("z_mean", "z_log_var")
+    ]
+    keras.Model(inputs, heads).save(folder / "encoder.keras")
+    z = keras.Input((None, None, latent[2]))
+    x = layers.Conv2DTranspose(8, 3, strides=2, padding="same", activation="relu")(z)
+    image = layers.Conv2DTranspose(3, 3, strides=2, padding="same", activation="sigmoid")(x)
+    keras.Model(z, image).save(folder / "decoder.keras")
+    return folder / "encoder.keras", folder / "decoder.keras"
+
+
+def test_spatial_latents_are_stored_flat(tmp_path: Path, images: Path) -> None:
+    files = spatial_pair(tmp_path, (4, 4, 2))
+    codec = Codec.from_files(*files, options=ModelOptions(pixel_range="0..1"))
+    assert codec.notes == ("latents of shape [4, 4, 2] are stored as 32 numbers each",)
+    assert codec.config.about == {"latent_shape": [4, 4, 2]}
+    given = pixels(images)[:5]
+    z_mean, z_log_var = codec.encode(given)
+    keras = load_keras()
+    encoder, decoder = (keras.saving.load_model(path) for path in files)
+    expected = [np.asarray(one) for one in encoder(given.astype(np.float32) / 255)]
+    assert np.allclose(z_mean, expected[0].reshape(5, 32), atol=1e-6)
+    assert z_log_var is not None
+    assert np.allclose(z_log_var, expected[1].reshape(5, 32), atol=1e-6)
+    decoded = np.asarray(decoder(expected[0]))
+    assert np.abs(codec.decode(z_mean) - decoded * 255).max() <= 0.51
+    with LatentDB.create(tmp_path / "a.ldb", model=codec) as db:
+        db.index_images(images)
+        match = db.query(images / "disc/003.png", k=1)[0]
+        assert match.id == "disc/003.png"
+        assert db.blend(["disc/003.png", "disc/004.png"]).shape == (32,)
+    with LatentDB.open(tmp_path / "a.ldb") as db:
+        assert db.decode("disc/003.png").shape == (1, *SHAPE)
+    assert LatentDB.verify(tmp_path / "a.ldb").problems == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("vae.pt", b"PK\x03\x04" + bytes(26) + b"vae/data.pkl", "is a file of PyTorch"),
+        ("encoder.h5", b"PK\x03\x04" + bytes(26) + b"vae/data.pkl", "is a file of PyTorch"),
+        ("vae.pth", b"\x80\x02", "objects of Python.* export it as .onnx"),
+        ("vae.tflite", b"\x1c\0\0\0TFL3", "is a TensorFlow Lite model"),
+        ("vae.ckpt.index", b"\0", "part of a TensorFlow checkpoint"),
+        ("model.json", b"{}", "is an architecture without weights"),
+        ("frozen.pb", b"\x0a", "is a graph of TensorFlow"),
+    ],
+)
+def test_other_files_say_what_they_are(
+    name: str, data: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ModelError, match=message):
+        Codec.from_files(tmp_path / name)

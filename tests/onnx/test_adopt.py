@@ -190,7 +190,11 @@ def negative_image(model: Any) -> None:
 
 
 def fixed_batch(model: Any) -> None:
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    """Images that depend on the others of their batch."""
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    model.graph.node[2].input[0] = "apart"
+    model.graph.node.insert(2, helper.make_node("Sub", ["h", "centre"], ["apart"]))
+    model.graph.node.insert(2, helper.make_node("ReduceMean", ["h"], ["centre"], axes=[0]))
 
 
 def long_name(model: Any) -> None:
@@ -210,7 +214,7 @@ def long_name(model: Any) -> None:
         (lying_weights, "encoder.onnx"),
         (huge_image, "at most"),
         (negative_image, "at most"),
-        (fixed_batch, "batches of exactly 1.*dynamic_axes"),
+        (fixed_batch, "batches of exactly 2.*dynamic_axes"),
         (long_name, "not on the list"),
     ],
 )
@@ -268,3 +272,35 @@ def test_a_store_with_an_onnx_model_works_as_any_other(tmp_path: Path, images: P
     assert config.format == "onnx"
     with pytest.raises(ModelError, match="format 'torch' is not one of keras, onnx"):
         ModelConfig.from_json(config.to_json().replace('"onnx"', '"torch"'), "model.json")
+
+
+def test_a_batch_of_one_size_is_freed_where_images_do_not_depend_on_it() -> None:
+    """torch's export states the size of its example, and reshapes to it."""
+    free = adopt((encoder().SerializeToString(), "e"), None)
+    for size in (1, 5):
+        made = encoder(batch=size)
+        sizes = numpy_helper.from_array(np.array([size, PIXELS], np.int64), "sizes")
+        made.graph.node[0].CopyFrom(helper.make_node("Reshape", ["x", "sizes"], ["flat"]))
+        made.graph.initializer.append(sizes)
+        found = adopt((made.SerializeToString(), "e"), None)
+        values = np.random.default_rng(1).random((7, SIZE, SIZE, 3), np.float32)
+        expected, given = (
+            adopting.CompiledNetwork(one.encoder, "e")(values) for one in (free, found)
+        )
+        assert all(np.array_equal(a, b) for a, b in zip(expected, given, strict=True))
+
+
+def test_pixels_as_bytes_are_taken() -> None:
+    made = decoder()
+    made.graph.node.append(helper.make_node("Mul", ["y", "most"], ["scaled"]))
+    made.graph.node.append(helper.make_node("Cast", ["scaled"], ["bytes"], to=TensorProto.UINT8))
+    made.graph.initializer.append(numpy_helper.from_array(np.array(255, np.float32), "most"))
+    del made.graph.output[:]
+    made.graph.output.append(helper.make_tensor_value_info("bytes", TensorProto.UINT8, None))
+    parts = ((encoder().SerializeToString(), "e"), (made.SerializeToString(), "d"))
+    decoded = adopting.CompiledNetwork(adopt(*parts).decoder or b"", "d")(
+        np.ones((2, DIM), np.float32)
+    )[0]
+    assert decoded.shape == (2, SIZE, SIZE, 3)
+    assert decoded.dtype == np.float32
+    assert decoded.max() > 100
