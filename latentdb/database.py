@@ -10,11 +10,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from latentdb.ann.exact import too_large
+from latentdb.annotation import Annotation
 from latentdb.base.errors import InvalidInputError, ModelMismatchError
 from latentdb.base.files import as_path
 from latentdb.base.progress import Report
 from latentdb.base.validate import as_latents, check_ids
-from latentdb.editing import Editing
 from latentdb.exchange.importing import ImportReport, import_rows, opened
 from latentdb.exchange.tables import TableLike, read_table
 from latentdb.images.discover import check_sources
@@ -47,7 +47,7 @@ from latentdb.stored_model import (
 PathLike = str | os.PathLike[str]
 
 
-class LatentDB(Editing):
+class LatentDB(Annotation):
     """A store of image latents, with the model that encodes and decodes them.
 
     Index a folder of images:

@@ -16,8 +16,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "latentdb"
 # A package imports packages of the lines below it, and itself.
 ORDER = (
     "cli keras",
-    "analysis composition database editing inspection maintenance outputs reader row_access saving "
-    "stored_model verify",
+    "analysis annotation composition database editing inspection maintenance outputs reader "
+    "row_access saving stored_model verify",
     "explorer",
     "insight",
     "exchange output",

@@ -58,6 +58,12 @@ if TYPE_CHECKING:
     "--prune", is_flag=True, help="Delete rows whose files were in the folders and are gone."
 )
 @click.option("--restore", is_flag=True, help="Take images in that were deleted from DB.")
+@click.option(
+    "--with-errors",
+    is_flag=True,
+    help="Keep how well each image is reconstructed, as the columns reconstruction_error and "
+    "texture.",
+)
 @click.option("--recall", type=float, help="Target recall of a new store.  [default: 0.99]")
 @click.option(
     "--precision",
@@ -80,6 +86,7 @@ def index(
     metadata: str | None,
     metadata_column: str | None,
     labels_from_folders: bool,
+    with_errors: bool,
     recall: float | None,
     precision: str | None,
     as_json: bool,
@@ -119,6 +126,8 @@ def index(
                     report=report,
                     **how,
                 )
+                if with_errors:
+                    store.measure_errors(report=report)
         except KeyboardInterrupt:
             click.echo(
                 f"Interrupted: {counted(len(store), 'row')} committed, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from latentdb.ann.metrics import INDEXED_METRICS, METRICS
+from latentdb.base.wording import printable
 from latentdb.cli.console import (
     print_clusters,
     print_comparison,
@@ -176,6 +177,7 @@ metric_option = click.option(
 @where_option
 @metric_option
 @label_option
+@click.option("--save", metavar="KEY", help="Keep the cluster of each row as a metadata column.")
 @click.option(
     "--out", type=click.Path(), help="A picture: decoded mean, medoid and nearest rows of each."
 )
@@ -189,6 +191,7 @@ def cluster(
     where: str | None,
     metric: str,
     label: str | None,
+    save: str | None,
     out: str | None,
     overwrite: bool,
     seed: int,
@@ -196,16 +199,21 @@ def cluster(
     as_json: bool,
 ) -> None:
     """Group rows into clusters by k-means."""
-    from latentdb.reader import Reader
+    from latentdb.base.wording import counted
+    from latentdb.database import LatentDB
 
-    with Reader.open(db, trust_model=trust_model) as store:
+    with LatentDB.open(db, trust_model=trust_model) as store:
         found = store.cluster(
             count, where=where, metric=metric, label=label, out=out, overwrite=overwrite, seed=seed
         )
+        if save is not None:
+            store.save_clusters(found, save, overwrite=overwrite)
     if as_json:
-        print_json({"purity": found.purity, "clusters": found.clusters, "out": out})
+        print_json({"purity": found.purity, "clusters": found.clusters, "saved": save, "out": out})
         return
     print_clusters(found)
+    if save is not None:
+        click.echo(f"saved as {printable(save)}, of {counted(len(found.rows), 'row')}")
     if out is not None:
         click.echo(out)
 

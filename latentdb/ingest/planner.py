@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +23,7 @@ from latentdb.ingest.known_images import KnownImages, is_gone
 from latentdb.ingest.labels import FolderLabels
 from latentdb.ingest.roots import Rivals, RootPlan
 from latentdb.ingest.table import RowMatcher
-from latentdb.store.columns import LABEL, Value
+from latentdb.store.columns import LABEL, MEASURED, Value
 from latentdb.store.restamp import Stamp
 from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
@@ -269,7 +269,7 @@ class ImagePlanner:
         decode_pixels(data, self.preprocessing, name=file.path, out=pixels)
         if has_vanished(data, pixels, file.path):
             batch.vanished.append(file.id)
-        old = {} if stored is None else stored.metadata
+        old = {} if stored is None else _of_other_content(stored.metadata)
         row = -1 if stored is None else stored.row
         batch.images.append(PlannedRow(file, digest, row, {**old, **values}))
 
@@ -292,7 +292,7 @@ class ImagePlanner:
         rows = self.known.rows_of(digest)
         if stored is not None:
             if len(rows):
-                both = {**stored.metadata, **values}
+                both = {**_of_other_content(stored.metadata), **values}
                 batch.reused.append(PlannedRow(file, digest, stored.row, both, int(rows[0])))
             return len(rows) > 0
         if self.known.was_content_deleted(file.id, digest, rows):
@@ -350,6 +350,11 @@ class ImagePlanner:
             row = self._matcher.find(candidate.id, candidate.path, below) or {}
             values.update({key: value for key, value in row.items() if value is not None})
         return values
+
+
+def _of_other_content(metadata: Mapping[str, Value]) -> dict[str, Value]:
+    """What holds of an image whose content changed: not what was measured of it."""
+    return {key: value for key, value in metadata.items() if key not in MEASURED}
 
 
 def _stamp(file: ImageFile) -> tuple[str, int, int]:

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from latentdb.ann.neighbours import others_mask
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.images.decode import Preprocessing
-from latentdb.images.pixel_range import Pixels
-from latentdb.insight.originals import read_originals
+from latentdb.insight.errors import Decode, measure, stored
 from latentdb.model.posterior import divergences
 from latentdb.search.embedded_rows import EmbeddedRows
 from latentdb.search.searcher import Searcher
-from latentdb.store.rows import Floats, Ints
+from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
 
 Doubles = NDArray[np.float64]
@@ -31,7 +30,6 @@ DEFINITIONS = (
 )
 _NOISE = 1.0  # squared levels added to errors and textures, which may be 0
 _LEAST = 3  # images that errors are compared among
-_PIXEL_BYTES = 64 << 20  # of the originals in memory
 _BATCH = 1_024
 
 
@@ -87,7 +85,7 @@ def find_outliers(
     by: str | None = None,
     k: int = 10,
     spec: Preprocessing | None = None,
-    decode: Callable[[Floats], Pixels] | None = None,
+    decode: Decode | None = None,
     report: Report | None = None,
 ) -> Outliers:
     """The rows that are most unlike the others.
@@ -127,8 +125,7 @@ def find_outliers(
         part = slice(start, start + _BATCH)
         values[DISTANCE][part] = _distances(searcher, embedded, rows[part], k)
         values[KL][part] = _divergences(snapshot, rows[part])
-        if spec is not None and decode is not None:
-            errors[part], textures[part] = _errors(snapshot, rows[part], spec, decode)
+        errors[part], textures[part] = _errors(snapshot, rows[part], spec, decode)
         if report is not None:
             report(min(start + _BATCH, len(rows)), len(rows))
     values[ERROR] = unusual(errors, textures)
@@ -153,7 +150,7 @@ def find_outliers(
 def _notes(known: dict[str, NDArray[np.bool_]], has_decoder: bool) -> tuple[str, ...]:
     notes = []
     missing = int((~known[ERROR]).sum())
-    if not has_decoder:
+    if not has_decoder and not known[ERROR].any():
         notes.append("error is left out: this store has no decoder")
     elif missing:
         notes.append(f"error is left out where the image cannot be read: {missing:,} rows")
@@ -189,38 +186,14 @@ def _divergences(snapshot: Snapshot, rows: Ints) -> Doubles:
 
 
 def _errors(
-    snapshot: Snapshot, rows: Ints, spec: Preprocessing, decode: Callable[[Floats], Pixels]
+    snapshot: Snapshot, rows: Ints, spec: Preprocessing | None, decode: Decode | None
 ) -> tuple[Doubles, Doubles]:
-    """Squared error of each reconstruction, and texture of the image; NaN without an image."""
-    errors, textures = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
-    step = max(1, _PIXEL_BYTES // int(np.prod(spec.shape)))
-    for start in range(0, len(rows), step):
-        indices, images = read_originals(snapshot, rows[start : start + step], spec)
-        if not len(indices):
-            continue
-        rebuilt = decode(snapshot.vectors(rows[start + indices])).astype(np.float32)
-        squares = np.square(images - rebuilt, dtype=np.float64)
-        errors[start + indices] = squares.mean(axis=(1, 2, 3))
-        textures[start + indices] = [texture(image) for image in images]
+    """Errors and textures of rows: those that are stored, and others measured now."""
+    errors, textures = stored(snapshot, rows)
+    missing = np.flatnonzero(np.isnan(errors))
+    if len(missing) and spec is not None and decode is not None:
+        errors[missing], textures[missing] = measure(snapshot, rows[missing], spec, decode)
     return errors, textures
-
-
-def texture(image: Pixels) -> float:
-    """Mean squared difference of an image from its own mean over 3x3 pixels.
-
-    Parameters
-    ----------
-    image
-        uint8 ``[height, width, channels]``.
-    """
-    values = image.astype(np.float32)
-    padded = np.pad(values, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    height, width = values.shape[:2]
-    around = np.zeros_like(values)
-    for down in range(3):
-        for right in range(3):
-            around += padded[down : down + height, right : right + width]
-    return float(np.square(values - around / 9).mean(dtype=np.float64))
 
 
 def unusual(errors: Doubles, textures: Doubles) -> Doubles:

@@ -24,6 +24,9 @@ from latentdb.store.texts import Texts
 
 COLUMN_TYPES = ("str", "int", "float", "bool", "date", "datetime")
 LABEL = "label"  # the column of labels that come from folders
+# Root mean squares in levels of 255, measured of the content of an image: when it changes,
+# they are not carried over as other metadata is.
+MEASURED = ("reconstruction_error", "texture")
 RESERVED = frozenset(("id", "path", "row", "z_mean", "z_log_var"))
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "str": np.dtype("<i4"),

@@ -10,7 +10,8 @@ from PIL import Image
 
 from latentdb import LatentDB
 from latentdb.base.errors import InvalidInputError, NotFoundError
-from latentdb.insight.outliers import texture, unusual
+from latentdb.insight.errors import texture
+from latentdb.insight.outliers import unusual
 from latentdb.model.training import train_model
 
 
