@@ -30,13 +30,14 @@ from latentdb.model.codec import Codec
 from latentdb.model.config import ModelOptions
 from latentdb.onnx.runtime import FLOAT32
 from latentdb.store.columns import Value, make_columns
-from latentdb.store.creation import check_absent, undo_creation
+from latentdb.store.creation import check_absent, remove_empty, undo_creation
 from latentdb.store.edits import held_types
 from latentdb.store.manifest import Settings
 from latentdb.store.rows import Rows
 from latentdb.store.store import Store
 from latentdb.stored_model import (
     ModelLike,
+    check_same_model,
     config_of,
     is_own_encoder,
     load_model,
@@ -191,6 +192,19 @@ class LatentDB(Annotation):
         return load_other_model(
             self._snapshot(), model, encoder=encoder, decoder=decoder, options=options
         )
+
+    def has_model(self, codec: Codec) -> bool:
+        """Whether the store was made with a model."""
+        try:
+            check_same_model(self._snapshot(), codec)
+        except ModelMismatchError:
+            return False
+        return True
+
+    @staticmethod
+    def remove_empty(path: PathLike) -> None:
+        """Remove a store without rows: see `latentdb.store.creation.remove_empty`."""
+        remove_empty(as_path(path))
 
     def check_precision(self, precision: str | None) -> None:
         """Refuse any precision but that of the store's encoder; None is never refused.

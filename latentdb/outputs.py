@@ -154,9 +154,11 @@ class Outputs(Composition):
     ) -> list[Pixels | None]:
         """The images that names were encoded from, as the model reads them; None for none."""
         from latentdb.images.many import read_files
+        from latentdb.store.originals import intact_paths
 
         ids = [name for name in names if name not in others]
-        files = dict(zip(ids, snapshot.paths(snapshot.find(ids)), strict=True)) | dict(others)
+        found = intact_paths(snapshot, snapshot.find(ids))
+        files = dict(zip(ids, found, strict=True)) | dict(others)
         return read_files([files[name] for name in names], self.codec.config.preprocessing)
 
     # --- sheets: what was asked beside what was found -----------------------------
@@ -192,8 +194,9 @@ class Outputs(Composition):
             raise InvalidInputError("nothing to draw: give a target, or examples with like")
         output = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
-        query = self._shown(snapshot, targets), self._answer(snapshot, matches)
-        self._painter(snapshot).draw_queries([query], output)
+        painter = self._painter(snapshot)
+        query = (self._shown(snapshot, targets, painter), self._answer(snapshot, matches, painter))
+        painter.draw_queries([query], output)
 
     def sheet_file(
         self,
@@ -230,8 +233,8 @@ class Outputs(Composition):
         output.check(paths)
         for start, path in zip(starts, paths, strict=True):
             part = slice(start, start + _SHEET_QUERIES)
-            shown = self._shown(snapshot, targets[part])
-            found = [self._answer(snapshot, matches) for _, matches in answers[part]]
+            shown = self._shown(snapshot, targets[part], painter)
+            found = [self._answer(snapshot, matches, painter) for _, matches in answers[part]]
             queries = [([one], answer) for one, answer in zip(shown, found, strict=True)]
             painter.draw_queries(queries, replace(output, path=path))
         return tuple(paths)
@@ -259,9 +262,10 @@ class Outputs(Composition):
         """
         output = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
-        found = None if matches is None else self._answer(snapshot, matches)
-        parents = self._shown(snapshot, targets)
-        self._painter(snapshot).draw_blend(parents, weights, blend, found, output)
+        painter = self._painter(snapshot)
+        found = None if matches is None else self._answer(snapshot, matches, painter)
+        parents = self._shown(snapshot, targets, painter)
+        painter.draw_blend(parents, weights, blend, found, output)
 
     def average_sheet(
         self,
@@ -284,9 +288,11 @@ class Outputs(Composition):
         snapshot = self._snapshot()
         rows = self._rows(snapshot, where)
         count = min(_SHEET_ROWS, len(rows))
-        some = read_rows(snapshot, rows[np.linspace(0, len(rows) - 1, count).astype(int)])
+        some = rows[np.linspace(0, len(rows) - 1, count).astype(int)]
         caption = f"average of {counted(average.rows, 'row')}"
-        self._painter(snapshot).draw_average(average.vector, caption, some, output)
+        painter = self._painter(snapshot)
+        files = painter.find_files(snapshot, some)
+        painter.draw_average(average.vector, caption, read_rows(snapshot, some), files, output)
 
     def path_sheet(
         self,
@@ -308,31 +314,36 @@ class Outputs(Composition):
         """
         output = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
-        self._painter(snapshot).draw_path(self._shown(snapshot, [a, b]), path, output)
+        painter = self._painter(snapshot)
+        painter.draw_path(self._shown(snapshot, [a, b], painter), path, output)
 
     def _painter(self, snapshot: Snapshot) -> SheetPainter:
         from latentdb.output.sheets import SheetPainter
 
         return SheetPainter(self.codec, label=self._label(snapshot, None))
 
-    def _shown(self, snapshot: Snapshot, targets: Sequence[TargetLike]) -> list[Shown]:
+    def _shown(
+        self, snapshot: Snapshot, targets: Sequence[TargetLike], painter: SheetPainter
+    ) -> list[Shown]:
         from latentdb.output.sheets import Shown
 
         label, shown = self._label(snapshot, None), []
         for target in self._resolve(snapshot, targets):
             path, value = target.name if target.kind == "file" else None, None
             if target.kind == "id":
-                _, path, metadata = snapshot.records(snapshot.find([target.name]))[0]
+                rows = snapshot.find([target.name])
+                (path,) = painter.find_files(snapshot, rows)
+                _, _, metadata = snapshot.records(rows)[0]
                 value = None if label is None else metadata.get(label)
             shown.append(Shown(target, path, value))
         return shown
 
     @staticmethod
-    def _answer(snapshot: Snapshot, matches: Matches) -> Answer:
+    def _answer(snapshot: Snapshot, matches: Matches, painter: SheetPainter) -> Answer:
         from latentdb.output.sheets import Answer
 
         rows = snapshot.find([match.id for match in matches])
-        return Answer(matches, snapshot.vectors(rows))
+        return Answer(matches, snapshot.vectors(rows), painter.find_files(snapshot, rows))
 
     # --- exports ----------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from latentdb.search.results import Row
 from latentdb.search.selection import check_column, column_values, parse_where, select_rows
 from latentdb.search.targets import IdLike, as_ids
 from latentdb.store.columns import Value
+from latentdb.store.originals import intact_paths
 from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
@@ -298,18 +299,19 @@ class RowAccess(ABC):
         row = read_rows(snapshot, np.array([number]))[0]
         details = _describe(snapshot, int(number), row)
         if out is not None:
-            self._draw_row(row, out)
+            (path,) = intact_paths(snapshot, np.array([number]))
+            self._draw_row(row, path, out)
         return details
 
-    def _draw_row(self, row: Row, out: PathLike) -> None:
+    def _draw_row(self, row: Row, path: str | None, out: PathLike) -> None:
         from latentdb.base.errors import ImageError
         from latentdb.images.decode import read_image
         from latentdb.images.render import contact_sheet, one_line, write_picture
 
         cells = [(self.codec.decode(row.z_mean[None])[0], "reconstruction")]
-        if row.path is not None:
+        if path is not None:
             try:
-                image = read_image(row.path, self.codec.config.preprocessing)
+                image = read_image(path, self.codec.config.preprocessing)
                 cells.insert(0, (image, one_line(row.id)))
             except ImageError:
                 pass  # the picture has the reconstruction alone, and `file_exists` says why

@@ -508,15 +508,12 @@ def print_info(info: Info, as_json: bool) -> None:
 
 def _root_lines(info: Info) -> list[tuple[str, str]]:
     """Where images come from; those of a store with very many roots are counted."""
-    lines = [
-        (
-            "images",
-            _text(root.path) + (f" (ids begin with {_text(root.prefix)})" if root.prefix else ""),
-        )
-        for root in info.roots[:MAX_LISTED]
-    ]
+    lines = []
+    for root in info.roots[:MAX_LISTED]:
+        note = f" (ids begin with {_text(root.prefix)})" if root.prefix else ""
+        lines.append(("root", _text(root.path) + note))
     if len(info.roots) > MAX_LISTED:
-        lines.append(("images", f"and {len(info.roots) - MAX_LISTED:,} more folders"))
+        lines.append(("root", f"and {len(info.roots) - MAX_LISTED:,} more folders"))
     if info.buried:
         lines.append(("deleted", f"{counted(info.buried, 'image')} that index leaves out"))
     return lines

@@ -167,9 +167,14 @@ def _open(
                 f"--recall is for a new store: run latentdb optimize {db} --recall {recall:g}"
             )
         store = LatentDB.open(db, trust_model=values["trust_model"])
-        store.check_precision(precision)
-        return store.read_model(**arguments), store
-    if arguments["model"] is None and arguments["encoder"] is None:
+        codec = store.read_model(**arguments)
+        if codec is None or len(store) or store.has_model(codec):
+            store.check_precision(precision)
+            return codec, store
+        store.close()
+        LatentDB.remove_empty(db)
+        click.echo(f"note: {db} had no rows and another model: it is made anew", err=True)
+    elif arguments["model"] is None and arguments["encoder"] is None:
         raise click.UsageError(
             f"{db} does not exist: to make it give --model MODEL (latentdb train makes one), "
             "or --encoder and --decoder"

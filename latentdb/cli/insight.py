@@ -368,6 +368,7 @@ def duplicates(
 
     Rows are deleted, image files never.
     """
+    from latentdb.base.wording import counted
     from latentdb.database import LatentDB
 
     if delete_rows != yes:
@@ -400,7 +401,7 @@ def duplicates(
         return
     print_duplicates(found)
     if yes:
-        click.echo(f"{deleted:,} rows deleted")
+        click.echo(f"{counted(deleted, 'row')} deleted")
     if sheet is not None:
         click.echo(sheet)
 

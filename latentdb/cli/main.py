@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +23,19 @@ from latentdb.cli import (
     serve,
     train,
 )
+
+_ARGUMENTS = "latentdb.arguments"  # of the command that is invoked
+
+
+def _other_store(arguments: Sequence[str]) -> str:
+    """A hint for arguments in the wrong order: the first of them that is a store."""
+    from latentdb.base.wording import printable
+    from latentdb.reader import Reader
+
+    for argument in arguments[1:]:
+        if "\0" not in argument and Reader.exists(argument):
+            return f"; {printable(argument)} is a store: give it first"
+    return ""
 
 
 class Group(click.Group):
@@ -42,11 +56,20 @@ class Group(click.Group):
                 click.echo(f"Error: the output cannot be written: {os_reason(error)}", err=True)
             sys.exit(1)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As `click.Group` does; the arguments are kept for `invoke`."""
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        from latentdb.base.errors import LatentDBError
+        from latentdb.base.errors import LatentDBError, StoreNotFoundError
 
         try:
             return super().invoke(ctx)
+        except StoreNotFoundError as error:
+            click.echo(f"Error: {error}{_other_store(ctx.meta.get(_ARGUMENTS, ()))}", err=True)
         except LatentDBError as error:
             click.echo(f"Error: {error}", err=True)
         except MemoryError:

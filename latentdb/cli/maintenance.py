@@ -31,13 +31,17 @@ def info(db: str, as_json: bool) -> None:
 @where_option
 @json_option
 def delete(db: str, ids: tuple[str, ...], where: str | None, as_json: bool) -> None:
-    """Delete rows of DB: those of IDS, or those of --where."""
+    """Delete rows of DB: those of IDS, or those of --where.
+
+    Image files stay.  The next index leaves their images out, unless it is given --restore.
+    """
     from latentdb.database import LatentDB
 
     if bool(ids) == (where is not None):
         raise click.UsageError("give either IDS or --where EXPR")
     with LatentDB.open(db) as store:
-        rows = store.delete(ids or None, where=where)
+        names = [name.removeprefix("id:") for name in ids]
+        rows = store.delete(names or None, where=where)
     if as_json:
         print_json({"deleted": rows})
     else:

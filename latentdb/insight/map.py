@@ -15,11 +15,12 @@ from latentdb.base.files import read_limited, replace_atomically
 from latentdb.insight.blocks import sample_rows
 from latentdb.insight.layout import Report, lay_out, neighbours_kept, place
 from latentdb.search.embedded_rows import EmbeddedRows
+from latentdb.store.creation import LAYOUTS
 from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
 MAX_LANDMARKS = 50_000
-FOLDER = "map"
+FOLDER = LAYOUTS
 _MAX_BYTES = 4 << 30
 _FORMAT = 1
 

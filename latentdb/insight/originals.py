@@ -7,12 +7,13 @@ import numpy as np
 from latentdb.images.decode import Preprocessing
 from latentdb.images.many import read_files
 from latentdb.images.pixel_range import Pixels
+from latentdb.store.originals import intact_paths
 from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
 
 
 def read_originals(snapshot: Snapshot, rows: Ints, spec: Preprocessing) -> tuple[Ints, Pixels]:
-    """The images of rows, where their files are still there and can be read.
+    """The images of rows, where their files are still those that were indexed.
 
     Parameters
     ----------
@@ -26,7 +27,7 @@ def read_originals(snapshot: Snapshot, rows: Ints, spec: Preprocessing) -> tuple
     indices, images
         int64 ``[m]`` indices into `rows`, ascending, and uint8 ``[m, height, width, channels]``.
     """
-    files = read_files(snapshot.paths(rows), spec)
+    files = read_files(intact_paths(snapshot, rows), spec)
     found = [(number, pixels) for number, pixels in enumerate(files) if pixels is not None]
     indices = np.asarray([number for number, _ in found], np.int64)
     images = np.empty((len(found), *spec.shape), np.uint8)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from latentdb.base.errors import ImageError
+from latentdb.base.wording import counted
 from latentdb.images.pixel_range import Pixels
 from latentdb.images.render import one_line, write_picture
 from latentdb.images.thumbnails import thumbnail
@@ -18,7 +21,12 @@ from latentdb.output.tiles import AGREES, COLUMNS, DIFFERS, MAX_SIDE, Block, Til
 from latentdb.search.results import Matches, Row
 from latentdb.search.targets import Target
 from latentdb.store.columns import Value
-from latentdb.store.rows import Floats
+from latentdb.store.originals import intact_paths
+from latentdb.store.rows import Floats, Ints
+from latentdb.store.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
 
 PathLike = str | os.PathLike[str]
 _IN_ROW = 10  # steps of a path, or matches of one of several queries
@@ -35,17 +43,19 @@ class Shown:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a query found: the matches, and z_mean of each, float32 ``[n, d]``."""
+    """What a query found: the matches, z_mean of each, float32 ``[n, d]``, and their files."""
 
     matches: Matches
     latents: Floats
+    files: Sequence[str | None]
 
 
 class SheetPainter:
     """Draws sheets for one store.
 
-    Images are drawn from their files; one that cannot be read is replaced by the
-    reconstruction from its latent, with ``~`` before its caption.
+    Images are drawn from their files; one that cannot be read, or is not the one that was
+    indexed, is replaced by the reconstruction from its latent, with ``~`` before its
+    caption.  A warning says how many they are.
 
     Parameters
     ----------
@@ -59,6 +69,27 @@ class SheetPainter:
     def __init__(self, codec: Codec, *, label: str | None = None) -> None:
         self._codec = codec
         self._label = label
+        self._files = 0  # that images were to be drawn from
+        self._lost = 0
+
+    def find_files(self, snapshot: Snapshot, rows: Ints) -> list[str | None]:
+        """The image files of rows; None where there is none, or none any more."""
+        found = intact_paths(snapshot, rows)
+        for path, known in zip(found, snapshot.paths(rows), strict=True):
+            self._files += known is not None
+            self._lost += known is not None and path is None
+        return found
+
+    def _write(self, out: PathLike, picture: PILImage.Image) -> None:
+        write_picture(out, picture)
+        if self._lost:
+            were = "is" if self._lost == 1 else "are"
+            warnings.warn(
+                f"{self._lost:,} of {counted(self._files, 'original')} {were} missing or changed, "
+                "and drawn from the latent (~): index the folder again, or see latentdb relocate",
+                stacklevel=4,
+            )
+            self._files = self._lost = 0
 
     def draw_queries(
         self, queries: Sequence[tuple[Sequence[Shown], Answer]], out: PathLike
@@ -77,7 +108,7 @@ class SheetPainter:
             expected = sought[0].label if sought else None
             blocks.append(Block(tiles, list(self._match_tiles(found, expected))))
         columns = COLUMNS if len(queries) == 1 else _IN_ROW
-        write_picture(out, draw_tiles(blocks, columns=columns))
+        self._write(out, draw_tiles(blocks, columns=columns))
 
     def draw_blend(
         self,
@@ -99,23 +130,28 @@ class SheetPainter:
         child = Tile(self._codec.decode(blend[None])[0], ["blend"])
         matches = [] if found is None else list(self._match_tiles(found, None))
         if not matches:
-            write_picture(out, draw_tiles([Block([], tiles, [child])]))
+            self._write(out, draw_tiles([Block([], tiles, [child])]))
             return
-        write_picture(out, draw_tiles([Block([*tiles, child], matches)]))
+        self._write(out, draw_tiles([Block([*tiles, child], matches)]))
 
     def draw_average(
-        self, average: Floats, caption: str, some: Sequence[Row], out: PathLike
+        self,
+        average: Floats,
+        caption: str,
+        some: Sequence[Row],
+        files: Sequence[str | None],
+        out: PathLike,
     ) -> None:
-        """Draw an average beside some of the rows it is of."""
+        """Draw an average beside some of the rows it is of, and their files."""
         check_tiles(len(some) + 1)
         images = self._codec.decode(np.stack([average, *(row.z_mean for row in some)]))
         tiles = []
-        for row, rebuilt in zip(some, images[1:], strict=True):
-            pixels, mark = self._image(row.path, rebuilt)
+        for row, file, rebuilt in zip(some, files, images[1:], strict=True):
+            pixels, mark = self._image(file, rebuilt)
             value = None if self._label is None else row.metadata.get(self._label)
             first, *rest = [*([] if value is None else [str(value)]), row.id]
             tiles.append(Tile(pixels, [mark + one_line(first), *map(one_line, rest)]))
-        write_picture(out, draw_tiles([Block([Tile(images[0], [caption])], tiles)]))
+        self._write(out, draw_tiles([Block([Tile(images[0], [caption])], tiles)]))
 
     def draw_path(self, ends: Sequence[Shown], path: Floats, out: PathLike) -> None:
         """Draw a path between its two ends, with the position t from 0 to 1 below each step."""
@@ -131,7 +167,7 @@ class SheetPainter:
         ]
         rows = -(-len(steps) // _IN_ROW)
         columns = -(-len(steps) // rows)
-        write_picture(out, draw_tiles([Block(tiles[:1], steps, tiles[1:])], columns=columns))
+        self._write(out, draw_tiles([Block(tiles[:1], steps, tiles[1:])], columns=columns))
 
     def _decode_targets(self, shown: Sequence[Shown]) -> Pixels:
         return self._codec.decode(np.stack([one.target.vector for one in shown]))
@@ -148,13 +184,13 @@ class SheetPainter:
                 background = self._codec.config.preprocessing.background
                 return thumbnail(file, MAX_SIDE, background), ""
             except ImageError:
-                pass
+                self._lost += 1
         return rebuilt, "~"
 
     def _match_tiles(self, found: Answer, expected: Value | None) -> Iterator[Tile]:
         decoded = self._codec.decode(found.latents)
-        for match, rebuilt in zip(found.matches, decoded, strict=True):
-            pixels, mark = self._image(match.path, rebuilt)
+        for match, file, rebuilt in zip(found.matches, found.files, decoded, strict=True):
+            pixels, mark = self._image(file, rebuilt)
             value = None if self._label is None else match.metadata.get(self._label)
             frame = None
             if value is not None and expected is not None:

@@ -21,6 +21,7 @@ from latentdb.search import recipes
 from latentdb.search.recipes import Composed
 from latentdb.search.results import Match, Row
 from latentdb.search.text_tests import mask_texts
+from latentdb.store.originals import file_digest, rows_of_content
 from latentdb.store.rows import Floats
 from latentdb.store.snapshot import Snapshot
 
@@ -247,7 +248,10 @@ def _mean(targets: Sequence[Target]) -> NDArray[np.float64]:
 
 
 def stored_rows(snapshot: Snapshot, targets: Sequence[Target]) -> list[set[int]]:
-    """Row numbers of each target in the store: of its id, or of the image at its path."""
+    """Row numbers of each target in the store: of its id, or of the image in its file.
+
+    That is the image at its path, or those of its content where it was moved since.
+    """
     rows: list[set[int]] = [set() for _ in targets]
     ids: list[tuple[str, set[int]]] = []
     files: dict[str, list[set[int]]] = {}
@@ -269,6 +273,12 @@ def stored_rows(snapshot: Snapshot, targets: Sequence[Target]) -> list[set[int]]
         for number, path in zip(numbers, segment.paths.take(positions), strict=True):
             for of_target in files[path]:
                 of_target.add(number)
+    for path, of_targets in files.items():
+        digest = file_digest(path)
+        same = set() if digest is None else set(rows_of_content(snapshot, digest).tolist())
+        for of_target in of_targets:
+            if not of_target & same:
+                of_target |= same
     return rows
 
 

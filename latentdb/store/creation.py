@@ -29,6 +29,7 @@ from latentdb.store.manifest import (
     Settings,
 )
 
+LAYOUTS = "map"  # folder of what `latentdb.insight.map` derives from the rows
 Model = tuple[str, str | None, Mapping[str, bytes]]  # fingerprints of encoder and decoder; files
 
 
@@ -115,20 +116,50 @@ def undo_creation(folder: Path, *, existed: bool) -> None:
     existed
         Whether the folder was there, empty, before; it is kept then.
     """
-    import shutil  # which no query needs
-
     try:
         with writer_lock(folder):
             if manifests.read(folder).next_row:
                 return
-            # Without a manifest, the rest is what a killed creation leaves.
-            (folder / MANIFEST).unlink()
-            (folder / PREVIOUS).unlink(missing_ok=True)
-            for name in (*FOLDERS, HISTORY, RECIPES):
-                shutil.rmtree(folder / name, ignore_errors=True)
-            (folder / INDEX_LOCK).unlink(missing_ok=True)
-            (folder / LOCK).unlink()
+            _take_apart(folder)
         if not existed:
             folder.rmdir()
     except (LatentDBError, OSError):
         return
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a store without rows, and all that is in its folder but the folder.
+
+    Raises
+    ------
+    StoreError
+        If it has rows, or its folder holds what no store needs, or cannot be removed.
+    """
+    with writer_lock(folder):
+        rows = manifests.read(folder).rows
+        known = {MANIFEST, PREVIOUS, *FOLDERS, HISTORY, RECIPES, LOCK, INDEX_LOCK, LAYOUTS}
+        others = sorted(
+            name
+            for name in os.listdir(folder)
+            if name not in known and not name.startswith(TEMPORARY_MANIFEST)
+        )
+        if rows or others:
+            reason = f"it has {rows:,} rows" if rows else f"{others[0]} is in its folder"
+            raise StoreError(f"{folder} was not removed: {reason}")
+        try:
+            _take_apart(folder)
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be removed: {os_reason(error)}") from error
+
+
+def _take_apart(folder: Path) -> None:
+    """Remove the files of a store, whose lock is held."""
+    import shutil  # which no query needs
+
+    # Without a manifest, the rest is what a killed creation leaves.
+    (folder / MANIFEST).unlink()
+    (folder / PREVIOUS).unlink(missing_ok=True)
+    for name in (*FOLDERS, HISTORY, RECIPES, LAYOUTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / INDEX_LOCK).unlink(missing_ok=True)
+    (folder / LOCK).unlink()

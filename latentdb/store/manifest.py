@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,6 @@ RECIPES = "recipes"  # of no version: see `latentdb.store.recipes`
 MAX_DIM = 65_536
 MAX_ROW = 2**48  # row numbers ever given: a million a second for nine years
 MAX_BYTES = 256 << 20  # of a manifest
-_MAX_BESIDE = 1_000  # entries of a folder that are searched for a store of a similar name
 _TICK_NS = 50_000_000  # clocks of file systems tick every 1 to 10 ms
 _SEGMENT = re.compile(r"segments/[A-Za-z0-9_-]+\.h5\Z")
 _DELETIONS = re.compile(r"segments/[A-Za-z0-9_-]+\.deleted\Z")
@@ -528,31 +526,23 @@ def read_bytes(folder: Path) -> bytes:
         If the file cannot be read.
     """
     try:
+        if os.path.isfile(folder):
+            raise NotFoundError(str(folder))
         return read_limited(folder / MANIFEST, MAX_BYTES)
     except NotFoundError as error:
         problem = f"is not a latentdb store (it has no {MANIFEST})"
-        if not os.path.lexists(folder):
+        if os.path.isfile(folder):
+            problem = "is a file, and a latentdb store is a folder"
+        elif not os.path.lexists(folder):
             problem = "does not exist"
         elif os.path.lexists(folder / PREVIOUS):
             problem = f"has lost its {MANIFEST} (latentdb verify --repair goes back to {PREVIOUS})"
+        from latentdb.store.similar import similar_store
+
         raise StoreNotFoundError(
-            f"{folder} {problem}: {_similar_store(folder)}make one with latentdb index, "
+            f"{folder} {problem}: {similar_store(folder)}make one with latentdb index, "
             "or check the path"
         ) from error
-
-
-def _similar_store(folder: Path) -> str:
-    """A store beside a folder with nearly its name, as a hint; empty where there is none."""
-    from difflib import get_close_matches
-
-    try:
-        with os.scandir(folder.parent) as entries:
-            beside = [entry.name for entry in islice(entries, _MAX_BESIDE) if entry.is_dir()]
-    except OSError:
-        return ""
-    stores = [name for name in beside if os.path.exists(folder.parent / name / MANIFEST)]
-    close = get_close_matches(folder.name, stores, n=1)
-    return f"did you mean {folder.parent / close[0]}? Or " if close else ""
 
 
 def stamp(file: str) -> tuple[int, int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from PIL import Image
 from latentdb.database import LatentDB
 from latentdb.model.training import train_model
 from tests.cli.running import run, run_error, run_json
-from tests.conftest import make_images
+from tests.conftest import draw_shape, make_images
 
 
 def test_index_with_keras_files(tmp_path: Path, images: Path, model: Path) -> None:
@@ -184,3 +185,66 @@ def test_rows_and_images_without_a_partner_are_told_with_examples(
         "only with --metadata"
         in run("index", store, folder, "--metadata-column", "x", code=2).stderr
     )
+
+
+def test_a_first_run_without_a_row_leaves_no_store(tmp_path: Path, model: Path) -> None:
+    db, folder = tmp_path / "a.ldb", tmp_path / "in"
+    folder.mkdir()
+    (folder / "bad.png").touch()
+    run("index", db, folder, "--model", model, code=1)
+    run("index", db, folder, "--model", model, "--strict", code=1)
+    run("index", db, folder, "--model", model, "--metadata", tmp_path / "gone.csv", code=1)
+    assert not db.exists()
+    db.mkdir()  # that was there before stays
+    run("index", db, folder, "--model", model, code=1)
+    assert list(db.iterdir()) == []
+    make_images(folder, 1)
+    run("index", db, folder, "--model", model)
+    assert run_json("index", db, folder)["unchanged"] == 2
+
+
+def test_a_store_without_rows_protects_no_model(tmp_path: Path, images: Path, model: Path) -> None:
+    other = tmp_path / "other"
+    train_model([images], other, latent_dim=3, epochs=1, arch="mlp")
+    db, folder = tmp_path / "a.ldb", make_images(tmp_path / "in", 1)
+    run("index", db, folder, "--model", model)
+    assert "fingerprint" in run_error("index", db, folder, "--model", other)
+    run("delete", db, *run_json("list", db)["records"][0].values())
+    assert "fingerprint" in run_error("index", db, folder, "--model", other)
+    run("delete", db, *(row["id"] for row in run_json("list", db)["records"]))
+    (db / "mine.txt").touch()
+    assert "was not removed: mine.txt is in its folder" in run_error(
+        "index", db, folder, "--model", other
+    )
+    (db / "mine.txt").unlink()
+    result = run("index", db, folder, "--model", other)
+    assert f"note: {db} had no rows and another model: it is made anew" in result.stderr
+    assert run_json("info", db)["dim"] == 3
+    assert run_json("index", db, folder, "--model", other)["unchanged"] == 2
+
+
+def test_what_became_of_files_is_told(store: Path, images: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(images, tmp_path / "in"))
+    run("relocate", store, images, folder)
+    (folder / "disc/000.png").rename(folder / "disc/first.png")
+    (folder / "disc/001.png").unlink()
+    (folder / "out").symlink_to(images)
+    result = run("index", store, folder, "--exclude", "square")
+    assert "1 file had been renamed: the ids are the new ones" in result.stdout
+    assert "1 image whose files are gone, kept; --prune deletes their rows: disc/001.png" in (
+        result.stdout
+    )
+    assert "1 file or folder excluded" in result.stdout
+    assert f"1 link out of the folder passed over, which --follow-links follows: {folder}/out" in (
+        result.stdout
+    )
+    assert "deleted from the store: disc/001.png" in run("index", store, folder, "--prune").stdout
+    draw_shape("disc", 70).save(tmp_path / "in/disc/new.png")
+    second = Path(shutil.copytree(folder / "disc", tmp_path / "second"))
+    draw_shape("disc", 71).save(second / "new.png")
+    result = run("index", store, second)
+    assert f"note: ids of images in {second} begin with second/" in result.stderr
+    copy = Path(shutil.copytree(folder, tmp_path / "copy", symlinks=True))
+    draw_shape("disc", 72).save(copy / "disc/first.png")
+    result = run("index", store, copy, code=1)
+    assert "Error: 1 file left out, with the ids of other files:" in result.stderr

@@ -93,3 +93,12 @@ def test_output_to_a_full_disk_is_an_error_of_one_line(
         both = subprocess.run(command, stdout=full, stderr=full, timeout=60)
     assert done.stderr == "Error: the output cannot be written: no space left on device\n"
     assert (done.returncode, both.returncode) == (1, 1)
+
+
+@pytest.mark.parametrize("command", ["query", "show", "decode", "delete", "blend"])
+def test_arguments_in_the_wrong_order_are_told(command: str, store: Path, images: Path) -> None:
+    picture = images / "disc/000.png"
+    more = ("--out", "x") if command in ("decode", "blend") else ()
+    wrong = run_error(command, picture, store, *more)
+    assert wrong.endswith(f"; {store} is a store: give it first")
+    assert "is a store" not in run_error("query", store.parent / "nothing", "disc/000.png")

@@ -26,6 +26,15 @@ def test_info_counts_deleted_rows(store: Path) -> None:
     assert run("delete", store, "--where", 'label == "disc"').stdout == "39 rows deleted\n"
 
 
+def test_a_deleted_image_is_left_out_until_it_is_restored(store: Path, images: Path) -> None:
+    assert run("delete", store, "id:disc/000.png", "disc/001.png").stdout == "2 rows deleted\n"
+    assert f"root      {images}\n" in run("info", store).stdout
+    assert "deleted   2 images that index leaves out\n" in run("info", store).stdout
+    said = run("index", store, images).stdout
+    assert "2 images left out, deleted from the store before: --restore takes them in" in said
+    assert "2 added" in run("index", store, images, "--restore").stdout
+
+
 def test_compact_says_what_it_merged(store: Path) -> None:
     run("delete", store, "disc/000.png")
     assert "removed 1 deleted row from disk" in run("compact", store).stdout

@@ -202,7 +202,38 @@ def test_a_sheet_has_at_most_2_gib_of_pixels(store: Path, tmp_path: Path) -> Non
     with LatentDB.open(store) as db:
         found: Any = Matches("l2", True, 0, (None,) * 99_998, 1.0)  # type: ignore[arg-type]
         (target,) = db._resolve(db._snapshot(), ["disc/000.png"])
-        query = [Shown(target)], Answer(found, db.vectors(["disc/000.png"]))
+        query = [Shown(target)], Answer(found, db.vectors(["disc/000.png"]), [None])
         with pytest.raises(InvalidInputError, match="100,000 images of 256x256"):
             SheetPainter(db.codec).draw_queries([query], tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
+
+
+def test_a_sheet_never_draws_another_image_for_a_row(
+    model: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder = make_images(tmp_path / "in", 3)
+    with LatentDB.create(tmp_path / "a.ldb", model=model) as db:
+        db.index_images(folder, labels_from_folders=True)
+        matches = db.query("disc/000.png", k=6)
+        db.sheet("disc/000.png", matches, tmp_path / "whole.png")
+        db.sheet("disc/000.png", matches, tmp_path / "touched.png")
+        assert [one for one in recwarn if "originals" in str(one.message)] == []
+        # One file is touched, one is gone, and another image lies at the path of a third.
+        (folder / "disc/001.png").touch()
+        (folder / "disc/002.png").unlink()
+        (folder / "square/000.png").replace(folder / "square/001.png")
+        rebuilt = dict(zip(db.ids(), db.decode(db.ids()), strict=True))
+        with pytest.warns(UserWarning, match="3 of 7 originals are missing or changed"):
+            db.sheet("disc/000.png", matches, tmp_path / "sheet.png")
+        with Image.open(tmp_path / "sheet.png") as picture:
+            pixels = np.asarray(picture)
+        left = 16 + ACROSS + 20
+        lost = ("disc/002.png", "square/000.png", "square/001.png")
+        for number, match in enumerate(matches):
+            row, column = divmod(number, 5)
+            drawn = cell(pixels, left + column * ACROSS, 16 + row * DOWN)
+            assert np.array_equal(drawn, rebuilt[match.id]) == (match.id in lost)
+        shown = db.show("square/001.png", out=tmp_path / "row.png")
+        assert shown.file_exists
+        with pytest.warns(UserWarning, match=r"of 6 originals are missing"):
+            db.average_sheet(db.average(), tmp_path / "mean.png")
