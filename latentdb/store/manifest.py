@@ -29,6 +29,7 @@ from latentdb.base.files import read_limited, replace_atomically
 from latentdb.store.columns import COLUMN_TYPES, check_key, is_name
 from latentdb.store.dates import LIMITS
 from latentdb.store.roots import MAX_ROOTS, Root
+from latentdb.store.similar import similar_store
 
 # Version 1 had segments without a layout.  Before version 3, which only manifests with a cosine
 # metric or a centre have, "cosine" was centred and the index had the centre.  Before version 4,
@@ -537,10 +538,8 @@ def read_bytes(folder: Path) -> bytes:
             problem = "does not exist"
         elif os.path.lexists(folder / PREVIOUS):
             problem = f"has lost its {MANIFEST} (latentdb verify --repair goes back to {PREVIOUS})"
-        from latentdb.store.similar import similar_store
-
         raise StoreNotFoundError(
-            f"{folder} {problem}: {similar_store(folder)}make one with latentdb index, "
+            f"{folder} {problem}: {similar_store(folder, MANIFEST)}make one with latentdb index, "
             "or check the path"
         ) from error
 
