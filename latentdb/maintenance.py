@@ -18,10 +18,10 @@ from latentdb.ann.plan import PREFERENCES
 from latentdb.base.errors import InvalidInputError, StoreError
 from latentdb.base.files import as_path
 from latentdb.base.progress import Report
-from latentdb.reader import Reader
 from latentdb.search.manager import IndexManager
 from latentdb.search.results import Info
 from latentdb.search.targets import IdLike, as_ids
+from latentdb.serving import Serving
 from latentdb.store.backup import backup, restore
 from latentdb.store.compaction import CompactReport, compact, compact_if_due
 from latentdb.store.manifest import Settings
@@ -36,7 +36,7 @@ AnyStore = TypeVar("AnyStore", bound="Maintenance")
 LOCK_TIMEOUT = 5.0  # seconds; as long as most commits take
 
 
-class Maintenance(Reader):
+class Maintenance(Serving):
     """A `Reader` that writes, too: delete, compact, optimize, backup, verify."""
 
     def __init__(

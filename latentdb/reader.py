@@ -22,7 +22,7 @@ from latentdb.outputs import Outputs
 from latentdb.row_access import RowAccess
 from latentdb.search.manager import IndexManager
 from latentdb.search.results import Average, Hits, Match, Matches, Row, to_matches
-from latentdb.search.searcher import MAX_FLOAT32, Searcher, check_total
+from latentdb.search.searcher import MAX_FLOAT32, Searcher, check_k, check_total
 from latentdb.search.selection import parse_where, sum_rows
 from latentdb.search.targets import (
     IdLike,
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from latentdb.stored_model import ModelLike
 
 DEFAULT_K = 10
-MAX_K = 100_000
 PathLike = str | os.PathLike[str]
 AnyReader = TypeVar("AnyReader", bound="Reader")
 
@@ -427,9 +426,7 @@ class Reader(Outputs, RowAccess):
         condition = parse_where(searcher.snapshot, where)
         if k is None and radius is not None:
             return searcher.within(queries, radius, where=condition)
-        k = int(k) if isinstance(k, np.integer) else k
-        if type(k) is not int or not 1 <= k <= MAX_K:
-            raise InvalidInputError(f"k {k!r} cannot be used: give a whole number, 1 to {MAX_K:,}")
+        k = check_k(k)
         check_total(len(queries), k)
         count = min(k + extra, max(len(searcher.snapshot), 1))
         scan = exact or (composed and searcher.metric != KL)

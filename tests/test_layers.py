@@ -17,10 +17,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "latentdb"
 ORDER = (
     "cli keras",
     "analysis annotation composition database editing inspection maintenance outputs reader "
-    "row_access saving stored_model verify",
+    "row_access saving serving stored_model verify",
     "explorer",
     "insight",
-    "exchange output",
+    "engines exchange output",
     "ingest search",
     "model",
     "kerasfile onnx store",
@@ -42,6 +42,8 @@ HEAVY = {
     "tf2onnx": {"onnx"},
     "starlette": {"explorer"},
     "uvicorn": {"explorer"},
+    "psycopg": {"engines"},
+    "pymilvus": {"engines"},
 }
 # They are about keras alone: they import it at their heads, and nobody else imports them there.
 KERAS_MODULES = {

@@ -93,6 +93,10 @@ class LockedError(StoreError):
     """Another process is writing to the store."""
 
 
+class EngineError(LatentDBError, RuntimeError):
+    """A search engine cannot be reached, or does not hold what it should."""
+
+
 class ClosedError(LatentDBError, RuntimeError):
     """A database was used after it was closed."""
 

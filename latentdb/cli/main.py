@@ -12,6 +12,7 @@ import click
 
 from latentdb.cli import (
     decode,
+    engines,
     exchange,
     index,
     insight,
@@ -138,5 +139,6 @@ for command in (
     maintenance.optimize,
     exchange.export,
     exchange.import_file,
+    engines.push,
 ):
     main.add_command(command)

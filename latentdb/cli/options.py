@@ -99,6 +99,11 @@ where_option = click.option("--where", metavar="EXPR", help="Only rows for which
 force_option = click.option(
     "--force", "overwrite", is_flag=True, help="Replace files that exist; never an image of DB."
 )
+collection_option = click.option(
+    "--collection",
+    metavar="NAME",
+    help="Table or collection of the engine.  [default: the name of DB]",
+)
 scale_option = click.option(
     "--scale",
     type=int,

@@ -8,7 +8,14 @@ import click
 
 from latentdb.ann.metrics import METRICS
 from latentdb.cli.console import print_answers, print_json, print_matches
-from latentdb.cli.options import db_argument, force_option, json_option, trust_option, where_option
+from latentdb.cli.options import (
+    collection_option,
+    db_argument,
+    force_option,
+    json_option,
+    trust_option,
+    where_option,
+)
 
 
 @click.command()
@@ -47,6 +54,8 @@ from latentdb.cli.options import db_argument, force_option, json_option, trust_o
     metavar="PNG",
     help="Draw the query and its matches; with --targets, ten queries to a sheet.",
 )
+@click.option("--on", "uri", metavar="URI", help="Ask the engine that DB was pushed to.")
+@collection_option
 @force_option
 @trust_option
 @json_option
@@ -57,18 +66,22 @@ def query(
     unlike: tuple[str, ...],
     targets: str | None,
     sheet: str | None,
+    uri: str | None,
+    collection: str | None,
     overwrite: bool,
     trust_model: bool,
     as_json: bool,
     **how: Any,
 ) -> None:
     """Find the images nearest to TARGET."""
-    from latentdb.reader import Reader
+    from latentdb.serving import Serving
 
     if targets is not None:
-        if target is not None or like or unlike:
-            raise click.UsageError("--targets cannot be combined with TARGET, --like or --unlike")
-        with Reader.open(db, trust_model=trust_model) as store:
+        if target is not None or like or unlike or uri is not None:
+            raise click.UsageError(
+                "--targets cannot be combined with TARGET, --like, --unlike or --on"
+            )
+        with Serving.open(db, trust_model=trust_model) as store:
             answers = store.query_file(targets, **how)
             print_answers(answers, as_json=as_json)
             if sheet is not None:  # last: if it fails, the answers are printed
@@ -76,11 +89,27 @@ def query(
         return
     if target is None and not like:
         raise click.UsageError("give a TARGET, --like TARGET, or --targets FILE")
-    with Reader.open(db, trust_model=trust_model) as store:
-        matches = store.query(target, like=like, unlike=unlike, **how)
+    if uri is None and collection is not None:
+        raise click.UsageError("--collection is of --on URI")
+    with Serving.open(db, trust_model=trust_model) as store:
+        if uri is None:
+            matches = store.query(target, like=like, unlike=unlike, **how)
+        else:
+            own = _engine_options(how)
+            matches = store.query_on(
+                uri, target, like=like, unlike=unlike, collection=collection, **own
+            )
         if as_json:
             print_json(matches)
         else:
             print_matches(matches)
         if sheet is not None:  # last: if it fails, the answer is printed
             store.sheet(target, matches, sheet, like=like, overwrite=overwrite)
+
+
+def _engine_options(how: dict[str, Any]) -> dict[str, Any]:
+    """Options of a query that an engine takes; wrong usage if another was given."""
+    for name, unset in (("metric", METRICS[0]), ("radius", None), ("exact", False)):
+        if how.pop(name) != unset:
+            raise click.UsageError(f"--{name} cannot be combined with --on: push decides it")
+    return {key: value for key, value in how.items() if value is not None}

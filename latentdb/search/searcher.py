@@ -19,6 +19,7 @@ from latentdb.search.results import Hits
 from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
+MAX_K = 100_000
 MAX_WITHIN = 100_000  # rows that a radius may return
 MAX_TOTAL = 500_000_000  # matches of all queries of a search, of 12 bytes each
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
@@ -27,6 +28,14 @@ _REACH_GROWTH = 4  # factor on k where candidates were deleted
 _KL_FACTOR, _KL_EXTRA = 10, 100  # candidates under kl: for each neighbour, and on top
 _FIRST_WITHIN = 256  # rows that a search within a radius asks for first
 _NONE = np.empty(0, np.int64)
+
+
+def check_k(k: object) -> int:
+    """A number of matches that can be asked for; raises `InvalidInputError` for another."""
+    k = int(k) if isinstance(k, np.integer) else k
+    if type(k) is not int or not 1 <= k <= MAX_K:
+        raise InvalidInputError(f"k {k!r} cannot be used: give a whole number, 1 to {MAX_K:,}")
+    return k
 
 
 def check_total(queries: int, k: int) -> None:
