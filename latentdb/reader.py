@@ -44,6 +44,7 @@ from latentdb.store.versions import Version, versions
 # Models and pictures are imported by the calls that use them: a query by id needs neither.
 if TYPE_CHECKING:
     from latentdb.base.progress import Report
+    from latentdb.explorer.serving import Exploration
     from latentdb.explorer.site import Site
     from latentdb.model.codec import Codec
     from latentdb.search.results import Info
@@ -209,6 +210,12 @@ class Reader(Outputs, RowAccess):
         from latentdb.explorer.site import write_site
 
         return write_site(self, out, where=where, ort=ort, overwrite=overwrite, report=report)
+
+    def explore(self, *, height: int = 700, report: Report | None = None) -> Exploration:
+        """Show the explorer in a notebook; `latentdb.explorer.serving.Exploration` ends it."""
+        from latentdb.explorer.serving import Exploration
+
+        return Exploration(self, height=height, report=report)
 
     # --- query ------------------------------------------------------------------
 

@@ -27,14 +27,13 @@ MAX_BODY = 64 * 1024
 MAX_UPLOAD = 16 * 1024 * 1024
 UPLOAD_PATH = "/api/v1/images"
 MAX_ACTIVE = 64
+_NOTEBOOKS = "http://localhost:* http://127.0.0.1:*"
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors "
 )
 _HEADERS = (
-    (b"content-security-policy", _CSP.encode()),
     (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
@@ -62,9 +61,19 @@ class Guard:
     host
         The address that it is bound to.  If that is not a loopback address, a request may
         name this machine by any IP address, but by no host name other than `host`.
+    frames
+        Whether a page of this machine, such as a notebook, may show the page in a frame.
     """
 
-    def __init__(self, app: App, *, token: str, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        token: str,
+        port: int,
+        host: str = "127.0.0.1",
+        frames: bool = False,
+    ) -> None:
         self._app = app
         self._token = token.encode()
         self._cookie = f"latentdb-{port}"  # cookies are shared by all ports of a host
@@ -72,6 +81,10 @@ class Guard:
         self._names = {*_LOOPBACK, host.lower()}
         self._any_address = not is_loopback(host)
         self._active = 0
+        policy = _CSP + (_NOTEBOOKS if frames else "'none'")
+        self._headers = [(b"content-security-policy", policy.encode()), *_HEADERS]
+        if not frames:
+            self._headers.append((b"x-frame-options", b"DENY"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -79,15 +92,17 @@ class Guard:
             return
         refusal = self._refusal(scope)
         if refusal is not None:
-            await _answer(send, *refusal)
+            await self._answer(send, *refusal)
         elif self._in_query(scope):
             cookie = f"{self._cookie}={self._token.decode()}; HttpOnly; SameSite=Strict; Path=/"
             headers = [(b"location", b"/"), (b"set-cookie", cookie.encode())]
-            await _answer(send, 303, "the token is accepted", headers)
+            await self._answer(send, 303, "the token is accepted", headers)
         elif not self._is_known(scope):
-            await _answer(send, 401, "no valid token: open the URL that `latentdb serve` printed")
+            await self._answer(
+                send, 401, "no valid token: open the URL that `latentdb serve` printed"
+            )
         elif self._active >= MAX_ACTIVE:
-            await _answer(send, 429, f"{MAX_ACTIVE} requests are being answered: try again")
+            await self._answer(send, 429, f"{MAX_ACTIVE} requests are being answered: try again")
         else:
             self._active += 1
             try:
@@ -109,10 +124,27 @@ class Guard:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                message["headers"] = [*message.get("headers", ()), *self._headers]
             await send(message)
 
         await self._app(scope, limited, guarded)
+
+    async def _answer(
+        self, send: Send, status: int, text: str, headers: list[tuple[bytes, bytes]] | None = None
+    ) -> None:
+        key = "error" if status >= 400 else "message"
+        body = json.dumps({key: text}).encode() + b"\n"
+        head = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+            *self._headers,
+            *(headers or ()),
+        ]
+        if status == 413:
+            head.append((b"connection", b"close"))  # the rest of the body is not read
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": body})
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Status and reason, if a request is not for this server or from another page."""
@@ -184,21 +216,3 @@ def _is_address(name: str) -> bool:
 
 def _header(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
-
-
-async def _answer(
-    send: Send, status: int, text: str, headers: list[tuple[bytes, bytes]] | None = None
-) -> None:
-    key = "error" if status >= 400 else "message"
-    body = json.dumps({key: text}).encode() + b"\n"
-    head = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-        *_HEADERS,
-        *(headers or ()),
-    ]
-    if status == 413:
-        head.append((b"connection", b"close"))  # the rest of the body is not read
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body})

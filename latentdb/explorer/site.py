@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from latentdb.ann.metrics import L2
 from latentdb.base.errors import AlreadyExistsError, MissingExtraError
 from latentdb.base.files import write_new
 from latentdb.base.outputs import check_new_folder, output_folder
@@ -23,19 +24,32 @@ from latentdb.explorer import ort_web
 from latentdb.explorer.tiles import PER_TILE
 from latentdb.explorer.views import Views, plain_value
 from latentdb.images.pixel_range import Normalization, parse_pixel_range
+from latentdb.insight.blocks import posterior_blocks
+from latentdb.model.posterior import scatter
 from latentdb.output.originals import Originals
 from latentdb.search.selection import column_values
+from latentdb.store import recipes as saved_recipes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from latentdb.base.progress import Report
     from latentdb.model.codec import Codec
+    from latentdb.model.posterior import Doubles, Posteriors
     from latentdb.reader import Reader
     from latentdb.store.rows import Floats
 
 FORMAT = 1
-PAGE = ("index.html", "icon.svg", "style.css", "page.js", "map.js")
+PAGE = (
+    "index.html",
+    "icon.svg",
+    "style.css",
+    "page.js",
+    "map.js",
+    "dom.js",
+    "blend.js",
+    "tools.js",
+)
 # From page/site: source.js in the place of the server's, and what it needs.
 SITE_MODULES = ("source.js", "engine.js", "latents.js", "unpack.js")
 MARK = "data/site.json"  # by which a folder is known as a site
@@ -44,6 +58,8 @@ _CSP = (
     "img-src 'self'; connect-src 'self'; worker-src 'self'; "
     "base-uri 'none'; form-action 'none'"
 )
+CLUSTERS = 20
+_MAX_CORRELATED = 256  # dimensions, whose factor is 400 kB
 _LEVELS = 65_535  # of a latent's numbers, between the least and the greatest of its dimension
 _BLOCK = 65_536
 
@@ -126,7 +142,8 @@ def write_site(
     if not replaced:
         _check_new(path)
     views = Views(db, where=where, report=report)
-    info = {"format": FORMAT, **views.info(), "decoder": None}
+    info = {"format": FORMAT, **views.info(), "decoder": None, "metrics": [L2]}
+    del info["version"]  # of a server
     runtime, decoder = {}, b""
     if info["has_decoder"]:
         decoder, info["decoder"] = _decoder(db.codec)
@@ -142,6 +159,10 @@ def write_site(
         if decoder:
             folder.write("ort/LICENSE.txt", ort_web.LICENCE.encode(), "runtime")
             folder.write("data/decoder.onnx", decoder, "decoder")
+            folder.write("data/dimensions.json.gz", _json(views.lists.dimensions()), "statistics")
+            folder.write("data/statistics.json.gz", _json(_statistics(views)), "statistics")
+        folder.write("data/clusters.json.gz", _json(_clusters(views)), "statistics")
+        folder.write("data/directions.json.gz", _json(_directions(views)), "statistics")
         folder.write("data/latents.bin", _latents(views), "latents")
         folder.write("data/points.bin", views.points(), "map")
         for number, name in enumerate(info["columns"]):
@@ -222,6 +243,51 @@ def _latents(views: Views) -> bytes:
         steps = np.rint((views.snapshot.vectors(rows[block]).astype(np.float64) - low) / step)
         parts.append(steps.clip(0, _LEVELS).astype("<u2").tobytes())
     return b"".join(parts)
+
+
+def _statistics(views: Views) -> dict[str, Any]:
+    """Mean and deviation of each dimension, and what samples of the aggregate are made with."""
+    found = views.latents.posteriors
+    return {
+        "mean": found.mean.tolist(),
+        "sd": found.aggregate_sd.tolist(),
+        "factor": [_rounded(row) for row in _factor(views, found)],
+    }
+
+
+def _factor(views: Views, found: Posteriors) -> Doubles:
+    """A matrix that makes normal numbers samples of the aggregate; of many dimensions, deviations.
+
+    float64 ``[d, d]``, whose product with its transpose is the covariance, or ``[d]``.
+    """
+    if len(found.mean) > _MAX_CORRELATED:
+        return found.aggregate_sd
+    rows = np.sort(views.map.rows)
+    blocks = posterior_blocks(views.snapshot, rows, log_vars=False)
+    count, _, products = scatter((block for block, _ in blocks), len(found.mean))
+    noise = np.zeros_like(found.mean) if found.sigma2 is None else found.sigma2
+    values, axes = np.linalg.eigh(products / count + np.diag(noise))
+    return np.asarray(axes * np.sqrt(np.maximum(values, 0)))
+
+
+def _clusters(views: Views) -> dict[str, Any]:
+    count = min(CLUSTERS, len(views.map.rows))
+    means = views.latents.clustering(count).means
+    return {**views.lists.clusters(count), "means": [_rounded(mean) for mean in means]}
+
+
+def _directions(views: Views) -> dict[str, Any]:
+    listed: list[dict[str, Any]] = views.lists.directions()["directions"]
+    vectors = [saved_recipes.load(views.snapshot, one["name"]).vector for one in listed]
+    both = zip(listed, vectors, strict=True)
+    return {"directions": [{**one, "vector": _rounded(vector)} for one, vector in both]}
+
+
+def _rounded(values: Any) -> Any:
+    """Numbers with the digits that float32 has."""
+    numbers = np.atleast_1d(values).tolist()
+    short = [float(f"{number:.8g}") for number in numbers]
+    return short if np.ndim(values) else short[0]
 
 
 def _extremes(vectors: Floats) -> tuple[Floats, Floats]:

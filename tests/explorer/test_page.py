@@ -73,7 +73,6 @@ def test_look_select_blend_and_reload(page: Any) -> None:
     select_one(page)
     assert page.locator("#selected .grid button").count() == 12
     page.click("#add")
-    page.locator("#selected .grid button").first.click()
     page.wait_for_painted(0)
     page.locator("#parts input").first.fill("1.5")
     page.wait_for_painted(1)
@@ -94,6 +93,7 @@ def test_a_blend_shows_the_pixels_that_the_library_decodes(
     names = [page.text_content("#selected h2 >> nth=0")]
     page.click("#add")
     for place in (2, 7):
+        page.click("[data-panel=selected]")
         before = page.text_content("#selected h2 >> nth=0")
         page.locator("#selected .grid button").nth(place).click()
         page.wait_for_function(
@@ -129,6 +129,106 @@ PIXELS = """() => {
 }"""
 
 
+def test_a_path_samples_and_clusters(page: Any) -> None:
+    select_one(page)
+    page.click("#add")
+    page.click("[data-panel=selected]")
+    page.locator("#selected .grid button").nth(3).click()
+    page.wait_for_function("document.querySelectorAll('#selected .grid button').length === 12")
+    page.click("#selected #add")
+    page.click("[data-panel=path]")
+    page.wait_for_selector("#path .strip")
+    assert page.locator("#path .strip button").count() == 9
+    with page.expect_download() as saved:
+        page.click("#save-png")
+    assert saved.value.suggested_filename == "path.png"
+    page.click("[data-panel=samples]")
+    page.wait_for_selector("#samples .grid button")
+    page.select_option("#sample-source", "aggregate")
+    page.wait_for_function("document.querySelector('#sample-source')?.value === 'aggregate'")
+    page.locator("#samples .grid button").nth(4).click()
+    playwright.expect(page.locator("#selected h2 >> nth=0")).to_have_text("sample 5")
+    page.click("[data-panel=clusters]")
+    page.wait_for_selector("#clusters .mean")
+    page.locator("#clusters .mean").first.click()
+    playwright.expect(page.locator("#selected h2 >> nth=0")).to_have_text("mean of cluster 1")
+    page.wait_for_selector("#selected .grid button")
+    assert page.errors == []
+
+
+def test_dimensions_move_the_blend(page: Any) -> None:
+    select_one(page)
+    page.click("#add")
+    page.wait_for_painted(0)
+    before = page.evaluate(PIXELS)
+    page.click("#moves summary")
+    page.wait_for_selector("#sliders input")
+    painted = int(page.get_attribute("#blend", "data-painted"))
+    page.locator("#sliders input").first.fill("3")
+    page.wait_for_painted(painted)
+    assert page.evaluate(PIXELS) != before
+    page.wait_for_selector("#norm:has-text('nine of ten rows')")
+    assert page.errors == []
+
+
+def test_a_lasso_and_its_average(page: Any) -> None:
+    page.focus("#map")
+    page.keyboard.press("0")
+    box = page.locator("#map").bounding_box()
+    corners = [(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98)]
+    spots = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in corners]
+    page.click("#lasso")
+    page.mouse.move(*spots[0])
+    page.mouse.down()
+    for spot in spots[1:]:
+        page.mouse.move(*spot, steps=4)
+    page.mouse.up()
+    playwright.expect(page.locator("#filter-note")).to_have_text("80 rows")
+    page.locator("#legend button").first.click()
+    playwright.expect(page.locator("#filter-note")).to_have_text("40 rows")
+    page.click("#average")
+    title = page.locator("#selected h2 >> nth=0")
+    playwright.expect(title).to_have_text("average of disc, lasso (40)")
+    page.wait_for_url(lambda url: "average" in url)
+    page.reload()
+    page.wait_for_selector("body[data-ready=yes]")
+    playwright.expect(page.locator("#filter-note")).to_have_text("40 rows")
+    playwright.expect(title).to_have_text("average of disc, lasso (40)")
+    assert page.errors == []
+
+
+def test_a_card_shows_the_point_under_the_pointer(page: Any) -> None:
+    page.focus("#map")
+    page.keyboard.press("0")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#selected .grid button")
+    page.click("text=show on map")
+    box = page.locator("#map").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector("#card:not([hidden])")
+    assert page.text_content("#card b") == page.text_content("#selected h2 >> nth=0")
+    page.mouse.move(box["x"] - 5, box["y"] - 5)
+    page.wait_for_selector("#card", state="hidden")
+    assert page.errors == []
+
+
+def test_an_image_of_the_visitor_and_lists_to_review(
+    served: str, images: Path, browse: Callable[..., Any]
+) -> None:
+    with browse(served) as page:
+        page.set_input_files("#file", images / "disc/003.png")
+        title = page.locator("#selected h2 >> nth=0")
+        playwright.expect(title).to_have_text("003.png")
+        nearest = page.locator("#selected .grid button").first.get_attribute("title")
+        assert nearest.startswith("disc/003.png")
+        page.click("[data-panel=review]")
+        page.click("#by-distance")
+        page.wait_for_selector("#list .grid button")
+        page.click("#copies")
+        page.wait_for_selector("#list .hint:has-text('of each other')")
+        assert page.errors == []
+
+
 def test_filter_and_its_error(served: str, browse: Callable[..., Any]) -> None:
     with browse(served) as page:
         page.fill("#filter", 'label == "disc"')
@@ -140,11 +240,10 @@ def test_filter_and_its_error(served: str, browse: Callable[..., Any]) -> None:
         assert all("status of 400" in error for error in page.errors)
 
 
-def test_a_site_has_no_filter_that_it_could_not_evaluate(
-    site: str, browse: Callable[..., Any]
-) -> None:
+def test_a_site_has_nothing_that_it_could_not_do(site: str, browse: Callable[..., Any]) -> None:
     with browse(site) as page:
-        assert not page.is_visible("#filter")
+        for absent in ("#filter", "#upload", "[data-panel=review]"):
+            assert not page.is_visible(absent)
 
 
 def select_one(page: Any) -> None:

@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from PIL import Image
 from latentdb.base.errors import NotFoundError
 from latentdb.cli.main import main
 from latentdb.database import LatentDB
-from latentdb.explorer import views
+from latentdb.explorer import patience, views
 from latentdb.explorer.app import make_app
 from latentdb.explorer.guard import MAX_BODY, MAX_UPLOAD, Guard
 from latentdb.explorer.views import Views
@@ -400,6 +402,42 @@ def test_a_body_without_a_length_is_limited(client: TestClient) -> None:
     chunks = (b"x" * 10_000 for _ in range(10))
     headers = {"content-type": "application/json"}
     assert client.post(f"{API}/decode", content=chunks, headers=headers).status_code == 413
+
+
+def test_a_notebook_may_show_the_page_and_nobody_else(db: Reader) -> None:
+    for frames, allowed in ((False, "frame-ancestors 'none'"), (True, "http://localhost:*")):
+        guard = Guard(make_app(Views(db)), token=TOKEN, port=8417, frames=frames)
+        client = TestClient(guard, base_url=BASE, headers={"authorization": f"Bearer {TOKEN}"})
+        headers = client.get("/").headers
+        assert allowed in headers["content-security-policy"]
+        assert headers.get("x-frame-options") == (None if frames else "DENY")
+
+
+def test_an_exploration_serves_until_it_is_closed(db: Reader) -> None:
+    pytest.importorskip("uvicorn")
+    with db.explore(height=300) as shown:
+        assert shown.url in shown._repr_html_()
+        home, token = shown.url.split("?token=")
+        asked = urllib.request.Request(
+            f"{home}api/v1/info", headers={"Authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            assert b'"rows":80' in answer.read()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(asked, timeout=60)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"POST /api/v1/decode HTTP/1.1\r\nContent-"])
+def test_a_client_that_sends_nothing_is_not_waited_for(
+    db: Reader, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    pytest.importorskip("uvicorn")
+    monkeypatch.setattr(patience.make_protocol, "__defaults__", (0.3,))
+    with db.explore() as shown:
+        port = int(shown.url.split(":")[2].split("/")[0])
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as slow:
+            slow.sendall(sent)
+            assert slow.recv(100) == b""
 
 
 def test_an_empty_store_says_so(tmp_path: Path) -> None:

@@ -1,53 +1,42 @@
+// The page: its state and address, the filter and the legend, and what is selected.
+
+import { count, button, element, get, newestWins, picture } from "./dom.js";
 import { PointMap, colourOf } from "./map.js";
+import { openBlend } from "./blend.js";
+import { openTools } from "./tools.js";
 import { source } from "./source.js";
 
-const get = (id) => document.getElementById(id);
-const state = { row: null, where: "", colour: "", category: -1, parts: [], method: "linear" };
+const state = { panel: "selected", thing: null, metric: "l2", where: "", colour: "", category: -1, polygon: null, parts: [], method: "linear", shifts: {}, directions: {} };
 let info, column = null, filtered = null;
-
-function element(tag, attributes = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), attributes);
-  made.append(...children);
-  return made;
-}
-
-function paint(canvas, { image, x, y, width, height }) {
-  Object.assign(canvas, { width, height });
-  canvas.getContext("2d").drawImage(image, x, y, width, height, 0, 0, width, height);
-  canvas.dataset.painted = Number(canvas.dataset.painted ?? 0) + 1;
-}
-
-// A canvas with a picture, empty until that is there.
-function picture(promise, label) {
-  const canvas = element("canvas", { className: "picture", width: 1, height: 1 });
-  canvas.setAttribute("role", label ? "img" : "presentation");
-  if (label) canvas.ariaLabel = label;
-  promise.then((made) => paint(canvas, made), (error) => { canvas.title = error.message; canvas.classList.add("missing"); });
-  return canvas;
-}
-const thumb = (row, label) => picture(source.picture(row), label);
-
-// One request at a time; of the values that arrive meanwhile, the newest is asked for next.
-function newestWins(run) {
-  let waiting, busy = false;
-  return async (value) => {
-    waiting = [value];
-    if (busy) return;
-    busy = true;
-    while (waiting) {
-      const [next] = waiting;
-      waiting = null;
-      await run(next, () => !waiting);
-    }
-    busy = false;
-  };
-}
 
 const map = new PointMap(get("map"), {
   tileOf: source.tile,
-  onPick: (index) => select(index < 0 ? null : map.rows[index]),
-  onMove: () => remember(),
+  onPick: (index) => select(index < 0 ? null : { row: map.rows[index] }),
+  onMove: () => { hideCard(); remember(); },
+  onHover: (index, x, y) => hover(index, x, y),
+  onLasso: (polygon) => { state.polygon = polygon; get("lasso").ariaPressed = "false"; show(); },
 });
+
+// What the other modules use.
+const app = { state, source, map, remember, thumbOf, nameOf, grid, select: (thing) => select(thing), add: (thing) => tools.blend.add(thing), open: (panel) => openPanel(panel), get info() { return info; } };
+const tools = {};
+
+// --- things: a row, or a latent made otherwise -----------------------------------------
+
+// What a part of a blend is, in a word or two.
+function nameOf(thing) {
+  if (thing.name) return thing.name;
+  if (thing.row !== undefined) return `row ${thing.row}`;
+  if (thing.cluster) return `cluster ${thing.cluster[1] + 1}`;
+  if (thing.sample) return `sample ${thing.sample[1] + 1}`;
+  return thing.image ? "your image" : "average";
+}
+
+function thumbOf(thing, label) {
+  if (thing.row !== undefined) return picture(source.picture(thing.row), label);
+  if (thing.image) return picture(source.uploaded(thing.image), label);
+  return picture(source.decode([{ parts: [{ ...thing, weight: 1 }] }]).then(([made]) => made), label);
+}
 
 // --- the state in the URL -----------------------------------------------------
 
@@ -63,40 +52,95 @@ function remember() {
 
 function recall() {
   const given = new URLSearchParams(location.hash.slice(1));
+  const known = (thing) => thing && typeof thing === "object" && (thing.row === undefined || map.indexOfRow.has(thing.row));
   try {
     const old = JSON.parse(given.get("state") ?? "{}");
-    for (const key of Object.keys(state)) if (typeof old[key] === typeof state[key] || key === "row") state[key] = old[key] ?? state[key];
+    for (const key of Object.keys(state)) if (old[key] !== undefined && (typeof old[key] === typeof state[key] || old[key] === null)) state[key] = old[key];
     if (!Array.isArray(state.parts)) state.parts = [];
-    state.parts = state.parts.filter((part) => map.indexOfRow.has(part?.row) && Number.isFinite(part.weight));
+    state.parts = state.parts.filter((part) => known(part) && Number.isFinite(part.weight));
+    if (!known(state.thing)) state.thing = null;
+    if (!Array.isArray(state.polygon) || state.polygon.length < 3) state.polygon = null;
+    if (!info.metrics.includes(state.metric)) state.metric = info.metrics[0];
   } catch { /* a damaged link shows the start */ }
   const camera = (given.get("camera") ?? "").split(",").map(Number);
   if (camera.length === 3 && camera.every(Number.isFinite) && camera[2] > 0) map.view = { x: camera[0], y: camera[1], scale: camera[2] };
 }
 
-// --- filter, colour, legend ------------------------------------------------------
+function openPanel(panel) {
+  state.panel = document.querySelector(`[data-panel="${panel}"]:not([hidden])`) ? panel : "selected";
+  for (const tab of get("tabs").children) {
+    const open = tab.dataset.panel === state.panel;
+    tab.ariaSelected = String(open);
+    tab.tabIndex = open ? 0 : -1;
+    get(tab.dataset.panel).hidden = !open;
+  }
+  tools[state.panel]?.open?.();
+  remember();
+}
+
+// --- filter, colour, legend, lasso --------------------------------------------------
+
+function inPolygon(x, y, polygon) {
+  let inside = false;
+  for (let i = 0, j = polygon.length - 1; i < polygon.length; j = i++) {
+    const [x1, y1] = polygon[i], [x2, y2] = polygon[j];
+    if ((y1 > y) !== (y2 > y) && x < ((x2 - x1) * (y - y1)) / (y2 - y1) + x1) inside = !inside;
+  }
+  return inside;
+}
 
 function show() {
-  const n = map.rows.length, shown = new Uint8Array(n);
+  const n = map.rows.length, shown = new Uint8Array(n), { polygon } = state;
   const isolated = column && state.category >= 0;
-  for (let i = 0; i < n; i++) shown[i] = (!filtered || filtered.has(i)) && (!isolated || column.codes[i] === state.category);
-  map.shown = filtered || isolated ? shown : null;
+  let kept = 0;
+  for (let i = 0; i < n; i++) {
+    if ((filtered && !filtered.has(i)) || (isolated && column.codes[i] !== state.category)) continue;
+    if (polygon && !inPolygon(map.points[2 * i], map.points[2 * i + 1], polygon)) continue;
+    shown[i] = 1;
+    kept++;
+  }
+  const chosen = Boolean(filtered || isolated || polygon), note = get("filter-note");
+  map.shown = chosen ? shown : null;
+  map.polygon = polygon;
+  get("chosen").hidden = !chosen && !note.classList.contains("bad");
+  if (chosen) {
+    note.className = "";
+    note.textContent = count(kept, "row");
+  }
+  get("chosen").replaceChildren(note, ...(chosen && kept && info.has_decoder ? [button("average", () => select(average(kept)), { id: "average" })] : []), ...(chosen ? [button("show all", clearChoice)] : []));
   map.draw();
   remember();
 }
 
+function average(kept) {
+  const names = [state.category >= 0 && column ? column.categories[state.category].name : "", filtered ? state.where : "", state.polygon ? "lasso" : ""].filter(Boolean);
+  return {
+    name: `average of ${names.join(", ")} (${kept.toLocaleString("en")})`,
+    ...(filtered ? { where: state.where } : {}), ...(state.polygon ? { polygon: state.polygon } : {}),
+    ...(state.category >= 0 && column ? { category: [state.colour, state.category] } : {}),
+  };
+}
+
+function clearChoice() {
+  Object.assign(state, { where: "", polygon: null, category: -1 });
+  filtered = null;
+  get("filter").value = "";
+  for (const entry of get("legend").children) entry.ariaPressed = "false";
+  show();
+}
+
 const filter = newestWins(async (where, newest) => {
-  const note = get("filter-note");
   try {
     const found = where.trim() ? new Set(await source.filter(where)) : null;
     if (!newest()) return;
     filtered = found;
-    note.className = "";
-    note.textContent = found ? `${found.size.toLocaleString("en")} rows` : "";
     state.where = where;
+    get("filter-note").className = "";
     show();
   } catch (error) {
-    note.className = "bad";
-    note.textContent = error.message;
+    get("filter-note").className = "bad";
+    get("filter-note").textContent = error.message;
+    get("chosen").hidden = false;
   }
 });
 
@@ -115,108 +159,129 @@ async function colour(name) {
     const pen = swatch.getContext("2d");
     pen.fillStyle = colourOf(code);
     pen.fillRect(0, 0, 1, 1);
-    const button = element("button", { type: "button" }, swatch, category.name, element("i", { textContent: category.count.toLocaleString("en") }));
-    button.ariaPressed = String(state.category === code);
-    button.onclick = () => {
+    const entry = button("", () => {
       state.category = state.category === code ? -1 : code;
       [...legend.children].forEach((other, place) => { other.ariaPressed = String(place === state.category); });
       show();
-    };
-    return button;
+    }, { ariaPressed: String(state.category === code) });
+    entry.append(swatch, element("span", { textContent: category.name }), element("i", { textContent: category.count.toLocaleString("en") }));
+    return entry;
   }));
   show();
 }
 
-// --- neighbours ---------------------------------------------------------------------
+// --- the card of the point under the pointer ---------------------------------------------
 
-const caption = (match) => `${match.distance.toPrecision(3)} ${match.metadata.label ?? match.id}`;
+let dwell, hovered = -1;
+function hideCard() { clearTimeout(dwell); hovered = -1; get("card").hidden = true; }
+function hover(index, x, y) {
+  if (index === hovered) return;
+  hideCard();
+  hovered = index;
+  get("map").style.cursor = index < 0 ? "" : "pointer";
+  if (index < 0) return;
+  dwell = setTimeout(async () => {
+    const row = map.rows[index];
+    try {
+      const [facts, image] = await Promise.all([source.row(row), info.has_model ? source.picture(row) : null]);
+      if (hovered !== index) return;
+      const lines = Object.entries(facts.metadata).slice(0, 4).map(([key, value]) => element("div", { textContent: `${key}: ${value}` }));
+      get("card").replaceChildren(...(image ? [picture(Promise.resolve(image), "")] : []), element("div", {}, element("b", { textContent: facts.id }), ...lines));
+      get("card").hidden = false;
+      // Beside the pointer, on the side with more room, and never below it.
+      const { clientWidth: width, clientHeight: height } = get("map"), box = get("card").getBoundingClientRect();
+      get("card").style.left = `${x > width / 2 ? Math.max(4, x - box.width - 18) : x + 18}px`;
+      get("card").style.top = `${Math.max(4, Math.min(height - box.height - 4, y - box.height / 2))}px`;
+    } catch { /* the point says so when it is selected */ }
+  }, 120);
+}
+
+// --- what is selected ---------------------------------------------------------------------
 
 function grid(matches) {
   return matches.map((match) => {
-    const button = element("button", { type: "button", title: `${match.id}, distance ${match.distance.toPrecision(6)}` });
-    if (info.has_model) button.append(thumb(match.row, match.id));
-    button.append(caption(match));
-    button.onclick = () => select(match.row);
-    return button;
+    const made = button("", () => select({ row: match.row }), { title: `${match.id}, distance ${match.distance.toPrecision(6)}` });
+    if (info.has_model) made.append(thumbOf({ row: match.row }, match.id));
+    made.append(element("span", { textContent: `${match.distance.toPrecision(3)} ${match.metadata.label ?? match.id}` }));
+    return made;
   });
 }
 
-const choose = newestWins(async (row, newest) => {
-  const panel = get("selected");
-  state.row = row;
-  map.selected = row === null ? -1 : map.indexOfRow.get(row) ?? -1;
+// Metrics that compare posteriors need a row's; other latents have none.
+const metricFor = (thing) => (thing.row === undefined && ["wasserstein", "kl"].includes(state.metric) ? "l2" : state.metric);
+
+async function describe(thing, newest) {
+  const blend = { parts: [{ ...thing, weight: 1 }], method: "linear" }, isRow = thing.row !== undefined, metric = metricFor(thing);
+  const [facts, found, [decoded]] = await Promise.all([
+    isRow ? source.row(thing.row) : { id: nameOf(thing), metadata: {} },
+    isRow ? source.neighbours(thing.row, 12, metric) : source.near(blend, 12, metric),
+    info.has_decoder ? source.decode([blend]) : [null],
+  ]);
+  if (!newest()) return;
+  map.near = found.matches.map((match) => map.indexOfRow.get(match.row)).filter((index) => index !== undefined);
+  map.draw();
+  const pair = element("div", { className: "pair" });
+  if ((isRow || thing.image) && info.has_model) {
+    const words = thing.image ? "your image" : facts.file_exists ? "image" : "no image file: decoded";
+    pair.append(element("figure", {}, thumbOf(thing, "image"), element("figcaption", { textContent: words })));
+  }
+  if (decoded) pair.append(element("figure", {}, picture(Promise.resolve(decoded), "reconstruction"), element("figcaption", { textContent: isRow || thing.image ? "reconstruction" : "decoded" })));
+  const list = element("dl");
+  for (const [key, value] of Object.entries(facts.metadata)) list.append(element("dt", { textContent: key }), element("dd", { textContent: String(value) }));
+  const actions = element("p", { className: "bar" });
+  if (decoded) actions.append(button("add to blend", () => app.add(thing), { id: "add" }));
+  if (isRow) actions.append(button("show on map", () => map.centre(map.indexOfRow.get(thing.row))));
+  const title = element("h2", { textContent: "Nearest rows" });
+  if (info.metrics.length > 1) {
+    const choice = element("select", { id: "metric", ariaLabel: "metric" }, ...info.metrics.map((name) => element("option", { value: name, textContent: name.replace("_", " ") })));
+    choice.value = metric;
+    choice.onchange = () => { state.metric = choice.value; select(state.thing); };
+    title.append(" by ", choice);
+  }
+  get("selected").replaceChildren(element("h2", { textContent: facts.id }), pair, list, actions, title, element("div", { className: "grid" }, ...grid(found.matches)));
+}
+
+const choose = newestWins(async (thing, newest) => {
+  state.thing = thing;
+  map.selected = thing?.row === undefined ? -1 : map.indexOfRow.get(thing.row) ?? -1;
   map.near = [];
   map.draw();
   remember();
-  if (row === null) { panel.replaceChildren(element("p", { className: "hint", textContent: "Click a point to see its nearest rows." })); return; }
-  try {
-    const [facts, found] = await Promise.all([source.row(row), source.neighbours(row, 12)]);
-    const decoded = info.has_decoder ? await source.decode({ parts: [{ row, weight: 1 }], method: "linear" }) : null;
-    if (!newest()) return;
-    map.near = found.matches.map((match) => map.indexOfRow.get(match.row)).filter((index) => index !== undefined);
-    map.draw();
-    const add = element("button", { type: "button", id: "add", textContent: "add to blend" });
-    add.onclick = () => {
-      if (!state.parts.some((part) => part.row === row)) state.parts.push({ row, weight: 1 });
-      tray();
-    };
-    const pair = element("div", { className: "pair" });
-    if (info.has_model) pair.append(element("figure", {}, thumb(row, "image"), element("figcaption", { textContent: facts.file_exists ? "image" : "no image file: decoded" })));
-    if (decoded) pair.append(element("figure", {}, picture(Promise.resolve(decoded), "reconstruction"), element("figcaption", { textContent: "reconstruction" })));
-    const list = element("dl");
-    for (const [key, value] of Object.entries(facts.metadata)) list.append(element("dt", { textContent: key }), element("dd", { textContent: String(value) }));
-    panel.replaceChildren(element("h2", { textContent: facts.id }), pair, list, ...(decoded ? [add] : []),
-      element("h2", { textContent: "Nearest rows" }), element("div", { className: "grid" }, ...grid(found.matches)));
-  } catch (error) {
-    panel.replaceChildren(element("p", { className: "bad", textContent: error.message }));
+  if (!thing) {
+    get("selected").replaceChildren(element("p", { className: "hint", textContent: "Click a point: its image, its reconstruction and its nearest rows appear here. Drag to move, scroll to zoom; close up, points become pictures." }));
+    return;
+  }
+  try { await describe(thing, newest); } catch (error) {
+    get("selected").replaceChildren(element("h2", { textContent: nameOf(thing) }), element("p", { className: "bad", textContent: error.message }));
   }
 });
-const select = (row) => choose(row);
-
-// --- blend --------------------------------------------------------------------------
-
-const blend = newestWins(async (recipe) => {
-  const note = get("blend-note");
-  try {
-    const began = performance.now();
-    paint(get("blend"), await source.decode(recipe));
-    note.className = "";
-    note.textContent = `decoded in ${Math.round(performance.now() - began)} ms`;
-  } catch (error) {
-    note.className = "bad";
-    note.textContent = error.message;
-  }
-});
-const nearBlend = newestWins(async (recipe, newest) => {
-  try {
-    const found = await source.near(recipe, 8);
-    if (newest()) get("near").replaceChildren(...grid(found.matches));
-  } catch { get("near").replaceChildren(); } // the blend says why
-});
-
-let pause;
-function renew() {
-  const recipe = { parts: state.parts.map((part) => ({ ...part })), method: state.method };
-  remember();
-  if (!recipe.parts.length) return;
-  blend(recipe);
-  clearTimeout(pause);
-  pause = setTimeout(() => nearBlend(recipe), 250);
+function select(thing) {
+  if (thing) openPanel("selected");
+  return choose(thing);
 }
 
-function tray() {
-  get("tray").hidden = !state.parts.length;
-  get("method").value = state.method;
-  get("parts").replaceChildren(...state.parts.map((part) => {
-    const value = element("output", { textContent: part.weight.toFixed(2) });
-    const slider = element("input", { type: "range", min: -1, max: 2, step: 0.01, ariaLabel: `weight of row ${part.row}` });
-    slider.value = part.weight;
-    slider.oninput = () => { part.weight = Number(slider.value); value.textContent = part.weight.toFixed(2); renew(); };
-    const remove = element("button", { type: "button", textContent: "×", ariaLabel: `remove row ${part.row}` });
-    remove.onclick = () => { state.parts.splice(state.parts.indexOf(part), 1); tray(); };
-    return element("div", { className: "part" }, thumb(part.row, ""), slider, value, remove);
-  }));
-  renew();
+// --- images from outside ------------------------------------------------------------------
+
+async function upload(file) {
+  if (!file) return;
+  openPanel("selected");
+  get("selected").replaceChildren(element("p", { className: "hint busy", textContent: "encoding your image …" }));
+  try { await select({ image: await source.upload(file), name: file.name || "your image" }); } catch (error) {
+    get("selected").replaceChildren(element("p", { className: "bad", textContent: error.message }));
+  }
+}
+
+function listenForImages() {
+  get("upload").onclick = () => get("file").click();
+  get("file").onchange = () => { upload(get("file").files[0]); get("file").value = ""; };
+  addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("dropping"); });
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dropping");
+    upload(event.dataTransfer.files[0]);
+  });
+  addEventListener("paste", (event) => upload([...event.clipboardData.files].find((file) => file.type.startsWith("image/"))));
 }
 
 // --- start ----------------------------------------------------------------------------
@@ -225,6 +290,34 @@ function report(error) {
   get("state").hidden = false;
   get("state").className = "bad";
   get("state").textContent = error.message;
+}
+
+function listen() {
+  let typing;
+  get("filter").oninput = () => { clearTimeout(typing); typing = setTimeout(() => filter(get("filter").value), 250); };
+  get("filter-form").onsubmit = (event) => { event.preventDefault(); filter(get("filter").value); };
+  get("colour").onchange = () => { state.category = -1; colour(get("colour").value); };
+  get("lasso").onclick = () => {
+    map.lassoing = !map.lassoing;
+    get("lasso").ariaPressed = String(map.lassoing);
+    get("map").classList.toggle("lassoing", map.lassoing);
+  };
+  for (const tab of get("tabs").children) tab.onclick = () => openPanel(tab.dataset.panel);
+  get("tabs").onkeydown = (event) => {
+    const tabs = [...get("tabs").children].filter((tab) => !tab.hidden), step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    const next = tabs[(tabs.indexOf(document.activeElement) + step + tabs.length) % tabs.length];
+    next.focus();
+    openPanel(next.dataset.panel);
+  };
+}
+
+// Pictures by which a map that is seen from afar can be read: the medoids of clusters.
+async function findLandmarks() {
+  if (!info.tiles || info.rows < 200) return;
+  const found = await source.clusters(Math.min(24, Math.ceil(info.rows / 50))).catch(() => []);
+  map.landmarks = found.map((cluster) => map.indexOfRow.get(cluster.medoid)).filter((index) => index !== undefined);
+  map.draw();
 }
 
 async function start() {
@@ -236,21 +329,26 @@ async function start() {
   map.setPoints(new Uint32Array(data, 16, n), new Float32Array(data, 16 + 4 * n, 2 * n));
   map.tiles = info.tiles;
   get("filter-form").hidden = !source.can.filter;
-  get("facts").textContent = `${n.toLocaleString("en")} rows, ${info.dim} dimensions, neighbours kept: ${Math.round(100 * info.neighbours_kept)} %`;
+  get("upload").hidden = !(source.can.upload && info.has_model);
+  for (const name of ["tray", "path", "samples"]) document.querySelector(`[data-panel=${name}]`).hidden = !info.has_decoder;
+  document.querySelector("[data-panel=review]").hidden = !source.can.review;
+  get("facts").textContent = `${count(n, "row")}, ${count(info.dim, "dimension")}, neighbours kept: ${Math.round(100 * info.neighbours_kept)} %`;
+  get("facts").title = "The share of each row's 10 nearest rows that are near on the map, too. Lines lead to the true ones.";
   get("colour").append(...info.columns.map((name) => element("option", { value: name, textContent: name })));
+  get("colour").parentElement.hidden = !info.columns.length;
   map.fit();
   state.colour = info.columns.includes("label") ? "label" : "";
   recall();
   get("state").hidden = true;
   get("filter").value = state.where;
-  let typing;
-  get("filter").oninput = () => { clearTimeout(typing); typing = setTimeout(() => filter(get("filter").value), 250); };
-  get("filter-form").onsubmit = (event) => { event.preventDefault(); filter(get("filter").value); };
-  get("colour").onchange = () => { state.category = -1; colour(get("colour").value); };
-  get("method").onchange = () => { state.method = get("method").value; renew(); };
-  get("clear").onclick = () => { state.parts = []; tray(); };
-  await Promise.all([state.where && filter(state.where), colour(state.colour), state.row !== null && select(state.row)]);
-  if (state.parts.length) tray();
+  tools.blend = tools.tray = openBlend(app);
+  Object.assign(tools, openTools(app));
+  listen();
+  if (source.can.upload && info.has_model) listenForImages();
+  const panel = state.panel;
+  await Promise.all([state.where && source.can.filter && filter(state.where), colour(state.colour), choose(state.thing)]);
+  openPanel(panel);
   document.body.dataset.ready = "yes";
+  findLandmarks();
 }
 start().catch(report);

@@ -1,16 +1,16 @@
-// What the page shows, from the server.  `site.js` gives the same from files; a site has it in this place.
+// What the page shows, from the server.  A site has `site/source.js` in this place, which reads files.
 
 const API = "api/v1/";
 let version = "";
 
-async function ask(path, body) {
-  const options = body && { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+async function ask(path, options) {
   let answer;
   try { answer = await fetch(API + path, options); } catch { throw new Error("the server does not answer: is `latentdb serve` still running?"); }
   if (answer.ok) return answer;
   throw new Error((await answer.json().catch(() => ({}))).error ?? `the server answered ${answer.status}`);
 }
-const askJson = async (path, body) => (await ask(path, body)).json();
+const post = (path, body) => ask(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+const json = async (answer) => (await answer).json();
 
 async function imageAt(url) {
   const image = new Image();
@@ -19,22 +19,35 @@ async function imageAt(url) {
   return image;
 }
 const whole = (image) => ({ image, x: 0, y: 0, width: image.width, height: image.height });
+async function strip(answer, count) {
+  const image = await createImageBitmap(await (await answer).blob()), width = image.width / count;
+  return Array.from({ length: count }, (_, number) => ({ image, x: number * width, y: 0, width, height: image.height }));
+}
 
+// Pictures are {image, x, y, width, height}: a part of something that a canvas can draw.
 export const source = {
-  can: { filter: true },
+  can: { filter: true, upload: true, review: true, gif: true },
   async open() {
-    const info = await askJson("info");
+    const info = await json(ask("info"));
     version = info.version;
     return info;
   },
-  async points() { return (await ask("points")).arrayBuffer(); },
-  column: (name) => askJson("columns/" + encodeURIComponent(name)),
-  filter: async (where) => (await askJson("filter?" + new URLSearchParams({ where }))).points,
-  row: (row) => askJson(`rows/${row}`),
-  neighbours: (row, k) => askJson(`neighbors/${row}?k=${k}`),
-  near: (recipe, k) => askJson(`query?k=${k}`, recipe),
-  // Pictures are {image, x, y, width, height}: a part of something that a canvas can draw.
-  async decode(recipe) { return whole(await createImageBitmap(await (await ask("decode", recipe)).blob())); },
+  points: async () => (await ask("points")).arrayBuffer(),
+  column: (name) => json(ask("columns/" + encodeURIComponent(name))),
+  filter: async (where) => (await json(ask("filter?" + new URLSearchParams({ where })))).points,
+  row: (row) => json(ask(`rows/${row}`)),
+  neighbours: (row, k, metric) => json(ask(`neighbors/${row}?k=${k}&metric=${metric}`)),
+  near: (blend, k, metric) => json(post(`query?k=${k}&metric=${metric}`, blend)),
+  decode: (blends) => strip(post("decode", { blends }), blends.length),
+  average: (selection) => json(post("average", selection)),
+  gif: async (from, to, steps, method) => (await post("interpolate", { from, to, steps, method, format: "gif" })).blob(),
+  dimensions: () => json(ask("dimensions")),
+  directions: async () => (await json(ask("directions"))).directions,
+  clusters: async (n) => (await json(ask(`clusters?n=${n}`))).clusters,
+  duplicates: () => json(ask("duplicates")),
+  outliers: (by) => json(ask(`outliers?by=${by}`)),
+  upload: async (file) => (await json(ask("images", { method: "POST", headers: { "content-type": file.type || "image/unknown" }, body: file }))).image,
+  uploaded: async (token) => whole(await imageAt(`${API}images/${token}`)),
   picture: async (row) => whole(await imageAt(`${API}thumb/${row}?v=${version}`)),
   tile: (number) => imageAt(`${API}tiles/${number}?v=${version}`),
 };

@@ -3,7 +3,7 @@
 import { blend } from "./latents.js";
 import { unpacked } from "./unpack.js";
 
-let decoder, indexOfRow, latents, session;
+let decoder, latents, session, statistics, clusters, directions;
 
 async function load(path, what) {
   const answer = await fetch(path);
@@ -40,50 +40,107 @@ const openDecoder = once(async () => {
   ort.env.wasm.numThreads = 1; // more need headers that few web servers send
   ort.env.wasm.wasmBinary = await unpacked(await load("ort/ort-wasm-simd-threaded.wasm.gz", "the decoder"));
   session = await ort.InferenceSession.create(await load("data/decoder.onnx", "the decoder"), { logSeverityLevel: 4 });
-  session.tensorOf = (vector) => new ort.Tensor("float32", vector, [1, vector.length]);
+  session.tensorOf = (vectors, dim) => new ort.Tensor("float32", vectors, [vectors.length / dim, dim]);
 });
 
-const at = (row) => {
-  const index = indexOfRow.get(row);
-  if (index === undefined) throw new Error(`row ${row} is not in this site`);
+const json = async (path) => JSON.parse(new TextDecoder().decode(await unpacked(await load(path, path))));
+const openStatistics = once(async () => { statistics = await json("data/statistics.json.gz"); });
+const openClusters = once(async () => { clusters = (await json("data/clusters.json.gz")).means; });
+const openDirections = once(async () => { directions = (await json("data/directions.json.gz")).directions; });
+
+const at = (index) => {
+  if (!(index < latents.n)) throw new Error("this row is not in this site");
   return latents.values.subarray(index * latents.dim, (index + 1) * latents.dim);
 };
-const resolve = ({ parts, method }) => blend(parts.map(({ row }) => at(row)), parts.map(({ weight }) => weight), method);
 
-function near({ recipe, k, except }) {
-  const { n, dim, values } = latents, wanted = resolve(recipe), found = [];
+// Normal numbers from a seed: mulberry32, then Box and Muller.
+function normals(seed, size) {
+  let a = seed >>> 0;
+  const uniform = () => {
+    a = (a + 0x6d2b79f5) >>> 0;
+    let t = a;
+    t = Math.imul(t ^ (t >>> 15), t | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+  return Float64Array.from({ length: size }, () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform()));
+}
+
+async function sampled([seed, number], source) {
+  const drawn = normals(seed * 1000 + number + 1, latents.dim);
+  if (source !== "aggregate") return drawn;
+  await openStatistics();
+  const { mean, factor } = statistics; // factor times its transpose is the covariance
+  return mean.map((middle, i) => factor[i].length ? factor[i].reduce((sum, value, j) => sum + value * drawn[j], middle) : middle + factor[i] * drawn[i]);
+}
+
+async function vectorOf(part) {
+  if (part.point !== undefined) return at(part.point);
+  if (part.points) {
+    const sum = new Float64Array(latents.dim);
+    for (const index of part.points) at(index).forEach((value, i) => { sum[i] += value; });
+    return sum.map((value) => value / part.points.length);
+  }
+  if (part.sample) return sampled(part.sample, part.source);
+  if (part.cluster) {
+    await openClusters();
+    return clusters[part.cluster[1]];
+  }
+  throw new Error("this part of the blend needs latentdb serve");
+}
+
+async function resolve({ parts, method, shifts = {}, directions: factors = {} }) {
+  const vector = blend(await Promise.all(parts.map(vectorOf)), parts.map(({ weight }) => weight), method);
+  for (const [dimension, by] of Object.entries(shifts)) {
+    await openStatistics();
+    vector[dimension] += by * statistics.sd[dimension];
+  }
+  for (const [name, factor] of Object.entries(factors)) {
+    await openDirections();
+    directions.find((one) => one.name === name)?.vector.forEach((value, i) => { vector[i] += factor * value; });
+  }
+  return vector;
+}
+
+async function near({ blend: wish, k, except }) {
+  const { n, dim, values } = latents, wanted = await resolve(wish), found = [];
   for (let i = 0, from = 0; i < n; i++, from += dim) {
     let square = 0;
     for (let j = 0; j < dim; j++) { const gap = values[from + j] - wanted[j]; square += gap * gap; }
     if (found.length === k && square >= found[k - 1].square) continue;
-    if (except !== undefined && i === indexOfRow.get(except)) continue;
+    if (i === except) continue;
     let place = found.length;
     while (place && found[place - 1].square > square) place--;
     found.splice(place, 0, { index: i, square });
     if (found.length > k) found.pop();
   }
-  return found.map(({ index, square }) => ({ index, distance: Math.sqrt(square) }));
+  const norm = Math.sqrt(wanted.reduce((sum, value) => sum + value * value, 0));
+  return { found: found.map(({ index, square }) => ({ index, distance: Math.sqrt(square) })), norm };
 }
 
-async function decode({ recipe }) {
-  const { height, width, channels, scale, offset } = decoder;
-  const output = await session.run({ [session.inputNames[0]]: session.tensorOf(resolve(recipe)) });
-  const values = output[session.outputNames[0]].data, pixels = new Uint8ClampedArray(4 * height * width);
-  if (values.length !== height * width * channels) throw new Error(`the decoder gives ${values.length} numbers: expected ${height * width * channels}`);
-  for (let i = 0; i < height * width; i++) {
-    for (let channel = 0; channel < 3; channel++) {
-      const c = Math.min(channel, channels - 1);
-      pixels[4 * i + channel] = values[i * channels + c] * (scale[c] ?? scale[0]) + (offset[c] ?? offset[0]);
+async function decode({ blends }) {
+  const { height, width, channels, scale, offset } = decoder, { dim } = latents, size = height * width * channels;
+  const vectors = new Float32Array(blends.length * dim);
+  for (const [number, wish] of blends.entries()) vectors.set(await resolve(wish), number * dim);
+  const output = await session.run({ [session.inputNames[0]]: session.tensorOf(vectors, dim) });
+  const values = output[session.outputNames[0]].data;
+  if (values.length !== blends.length * size) throw new Error(`the decoder gives ${values.length} numbers: expected ${blends.length * size}`);
+  return blends.map((_, number) => {
+    const pixels = new Uint8ClampedArray(4 * height * width);
+    for (let i = 0; i < height * width; i++) {
+      for (let channel = 0; channel < 3; channel++) {
+        const c = Math.min(channel, channels - 1);
+        pixels[4 * i + channel] = values[number * size + i * channels + c] * (scale[c] ?? scale[0]) + (offset[c] ?? offset[0]);
+      }
+      pixels[4 * i + 3] = 255;
     }
-    pixels[4 * i + 3] = 255;
-  }
-  return { pixels, width, height };
+    return { pixels, width, height };
+  });
 }
 
 onmessage = async ({ data }) => {
   if (data.task === "open") {
     decoder = data.decoder;
-    indexOfRow = new Map(Array.from(data.rows, (row, index) => [row, index]));
     return;
   }
   try {

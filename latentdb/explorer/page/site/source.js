@@ -2,7 +2,8 @@
 
 import { unpacked } from "./unpack.js";
 
-let info, rows, indexOfRow;
+let info, rows, points, indexOfRow;
+const columns = {};
 const tiles = new Map(), KEPT_TILES = 64;
 
 async function load(name, kind) {
@@ -32,7 +33,7 @@ function compute(task, rest) {
       for (const [, reject] of waiting.values()) reject(new Error(event.message || "engine.js cannot be run"));
       waiting.clear();
     };
-    engine.postMessage({ task: "open", decoder: info.decoder, rows });
+    engine.postMessage({ task: "open", decoder: info.decoder });
   }
   return new Promise((resolve, reject) => {
     waiting.set(++asked, [resolve, reject]);
@@ -40,19 +41,37 @@ function compute(task, rest) {
   });
 }
 
-async function matches(found) {
-  const { ids, metadata } = await facts();
-  return {
-    metric: "l2",
-    matches: found.map(({ index, distance }) => ({
-      row: rows[index], id: ids[index], distance,
-      metadata: Object.fromEntries(info.columns.map((name) => [name, metadata[name][index]]).filter(([, value]) => value !== null)),
-    })),
+const described = (index, { metadata }) => Object.fromEntries(info.columns.map((name) => [name, metadata[name][index]]).filter(([, value]) => value !== null));
+
+// The points that a part selects: within a polygon, or of a category of a column.
+async function selected({ polygon, category }) {
+  const codes = category && (await source.column(category[0])).codes, found = [];
+  for (let i = 0; i < info.rows; i++) {
+    if (codes && codes[i] !== category[1]) continue;
+    const x = points[2 * i], y = points[2 * i + 1];
+    let inside = !polygon;
+    for (let a = 0, b = polygon ? polygon.length - 1 : 0; polygon && a < polygon.length; b = a++) {
+      const [x1, y1] = polygon[a], [x2, y2] = polygon[b];
+      if ((y1 > y) !== (y2 > y) && x < ((x2 - x1) * (y - y1)) / (y2 - y1) + x1) inside = !inside;
+    }
+    if (inside) found.push(i);
+  }
+  if (!found.length) throw new Error("no row is selected: there is nothing to average");
+  return found;
+}
+
+// A blend as the worker takes it: rows as points, selections as lists of points.
+async function translated({ parts, method, shifts, directions }) {
+  const translate = async (part) => {
+    if (part.row !== undefined) return { point: indexOfRow.get(part.row), weight: part.weight };
+    if (part.polygon || part.category) return { points: await selected(part), weight: part.weight };
+    return part;
   };
+  return { parts: await Promise.all(parts.map(translate)), method, shifts, directions };
 }
 
 export const source = {
-  can: { filter: false },
+  can: {},
   onProgress: () => {},
   async open() {
     info = JSON.parse(await load("site.json", "text"));
@@ -62,28 +81,35 @@ export const source = {
   async points() {
     const data = await load("points.bin", "arrayBuffer");
     rows = new Uint32Array(data, 16, info.rows);
+    points = new Float32Array(data, 16 + 4 * info.rows, 2 * info.rows);
     indexOfRow = new Map(Array.from(rows, (row, index) => [row, index]));
     return data;
   },
-  column: (name) => loadJson(`columns/${info.columns.indexOf(name)}.json.gz`),
+  column(name) {
+    columns[name] ??= loadJson(`columns/${info.columns.indexOf(name)}.json.gz`);
+    return columns[name];
+  },
   async row(row) {
-    const index = indexOfRow.get(row), { ids, metadata, decoded } = await facts();
-    return {
-      row, id: ids[index], file_exists: !decoded.has(index),
-      metadata: Object.fromEntries(info.columns.map((name) => [name, metadata[name][index]]).filter(([, value]) => value !== null)),
-    };
+    const index = indexOfRow.get(row), table = await facts();
+    return { row, id: table.ids[index], file_exists: !table.decoded.has(index), metadata: described(index, table) };
   },
-  neighbours: async (row, k) => matches(await compute("near", { recipe: { parts: [{ row, weight: 1 }] }, k, except: row })),
-  near: async (recipe, k) => matches(await compute("near", { recipe, k })),
-  async decode(recipe) {
-    const { pixels, width, height } = await compute("decode", { recipe });
-    const image = await createImageBitmap(new ImageData(pixels, width, height));
-    return { image, x: 0, y: 0, width, height };
+  neighbours: (row, k) => source.near({ parts: [{ row, weight: 1 }] }, k, indexOfRow.get(row)),
+  async near(blend, k, except) {
+    const [{ found, norm }, table] = await Promise.all([translated(blend).then((made) => compute("near", { blend: made, k, except })), facts()]);
+    const matches = found.map(({ index, distance }) => ({ row: rows[index], id: table.ids[index], distance, metadata: described(index, table) }));
+    return { metric: "l2", matches, norm };
   },
+  async decode(blends) {
+    const made = await compute("decode", { blends: await Promise.all(blends.map(translated)) });
+    return Promise.all(made.map(async ({ pixels, width, height }) => ({ image: await createImageBitmap(new ImageData(pixels, width, height)), x: 0, y: 0, width, height })));
+  },
+  dimensions: () => loadJson("dimensions.json.gz"),
+  directions: async () => (await loadJson("directions.json.gz")).directions,
+  clusters: async () => (await loadJson("clusters.json.gz")).clusters,
   async picture(row) {
-    const index = indexOfRow.get(row), { per_tile, columns, height, width, down, across } = info.tiles;
+    const index = indexOfRow.get(row), { per_tile, columns: across, height, width, down, across: step } = info.tiles;
     const image = await source.tile(Math.floor(index / per_tile)), cell = index % per_tile;
-    return { image, x: (cell % columns) * across, y: Math.floor(cell / columns) * down, width, height };
+    return { image, x: (cell % across) * step, y: Math.floor(cell / across) * down, width, height };
   },
   tile(number) {
     if (!tiles.has(number)) {

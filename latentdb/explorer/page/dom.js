@@ -1,0 +1,65 @@
+// Elements, pictures on canvases, and requests of which only the newest counts.
+
+export const get = (id) => document.getElementById(id);
+
+export function element(tag, attributes = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), attributes);
+  made.append(...children);
+  return made;
+}
+
+export function button(text, onclick, attributes = {}) {
+  return element("button", { type: "button", onclick, ...attributes }, text);
+}
+
+export function paint(canvas, { image, x, y, width, height }) {
+  Object.assign(canvas, { width, height });
+  canvas.getContext("2d").drawImage(image, x, y, width, height, 0, 0, width, height);
+  canvas.dataset.painted = Number(canvas.dataset.painted ?? 0) + 1;
+}
+
+// A canvas with a picture, empty until that is there.
+export function picture(promise, label) {
+  const canvas = element("canvas", { className: "picture", width: 1, height: 1 });
+  canvas.setAttribute("role", label ? "img" : "presentation");
+  if (label) canvas.ariaLabel = label;
+  promise.then((made) => paint(canvas, made), (error) => { canvas.title = error.message; canvas.classList.add("missing"); });
+  return canvas;
+}
+
+// One request at a time; of the values that arrive meanwhile, the newest is asked for next.
+export function newestWins(run) {
+  let waiting, busy = false;
+  return async (value) => {
+    waiting = [value];
+    if (busy) return;
+    busy = true;
+    while (waiting) {
+      const [next] = waiting;
+      waiting = null;
+      await run(next, () => !waiting);
+    }
+    busy = false;
+  };
+}
+
+// Show what is being done where it takes over half a second, and an error in its place.
+export async function working(box, text, run) {
+  const timer = setTimeout(() => box.replaceChildren(element("p", { className: "hint busy", textContent: text })), 500);
+  try {
+    const children = await run();
+    clearTimeout(timer);
+    box.replaceChildren(...children);
+  } catch (error) {
+    clearTimeout(timer);
+    box.replaceChildren(element("p", { className: "bad", textContent: error.message }));
+  }
+}
+
+export function download(blob, name) {
+  const url = URL.createObjectURL(blob);
+  element("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
+}
+
+export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;

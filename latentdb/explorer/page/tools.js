@@ -1,0 +1,151 @@
+// The panels beside the selection and the blend: paths, samples, clusters, and lists to go through.
+
+import { button, count, download, element, get, picture, working } from "./dom.js";
+
+const STEPS = 9, FRAMES = 24, SAMPLES = 16, CLUSTERS = 20, SHOWN = 60;
+
+const one = ({ weight, name, ...part }) => ({ parts: [{ ...part, weight: 1 }] });
+
+function openPath(app) {
+  const { state, source } = app;
+  let frames = [], key = "", playing = 0;
+
+  function ends() { return state.parts.length > 1 ? [state.parts[0], state.parts.at(-1)] : null; }
+  const between = ([from, to], t) => ({ parts: [{ ...one(from).parts[0], weight: 1 - t }, { ...one(to).parts[0], weight: t }], method: state.method });
+
+  async function pngOf() {
+    const { width, height } = frames[0], canvas = element("canvas", { width: width * STEPS, height }), pen = canvas.getContext("2d");
+    for (let step = 0; step < STEPS; step++) {
+      const { image, x, y } = frames[Math.round((step * (FRAMES - 1)) / (STEPS - 1))];
+      pen.drawImage(image, x, y, width, height, step * width, 0, width, height);
+    }
+    return new Promise((resolve) => canvas.toBlob(resolve));
+  }
+
+  function show(pair) {
+    const view = picture(Promise.resolve(frames[0]), "a point of the path"), position = element("input", { id: "position", type: "range", min: 0, max: FRAMES - 1, value: 0, ariaLabel: "position on the path" });
+    const strip = element("div", { className: "strip" });
+    view.classList.add("large");
+    const at = (frame) => { const { image, x, y, width, height } = frames[frame]; view.getContext("2d").drawImage(image, x, y, width, height, 0, 0, width, height); };
+    position.oninput = () => at(Number(position.value));
+    for (let step = 0; step < STEPS; step++) {
+      const frame = Math.round((step * (FRAMES - 1)) / (STEPS - 1));
+      const open = button("", () => { position.value = frame; at(frame); }, { className: "plain", ariaLabel: `step ${step + 1} of ${STEPS}` });
+      open.append(picture(Promise.resolve(frames[frame]), ""));
+      strip.append(open);
+    }
+    const play = button("play", () => {
+      if (playing) { clearInterval(playing); playing = 0; play.textContent = "play"; return; }
+      let tick = Number(position.value);
+      play.textContent = "stop";
+      playing = setInterval(() => {
+        if (!play.isConnected) { clearInterval(playing); playing = 0; return; }
+        tick = (tick + 1) % (2 * FRAMES - 2);
+        position.value = tick < FRAMES ? tick : 2 * FRAMES - 2 - tick;
+        at(Number(position.value));
+      }, 80);
+    }, { id: "play" });
+    const method = element("select", { id: "path-method", ariaLabel: "method" }, ...["linear", "slerp"].map((name) => element("option", { textContent: name })));
+    method.value = state.method;
+    method.onchange = () => { state.method = get("method").value = method.value; open(); };
+    const actions = element("p", { className: "bar" }, play, method, button("save PNG", async () => download(await pngOf(), "path.png"), { id: "save-png" }));
+    if (source.can.gif) actions.append(button("save GIF", async (event) => {
+      event.target.disabled = true;
+      try { download(await source.gif(one(pair[0]), one(pair[1]), FRAMES, state.method), "path.gif"); } finally { event.target.disabled = false; }
+    }, { id: "save-gif" }));
+    return [element("p", { className: "hint", textContent: `From ${app.nameOf(pair[0])} to ${app.nameOf(pair[1])}: the first and the last of the blend.` }), view, position, strip, actions];
+  }
+
+  async function open() {
+    const pair = ends(), now = JSON.stringify([pair, state.method]);
+    if (!pair) {
+      key = "";
+      get("path").replaceChildren(element("p", { className: "hint", textContent: "Add two rows to the blend: the path between the first and the last of it appears here." }));
+      return;
+    }
+    if (now === key) return;
+    key = now;
+    await working(get("path"), "decoding the path …", async () => {
+      frames = await source.decode(Array.from({ length: FRAMES }, (_, frame) => between(pair, frame / (FRAMES - 1))));
+      return show(pair);
+    });
+    if (!frames.length) key = "";
+  }
+  return { open };
+}
+
+function openSamples(app) {
+  let seed = 0, from = "prior", drawn = "";
+  async function open() {
+    if (drawn === `${from} ${seed}`) return;
+    drawn = `${from} ${seed}`;
+    await working(get("samples"), "drawing …", async () => {
+      const things = Array.from({ length: SAMPLES }, (_, number) => ({ sample: [seed, number], source: from }));
+      const made = await app.source.decode(things.map(one));
+      const choice = element("select", { id: "sample-source", ariaLabel: "source" }, element("option", { value: "prior", textContent: "the prior, N(0, 1)" }), element("option", { value: "aggregate", textContent: "a Gaussian fitted to the rows" }));
+      choice.value = from;
+      choice.onchange = () => { from = choice.value; open(); };
+      const cells = things.map((thing, number) => {
+        const cell = button("", () => app.select(thing), { title: "select this sample" });
+        cell.append(picture(Promise.resolve(made[number]), app.nameOf(thing)));
+        return cell;
+      });
+      return [
+        element("p", { className: "hint", textContent: "Latents that no row has. If those of the prior look worse than those of the Gaussian, the rows are not where the prior is." }),
+        element("p", { className: "bar" }, choice, button("others", () => { seed++; open(); }, { id: "again" })),
+        element("div", { className: "grid" }, ...cells),
+      ];
+    });
+  }
+  return { open };
+}
+
+function openClusters(app) {
+  let done = false;
+  async function open() {
+    if (done) return;
+    done = true;
+    await working(get("clusters"), "grouping all rows …", async () => {
+      const n = Math.min(CLUSTERS, app.info.rows), found = await app.source.clusters(n).catch((error) => { done = false; throw error; });
+      return [
+        element("p", { className: "hint", textContent: app.info.has_decoder ? "k-means over all rows: the decoded mean of each cluster, then the row nearest to it and others." : "k-means over all rows: the row nearest to each mean, and others." }),
+        ...found.map((cluster) => {
+          const thing = { cluster: [n, cluster.number], name: `mean of cluster ${cluster.number + 1}` }, line = element("div", { className: "line" });
+          const cell = (what, title, className = "plain") => { const made = button("", () => app.select(what), { className, title }); made.append(app.info.has_model ? app.thumbOf(what, title) : title); return made; };
+          if (app.info.has_decoder) line.append(cell(thing, thing.name, "plain mean"));
+          for (const row of [cluster.medoid, ...cluster.nearest].slice(0, 5)) line.append(cell({ row }, `row ${row}`));
+          const label = cluster.label === null ? "" : `, ${Math.round(100 * cluster.purity)} % ${cluster.label}`;
+          return element("div", {}, element("h3", { textContent: `${cluster.number + 1}: ${count(cluster.size, "row")}${label}` }), line);
+        }),
+      ];
+    });
+  }
+  return { open };
+}
+
+function openReview(app) {
+  const box = element("div", { id: "list" });
+  const rowButton = (row, words) => {
+    const made = button("", () => app.select({ row }), { title: `row ${row}` });
+    if (app.info.has_model) made.append(app.thumbOf({ row }, `row ${row}`));
+    made.append(element("span", { textContent: words }));
+    return made;
+  };
+  const note = (text) => element("p", { className: "hint", textContent: text });
+  const copies = () => working(box, "comparing all rows …", async () => {
+    const found = await app.source.duplicates(), shown = found.groups.slice(0, SHOWN);
+    const words = found.count ? `${count(found.count, "group")} of rows within ${found.threshold.toPrecision(3)} of each other, the farthest apart first${found.count > shown.length ? `; ${shown.length} shown` : ""}.` : `No two rows are within ${found.threshold.toPrecision(3)} of each other.`;
+    return [note(words), ...found.notes.map(note), ...shown.map((group) => element("div", {}, element("h3", { textContent: group.exact ? "equal files" : "near copies" }), element("div", { className: "grid" }, ...group.rows.map(({ row, distance }, place) => rowButton(row, place ? distance.toPrecision(3) : "keep")))))];
+  });
+  const outliers = (by) => working(box, "looking at all rows …", async () => {
+    const found = await app.source.outliers(by);
+    return [note({ error: "Reconstruction error, beside how textured the image is.", kl: "Divergence of the posterior from the prior, in nats.", distance: "Mean distance of the 10 nearest rows." }[found.by]), ...found.notes.map(note), element("div", { className: "grid" }, ...found.rows.slice(0, SHOWN).map(({ row, value }) => rowButton(row, value.toPrecision(3))))];
+  });
+  get("review").replaceChildren(element("p", { className: "bar" }, button("copies", copies, { id: "copies" }), button("outliers by error", () => outliers("error"), { id: "by-error" }), button("by KL", () => outliers("kl")), button("by distance", () => outliers("distance"), { id: "by-distance" })), box);
+  box.append(note("Lists of rows to look at: copies of each other, and rows unlike the others. Each looks at all rows, which takes a while for many."));
+  return {};
+}
+
+export function openTools(app) {
+  return { path: openPath(app), samples: openSamples(app), clusters: openClusters(app), review: openReview(app) };
+}
