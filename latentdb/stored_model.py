@@ -52,9 +52,9 @@ def load_model(
         return import_model(model, options=options, images=images)
     if options is not None and replace(options, trust_model=False) != ModelOptions():
         raise InvalidInputError(
-            "z_mean, z_log_var, image_size, channels, pixel_range, decoder_activation, resize and "
-            "background describe a model file made elsewhere: a model folder states its own, leave "
-            "them out"
+            "z_mean, z_log_var, image_size, channels, pixel_range, decoder_activation, "
+            "architectures, resize and background describe a model file made elsewhere: a model "
+            "folder states its own, leave them out"
         )
     if isinstance(model, Codec):
         return model

@@ -149,6 +149,14 @@ _MODEL_OPTIONS = (
     ),
     click.option("--decoder", type=click.Path(), help="The decoder that belongs to --encoder."),
     click.option(
+        "--architecture",
+        "architectures",
+        type=click.Path(),
+        multiple=True,
+        metavar="JSON",
+        help="model.to_json() of an --encoder, and again of a --decoder, of weights only.",
+    ),
+    click.option(
         "--z-mean",
         metavar="LAYER",
         help="Encoder's z_mean layer; LAYER[:8] is its first 8 numbers.  [default: by its name]",
@@ -211,6 +219,7 @@ def model_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     if model is not None and (encoder is not None or decoder is not None):
         raise click.UsageError("give --model, or --encoder and --decoder, not both")
     given = {"decoder": decoder, **details, "trust_model": None}
+    given["architecture"] = given.pop("architectures") or None
     names = ["--" + name.replace("_", "-") for name, value in given.items() if value is not None]
     if names and encoder is None and not is_file(model):
         raise click.UsageError(

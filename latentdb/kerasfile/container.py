@@ -148,7 +148,7 @@ def read_file(path: str | os.PathLike[str], expected: str) -> bytes:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def parse(data: bytes, name: str) -> ModelFile:
+def parse(data: bytes, name: str, architecture: bytes | None = None) -> ModelFile:
     """Read a model file as data.
 
     Parameters
@@ -157,6 +157,8 @@ def parse(data: bytes, name: str) -> ModelFile:
         Its bytes.
     name
         The file, for errors.
+    architecture
+        What ``model.to_json()`` gave, of a file that holds weights only.
 
     Raises
     ------
@@ -167,6 +169,8 @@ def parse(data: bytes, name: str) -> ModelFile:
     if advice is not None:
         raise ModelError(f"{name} {advice}")
     try:
+        if architecture is not None:
+            return _parse_weights(data, architecture, name)
         if data[:8] == b"\x89HDF\r\n\x1a\n":
             return _parse_h5(data, name)
         return _parse_zip(data, name)
@@ -310,6 +314,25 @@ def _parse_h5(data: bytes, name: str) -> ModelFile:
     return ModelFile(name, _json(text, name), _weights(data, name, group="model_weights"), True)
 
 
+def _parse_weights(data: bytes, architecture: bytes, name: str) -> ModelFile:
+    """Weights of Keras 3 and of tf-keras are numbered, those of Keras 2 are named by layer."""
+    if data[:8] != b"\x89HDF\r\n\x1a\n":
+        raise ModelError(f"{name} is no file of weights: with an architecture, give a .weights.h5")
+    weights = _weights(data, name)
+    numbered = any("/vars/" in f"/{path}" for path in weights)
+    if not numbered and any(path.startswith("model_weights/") for path in weights):
+        weights = _weights(data, name, group="model_weights")
+    try:
+        config = _json(architecture, f"the architecture of {name}")
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(
+            f"the architecture of {name} is not JSON: give the file that model.to_json() made"
+        ) from error
+    return ModelFile(name, config, weights, not numbered)
+
+
 def _model_config(data: bytes, name: str) -> bytes:
     """The attribute that holds the configuration.
 
@@ -322,7 +345,7 @@ def _model_config(data: bytes, name: str) -> bytes:
         if not h5py.h5a.exists(file.id, b"model_config"):
             raise ModelError(
                 f"{name} holds weights only, no architecture: save the whole model with "
-                "model.save('x.keras') or model.save('x.h5')"
+                "model.save('x.keras'), or give --architecture x.json, written by model.to_json()"
             )
         attribute = h5py.h5a.open(file.id, b"model_config")
         if attribute.shape != () or attribute.get_type().get_class() != h5py.h5t.STRING:

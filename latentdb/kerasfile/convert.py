@@ -68,6 +68,7 @@ def convert(
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
     trust_model: bool = False,
+    architectures: Sequence[str | os.PathLike[str]] = (),
 ) -> ConvertedModel:
     """Find the encoder and the decoder in model files, and build them from allow-listed layers.
 
@@ -83,6 +84,8 @@ def convert(
         Height and width, and 1 or 3; from the model's input if not given.
     trust_model
         Run the code in the files if they cannot be used as data.
+    architectures
+        Of an encoder and of a decoder that are files of weights: .json files.
 
     Raises
     ------
@@ -94,8 +97,12 @@ def convert(
     name = os.fspath(encoder)
     data = read_file(encoder, "a .keras or .h5 encoder")
     size = (image_size, channels)
+    listed = [read_file(path, "the architecture of a model, .json") for path in architectures]
+    if len(listed) > 1 + (decoder is not None):
+        raise ModelError(f"{len(listed)} architectures were given: expected one for each file")
+    shapes = (*listed, None, None)
     try:
-        model = Architecture(parse(data, name))
+        model = Architecture(parse(data, name, shapes[0]))
         outputs = find(model, z_mean=z_mean, z_log_var=z_log_var)
         converted = _convert_as_data(model, outputs, size, with_decoder=decoder is None)
     except UntrustedModelError:
@@ -106,7 +113,7 @@ def convert(
     if decoder is None:
         return converted
     label = outputs.z_mean.label if model.submodels else "its layer"
-    saved, notes = _convert_decoder(decoder, converted, label, trust_model=trust_model)
+    saved, notes = _convert_decoder(decoder, converted, label, shapes[1], trust_model=trust_model)
     return replace(converted, decoder=saved, notes=(*converted.notes, *notes))
 
 
@@ -301,12 +308,17 @@ def _build_decoder(
 
 
 def _convert_decoder(
-    path: str | os.PathLike[str], converted: ConvertedModel, label: str, *, trust_model: bool
+    path: str | os.PathLike[str],
+    converted: ConvertedModel,
+    label: str,
+    architecture: bytes | None,
+    *,
+    trust_model: bool,
 ) -> tuple[bytes, tuple[str, ...]]:
     """The decoder of a file of its own, for an encoder that was converted; and notes."""
     name = os.fspath(path)
     data = read_file(path, "a .keras or .h5 decoder")
-    model = Architecture(parse(data, name))
+    model = Architecture(parse(data, name, architecture))
     dim = converted.latent_dim
     own = converted.latent_shape or (dim,)
     try:

@@ -117,6 +117,9 @@ class ModelOptions:
     decoder_activation
         What the decoder leaves to its loss: ``"sigmoid"`` of a decoder that gives logits,
         or ``"none"``; found by calibration where None.
+    architectures
+        .json files (``model.to_json()``) of an encoder, and of a decoder, that are files of
+        weights only.
     """
 
     z_mean: str | None = None
@@ -129,6 +132,7 @@ class ModelOptions:
     icc: str | None = None
     trust_model: bool = False
     decoder_activation: str | None = None
+    architectures: tuple[str, ...] = ()
 
     def with_defaults(self, spec: Preprocessing) -> ModelOptions:
         """The same options, with the rules of `spec` for reading images where they are None."""

@@ -67,6 +67,7 @@ def _read_keras(encoder: PathLike, decoder: PathLike | None, options: ModelOptio
     found = convert(
         encoder, decoder, z_mean=options.z_mean, z_log_var=options.z_log_var,
         image_size=options.image_size, channels=options.channels, trust_model=options.trust_model,
+        architectures=options.architectures,
     )  # fmt: skip
     spec = _preprocessing(found.image, options, "0..255:0..1" if found.divides else "0..1")
     prints = fingerprints(found.encoder, found.decoder, spec, "the model")

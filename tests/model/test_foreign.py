@@ -163,3 +163,40 @@ def test_other_files_say_what_they_are(
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ModelError, match=message):
         Codec.from_files(tmp_path / name)
+
+
+@pytest.mark.parametrize(("package", "suffix"), [
+    ("keras", ".weights.h5"), ("tf_keras", ".h5"), ("tf_keras", ".weights.h5"),
+])  # fmt: skip
+def test_weights_with_an_architecture_are_a_model(
+    package: str, suffix: str, tmp_path: Path
+) -> None:
+    keras = load_keras() if package == "keras" else pytest.importorskip("tf_keras")
+    layers = keras.layers
+    inputs, latent = keras.Input(SHAPE), keras.Input((4,))
+    body = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(2, 3), layers.Flatten()])
+    x = layers.BatchNormalization()(body(inputs))
+    heads = [layers.Dense(4, name=name)(x) for name in ("z_mean", "z_log_var")]
+    encoder = keras.Model(inputs, heads)
+    image = layers.Reshape(SHAPE)(layers.Dense(768, activation="sigmoid")(latent))
+    decoder = keras.Model(latent, image)
+    for model, name in ((encoder, "e"), (decoder, "d")):
+        model.save_weights(tmp_path / f"{name}{suffix}")
+        (tmp_path / f"{name}.json").write_text(model.to_json())
+    files = (tmp_path / f"e{suffix}", tmp_path / f"d{suffix}")
+    architectures = (str(tmp_path / "e.json"), str(tmp_path / "d.json"))
+    codec = Codec.from_files(*files, options=ModelOptions(architectures=architectures))
+    images = np.random.default_rng(3).integers(0, 256, (3, *SHAPE), np.uint8)
+    expected = np.asarray(encoder(images.astype(np.float32) / 255)[0])
+    assert np.allclose(codec.encode(images)[0], expected, atol=1e-5)
+    decoded = np.asarray(decoder(expected)) * 255
+    assert np.abs(codec.decode(expected) - decoded).max() <= 0.51
+    with pytest.raises(ModelError, match=r"holds weights only.*give --architecture x\.json"):
+        Codec.from_files(*files)
+    three = (*architectures, architectures[0])
+    with pytest.raises(ModelError, match="3 architectures were given: expected one for each file"):
+        Codec.from_files(*files, options=ModelOptions(architectures=three))
+    with pytest.raises(ModelError, match=r"is not JSON: give the file that model.to_json\(\) made"):
+        Codec.from_files(files[0], options=ModelOptions(architectures=(str(files[0]),)))
+    with pytest.raises(ModelError, match="the file holds"):
+        Codec.from_files(files[1], options=ModelOptions(architectures=architectures[:1]))
