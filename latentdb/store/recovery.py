@@ -42,14 +42,14 @@ class Setback:
 
 def put_back(manifest: Manifest, committed: int) -> Setback:
     """That an older manifest lies where version `committed` was."""
-    kept = f"files of later versions are kept in {QUARANTINE}"
+    kept = f"(files that only belong to later versions are kept in {QUARANTINE})"
     return Setback(
         manifest,
         False,
         f"is version {manifest.version}, but version {committed} was committed: an older one was "
         "put back",
-        f"it can be read; before the next write, latentdb verify --repair accepts it, {kept}",
-        f"accepted; {kept}",
+        f"it can be read; before the next write, latentdb verify --repair accepts it {kept}",
+        f"accepted {kept}",
     )
 
 
@@ -84,8 +84,8 @@ def find_setback(folder: Path, committed: int) -> tuple[Manifest, Setback | None
         first = previous.version + 1
         lost = f"versions {first} to {committed} are" if committed > first else "the one after is"
         done = (
-            f"version {previous.version}, of {PREVIOUS}, was put in its place; {lost} lost, "
-            f"and what it added is in {QUARANTINE}"
+            f"version {previous.version}, of {PREVIOUS}, was put in its place; {lost} lost "
+            f"(files that only belong to later versions are kept in {QUARANTINE})"
         )
         return previous, Setback(previous, True, what, done, done)
     return manifest, put_back(manifest, committed) if committed > manifest.version else None

@@ -140,8 +140,8 @@ def _kept(folder: Path) -> Iterator[tuple[Manifest, float]]:
     current = manifests.read(folder)
     yield current, (folder / MANIFEST).stat().st_mtime
     paths = [folder / PREVIOUS]
-    with suppress(OSError):
-        paths += [folder / HISTORY / name for name in os.listdir(folder / HISTORY)]
+    with suppress(NotFoundError, OSError), open_folder(folder / HISTORY) as at:  # not of a link
+        paths += [folder / HISTORY / name for name in os.listdir(at)]
     for path in paths:
         with suppress(LatentDBError, OSError):  # one that is damaged, or expires now, is not kept
             manifest = manifests.load(read_limited(path, MAX_BYTES), str(path))

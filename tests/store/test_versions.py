@@ -140,6 +140,14 @@ def test_a_history_that_cannot_be_written_stops_no_commit(path: Path) -> None:
     assert (path / "history").read_text() == "mine"
 
 
+def test_a_history_that_is_a_link_is_not_followed(path: Path, tmp_path: Path) -> None:
+    (path / "history").rename(tmp_path / "elsewhere")
+    (path / "history").symlink_to(tmp_path / "elsewhere")
+    assert [item.version for item in LatentDB.versions(path)] == [4, 3]
+    with LatentDB.open(path) as db, pytest.raises(StoreError, match="history is a link, to which"):
+        db.delete(["a"])
+
+
 def test_what_is_no_store_has_no_versions(tmp_path: Path) -> None:
     with pytest.raises(StoreNotFoundError):
         LatentDB.versions(tmp_path)
