@@ -96,6 +96,12 @@ def test_a_day_in_a_life(tmp_path: Path, model: Path) -> None:
         db.compact()
         day.check()
 
+        # Retype a column: rows are rewritten, images are not looked at.
+        db.update(db.ids(), {"year": 1999})
+        db.retype_column("year", "str")
+        assert db.ids(where='year == "1999"') == db.ids()
+        assert day.index(cats, dogs).unchanged == 13
+
         # Export, and import elsewhere.
         assert db.export(tmp_path / "day.h5") == 13
         backup = tmp_path / "backup.ldb"

@@ -89,9 +89,10 @@ def _print_lives(done: IndexReport) -> None:
         )
     if done.missing:
         count = counted(len(done.missing), "image")
+        gone = "whose file is gone" if len(done.missing) == 1 else "whose files are gone"
         some = ", ".join(done.missing[:_SHOWN]) + (", ..." if len(done.missing) > _SHOWN else "")
-        what = "deleted from the store" if done.pruned else "kept; --prune deletes their rows"
-        click.echo(f"{count} whose files are gone, {what}: {printable(some)}")
+        what = "deleted from the store" if done.pruned else "kept unless --prune is given"
+        click.echo(f"{count} {gone}, {what}: {printable(some)}")
 
 
 def _print_unmatched(unmatched: Unmatched, metadata: str) -> None:

@@ -231,9 +231,7 @@ def test_what_became_of_files_is_told(store: Path, images: Path, tmp_path: Path)
     (folder / "out").symlink_to(images)
     result = run("index", store, folder, "--exclude", "square")
     assert "1 file had been renamed: the ids are the new ones" in result.stdout
-    assert "1 image whose files are gone, kept; --prune deletes their rows: disc/001.png" in (
-        result.stdout
-    )
+    assert "1 image whose file is gone, kept unless --prune is given: disc/001.png" in result.stdout
     assert "1 file or folder excluded" in result.stdout
     assert f"1 link out of the folder passed over, which --follow-links follows: {folder}/out" in (
         result.stdout
