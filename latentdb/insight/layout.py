@@ -151,6 +151,17 @@ def place(landmarks: Floats, points: Floats, vectors: Floats) -> Floats:
         float32 ``[n, 2]``: the mean of the points of the five nearest landmarks, weighted by
         ``1 / d²``, so that a landmark itself is on its point.
     """
+    known = {row.tobytes(): number for number, row in enumerate(landmarks)}
+    found = np.array([known.get(row.tobytes(), -1) for row in vectors], np.int64)
+    placed = points[found]
+    others = np.flatnonzero(found < 0)
+    # Most rows are landmarks: searching their neighbours took 17 s of CPU for 50,000.
+    if len(others):
+        placed[others] = _between(landmarks, points, vectors[others])
+    return placed
+
+
+def _between(landmarks: Floats, points: Floats, vectors: Floats) -> Floats:
     positions = nearest(vectors, landmarks, _LANDMARKS)[1]
     # FAISS's squares are not exactly 0 for equal vectors.
     gaps = np.subtract(landmarks[positions], vectors[:, None], dtype=np.float64)

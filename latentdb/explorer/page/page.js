@@ -40,15 +40,19 @@ function thumbOf(thing, label) {
 
 // --- the state in the URL -----------------------------------------------------
 
-let timer;
+let timer = 0;
+function write() {
+  clearTimeout(timer);
+  timer = 0;
+  const { x, y, scale } = map.view;
+  const camera = [x, y, scale].map((value) => value.toPrecision(6)).join(",");
+  history.replaceState(null, "", "#" + new URLSearchParams({ state: JSON.stringify(state), camera }));
+}
 function remember() {
   clearTimeout(timer);
-  timer = setTimeout(() => {
-    const { x, y, scale } = map.view;
-    const camera = [x, y, scale].map((value) => value.toPrecision(6)).join(",");
-    history.replaceState(null, "", "#" + new URLSearchParams({ state: JSON.stringify(state), camera }));
-  }, 200);
+  timer = setTimeout(write, 200);
 }
+addEventListener("pagehide", () => { if (timer) write(); });
 
 function recall() {
   const given = new URLSearchParams(location.hash.slice(1));
