@@ -247,6 +247,71 @@ def _official(folder: Path, which: str = "keras") -> ModelFiles:
     return vae.files(folder / "vae.keras", decoded=lambda z: vae.decoder(z, training=False))
 
 
+def _operated(keras: Any, x: Any) -> Any:
+    """Slices, a mean, attention and a wrapper, as operations and layers of Keras 3."""
+    layers, ops = keras.layers, keras.ops
+    x = layers.SpectralNormalization(layers.Conv2D(8, 3, strides=2, padding="same"))(x)
+    x = ops.concatenate([x[..., :4], ops.hard_sigmoid(x[..., 4:])], axis=-1)
+    tokens = ops.reshape(x, (-1, 256, 8))
+    tokens = tokens + layers.MultiHeadAttention(2, 4)(tokens, tokens)
+    return layers.TimeDistributed(layers.Dense(8))(ops.split(tokens, 2, axis=1)[1])[:, -1]
+
+
+def _spatial(folder: Path) -> ModelFiles:
+    """Fully convolutional: latents are 8x8x2."""
+    keras = keras_of("keras")
+    layers = keras.layers
+    inputs, latent = keras.Input(RGB), keras.Input((8, 8, 2))
+    x = layers.Conv2D(8, 3, strides=4, padding="same", activation="relu")(inputs)
+    mean, log_var = (layers.Conv2D(2, 1, name=name)(x) for name in ("z_mean", "z_log_var"))
+    image = layers.Conv2DTranspose(3, 3, strides=4, padding="same", activation="sigmoid")(latent)
+    encoder = with_random_weights(keras.Model(inputs, [mean, log_var]))
+    decoder = with_random_weights(keras.Model(latent, image))
+    encoder.save(folder / "encoder.keras")
+    decoder.save(folder / "decoder.keras")
+    return ModelFiles(
+        folder / "encoder.keras", lambda x: encoder(x)[0], RGB, decoder=folder / "decoder.keras",
+        decoded=lambda z: decoder(z.reshape(-1, 8, 8, 2)),
+    )  # fmt: skip
+
+
+def _halved(folder: Path) -> ModelFiles:
+    """The encoder of tensorflow's CVAE tutorial, whose code splits z_mean and z_log_var."""
+    keras = keras_of("keras")
+    layers = keras.layers
+    encoder = with_random_weights(
+        keras.Sequential([keras.Input(GREY), layers.Flatten(), layers.Dense(8, name="both")])
+    )
+    encoder.save(folder / "encoder.keras")
+    options = {"z_mean": "both[:4]", "z_log_var": "both[4:]"}
+    return ModelFiles(folder / "encoder.keras", lambda x: encoder(x)[:, :4], GREY, options=options)
+
+
+def _with_architecture(folder: Path, which: str, suffix: str) -> ModelFiles:
+    vae = Pair(which)
+    listed = []
+    for model, name in ((vae.encoder, "encoder"), (vae.decoder, "decoder")):
+        model.save_weights(folder / f"{name}{suffix}")
+        (folder / f"{name}.json").write_text(model.to_json())
+        listed.append(str(folder / f"{name}.json"))
+    return vae.files(
+        folder / f"encoder{suffix}", decoder=folder / f"decoder{suffix}",
+        decoded=lambda z: vae.decoder(z, training=False), options={"architectures": tuple(listed)},
+    )  # fmt: skip
+
+
+def _with_loss(folder: Path) -> ModelFiles:
+    """``vae.add_loss(tensor)``, whose operations and constants are layers of the file."""
+    import tensorflow as tf
+
+    vae = Pair("tf_keras")
+    mean, log_var, z = vae.encoder(vae.inputs)
+    whole = vae.keras.Model(vae.inputs, vae.decoder(z), name="vae")
+    whole.add_loss(-0.5 * tf.reduce_mean(1.0 + log_var - tf.square(mean) - tf.exp(log_var)))
+    whole.save(folder / "vae.h5")
+    return vae.files(folder / "vae.h5", decoded=lambda z: vae.decoder(z, training=False))
+
+
 def _with_z_mean_named(folder: Path) -> ModelFiles:
     vae = Pair(names=(None, None), sampler="lambda", outputs="z")
     layer = vae.mean._keras_history[0].name
@@ -309,6 +374,12 @@ NEW = (
          lambda f: Pair(shape=RGB, hidden=_mobile).saved(f), quick=False),
     Case("EfficientNetB0 inside",
          lambda f: Pair(shape=RGB, hidden=_efficient).saved(f), quick=False),
+    Case("slices, attention, spectral normalisation and other operations",
+         lambda f: Pair(shape=RGB, hidden=_operated).saved(f)),
+    Case("latents of 8x8x2, fully convolutional", _spatial),
+    Case("z_mean and z_log_var in one layer, with --z-mean 'both[:4]'", _halved),
+    Case("weights with --architecture",
+         lambda f: _with_architecture(f, "keras", ".weights.h5")),
     Case("Keras 3's .h5, three outputs", lambda f: Pair().saved(f, ".h5")),
     Case("Keras 3's .h5, whole VAE", lambda f: Pair().whole(f, ".h5"), quick=False),
 )  # fmt: skip
@@ -321,6 +392,9 @@ OLD = (
     Case("tf-keras .h5, whole VAE, nested", lambda f: Pair("tf_keras").whole(f, ".h5")),
     Case("tf-keras .h5, whole VAE, flat, Lambda",
          lambda f: Pair("tf_keras", sampler="lambda").whole(f, ".h5", flat=True)),
+    Case("tf-keras .h5, whole VAE, add_loss of tensors", _with_loss),
+    Case("tf-keras weights with --architecture",
+         lambda f: _with_architecture(f, "tf_keras", ".h5")),
     Case("tf-keras .h5, Sequential", lambda f: _sequential(f, "tf_keras", ".h5")),
     Case("tf-keras .h5, nested backbone",
          lambda f: Pair("tf_keras", RGB, hidden=_backbone).saved(f, ".h5")),
