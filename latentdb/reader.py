@@ -248,8 +248,7 @@ class Reader(Outputs, RowAccess):
         radius
             Only rows within this distance.
         exact
-            Compare every row.  A query that is composed of several targets, and one by a
-            vector, always does: the index is tuned on queries like the rows.
+            Compare every row.
         exclude_self
             Leave out the rows of `target`, `like` and `unlike`.
         like, unlike
@@ -322,14 +321,16 @@ class Reader(Outputs, RowAccess):
             return ()
         excluded = stored_rows(snapshot, examples) if exclude_self else [set()] * len(examples)
         extra = max(map(len, excluded))
-        composed = any(is_composed([example]) for example in examples)
-        hits = self._search(
-            searcher, np.concatenate(queries), k, where, radius, extra, exact, composed=composed
-        )
-        return tuple(
-            to_matches(snapshot, metric, hits, number, rows, k)
-            for number, rows in enumerate(excluded)
-        )
+        found: dict[int, Matches] = {}
+        for composed in (False, True):
+            numbers = [n for n, of in enumerate(examples) if is_composed([of]) is composed]
+            if not numbers:
+                continue
+            asked = np.concatenate([queries[number] for number in numbers])
+            hits = self._search(searcher, asked, k, where, radius, extra, exact, composed=composed)
+            for place, number in enumerate(numbers):
+                found[number] = to_matches(snapshot, metric, hits, place, excluded[number], k)
+        return tuple(found[number] for number in range(len(examples)))
 
     def query_file(self, file: PathLike, **options: Any) -> tuple[tuple[str, Matches], ...]:
         """`query_many` of the targets in a file, as pairs of target and matches.
@@ -361,6 +362,7 @@ class Reader(Outputs, RowAccess):
         where: str | None = None,
         metric: str = L2,
         exact: bool = False,
+        composed: bool = True,
         z_log_var: NDArray[Any] | None = None,
     ) -> tuple[Floats, Ints]:
         """Find the rows nearest to many vectors: arrays in, arrays out.
@@ -372,8 +374,11 @@ class Reader(Outputs, RowAccess):
         k, where, metric
             As in `query`.
         exact
-            Compare every row.  The recall of the index was measured on queries like the
-            rows; give it for means, differences and samples.
+            Compare every row.
+        composed
+            The vectors may be anything: blends, averages, samples.  False promises that
+            each is a row or the latent of an image like those in the store, and is faster;
+            of other vectors it then finds fewer of the neighbours than the target recall.
         z_log_var
             ``[q, d]``: of `vectors`, for metrics that compare posteriors.
 
@@ -395,7 +400,7 @@ class Reader(Outputs, RowAccess):
                         f"z_log_var has {len(log_vars)} rows for {len(queries)} vectors"
                     )
             queries = searcher.space.embed(queries, log_vars)
-        hits = self._search(searcher, queries, k, where, None, 0, exact)
+        hits = self._search(searcher, queries, k, where, None, 0, exact, composed=composed)
         missing = k - hits.rows.shape[1]
         if not missing:
             return hits.distances, hits.rows
@@ -416,8 +421,8 @@ class Reader(Outputs, RowAccess):
     ) -> Hits:
         """The k nearest rows of each query, and `extra` ones in place of excluded rows.
 
-        Queries that are `composed` of latents are compared with every row: the index was
-        tuned on queries like the rows, and such lie between or beyond them.
+        Queries that are `composed` of latents lie between the rows or beyond them: the index
+        is searched as it was tuned for such, or every row is compared.
         """
         if radius is not None:
             if not (isinstance(radius, Real) and radius >= 0):
@@ -436,8 +441,7 @@ class Reader(Outputs, RowAccess):
         k = check_k(k)
         check_total(len(queries), k)
         count = min(k + extra, max(len(searcher.snapshot), 1))
-        scan = exact or (composed and searcher.metric != KL)
-        hits = searcher.search(queries, k=count, where=condition, exact=scan)
+        hits = searcher.search(queries, k=count, where=condition, exact=exact, composed=composed)
         return hits if radius is None else hits.within(radius)
 
     def _resolve(self, snapshot: Snapshot, targets: Sequence[TargetLike]) -> list[Target]:

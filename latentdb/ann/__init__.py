@@ -8,5 +8,7 @@ plan        which types of index suit a number of rows, dimensions and bytes
 index       VectorIndex: candidates from an inverted file or an HNSW graph
 validation  refuse an index file whose fields contradict each other
 builder     build an index, or add rows to one
+measuring   where true neighbours lie, and how surely a recall is reached
+composed    tune on queries unlike the rows: means, differences, samples
 tuning      the least nprobe that reaches a recall, measured on held-out rows
 """

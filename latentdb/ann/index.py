@@ -25,6 +25,8 @@ Buffer = bytes | memoryview | mmap.mmap
 DELETED = -2  # in place of a candidate that was deleted
 # Largest re-rank depth in multiples of the least one: beyond, 8-bit codes are faster than 4-bit.
 MAX_RERANK_FACTOR = 4
+# The same for queries composed of rows: the gaps between their distances are smaller.
+MAX_COMPOSED_FACTOR = 16
 # FAISS checks the size of tables it would compute, though none are made here, against its limit on
 # vectors: at most 16 times the centroids, more than the whole file only of a small index.
 _TABLE_FACTOR, _MAX_TABLE_BYTES = 16, 64 << 20
@@ -80,6 +82,8 @@ class VectorIndex:
         nprobe of an inverted file, or ef_search of a graph, by number of neighbours, ascending.
     rerank_depths
         Candidates to rank by number of neighbours, where they are tuned.
+    composed
+        nprobe and candidates to rank by number of neighbours, for queries composed of rows.
     max_k
         Neighbours it is tuned for at most; more are found by a scan.
     """
@@ -87,6 +91,7 @@ class VectorIndex:
     parameters: dict[str, int]
     nprobes: dict[int, int]
     rerank_depths: dict[int, int]
+    composed: dict[int, tuple[int, int]]
     max_k: int
 
     def __init__(
@@ -118,7 +123,7 @@ class VectorIndex:
     def set_parameters(self, parameters: Mapping[str, int]) -> None:
         """Search with other tuned parameters from now on."""
         self.parameters = dict(parameters)
-        nprobes, depths = {}, {}
+        nprobes, depths, composed = {}, {}, {}
         for name, value in self.parameters.items():
             prefix, _, k = name.rpartition("_")
             if not k.isdecimal():
@@ -129,8 +134,13 @@ class VectorIndex:
             elif prefix == "width":
                 least = least_rerank_depth(int(k))
                 depths[int(k)] = min(max(value, least), MAX_RERANK_FACTOR * least)
+            elif prefix == "composed" and value >= 1:
+                least = least_rerank_depth(int(k))
+                depth = self.parameters.get(f"composed_width_{k}", 0)
+                composed[int(k)] = value, min(max(depth, least), MAX_COMPOSED_FACTOR * least)
         self.nprobes = dict(sorted(nprobes.items()))
         self.rerank_depths = dict(sorted(depths.items()))
+        self.composed = dict(sorted(composed.items()))
         self.max_k = max(self.nprobes, default=0)
 
     @classmethod
@@ -270,6 +280,13 @@ class VectorIndex:
             (depth for tuned, depth in self.rerank_depths.items() if k <= tuned),
             least_rerank_depth(k),
         )
+
+    def composed_effort(self, k: int) -> tuple[int, int] | None:
+        """nprobe and re-rank depth for `k` neighbours of a query composed of rows.
+
+        None where a scan finds them: nothing less was measured to reach the recall.
+        """
+        return next((effort for tuned, effort in self.composed.items() if k <= tuned), None)
 
     def probe(self, queries: Floats, nprobe: int, depth: int, deleted: Ints) -> Candidates:
         """The `depth` nearest rows by their codes, with an nprobe (ef_search of a graph)."""

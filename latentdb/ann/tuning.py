@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb.ann.composed import COMPOSED_K, OF_A_KIND, compose, tune_composed
 from latentdb.ann.exact import Block, Fetch, Floats, Ints, fits_float32, rank, scan
 from latentdb.ann.index import MAX_RERANK_FACTOR, VectorIndex, least_rerank_depth
+from latentdb.ann.measuring import least_where, lower_bound, positions, ranks_of_lists
 from latentdb.ann.plan import IVF4
 
 Blocks = Callable[[], Iterator[Block]]
@@ -19,9 +21,6 @@ Blocks = Callable[[], Iterator[Block]]
 TUNED_K = (10, 100, 1_000)  # an index is tuned for these; more neighbours are found by a scan
 QUERIES = 500  # rows held out when rows are added to an index; twice as many for a new one
 _LARGEST_K_DIVISOR = 10  # the largest k is measured on a tenth of the queries, which find as many
-# Recall on a second sample of queries differs by 1.4 standard errors of one: with a margin of two,
-# 8 % of such checks fall below the target, with three 1.7 %, with four 0.2 %.
-_STANDARD_ERRORS = 4
 _CLEARLY_SHORT = 0.9  # of the target: a tenth of the queries is enough to see a recall below
 _PRECISION = 32  # nprobe is found to within one part in 32
 _RERANK_LOSS = 0.05  # of the misses allowed, the share that a smaller re-rank depth may cause
@@ -30,7 +29,7 @@ _CODE_QUERIES = 200  # held-out rows whose neighbours are ranked by their codes
 # Largest share of the 10 nearest that 4-bit distances may rank in the lower half of 100; above it
 # use 8 bits (measured: 0.2 % is fine, 8 % is not).
 _MAX_MISRANKED = 0.065
-_LIST_RANK_BATCH = 100  # queries for which the order of all inverted lists is in memory at a time
+_COMPOSED_OF = 4_000  # rows that composed queries are made of
 _TIMED_QUERIES = 200
 NO_ROWS = np.empty(0, np.int64)
 
@@ -46,7 +45,9 @@ class Tuning:
     parameters
         By their names in the manifest: ``effort_K`` is nprobe (ef_search of a
         graph) for K neighbours; ``width_K`` the re-rank depth of 4-bit codes;
-        ``lists`` is nlist; ``dims`` the dimensions of the codes.
+        ``composed_K`` and ``composed_width_K`` are both for queries composed of rows,
+        missing where a scan finds so many; ``lists`` is nlist; ``dims`` the dimensions
+        of the codes.
     recall
         Share of the true `k` nearest that were found, over `queries` held-out rows.
     k
@@ -116,6 +117,9 @@ class Tuner:
         wanted = QUERIES if len(present) else 2 * QUERIES
         self.held_out: Ints = random.choice(new, min(wanted, len(new) // 4), replace=False)
         self.queries = fetch(self.held_out)
+        self._random = random
+        self._of_a_kind = OF_A_KIND // 2 if len(present) else OF_A_KIND
+        self._composed: tuple[Floats, Ints] | None = None
         # Both by whether k is the largest one, which is measured on fewer queries.
         self._truth: dict[bool, Ints] = {}
         self._list_ranks: dict[bool, Ints] = {}  # of the index being tuned
@@ -135,6 +139,18 @@ class Tuner:
             found = scan(self.indexed_blocks(), queries, most)
             self._truth[largest] = rank(queries, found.rows, self.fetch, most)[1]
         return queries, self._truth[largest][:, :k]
+
+    def _composed_truth(self) -> tuple[Floats, Ints]:
+        """Queries composed of rows, and their true neighbours among the rows not held out."""
+        if self._composed is None:
+            chosen = self._random.choice(
+                self.rows, min(len(self.rows), _COMPOSED_OF), replace=False
+            )
+            queries = compose(self.fetch(np.sort(chosen)), self._random, self._of_a_kind)
+            most = min(COMPOSED_K[-1], len(self.rows) - len(self.held_out))
+            found = scan(self.indexed_blocks(), queries, most)
+            self._composed = queries, rank(queries, found.rows, self.fetch, most)[1]
+        return self._composed
 
     def are_codes_precise(self, index: VectorIndex) -> bool:
         """Whether 4-bit codes rank true neighbours well enough for an index of them to be built.
@@ -186,6 +202,10 @@ class Tuner:
             measured = recall if k == TUNED_K[0] else measured
         index.set_parameters(parameters)
         milliseconds = self.milliseconds(index)
+        if index.nlist:
+            composed, truth = self._composed_truth()
+            parameters |= tune_composed(index, composed, truth, self.deleted, self.target_recall)
+            index.set_parameters(parameters)
         index.add(self.queries, self.held_out)
         seconds = time.perf_counter() - self.start
         count = len(self.held_out)
@@ -233,7 +253,7 @@ class Tuner:
                 return False
             found = self._recalls(index, k, nprobe, depth)
             recalls[nprobe] = float(found.mean())
-            return _lower_bound(found) >= self.target_recall
+            return lower_bound(found) >= self.target_recall
 
         low, high = first - 1, first
         while not is_enough(high):
@@ -268,7 +288,7 @@ class Tuner:
             return None
         queries, truth = self.truth(k)
         candidates = index.probe(queries, nprobe, most, self.deleted).rows
-        ranks = _positions(truth, candidates)
+        ranks = positions(truth, candidates)
         held = float((self._ranks_of_lists(index, k) < nprobe).mean())
         needed = math.ceil((held - _RERANK_LOSS * (1 - self.target_recall)) * ranks.size)
         last = int(np.sort(ranks, axis=None)[needed - 1]) if needed > 0 else 0
@@ -284,14 +304,11 @@ class Tuner:
         Quantisation only loses recall, so this is a lower bound; it is nearly
         always the answer, and takes no search.
         """
-        low, high = least, most
-        while low < high:
-            middle = (low + high) // 2
-            if _lower_bound((ranks < middle).mean(axis=1)) >= self.target_recall:
-                high = middle
-            else:
-                low = middle + 1
-        return low
+        return least_where(
+            lambda lists: lower_bound((ranks < lists).mean(axis=1)) >= self.target_recall,
+            least,
+            most,
+        )
 
     def _ranks_of_lists(self, index: VectorIndex, k: int) -> Ints:
         """Rank of the inverted list (0 is the nearest centroid) that contains each true neighbour.
@@ -301,33 +318,5 @@ class Tuner:
         queries, _ = self.truth(k)
         largest = k > TUNED_K[-2]
         if largest not in self._list_ranks:
-            truth = self._truth[largest]
-            rows, positions = np.unique(truth, return_inverse=True)
-            list_of = (index.list_of(rows) - 1)[positions].reshape(truth.shape)
-            ranks = np.empty(truth.shape, np.int64)
-            rank_of = np.empty(index.nlist + 1, np.int64)
-            rank_of[-1] = index.nlist
-            for start in range(0, len(queries), _LIST_RANK_BATCH):
-                _, ordered = index.nearest_lists(queries[start : start + _LIST_RANK_BATCH])
-                for number, lists in enumerate(ordered, start):
-                    rank_of[lists] = np.arange(index.nlist)
-                    ranks[number] = rank_of[list_of[number]]
-            self._list_ranks[largest] = ranks
+            self._list_ranks[largest] = ranks_of_lists(index, queries, self._truth[largest])
         return self._list_ranks[largest][:, :k]
-
-
-def _positions(truth: Ints, candidates: Ints) -> Ints:
-    """Position of true neighbours ``[q, k]`` among candidates ``[q, c]``; c for those not there."""
-    positions = np.empty(truth.shape, np.int64)
-    for number, rows in enumerate(candidates):
-        order = rows.argsort(kind="stable")
-        places = np.minimum(rows.searchsorted(truth[number], sorter=order), len(rows) - 1)
-        found = order[places]
-        positions[number] = np.where(rows[found] == truth[number], found, len(rows))
-    return positions
-
-
-def _lower_bound(recalls: NDArray[np.float64]) -> float:
-    """Mean recall less some standard errors: other queries fall below a bare mean."""
-    error = float(recalls.std()) / math.sqrt(len(recalls))
-    return float(recalls.mean()) - _STANDARD_ERRORS * error

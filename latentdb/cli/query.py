@@ -35,7 +35,7 @@ from latentdb.cli.options import (
 @click.option(
     "--exact",
     is_flag=True,
-    help="Compare every row instead of using the index, as several targets and vectors do.",
+    help="Compare every row instead of using the index.",
 )
 @click.option(
     "--exclude-self", is_flag=True, help="Leave out TARGET and the --like and --unlike targets."

@@ -85,7 +85,13 @@ class Searcher:
         return self._rows.space
 
     def search(
-        self, queries: Floats, *, k: int, where: Filter | None = None, exact: bool = False
+        self,
+        queries: Floats,
+        *,
+        k: int,
+        where: Filter | None = None,
+        exact: bool = False,
+        composed: bool = False,
     ) -> Hits:
         """Find the nearest rows of each query.
 
@@ -100,9 +106,18 @@ class Searcher:
         exact
             Compare every row that could match.  Under kl only the candidates are
             compared: see `Hits.exact`.
+        composed
+            The queries may be unlike the rows: means, differences, vectors of any origin.
+            The index is searched as it was tuned for those; where it was not, every row
+            is compared.
         """
         if self.metric == KL:
             return self._search_kl(queries, k, where)
+        if composed and not exact:
+            effort = None if self.index is None else self.index.composed_effort(k)
+            if where is None and effort is not None and self.index is not None:
+                return self._search_index(queries, k, self.index, effort)
+            exact = True
         return self._search_l2(queries, k, where, exact=exact)
 
     def within(self, queries: Floats, radius: float, *, where: Filter | None = None) -> Hits:
@@ -162,8 +177,12 @@ class Searcher:
         block = concat(self._rows.blocks(since=self._indexed_below), self._rows.dim)
         return block if len(block.rows) else None
 
-    def _search_index(self, queries: Floats, k: int, index: VectorIndex) -> Hits:
-        found = index.search(queries, k, self.snapshot.deleted)
+    def _search_index(
+        self, queries: Floats, k: int, index: VectorIndex, effort: tuple[int, int] | None = None
+    ) -> Hits:
+        """Search the index and the unindexed rows; `effort` is nprobe and re-rank depth."""
+        nprobe, depth = effort or (index.nprobe(k), index.rerank_depth(k))
+        found = index.probe(queries, nprobe, depth, self.snapshot.deleted)
         candidates, scanned = found.rows, found.scanned
         if len(self.snapshot.deleted):
             deleted = (candidates == DELETED).sum(axis=1)
@@ -172,7 +191,8 @@ class Searcher:
         else:
             short = np.flatnonzero(candidates[:, k - 1] < 0)
         if len(short):
-            candidates, more = self._search_farther(queries, candidates, short, k, index)
+            most = 0 if effort else index.max_k  # it is tuned for more neighbours of rows only
+            candidates, more = self._search_farther(queries, candidates, short, k, index, most)
             scanned += more
         unindexed = None if self._unindexed is None else scan([self._unindexed], queries, k)
         if unindexed is not None:
@@ -186,10 +206,16 @@ class Searcher:
         uncertain = np.setdiff1d(uncertain, short) if len(uncertain) else uncertain
         if not len(uncertain):
             return hits
-        return self._search_deeper(queries, k, index, hits, uncertain, unindexed)
+        return self._search_deeper(queries, k, index, hits, uncertain, unindexed, (nprobe, depth))
 
     def _search_farther(
-        self, queries: Floats, candidates: Ints, short: Ints, k: int, index: VectorIndex
+        self,
+        queries: Floats,
+        candidates: Ints,
+        short: Ints,
+        k: int,
+        index: VectorIndex,
+        most: int,
     ) -> tuple[Ints, int]:
         """Candidates for queries around which rows are deleted, or too few were found.
 
@@ -203,6 +229,8 @@ class Searcher:
             int64 ``[q, c]``: those found so far.
         short
             Numbers of the queries to search again.
+        most
+            Neighbours that the index finds at most; a scan finds more.
 
         Returns
         -------
@@ -212,7 +240,7 @@ class Searcher:
         scanned, reach = 0, k
         while len(short):
             reach *= _REACH_GROWTH
-            if reach <= index.max_k:
+            if reach <= most:
                 found = index.search(queries[short], reach, self.snapshot.deleted)
                 live = (found.rows >= 0).sum(axis=1)
                 still_short = live * reach < k * found.rows.shape[1]
@@ -237,6 +265,7 @@ class Searcher:
         hits: Hits,
         uncertain: Ints,
         unindexed: Candidates | None,
+        effort: tuple[int, int],
     ) -> Hits:
         """Search again with more candidates where 4-bit codes cannot separate neighbours.
 
@@ -245,13 +274,13 @@ class Searcher:
         gaps between distances.  Search again with four times the candidates until
         none of the neighbours ranked in the lower half; finally scan.
         """
-        depth, scanned = index.rerank_depth(k), hits.scanned
+        (nprobe, depth), scanned = effort, hits.scanned
         distances, rows = hits.distances.copy(), hits.rows.copy()
         while len(uncertain):
             depth *= DEPTH_GROWTH
             probed = depth <= index.rows // DEPTH_GROWTH
             found = (
-                index.probe(queries[uncertain], index.nprobe(k), depth, self.snapshot.deleted)
+                index.probe(queries[uncertain], nprobe, depth, self.snapshot.deleted)
                 if probed
                 else scan(self._rows.blocks(), queries[uncertain], k)
             )

@@ -118,7 +118,9 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
                     answers = []
                     for query in queries:
                         with Watch() as took:
-                            _, answer = db.search(query[None], k=K, where=where)
+                            _, answer = db.search(
+                                query[None], k=K, where=where, **latentdb_system.AS_ROWS
+                            )
                         times.append(took.seconds)
                         answers.append(answer[0])
                     own_shares = hits(lines(answers, K), truth)
@@ -127,7 +129,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
                     # The same queries without a filter: what it took, or gave.
                     key = column if kind != KINDS[0] else kind
                     if key not in unfiltered:
-                        _, free = db.search(queries, k=K)
+                        _, free = db.search(queries, k=K, **latentdb_system.AS_ROWS)
                         all_rows = (part for _, part in rows.parts(500_000))
                         unfiltered[key] = hits(free, sets.nearest(all_rows, queries, K)).tolist()
                     whole += unfiltered[key]

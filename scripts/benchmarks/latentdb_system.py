@@ -60,6 +60,11 @@ def fill(db: LatentDB, parts: Iterable[tuple[int, Floats]], columns: Any = plain
     return {"add_s": max(0.0, took.seconds - automatic), "automatic_s": automatic}
 
 
+# The queries of the sets are like the rows.  Earlier releases took all to be.
+_COMPOSED = "composed" in inspect.signature(LatentDB.search).parameters
+AS_ROWS: dict[str, Any] = {"composed": False} if _COMPOSED else {}
+
+
 def _has_prefer() -> bool:
     return "prefer" in inspect.signature(LatentDB.optimize).parameters
 
@@ -117,12 +122,12 @@ class Default(System):
         self.db = LatentDB.open(folder / STORE)
 
     def one(self, query: Floats) -> Sequence[int]:
-        _, rows = self.db.search(query[None], k=K)
+        _, rows = self.db.search(query[None], k=K, **AS_ROWS)
         found: list[int] = rows[0].tolist()
         return found
 
     def many(self, queries: Floats) -> Ints:
-        _, rows = self.db.search(queries, k=K)
+        _, rows = self.db.search(queries, k=K, **AS_ROWS)
         return rows
 
     def close(self) -> None:
@@ -280,13 +285,13 @@ def pair_single(folder: Path, rows: Path, queries: Floats, truth: Ints) -> dict[
     vectors = np.load(rows, mmap_mode="r")
     with LatentDB.open(folder / STORE) as db:
         twin = Twin(db, folder, vectors)
-        _, stored = db.search(queries, k=K)
+        _, stored = db.search(queries, k=K, **AS_ROWS)
         twin.match(queries, truth, float(hits(stored, truth).mean()))
         twin.one_by_one()
         raw.threads_of(1)
         ways = (
             twin.one,
-            lambda query: db.search(query[None], k=K)[1][0],
+            lambda query: db.search(query[None], k=K, **AS_ROWS)[1][0],
             lambda query: db.query(query, k=K),
         )
         for query in queries[: len(queries) // 10]:
@@ -320,7 +325,7 @@ def pair_batch(folder: Path, rows: Path, queries: Floats, truth: Ints) -> dict[s
     vectors = np.load(rows, mmap_mode="r")
     with LatentDB.open(folder / STORE) as db:
         twin = Twin(db, folder, vectors)
-        _, stored = db.search(queries, k=K)
+        _, stored = db.search(queries, k=K, **AS_ROWS)
         twin.match(queries, truth, float(hits(stored, truth).mean()))
         times: list[list[float]] = [[], []]
         for turn in range(8):
@@ -328,7 +333,7 @@ def pair_batch(folder: Path, rows: Path, queries: Floats, truth: Ints) -> dict[s
                 raw.threads_of(os.cpu_count() or 1)
                 with Watch() as took:
                     if number:
-                        db.search(queries, k=K)
+                        db.search(queries, k=K, **AS_ROWS)
                     else:
                         twin.many(queries)
                 if turn:
