@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from latentdb.ann.exact import Candidates, Floats, Ints, faiss_threads, is_overflow
 from latentdb.ann.plan import HNSW, IVF, IVF4
@@ -328,39 +327,6 @@ class VectorIndex:
     @cached_property
     def _centroids(self) -> Any:
         return self._inner.quantizer
-
-    def probe_filtered(
-        self,
-        query: Floats,
-        depth: int,
-        lists: Ints,
-        squares: Floats,
-        bitmap: NDArray[np.uint8] | None,
-    ) -> Candidates:
-        """The nearest rows by their codes in some inverted lists, among the rows of a bitmap.
-
-        Parameters
-        ----------
-        query
-            float32 ``[1, d]``.
-        depth
-            Candidates wanted.
-        lists, squares
-            A part of what `nearest_lists` gives for the query.
-        bitmap
-            A bit for each row number, the lowest first; None for every row.
-        """
-        import faiss
-
-        make: Any = faiss
-        parameters = make.SearchParametersIVF(nprobe=len(lists))
-        if bitmap is not None:
-            parameters.sel = make.IDSelectorBitmap(bitmap)
-        rotated = np.ascontiguousarray(self.rotated(query))
-        lists, squares = np.ascontiguousarray(lists), np.ascontiguousarray(squares)
-        with faiss_threads(1):
-            _, rows = self._search_lists(rotated, depth, lists, squares, parameters)
-        return Candidates(rows, 0)
 
     def _search_lists(
         self, rotated: Floats, depth: int, lists: Ints, squares: Floats, parameters: Any

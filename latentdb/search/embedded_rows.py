@@ -168,7 +168,7 @@ class EmbeddedRows:
         return Hits(self.space.distances(distances), rows, exact, scanned)
 
 
-def uncertain_queries(candidates: Ints, neighbours: Ints) -> Ints:
+def uncertain_queries(candidates: Ints, neighbours: Ints, most: int | None = None) -> Ints:
     """Numbers of the queries with a neighbour in the second half of their candidates.
 
     Codes rank candidates, vectors rank neighbours.  Where both rank about alike,
@@ -181,8 +181,10 @@ def uncertain_queries(candidates: Ints, neighbours: Ints) -> Ints:
         int64 ``[q, c]``: row numbers, nearest first by their codes.
     neighbours
         int64 ``[q, k]``: the nearest of them by their vectors; negative for none.
+    most
+        A neighbour must not be after so many candidates, either.
     """
-    half = candidates.shape[1] // 2
+    half = min(candidates.shape[1] // 2, candidates.shape[1] if most is None else most)
     if len(candidates) == 1 and half * neighbours.shape[1] <= _COMPARED:
         found = neighbours[0][neighbours[0] >= 0]
         deep = bool((candidates[0, half:, None] == found).any())

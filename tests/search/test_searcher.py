@@ -43,7 +43,8 @@ def latents(count: int, seed: int, dim: int = DIM) -> Array:
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "EXACT_ROWS", 1_200)
-    monkeypatch.setattr(filtered, "_SCAN_FACTOR", 0)  # so that every filter goes through the index
+    # So that the index is used where a filter keeps enough for it.
+    monkeypatch.setattr(filtered, "_COMPARED_PER_CANDIDATE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def test_a_filter_beside_an_index_with_gaps_keeps_the_recall(
         assert copy.compact().dropped == 500
         _, found = copy.search(queries, k=10, where="share < 0.2", composed=False)
         assert recall(found, true) >= TARGET
-        # Whole lists are searched without a bitmap: deleted rows in them must not come back.
+        # Deleted rows that are in the index still must not come back.
         _, found = copy.search(queries, k=10, where="share >= 0", composed=False)
         assert np.isin(found, rows).all()
 
@@ -182,7 +183,7 @@ def test_where_most_row_numbers_are_given_up_selected_rows_are_scanned(
     db: LatentDB, everything: tuple[Array, Array, Array, Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, vectors, shares, _ = everything
-    monkeypatch.setattr(filtered, "_BITS_PER_ROW", 0.5)
+    monkeypatch.setattr(filtered, "_FLAGS_PER_ROW", 0.5)
     query = latents(1, 8)[0]
     with LatentDB.open(db.info().path) as again:
         matches = again.query(query, k=10, where="share < 0.2")
@@ -211,11 +212,7 @@ def test_memory_goes_by_the_rows_that_are_there_not_by_their_numbers(tmp_path: P
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])
-@pytest.mark.parametrize("few", [0, 20_000])
-def test_a_filter_that_keeps_nothing_finds_nothing(
-    db: LatentDB, count: int, few: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(filtered, "_SCAN_FACTOR", few)
+def test_a_filter_that_keeps_nothing_finds_nothing(db: LatentDB, count: int) -> None:
     distances, rows = db.search(latents(count, 8), k=5, where="share < 0", composed=False)
     assert (rows == -1).all()
     assert rows.shape == distances.shape == (count, 5)
@@ -793,24 +790,43 @@ def test_what_is_kept_of_filters_is_bounded_by_bytes(
     db: LatentDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 4,096 dimensions, 655 MB of rows were kept for one filter."""
-    monkeypatch.setattr(filtered, "_SCAN_FACTOR", 20)  # the rows of every filter are gathered
     snapshot = Store.open(db.info().path).snapshot()
-    scanner = searcher.Searcher(snapshot)
-    kept = scanner._filtered._selections
     queries = latents(5, 8)
-    filters = [Filter(f"share < 0.{n}", snapshot.manifest.columns) for n in range(1, 8)]
+    filters = [Filter(f"share < 0.{n}", snapshot.manifest.columns) for n in range(100, 130)]
+    scanner = searcher.Searcher(snapshot)  # without the index: the rows of each are gathered
+    kept = scanner._filtered._selections
     free = [scanner.search(queries, k=9, where=where) for where in filters]
     assert list(kept) == [where.text for where in filters]
     assert all(selection.block is not None for selection in kept.values())
-    for limit in (200_000, 20_000, 0):
+    for limit in (800_000, 20_000, 0):
         monkeypatch.setattr(filtered, "_REMEMBERED_BYTES", limit)
-        kept.clear()
-        for where, before in zip(filters, free, strict=True):
+        scanner = searcher.Searcher(snapshot)
+        kept = scanner._filtered._selections
+        for where, before in [*zip(filters, free, strict=True)] * 2:
             hits = scanner.search(queries, k=9, where=where)
             np.testing.assert_array_equal(hits.rows, before.rows)
             assert hits.scanned == before.scanned
             assert sum(selection.nbytes for selection in kept.values()) <= limit
         assert len(kept) < len(filters)
+
+
+def test_a_filter_that_keeps_half_is_answered_by_the_index(
+    db: LatentDB, everything: tuple[Array, Array, Array, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where its rows are far from the query, by comparing them."""
+    rows, vectors, shares, x = everything
+    near = db.query("r17", where="share < 0.5")
+    assert (near.exact, near.recall) == (False, TARGET)
+    assert near.scanned < (shares < 0.5).sum()
+    own = float(db.vectors(["r17"])[0, 0])
+    edge = own + 1.5 if own < 0 else own - 1.5
+    sign = ">" if own < 0 else "<"
+    selected = x > edge if own < 0 else x < edge
+    far = db.query("r17", where=f"x {sign} {edge!r}")
+    true = rows[selected][nearest(vectors[selected], db.vectors(["r17"])[0], 10)[1]]
+    assert [match.id for match in far] == db.ids(true)
+    monkeypatch.setattr(filtered, "_COMPARED_PER_CANDIDATE", 64)
+    assert db.query("r17", where="share < 0.5").exact  # so few are compared as fast
 
 
 def test_a_chunk_of_rows_is_bounded_by_bytes() -> None:
