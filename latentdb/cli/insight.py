@@ -415,7 +415,13 @@ def duplicates(
     help="What to order them by.  [default: the first that can be computed]",
 )
 @where_option
-@click.option("-k", type=int, default=10, show_default=True, help="Neighbours of the distance.")
+@click.option(
+    "-k",
+    type=int,
+    default=10,
+    show_default=True,
+    help="Neighbours of the distance: a group of more similar images is no outlier by it.",
+)
 @click.option("--metric", type=click.Choice(INDEXED_METRICS), default=METRICS[0], show_default=True)
 @click.option("--sheet", type=click.Path(), help="A picture: images beside their reconstructions.")
 @force_option
