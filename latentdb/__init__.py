@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from latentdb.ingest.report import IndexReport
     from latentdb.model.codec import Codec
     from latentdb.model.config import ModelConfig, ModelOptions
-    from latentdb.model.training import TrainReport, train_model
+    from latentdb.model.outcome import TrainReport
+    from latentdb.model.training import train_model
     from latentdb.row_access import RowView
     from latentdb.search.results import Average, Info, Match, Matches, Row
     from latentdb.store.compaction import CompactReport
@@ -78,7 +79,7 @@ _HOMES = {
     "Preprocessing": "images.decode",
     "BadFile": "images.discover",
     "train_model": "model.training",
-    "TrainReport": "model.training",
+    "TrainReport": "model.outcome",
     "LatentDBError": "base.errors",
 }
 

@@ -14,7 +14,8 @@ from hypothesis import settings
 from PIL import Image, ImageDraw
 
 from latentdb.database import LatentDB
-from latentdb.model.training import TrainReport, train_model
+from latentdb.model.outcome import TrainReport
+from latentdb.model.training import train_model
 
 # Python leaves a cut .pyc behind where a test lets a small file limit cut its writes.
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"

@@ -49,6 +49,7 @@ HEAVY = {
 KERAS_MODULES = {
     "latentdb.keras",
     "latentdb.kerasfile.sampling",
+    "latentdb.model.fitting",
     "latentdb.model.network",
     "latentdb.model.presets",
     "latentdb.model.stages",

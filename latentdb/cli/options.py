@@ -127,15 +127,12 @@ method_option = click.option(
 )
 
 
-def background_option(default: str | None) -> Callable[[Command], Command]:
-    """--background, for commands that make a model or a store."""
-    return click.option(
-        "--background",
-        metavar="COLOUR",
-        default=default,
-        help="What shows through transparent pixels: white, black, checker or R,G,B.  "
-        "[default: white]",
-    )
+# For commands that make a model or a store.
+background_option = click.option(
+    "--background",
+    metavar="COLOUR",
+    help="What shows through transparent pixels: white, black, checker or R,G,B.  [default: white]",
+)
 
 
 _MODEL_OPTIONS = (
@@ -191,7 +188,7 @@ _MODEL_OPTIONS = (
         type=click.Choice(["stretch", "crop", "pad"]),
         help="How images of another shape are fitted.  [default: stretch]",
     ),
-    background_option(None),
+    background_option,
     trust_option,
 )
 

@@ -26,11 +26,18 @@ _STOPPED = {  # reasons to end a training, as options
 @click.argument("images", nargs=-1, required=True, type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="The model folder to make.")
 @click.option(
+    "--from",
+    "start",
+    metavar="MODEL",
+    type=click.Path(),
+    help="Go on from this model folder, with its settings, on IMAGES: those it was trained on, or "
+    "others.  The new model is never worse on held-out ones.",
+)
+@click.option(
     "--arch",
     type=click.Choice(["conv", "mlp"]),
-    default="conv",
-    show_default=True,
-    help="conv: principal components and convolutional layers.  mlp: two dense layers.",
+    help="conv: principal components and convolutional layers.  mlp: two dense layers.  "
+    "[default: conv]",
 )
 @click.option(
     "--preset",
@@ -46,14 +53,10 @@ _STOPPED = {  # reasons to end a training, as options
 @click.option(
     "--resize",
     type=click.Choice(["stretch", "crop", "pad"]),
-    default="stretch",
-    show_default=True,
-    help="How images of another shape are fitted.",
+    help="How images of another shape are fitted.  [default: stretch]",
 )
-@background_option("white")
-@click.option(
-    "--latent-dim", type=int, default=64, show_default=True, help="Dimensions of the latents."
-)
+@background_option
+@click.option("--latent-dim", type=int, help="Dimensions of the latents.  [default: 64]")
 @click.option("--beta", type=float, help="Weight of the KL loss.  [default: 0.005; 0.3 for mlp]")
 @click.option("--epochs", type=int, help="Most epochs.  [default: 200; 100 for mlp]")
 @click.option(
@@ -78,7 +81,7 @@ _STOPPED = {  # reasons to end a training, as options
     type=int,
     help="Images per step.  [default: 64; for mlp 128, or 32 below 10,000 images]",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
+@click.option("--seed", type=int, help="Seed of all random numbers.  [default: 0]")
 @strict_option
 @json_option
 @quiet_option
@@ -114,7 +117,7 @@ def train(images: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) 
         )
     click.echo(how)
     click.echo(done.verdict.line)
-    click.echo(f"{done.path}: encoder, decoder, history.csv, reconstructions.png, pictures.png")
+    click.echo(f"{done.path}: encoder, decoder, history.csv, pictures.png")
     print_bad_files(done.bad)
 
 

@@ -17,8 +17,8 @@ from latentdb.insight.agreement import Agreement, agreement
 from latentdb.insight.blocks import posterior_blocks, sample_rows
 from latentdb.insight.fidelity import ssim
 from latentdb.insight.originals import read_originals
+from latentdb.model.outcome import psnr
 from latentdb.model.pca import PCA, fit_pca
-from latentdb.model.training import psnr
 from latentdb.search.embedded_rows import EmbeddedRows
 from latentdb.search.searcher import Searcher
 from latentdb.search.selection import check_column, column_values

@@ -24,8 +24,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from latentdb.model.fitting import BLOCK, blocks, fit_trunk_mean, sample_means
 from latentdb.model.network import ConvNetwork
-from latentdb.model.vae import TrainingStep
+from latentdb.model.vae import Training, TrainingStep
 from latentdb.model.views import random_views
 
 # Prefixes of the layers that the semantic dimensions are computed by, and "trunk_mean".
@@ -39,8 +40,6 @@ _DECAY = 0.05  # of the kernels, in the contrastive stage
 _WARM_UP = 0.06  # of a stage
 _WARM_UP_STEPS = 60
 _STATISTICS_IMAGES = 6_144
-_SEMANTIC_DEVIATION = 1.5
-_BATCH = 256  # of validation and batch statistics
 
 Pixels = NDArray[np.uint8]
 Weights = list[NDArray[np.float32]]
@@ -165,6 +164,8 @@ class Trainer:
         Ends the training early when set.
     report
         Called after every step and every epoch.
+    trained
+        Whether the network was trained before: its statistics are its own.
     """
 
     def __init__(
@@ -179,15 +180,17 @@ class Trainer:
         seed: int,
         interrupted: threading.Event,
         report: Callable[[TrainingStep], None] | None,
+        trained: bool = False,
     ) -> None:
         self.network = network
         self.record = Record()
+        self.interrupted = interrupted
+        self.trained = trained
         self._training, self._validation = training, validation
         self._beta = beta
         self._budget = budget
         self._patience = patience
         self._seed = seed
-        self._interrupted = interrupted
         self._report = report
         self._step_number = 0
         side = max(network.trunk_shape[:2])
@@ -242,9 +245,9 @@ class Trainer:
 
     def validate(self, kind: str) -> tuple[float, dict[str, float]]:
         """A score of the held-out images, the higher the better, and their losses."""
-        blocks = [self._reconstruct_batch(block) for block in _blocks(self._validation)]
+        found = [self._reconstruct_batch(block) for block in blocks(self._validation)]
         ratio, squares, kl = (
-            float(np.concatenate([np.asarray(block[number]) for block in blocks]).mean())
+            float(np.concatenate([np.asarray(block[number]) for block in found]).mean())
             for number in range(3)
         )
         losses = {
@@ -262,51 +265,42 @@ class Trainer:
         if self._report is not None:
             self._report(step)
 
+    def measures(self) -> tuple[float, ...]:
+        """What the held-out images say, the higher the better: dB, and of the views' contrast."""
+        kind = CONTRAST if self.network.design.semantic_dims else RECONSTRUCTION
+        score, losses = self.validate(kind)
+        return (losses["val_psnr"], score) if kind == CONTRAST else (score,)
+
+    @property
+    def sample(self) -> Pixels:
+        """Training images that statistics are estimated from."""
+        return self._training[:_STATISTICS_IMAGES]
+
     # --- one stage ---------------------------------------------------------------
 
     def run(self, stage: Stage) -> None:
         """Train until the stage's end, Ctrl-C or the patience's end; then restore the best."""
+        moves_features = stage.kind == CONTRAST and self.trained
+        before = sample_means(self.network, self.sample) if moves_features else None
         _StageRun(self, stage).run()
+        if before is not None:
+            fit_trunk_mean(self.network, self.sample, before)
 
-    def fit_linear_decoder(self) -> None:
-        """Fit the decoder's linear layer to the latents by least squares.
-
-        For latents that changed under a decoder that was not trained: its
-        convolutions still add nothing.
-        """
-        sample = self._training[:_STATISTICS_IMAGES]
-        encode = tf.function(lambda block: self.network.means(tf.cast(block, tf.float32) / 255.0))
-        latents = np.concatenate([np.asarray(encode(block)) for block in _blocks(sample)])
-        known = np.column_stack([latents, np.ones(len(latents))]).astype(np.float64)
-        squares = known.T @ known + 1e-6 * len(known) * np.eye(known.shape[1])
-        products = sum(
-            known[start : start + _BATCH].T @ (block.reshape(len(block), -1) / 255.0)
-            for start, block in zip(range(0, len(sample), _BATCH), _blocks(sample), strict=True)
+    @property
+    def outcome(self) -> Training:
+        """What the stages did so far."""
+        record = self.record
+        return Training(
+            tuple(record.history), record.best_epoch, record.stopped, self._budget.elapsed
         )
-        fitted = np.linalg.solve(squares, products).astype(np.float32)
-        self.network.layers["linear_image"].set_weights([fitted[:-1], fitted[-1]])
 
-    def finish(self) -> None:
-        """Bring the latents to their final scales, which leaves reconstructions as they are.
+    def weights(self) -> Weights:
+        """Copies of all variables of the network."""
+        return [np.asarray(variable).copy() for variable in self.variables]
 
-        The mean variance of the dimensions that are not semantic becomes 1; the
-        deviation of each semantic one becomes 1.5, found to serve neighbours by
-        cosine best.
-        """
-        network = self.network
-        encode = tf.function(lambda block: network.means(tf.cast(block, tf.float32) / 255.0))
-        sample = self._training[:_STATISTICS_IMAGES]
-        deviations = np.concatenate([np.asarray(encode(b)) for b in _blocks(sample)]).std(axis=0)
-        free = deviations[: network.design.linear_dims]
-        factors = np.ones(network.design.latent_dim, np.float32)
-        if (free > 0).any():
-            factors[: len(free)] = 1 / np.sqrt(np.square(free[free > 0]).mean())
-        semantic = deviations[len(free) :]
-        factors[len(free) :] = _SEMANTIC_DEVIATION / np.maximum(semantic, 1e-3)
-        network.rescale(factors)
-        for layer in network.layers.values():
-            if hasattr(layer, "momentum"):
-                layer.momentum = 0.99  # as keras makes them, for who trains further
+    @property
+    def variables(self) -> list[Any]:
+        return [v for layer in self.network.layers.values() for v in layer.variables]
 
     def _make_step(self, stage: Stage, optimizer: _Optimizer) -> Callable[..., dict[str, Any]]:
         trunk_training = stage.trains("trunk0")
@@ -331,11 +325,11 @@ class Trainer:
 
     def _estimate_statistics(self, collect: Any, norms: Sequence[Any]) -> None:
         """Set the batch normalisations to the mean statistics of whole images."""
-        sample = self._training[:_STATISTICS_IMAGES]
+        sample = self.sample
         sums: Weights | None = None
         count = 0
-        for block in _blocks(sample):
-            if len(block) < min(len(sample), _BATCH):
+        for block in blocks(sample):
+            if len(block) < min(len(sample), BLOCK):
                 continue  # the last, smaller one
             collect(block)
             values = [np.asarray(w) for n in norms for w in (n.moving_mean, n.moving_variance)]
@@ -412,7 +406,7 @@ class _StageRun:
             if share >= 1:
                 record.stopped = budget.reason
                 break
-            if trainer._interrupted.is_set():
+            if trainer.interrupted.is_set():
                 record.stopped = "interrupted"
                 break
             rate = stage.rate * _annealed(share) * min(1.0, (steps + 1) / _WARM_UP_STEPS)
@@ -437,10 +431,7 @@ class _StageRun:
                     break
         if in_epoch:
             self._validate(means)
-        _assign(self._all_variables(), self.best)
-
-    def _all_variables(self) -> list[Any]:
-        return [v for layer in self.trainer.network.layers.values() for v in layer.variables]
+        _assign(trainer.variables, self.best)
 
     def _validate(self, losses: dict[str, float] | None) -> None:
         """Judge the averaged weights; keep them if they are the best so far."""
@@ -449,7 +440,8 @@ class _StageRun:
         raw = [np.asarray(variable) for variable in self.optimizer.variables]
         if losses is not None:
             _assign(self.optimizer.variables, self.optimizer.averages())
-        if losses is not None or self.stage.kind == CONTRAST or not record.history:
+        is_new = not trainer.trained and (self.stage.kind == CONTRAST or not record.history)
+        if losses is not None or is_new:
             trainer._estimate_statistics(self.collect, self.norms)
         score, more = trainer.validate(self.stage.kind)
         if losses is not None or not record.history:
@@ -461,7 +453,7 @@ class _StageRun:
             trainer._show(step)
         if score > self.best_score:
             self.best_score, self.waited = score, 0
-            self.best = [np.asarray(variable) for variable in self._all_variables()]
+            self.best = [np.asarray(variable) for variable in trainer.variables]
             if losses is not None:
                 record.best_epoch = len(record.history) - 1
         else:
@@ -517,11 +509,6 @@ def _annealed(share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP)))
 
 
-def _blocks(pixels: Pixels) -> Iterator[Pixels]:
-    for start in range(0, len(pixels), _BATCH):
-        yield pixels[start : start + _BATCH]
-
-
 def _shuffled(pixels: Pixels, batch: int, random: np.random.Generator) -> Iterator[Pixels]:
     """Batches without end, in a new order every epoch; what does not fill one waits."""
     while True:
@@ -533,3 +520,8 @@ def _shuffled(pixels: Pixels, batch: int, random: np.random.Generator) -> Iterat
 def _assign(variables: Sequence[Any], values: Sequence[NDArray[np.float32]]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+def same_weights(some: Weights, others: Weights) -> bool:
+    """Whether two copies of a network's variables are equal."""
+    return all(np.array_equal(one, other) for one, other in zip(some, others, strict=True))

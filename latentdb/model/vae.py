@@ -175,7 +175,7 @@ class Training:
     history
         One entry per epoch, with training and validation losses (``val_``).
     best_epoch
-        The epoch whose weights were restored, from 1; 0 if none was finished.
+        The epoch whose weights were restored, from 1; 0 for those of the start.
     stopped
         Why training ended: ``"epochs"``, ``"minutes"``, ``"converged"``,
         ``"interrupted"`` or ``"closed form"``.
@@ -293,6 +293,7 @@ def train(
     batch: int = 128,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    trained: bool = False,
     report: Callable[[TrainingStep], None] | None = None,
 ) -> Training:
     """Train a VAE in place; it ends with the weights of its lowest validation loss.
@@ -319,6 +320,8 @@ def train(
         Of the Adam optimizer.
     seed
         Seeds the order of the images.
+    trained
+        Whether it was trained before: its start may be the best, then.
     report
         Called after every batch and every epoch.
 
@@ -328,7 +331,9 @@ def train(
         History, best epoch, and why it stopped.
     """
     vae.compile(optimizer=keras.optimizers.Adam(learning_rate), jit_compile=False)
-    batches = _ImageBatches(training, batch, seed)
+    batches, held_out = _ImageBatches(training, batch, seed), _ImageBatches(validation, batch, None)
+    start = vae.get_weights()
+    first = vae.evaluate(held_out, verbose=0, return_dict=True)["loss"] if trained else math.inf
     deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
     progress = _ProgressCallback(len(batches), deadline, report)
     # An epoch cut short by Ctrl-C or the deadline is validated like any other.
@@ -338,7 +343,7 @@ def train(
     with ctrl_c_sets(progress.interrupted):
         vae.fit(
             batches,
-            validation_data=_ImageBatches(validation, batch, None),
+            validation_data=held_out,
             epochs=epochs,
             shuffle=False,  # `_ImageBatches` does
             callbacks=[progress, early_stopping],
@@ -350,4 +355,8 @@ def train(
         else progress.stopped
     )
     seconds = time.monotonic() - progress.start
-    return Training(tuple(progress.history), early_stopping.best_epoch + 1, stopped, seconds)
+    best_epoch = early_stopping.best_epoch + 1
+    if trained and not (early_stopping.best or math.inf) < first:  # a NaN is not, either
+        vae.set_weights(start)
+        best_epoch = 0
+    return Training(tuple(progress.history), best_epoch, stopped, seconds)

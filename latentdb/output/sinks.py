@@ -45,7 +45,7 @@ from latentdb.images.render import (
 )
 from latentdb.model.codec import BATCH, Codec
 from latentdb.model.config import ModelConfig
-from latentdb.model.training import psnr
+from latentdb.model.outcome import psnr
 from latentdb.output.figures import check_count, check_scale, enlarge, write_images
 from latentdb.output.file_names import FileNames, numbered
 from latentdb.search.targets import Target

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentdb.model.training import psnr
+from latentdb.model.outcome import psnr
 from tests.conftest import draw_shape
 from tests.model.test_pca import correlated
 
@@ -73,14 +73,12 @@ def test_the_learning_rate_follows_the_clock() -> None:
 def test_semantic_dimensions_take_colours_images_and_time(
     changes: dict[str, Any], reason: str
 ) -> None:
-    from latentdb.model.presets import _semantic_dims
+    from latentdb.model.presets import _obstacle
 
     enough = {"channels": 3, "images": 2000, "minutes": 1.5, "latent_dim": 64}
-    assert _semantic_dims("balanced", **enough) == (16, ())
-    assert _semantic_dims("reconstruction", **enough) == (0, ())
-    count, (note,) = _semantic_dims("balanced", **(enough | changes))
-    assert count == 0
-    assert note.endswith(reason.replace("\\", ""))
+    assert _obstacle("balanced", **enough) == ""
+    assert _obstacle("reconstruction", **enough | changes) == ""
+    assert _obstacle("balanced", **enough | changes) == reason.replace("\\", "")
 
 
 def test_semantic_dimensions_learn_views_and_ctrl_c_keeps_the_best(

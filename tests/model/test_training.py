@@ -26,7 +26,8 @@ from latentdb.base.outputs import write_folder
 from latentdb.base.progress import Progress
 from latentdb.model import training
 from latentdb.model.codec import Codec
-from latentdb.model.training import TrainReport, psnr, train_model
+from latentdb.model.outcome import TrainReport, psnr
+from latentdb.model.training import train_model
 from latentdb.onnx import export, runtime
 from latentdb.onnx.compiled import ONNX_FILES
 from tests.conftest import draw_shape
@@ -36,8 +37,7 @@ def test_the_folder_is_complete(trained: TrainReport) -> None:
     folder = Path(trained.path)
     names = {path.name for path in folder.iterdir()}
     assert names - set(ONNX_FILES) == {
-        "encoder.keras", "decoder.keras", "model.json", "history.csv", "reconstructions.png",
-        "pictures.png",
+        "encoder.keras", "decoder.keras", "model.json", "history.csv", "pictures.png",
     }  # fmt: skip
     assert names >= (set(ONNX_FILES) if runtime.is_available() and export.is_available() else set())
     config = json.loads((folder / "model.json").read_text())
@@ -63,10 +63,10 @@ def test_the_report_says_what_happened(trained: TrainReport) -> None:
     assert trained.losses["val_loss"] < 100
 
 
-def test_reconstructions_show_originals_above(trained: TrainReport) -> None:
-    with Image.open(Path(trained.path) / "reconstructions.png") as picture:
+def test_reconstructions_are_below_their_originals(trained: TrainReport) -> None:
+    with Image.open(Path(trained.path) / "pictures.png") as page:
         # Every 16 px image is enlarged to 96, pixel for pixel.
-        rows = [np.asarray(picture)[top : top + 96 : 6] for top in (4, 104)]
+        rows = [np.asarray(page)[top : top + 96 : 6] for top in (4, 118)]
     originals, rebuilt = (
         np.stack([row[:, 4 + 100 * n : 100 + 100 * n : 6] for n in range(8)]) for row in rows
     )
@@ -190,6 +190,13 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
         train_model([images / "disc/000.png"], out)
     with pytest.raises(InvalidInputError, match="0 epochs"):
         train_model([images], out, epochs=0)
+    with pytest.raises(InvalidInputError, match="a batch of 0: give 1 to 65,536"):
+        train_model([images], out, batch=0)
+    with pytest.raises(InvalidInputError, match="a seed of -1: give 0 to 2,147,483,647"):
+        train_model([images], out, seed=-1)
+    for size in (0, 4097):
+        with pytest.raises(InvalidInputError, match=rf"latent size of {size}: give 1 to 4,096 dim"):
+            train_model([images], out, latent_dim=size)
     with pytest.raises(InvalidInputError, match="-1 minutes"):
         train_model([images], out, minutes=-1)
     with pytest.raises(InvalidInputError, match="validation share of 1"):
@@ -235,6 +242,15 @@ def test_psnr_against_its_formula() -> None:
     assert psnr(black, black + 255)[0] == pytest.approx(0.0)
     assert psnr(black, black + 1)[0] == pytest.approx(48.1308, abs=1e-4)
     assert psnr(black, black)[0] == np.inf
+
+
+def test_exact_reconstructions_are_finite_in_the_config(tmp_path: Path) -> None:
+    for number in range(12):
+        Image.new("RGB", (16, 16), (number % 2 * 255,) * 3).save(tmp_path / f"{number}.png")
+    done = train_model([tmp_path], tmp_path / "m", preset="fast", latent_dim=2)
+    assert done.psnr == 100
+    text = (tmp_path / "m" / "model.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["about"]["validation_psnr_db"] == 100
 
 
 def test_ctrl_c_keeps_the_best_weights(images: Path, tmp_path: Path) -> None:

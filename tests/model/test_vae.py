@@ -143,3 +143,16 @@ def test_what_cannot_be_built_is_refused() -> None:
 
     with pytest.raises(InvalidInputError, match="latent dim 0"):
         vae.build_mlp((16, 16, 3), 0)
+
+
+def test_training_that_only_harms_leaves_the_start() -> None:
+    from latentdb.model.vae import build_mlp, train
+
+    vae = build_mlp((8, 8, 1), 2)
+    before = vae.get_weights()
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (40, 8, 8, 1), np.uint8)
+    done = train(vae, images[8:], images[:8], epochs=2, learning_rate=100.0, trained=True)
+    assert done.best_epoch == 0
+    for one, other in zip(vae.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
