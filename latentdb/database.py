@@ -42,6 +42,7 @@ from latentdb.stored_model import (
     is_own_encoder,
     load_model,
     load_other_model,
+    search_settings,
     store_compiled,
 )
 
@@ -128,10 +129,10 @@ class LatentDB(Annotation):
                 "give one of model (a folder made by latentdb train), encoder and dim, "
                 f"received {'none' if not count else 'more than one'}"
             )
-        settings = Settings(recall=check_recall(recall))
+        recall = check_recall(recall)
         check_timeout(lock_timeout)  # before anything is made
         if dim is not None:
-            made = Store.create(path, dim=dim, settings=settings)
+            made = Store.create(path, dim=dim, settings=Settings(recall=recall))
             return cls(made, lock_timeout=lock_timeout, auto_index=auto_index)
         check_absent(as_path(path))  # before tensorflow is loaded to compile the model
         options = options or ModelOptions()
@@ -144,6 +145,7 @@ class LatentDB(Annotation):
         codec.check_precision()
         config = codec.config
         prints = (config.encoder_fingerprint, config.decoder_fingerprint, codec.files)
+        settings = search_settings(config, recall)
         store = Store.create(path, dim=config.latent_dim, model=prints, settings=settings)
         db = cls(
             store,

@@ -79,7 +79,7 @@ class Inspection(Analysis):
         out = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
         entry = snapshot.manifest.index
-        indexed = INDEXED_METRICS[0] if entry is None else entry.metric
+        indexed = snapshot.default_metric if entry is None else entry.metric
         spec = None if snapshot.manifest.model is None else self.codec.config.preprocessing
         found = evaluate(
             snapshot,

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from latentdb.ann.metrics import CENTERED_COSINE, check_metric
+from latentdb.ann.metrics import CENTERED_COSINE, COSINE, L2, check_metric
 from latentdb.ann.plan import PREFERENCES
 from latentdb.base.errors import InvalidInputError, StoreError
 from latentdb.base.files import as_path
@@ -33,6 +33,7 @@ from latentdb.verify import VerifyReport, verify
 
 PathLike = str | os.PathLike[str]
 AnyStore = TypeVar("AnyStore", bound="Maintenance")
+_OF_VECTORS = (L2, COSINE, CENTERED_COSINE)  # metrics that every target can be compared by
 LOCK_TIMEOUT = 5.0  # seconds; as long as most commits take
 
 
@@ -252,7 +253,8 @@ class Maintenance(Serving):
             (HNSW) instead, if it is measured to be faster and memory allows.
         metric
             Metric of the index: ``"l2"``, ``"cosine"``, ``"centered_cosine"`` or
-            ``"wasserstein"``; queries by another metric compare every row.
+            ``"wasserstein"``; queries by another metric compare every row.  Each but
+            the last becomes the metric of queries that name none, too.
             ``"centered_cosine"`` also records the mean of the rows as the centre,
             which stays until it is given again.
         report
@@ -269,13 +271,15 @@ class Maintenance(Serving):
         with store.index_lock(store.lock_timeout):
             with store.writer() as writer:  # who writes for long is told before the work is done
                 writer.collect_garbage()
-            old = store.snapshot().manifest.settings
+            manifest = store.snapshot().manifest
+            old, recentred = manifest.settings, metric == CENTERED_COSINE and manifest.rows > 0
             settings = Settings(
                 recall=old.recall if recall is None else check_recall(recall),
                 memory=old.memory if memory is None else _memory(memory),
                 prefer=old.prefer if prefer is None else _preference(prefer),
                 metric=old.metric if metric is None else check_metric(metric),
-                centre=() if metric == CENTERED_COSINE else old.centre,
+                centre=() if recentred else old.centre,
+                default_metric=metric if metric in _OF_VECTORS else old.default_metric,
             )
             why = self._index_manager.build(store, settings, report)
         return replace(self.info(), why=why)

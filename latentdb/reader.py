@@ -225,7 +225,7 @@ class Reader(Outputs, RowAccess):
         *,
         k: int | None = None,
         where: str | None = None,
-        metric: str = L2,
+        metric: str | None = None,
         radius: float | None = None,
         exact: bool = False,
         exclude_self: bool = False,
@@ -244,7 +244,8 @@ class Reader(Outputs, RowAccess):
             A metadata expression, such as ``'label == "cat" and year > 2000'``.
         metric
             ``"l2"``, ``"cosine"``, ``"centered_cosine"``, ``"wasserstein"`` or
-            ``"kl"``: see `latentdb.ann.metrics`.
+            ``"kl"``: see `latentdb.ann.metrics`.  By default the store's, which
+            `info` gives.
         radius
             Only rows within this distance.
         exact
@@ -271,7 +272,8 @@ class Reader(Outputs, RowAccess):
             raise InvalidInputError("nothing to search for: give a target, or examples with like")
         snapshot = self._snapshot()
         examples = self._resolve(snapshot, [*liked, *unlike])
-        searcher = self._index_manager.searcher(snapshot, check_metric(metric))
+        metric = snapshot.default_metric if metric is None else check_metric(metric)
+        searcher = self._index_manager.searcher(snapshot, metric)
         query = combine(examples[: len(liked)], examples[len(liked) :])
         excluded = set().union(*stored_rows(snapshot, examples)) if exclude_self else set()
         hits = self._search(
@@ -292,7 +294,7 @@ class Reader(Outputs, RowAccess):
         *,
         k: int | None = None,
         where: str | None = None,
-        metric: str = L2,
+        metric: str | None = None,
         radius: float | None = None,
         exact: bool = False,
         exclude_self: bool = False,
@@ -315,7 +317,8 @@ class Reader(Outputs, RowAccess):
         check_target_list(targets, "targets")
         snapshot = self._snapshot()
         examples = self._resolve(snapshot, list(targets))
-        searcher = self._index_manager.searcher(snapshot, check_metric(metric))
+        metric = snapshot.default_metric if metric is None else check_metric(metric)
+        searcher = self._index_manager.searcher(snapshot, metric)
         queries = [searcher.space.embed(*combine([example])) for example in examples]
         if not queries:
             return ()
@@ -360,7 +363,7 @@ class Reader(Outputs, RowAccess):
         *,
         k: int = 10,
         where: str | None = None,
-        metric: str = L2,
+        metric: str | None = None,
         exact: bool = False,
         composed: bool = True,
         z_log_var: NDArray[Any] | None = None,
@@ -389,7 +392,8 @@ class Reader(Outputs, RowAccess):
             infinity and -1 where there are fewer than k.
         """
         snapshot = self._snapshot()
-        searcher = self._index_manager.searcher(snapshot, check_metric(metric))
+        metric = snapshot.default_metric if metric is None else check_metric(metric)
+        searcher = self._index_manager.searcher(snapshot, metric)
         queries = as_latents(vectors, snapshot.dim, "vectors")
         if metric != L2:
             log_vars = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from latentdb.ann.metrics import CENTERED_COSINE
 from latentdb.base.errors import (
     CorruptStoreError,
     InvalidInputError,
@@ -23,6 +25,7 @@ from latentdb.model.config import KERAS, NETWORK_FILES, ONNX, ModelConfig, Model
 from latentdb.model.fingerprint import VERSION, encoder_fingerprint, version_of
 from latentdb.onnx.compiled import ENCODER_ONNX, ONNX_FILES, compiled_name
 from latentdb.search.results import Info
+from latentdb.store.manifest import Settings
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import Writer
 
@@ -120,6 +123,22 @@ def codec_of(snapshot: Snapshot, *, trust_model: bool = False) -> Codec:
     )
 
 
+def search_settings(config: ModelConfig, recall: float) -> Settings:
+    """How a new store of a model is searched: by the metric that its training chose."""
+    metric, centre = config.about.get("metric"), config.about.get("centre")
+    if metric != CENTERED_COSINE or not isinstance(centre, list):
+        return Settings(recall=recall)
+    numbers = [value for value in centre if type(value) in (int, float) and math.isfinite(value)]
+    if len(centre) != config.latent_dim or len(numbers) != len(centre):
+        return Settings(recall=recall)
+    return Settings(
+        recall=recall,
+        metric=CENTERED_COSINE,
+        centre=tuple(map(float, numbers)),
+        default_metric=CENTERED_COSINE,
+    )
+
+
 def store_compiled(writer: Writer, codec: Codec) -> Codec:
     """Compile the model of a store that has no compiled form, and store the files.
 
@@ -204,6 +223,7 @@ def describe(snapshot: Snapshot) -> Info:
         search="exact scan" if entry is None else entry.kind,
         index=entry,
         covered_rows=0 if entry is None else entry.rows,
+        default_metric=manifest.settings.default_metric,
         roots=manifest.roots,
         buried=0 if manifest.tombstones is None else manifest.tombstones.rows,
     )

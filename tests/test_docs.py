@@ -95,7 +95,8 @@ def test_commands_and_code_run_in_order(
             exec(compile(text, name, "exec"), variables)
         for words in commands(text) if kind == "sh" else ():
             if words[0] == "train":  # the same command, for one epoch of a small model
-                words = [*words, "--epochs", "1", "--latent-dim", "4"]
+                small = () if "--from" in words else ("--latent-dim", "4")
+                words = [*words, "--epochs", "1", *small]
             if words[0] == "serve":  # it would not end; tests/explorer runs it
                 words = [*words, "--help"]
             result = CliRunner().invoke(main, words)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from latentdb.base.errors import CorruptStoreError
+from latentdb.base.errors import CorruptStoreError, InvalidInputError
 from latentdb.database import LatentDB
 from latentdb.model.codec import Codec
+from tests.cli.running import run, run_json
 
 
 def test_the_stores_model_is_the_one_it_was_made_with(store: Path, model: Path) -> None:
@@ -171,3 +174,67 @@ def test_an_unknown_precision_makes_no_store(model: Path, tmp_path: Path) -> Non
     with pytest.raises(ModelError, match="precision 'fp8' is unknown"):
         LatentDB.create(tmp_path / "no.ldb", model=model, precision="fp8")
     assert not (tmp_path / "no.ldb").exists()
+
+
+def choosing(model: Path, folder: Path, **about: Any) -> Path:
+    """The model, whose training is said to have chosen a metric."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "model.json").read_text())
+    config["about"] |= about
+    (folder / "model.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_store_is_searched_by_the_metric_that_training_chose(
+    images: Path, model: Path, tmp_path: Path
+) -> None:
+    centre = [0.5, -0.25, 0.0, 1.0]
+    chosen = choosing(model, tmp_path / "m", metric="centered_cosine", centre=centre)
+    path = tmp_path / "s.ldb"
+    with LatentDB.create(path, model=chosen) as db:
+        assert db.info().default_metric == "centered_cosine"
+        db.index_images(images / "disc")
+        settings = db._snapshot().manifest.settings
+        assert (settings.metric, settings.centre) == ("centered_cosine", tuple(centre))
+        vectors = db.vectors(["000.png", "001.png"])
+        by_name = db.query("000.png", k=5)
+        assert by_name.metric == "centered_cosine"
+        assert by_name == db.query("000.png", k=5, metric="centered_cosine")
+        centred = vectors - np.array(centre)
+        unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        (match,) = (m for m in db.query("000.png", k=40) if m.id == "001.png")
+        assert match.distance == pytest.approx(1 - unit[0] @ unit[1], abs=1e-5)
+        (many,) = db.query_many(["000.png"], k=5)
+        assert many == by_name
+        for one, other in zip(
+            db.search(vectors), db.search(vectors, metric="centered_cosine"), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+    assert "; by centered_cosine unless --metric is given" in run("info", path).stdout
+    assert run_json("query", path, "000.png")["metric"] == "centered_cosine"
+    with LatentDB.open(path) as db:
+        db.optimize(metric="wasserstein")  # which not every target can be compared by
+        assert db.query("000.png").metric == "centered_cosine"
+        assert db.optimize(metric="l2").default_metric == "l2"
+        assert db.query("000.png").metric == db.query_many(["000.png"])[0].metric == "l2"
+        assert db.query("000.png", metric="centered_cosine").metric == "centered_cosine"
+    assert "unless --metric" not in run("info", path).stdout
+
+
+@pytest.mark.parametrize("centre", [None, [0.0] * 3, [0.0, 1.0, 2.0, "x"], "0000"])
+def test_a_centre_that_is_none_leaves_l2(centre: Any, model: Path, tmp_path: Path) -> None:
+    chosen = choosing(model, tmp_path / "m", metric="centered_cosine", centre=centre)
+    with LatentDB.create(tmp_path / "s.ldb", model=chosen) as db:
+        assert db.info().default_metric == "l2"
+
+
+def test_vectors_have_l2_until_optimize_changes_it(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    with LatentDB.create(tmp_path / "s.ldb", dim=3) as db:
+        with pytest.raises(InvalidInputError, match="around a centre that this store has not"):
+            db.optimize(metric="centered_cosine")
+        assert db.info().default_metric == "l2"
+        db.add([str(n) for n in range(20)], random.normal(size=(20, 3)))
+        assert db.query("3").metric == "l2"
+        assert db.optimize(metric="centered_cosine").default_metric == "centered_cosine"
+        assert db.query("3").metric == "centered_cosine"

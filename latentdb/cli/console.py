@@ -553,13 +553,16 @@ def _verdict_lines(config: ModelConfig) -> list[tuple[str, str]]:
 
 
 def _search_line(info: Info) -> str:
+    from latentdb.ann.metrics import L2
+
     index = info.index
+    by = "" if info.default_metric == L2 else f"; by {info.default_metric} unless --metric is given"
     if index is None:
-        return f"exact scan (recall 1; target {info.recall_target})"
+        return f"exact scan (recall 1; target {info.recall_target}){by}"
     return (
         f"{index.kind} index by {index.metric} over {counted(index.rows, 'row')}, "
         "newer rows are scanned; "
         f"recall@{index.recall_k} {index.recall_measured:.4f} measured on "
         f"{counted(index.queries, 'row')}, target {index.recall_target}; "
-        f"{index.milliseconds:.2f} ms per query"
+        f"{index.milliseconds:.2f} ms per query{by}"
     )

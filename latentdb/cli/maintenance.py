@@ -203,7 +203,8 @@ def verify(db: str, repair: bool, as_json: bool) -> None:
 @click.option(
     "--metric",
     type=click.Choice(INDEXED_METRICS),
-    help="Metric of the index; queries by another metric scan.  [default: unchanged]",
+    help="Metric of the index; queries by another metric scan.  All but wasserstein become the "
+    "metric of queries without --metric, too.  [default: unchanged]",
 )
 @json_option
 @quiet_option

@@ -26,10 +26,8 @@ from latentdb.cli.options import (
 @click.option(
     "--metric",
     type=click.Choice(METRICS),
-    default=METRICS[0],
-    show_default=True,
     help="wasserstein and kl compare z_mean and z_log_var, the others z_mean; centered_cosine "
-    "needs latentdb optimize --metric centered_cosine first.",
+    "needs a centre: see latentdb optimize --metric.  [default: the store's, which info prints]",
 )
 @click.option("--radius", type=float, metavar="R", help="Only matches within this distance.")
 @click.option(

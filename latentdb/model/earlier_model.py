@@ -152,5 +152,5 @@ class EarlierModel:
         stated = [name for name, value in given.items() if value is not None]
         if stated:
             raise InvalidInputError(
-                f"{stated[0]} is given with a model to go on from, which has its own: leave it out"
+                f"{stated[0]} is that of the model which training goes on from: leave it out"
             )

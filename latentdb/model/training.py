@@ -129,8 +129,9 @@ def train_model(
     target = Path(out)
     earlier = None if start is None else EarlierModel.from_folder(start)
     own = {
-        "arch": arch, "image_size": image_size, "channels": channels, "resize": resize,
-        "background": background, "latent_dim": latent_dim,
+        "the architecture": arch, "the image size": image_size,
+        "the number of channels": channels, "the resize rule": resize,
+        "the background": background, "the latent size": latent_dim,
     }  # fmt: skip
     if earlier is not None:
         earlier.check_left_out(own)

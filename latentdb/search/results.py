@@ -166,6 +166,8 @@ class Info:
         Whether the model has a compiled form, for which tensorflow is not needed.
     covered_rows
         Rows in the search index; the others are scanned.
+    default_metric
+        Metric of queries that name none.
     roots
         Folders that images were indexed from, and what ids of each begin with.
     buried
@@ -189,6 +191,7 @@ class Info:
     search: str
     index: IndexEntry | None
     covered_rows: int
+    default_metric: str
     roots: tuple[Root, ...] = ()
     buried: int = 0
     why: str = ""

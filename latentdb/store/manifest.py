@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from latentdb.ann.metrics import CENTERED_COSINE, COSINE, METRICS
+from latentdb.ann.metrics import CENTERED_COSINE, COSINE, L2, METRICS
 from latentdb.ann.plan import PREFERENCES
 from latentdb.base.errors import (
     CorruptStoreError,
@@ -188,6 +188,8 @@ class Settings:
     centre
         What centred cosine is measured around, in an index and without; empty until
         it is recorded.
+    default_metric
+        Metric of queries that name none.
     """
 
     recall: float = 0.99
@@ -196,6 +198,7 @@ class Settings:
     prefer: str = "build"
     metric: str = "l2"
     centre: tuple[float, ...] = ()
+    default_metric: str = L2
 
 
 @dataclass(frozen=True)
@@ -279,7 +282,7 @@ def _least_version(manifest: Manifest) -> int:
         return 5
     if manifest.tombstones is not None:
         return 4
-    metrics = {settings.metric, settings.metric if index is None else index.metric}
+    metrics = {settings.metric, settings.default_metric, index and index.metric}
     return 3 if settings.centre or metrics & {COSINE, CENTERED_COSINE} else 2
 
 
@@ -300,7 +303,11 @@ def _canonical(body: Any) -> str:
 
 def _fields(part: Any) -> dict[str, Any]:
     fields: dict[str, Any] = vars(part)
-    return {key: value for key, value in fields.items() if value or key not in _LEFT_OUT_IF_EMPTY}
+    return {
+        key: value
+        for key, value in fields.items()
+        if (value or key not in _LEFT_OUT_IF_EMPTY) and (key, value) != ("default_metric", L2)
+    }
 
 
 def _checksum(text: str, version: int) -> str:
@@ -382,6 +389,8 @@ def _manifest(body: Any) -> Manifest:
     _require(sides in (0, manifest.dim), "the centre has other dimensions")
     centred = manifest.index is not None and manifest.index.metric == CENTERED_COSINE
     _require(sides > 0 or not centred, "the index has no centre")
+    centred = manifest.settings.default_metric == CENTERED_COSINE
+    _require(sides > 0 or not centred, "the default metric has no centre")
     return manifest
 
 
@@ -483,7 +492,8 @@ def _number(value: Any) -> float:
 
 def _settings(item: Any) -> Settings:
     metric, prefer = item.get("metric", "l2"), item.get("prefer", "build")
-    _require(metric in METRICS and prefer in PREFERENCES, "its settings are unknown")
+    default = item.get("default_metric", L2)
+    _require({metric, default} <= set(METRICS) and prefer in PREFERENCES, "settings are unknown")
     return Settings(
         _fraction(item["recall"]),
         _integer(item["exact_rows"]),
@@ -491,6 +501,7 @@ def _settings(item: Any) -> Settings:
         prefer,
         metric,
         tuple(_number(value) for value in item.get("centre", ())),
+        default,
     )
 
 

@@ -48,6 +48,11 @@ class Snapshot:
     def dim(self) -> int:
         return self.manifest.dim
 
+    @property
+    def default_metric(self) -> str:
+        """The metric of queries that name none."""
+        return self.manifest.settings.default_metric
+
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """Every segment, opened, in the order of row numbers."""

@@ -127,9 +127,14 @@ def test_models_and_settings_that_do_not_fit_are_refused(
     images: Path, trained: TrainReport, tmp_path: Path
 ) -> None:
     out = tmp_path / "m"
-    settings: dict[str, Any] = {"arch": "conv", "latent_dim": 4, "channels": 3, "resize": "crop"}
-    for name, value in settings.items():
-        with pytest.raises(InvalidInputError, match=f"{name} is given with a model to go on from"):
+    settings: tuple[tuple[str, str, Any], ...] = (
+        ("architecture", "arch", "conv"),
+        ("latent size", "latent_dim", 4),
+        ("number of channels", "channels", 3),
+        ("resize rule", "resize", "crop"),
+    )
+    for noun, name, value in settings:
+        with pytest.raises(InvalidInputError, match=f"the {noun} is that of the model which"):
             train_model([images], out, start=trained.path, **{name: value})
     with pytest.raises(InvalidInputError, match="the preset fast trains nothing"):
         train_model([images], out, start=trained.path, preset="fast")

@@ -24,7 +24,7 @@ from latentdb.base.errors import (
 )
 from latentdb.base.outputs import write_folder
 from latentdb.base.progress import Progress
-from latentdb.model import training
+from latentdb.model import outcome
 from latentdb.model.codec import Codec
 from latentdb.model.outcome import TrainReport, psnr
 from latentdb.model.training import train_model
@@ -139,7 +139,7 @@ def test_the_folder_of_a_killed_training_is_no_model(
 ) -> None:
     written: dict[str, bytes] = {}
     with monkeypatch.context() as patched:
-        patched.setattr(training, "write_folder", lambda _, files: written.update(files))
+        patched.setattr(outcome, "write_folder", lambda _, files: written.update(files))
         train_model([images], tmp_path / "m", epochs=1, latent_dim=2, arch="mlp")
     assert list(written)[-1] == "model.json"
     code = (

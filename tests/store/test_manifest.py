@@ -296,6 +296,23 @@ def test_earlier_versions_refuse_only_a_manifest_that_they_would_misread(
     assert json.loads(data)["format_version"] == (2 if old else 3)
 
 
+def test_a_default_metric_is_stated_where_it_is_not_l2() -> None:
+    assert "default_metric" not in body_of(FULL)["settings"]
+    for metric, centre, version in (("wasserstein", (), 2), ("cosine", (), 3)):
+        settings = replace(FULL.settings, metric="l2", centre=centre, default_metric=metric)
+        data = dump(replace(FULL, settings=settings))
+        assert load(data, "M").settings == settings
+        assert json.loads(data)["format_version"] == version
+    body = body_of(FULL)
+    for metric, reason in (
+        ("centered_cosine", "the default metric has no centre"),
+        ("best", "settings are unknown"),
+    ):
+        body["settings"]["default_metric"] = metric
+        with pytest.raises(CorruptStoreError, match=reason):
+            load(sealed(body), "M")
+
+
 def test_a_store_without_roots_and_tombstones_has_the_bytes_of_before() -> None:
     assert not {"roots", "tombstones"} & set(body_of(replace(FULL, roots=())))
     assert "roots" in body_of(FULL)
