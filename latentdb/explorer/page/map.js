@@ -125,6 +125,7 @@ export class PointMap {
     for (const i of inView) claim(i);
     if (chosen.length && tiles.size <= MAX_TILES) {
       for (const i of chosen) this.picture(i, SPACE - 2 * MARGIN - 2);
+      if (this.selected >= 0) this.picture(this.selected, LANDMARK); // above all others
       return;
     }
     const placed = [];
