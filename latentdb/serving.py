@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from latentdb.ann.metrics import INDEXED_METRICS, KL, L2, check_metric
+from latentdb.ann.metrics import INDEXED_METRICS, KL, check_metric
 from latentdb.base.errors import InvalidInputError
 from latentdb.base.validate import check_target_list
 from latentdb.reader import DEFAULT_K, Reader
@@ -29,7 +29,7 @@ class Serving(Reader):
         uri: str,
         *,
         collection: str | None = None,
-        metric: str = L2,
+        metric: str | None = None,
         report: Report | None = None,
     ) -> PushReport:
         """Make a collection of an engine hold the rows of this store.
@@ -46,7 +46,7 @@ class Serving(Reader):
         collection
             The name of the table or collection; that of the store by default.
         metric
-            Of all searches in it; any but ``"kl"``.
+            Of all searches in it; the store's by default, any but ``"kl"``.
         report
             Called with the progress.
 
@@ -60,12 +60,14 @@ class Serving(Reader):
         from latentdb.engines.connect import open_engine
         from latentdb.engines.push import push
 
-        if check_metric(metric) == KL:
+        snapshot = self._snapshot()
+        metric = snapshot.default_metric if metric is None else check_metric(metric)
+        if metric == KL:
             raise InvalidInputError(
                 f"metric {KL!r} is no distance in a space: push {', '.join(INDEXED_METRICS)}"
             )
         with open_engine(uri, collection or self._collection_name()) as engine:
-            return push(self._snapshot(), engine, metric, report=report)
+            return push(snapshot, engine, metric, report=report)
 
     def query_on(
         self,

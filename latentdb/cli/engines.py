@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from latentdb.ann.metrics import INDEXED_METRICS, L2
+from latentdb.ann.metrics import INDEXED_METRICS
 from latentdb.cli.console import print_json, progress
 from latentdb.cli.options import collection_option, db_argument, json_option, quiet_option
 
@@ -22,14 +22,12 @@ from latentdb.cli.options import collection_option, db_argument, json_option, qu
 @click.option(
     "--metric",
     type=click.Choice(INDEXED_METRICS),
-    default=L2,
-    show_default=True,
-    help="Of all searches in it.",
+    help="Of all searches in it.  [default: the store's]",
 )
 @json_option
 @quiet_option
 def push(
-    db: str, uri: str, collection: str | None, metric: str, as_json: bool, quiet: bool
+    db: str, uri: str, collection: str | None, metric: str | None, as_json: bool, quiet: bool
 ) -> None:
     """Bring the rows of DB to PostgreSQL or Milvus, for latentdb query DB TARGET --on URI.
 

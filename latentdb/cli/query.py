@@ -107,7 +107,7 @@ def query(
 
 def _engine_options(how: dict[str, Any]) -> dict[str, Any]:
     """Options of a query that an engine takes; wrong usage if another was given."""
-    for name, unset in (("metric", METRICS[0]), ("radius", None), ("exact", False)):
-        if how.pop(name) != unset:
+    for name in ("metric", "radius", "exact"):
+        if how.pop(name):
             raise click.UsageError(f"--{name} cannot be combined with --on: push decides it")
     return {key: value for key, value in how.items() if value is not None}
