@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from latentdb.base.errors import CorruptStoreError, InvalidInputError
 from latentdb.database import LatentDB
@@ -110,13 +111,14 @@ def test_an_old_store_is_compiled_by_the_first_writer_that_encodes(
         assert not db.info().compiled
         assert db.index_images(images).added == 0  # nothing to encode: tensorflow stays out
         assert not db.info().compiled
-        expected = db.vectors(["disc/000.png"])
     more = tmp_path / "more"
     more.mkdir()
-    (more / "new.png").write_bytes((images / "disc/000.png").read_bytes())
+    with Image.open(images / "disc/000.png") as image:  # a copy would not be encoded
+        image.rotate(180).save(more / "new.png")
     with LatentDB.open(store) as db:
         assert db.index_images(more).added == 1
         assert db.info().compiled
+        expected = db.vectors(["more/new.png"])
     with LatentDB.open(store) as db:
         assert np.allclose(db.codec.encode(_read(db, more / "new.png"))[0], expected, atol=1e-5)
         assert not db.codec.used_tensorflow
