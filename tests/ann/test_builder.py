@@ -186,8 +186,9 @@ def test_an_index_is_extended_by_the_rows_it_has_not(kind: str) -> None:
     assert (loaded.rows, more.rows, more.kind) == (2_500, 4_000, kind)
     np.testing.assert_array_equal(more.row_numbers(), rows.rows)
     assert tuning.queries == 375  # a quarter of the new ones
-    for k, effort in first.parameters.items():
-        assert tuning.parameters[k] >= effort
+    for name, effort in first.parameters.items():
+        if name.startswith("effort"):  # how composed queries are answered is measured anew
+            assert tuning.parameters[name] >= effort
     assert rows.recall(more, clustered(500, seed=8), 10) >= 0.94
 
 
