@@ -17,10 +17,10 @@ from latentdb.base.progress import Report
 from latentdb.base.validate import as_latents, check_ids
 from latentdb.exchange.importing import ImportReport, import_rows, opened
 from latentdb.exchange.tables import TableLike, read_table
-from latentdb.images.discover import check_sources
 from latentdb.images.selection import make_selection
 from latentdb.images.values import ImageLike
 from latentdb.ingest.allowance import DEFAULT_ALLOWANCE
+from latentdb.ingest.archives import split_sources
 from latentdb.ingest.images import add_images
 from latentdb.ingest.ingest import add_rows, index_images
 from latentdb.ingest.report import IndexReport
@@ -247,7 +247,9 @@ class LatentDB(Annotation):
         ----------
         sources
             Folders and image files.  The id of an image is its path relative to the
-            folder that was given first: see `latentdb.ingest.roots.plan_roots`.
+            folder that was given first: see `latentdb.ingest.roots.plan_roots`.  Archives
+            (.tar, .tar.gz, .zip), arrays (.npz, .npy, IDX) and .parquet with images, and
+            folders of only these: the id is the name in the archive.
         model
             Raise `ModelMismatchError` if the store was made with another model than this.
         metadata
@@ -288,7 +290,7 @@ class LatentDB(Annotation):
         """
         paths = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
         self._check_model(model)
-        check_sources(paths)  # report a missing source before the model is loaded
+        split_sources(paths)  # report a missing source before the model is loaded
         selection = make_selection(include, exclude, follow_links=follow_links)
         table = (
             None

@@ -322,6 +322,7 @@ class RowAccess(ABC):
 
 
 def _describe(snapshot: Snapshot, number: int, row: Row) -> RowDetails:
+    from latentdb.images.sources import image_exists
     from latentdb.model.posterior import divergences, statistics, variances
 
     (segment, positions, _), *_ = snapshot.groups(np.array([number]))
@@ -338,7 +339,7 @@ def _describe(snapshot: Snapshot, number: int, row: Row) -> RowDetails:
         row.id,
         row.path,
         dict(row.metadata),
-        None if row.path is None else os.path.exists(row.path),
+        None if row.path is None else image_exists(row.path),
         None if stats is None or row.path is None else int(stats.sizes[positions[0]]),
         float(np.linalg.norm(mean)),
         float(np.linalg.norm(mean - all_rows.mean)) / spread if spread else 0.0,

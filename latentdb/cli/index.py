@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -95,24 +95,25 @@ def index(
 ) -> None:
     """Encode new and changed images into DB.
 
-    IMAGES are folders and files.  The first run makes DB and needs --model or
+    IMAGES are folders and files; also .tar, .zip, .npz, .npy, .parquet or IDX files
+    that hold images, and folders of these.  The first run makes DB and needs --model or
     --encoder.  Later runs skip the images already in it; the same command
     resumes an interrupted run.
     """
     from latentdb.base.wording import counted
     from latentdb.cli.console import print_json, progress
     from latentdb.cli.index_report import print_report
-    from latentdb.images.discover import Search
     from latentdb.images.selection import make_selection
     from latentdb.ingest.allowance import parse_allowance
+    from latentdb.ingest.archives import require_images
 
     how = {name: values.pop(name) for name in _HOW}
     if metadata_column is not None and metadata is None:
         raise click.UsageError("--metadata-column: only with --metadata")
     selection = make_selection(how["include"], how["exclude"], follow_links=how["follow_links"])
-    Search.of(images, selection).require_images()
+    files = require_images(images, selection)
     parse_allowance(how["allow_bad"])
-    codec, opened = _open(db, images, recall, precision, values)
+    codec, opened = _open(db, files, recall, precision, values)
     with opened as store:
         rows_before = len(store)
         try:
@@ -151,7 +152,7 @@ _HOW = (
 
 def _open(
     db: str,
-    images: tuple[str, ...],
+    images: Sequence[str],
     recall: float | None,
     precision: str | None,
     values: Mapping[str, Any],
@@ -183,7 +184,7 @@ def _open(
     store = LatentDB.create(
         db,
         **arguments,
-        images=images,
+        images=images or None,
         recall=0.99 if recall is None else recall,
         precision=precision or "float32",
     )

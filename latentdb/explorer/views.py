@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import math
-import os
 import secrets
 import struct
 import threading
@@ -25,6 +24,7 @@ from latentdb.explorer.blends import MAX_BLENDS, MAX_WHERE, Blend, Selection
 from latentdb.explorer.latents import Latents
 from latentdb.explorer.lists import Lists
 from latentdb.explorer.tiles import COLUMNS, PER_TILE, cells_for, curve_order, draw_tile
+from latentdb.images.sources import image_exists
 from latentdb.model import arithmetic, generation
 from latentdb.search.selection import check_column, column_values, parse_where, select_rows
 
@@ -210,7 +210,7 @@ class Views:
     def row(self, row: int) -> dict[str, Any]:
         """Id and metadata of a row, and whether its image is where it was indexed."""
         ((name, path, metadata),) = self.snapshot.records(self.latents.check([row]))
-        found = path is not None and os.path.exists(path)
+        found = path is not None and image_exists(path)
         return {"row": row, "id": name, "metadata": _plain(metadata), "file_exists": found}
 
     def thumb(self, row: int) -> bytes:

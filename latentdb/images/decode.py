@@ -103,13 +103,17 @@ class Preprocessing:
 
 
 def read_bytes(path: str) -> bytes:
-    """The content of an image file.
+    """The content of an image file, or of an image in an archive (``shards/0.tar!cat/1.jpg``).
 
     Raises
     ------
     ImageError
         If it is missing, unreadable, empty, not a regular file, or over 1 GiB.
     """
+    if "!" in path and not os.path.lexists(path):
+        from latentdb.images.sources import read_member
+
+        return read_member(path)
     return read_file(path)[0]
 
 

@@ -6,6 +6,7 @@ images       add_images: encode images that are in memory
 report       what a run did
 roots        which ids images have, whatever folder was typed
 known_images renamed, copied and deleted images, by their contents
+archives     images in archives and arrays, compared and decoded
 planner      which files are new or changed, against the rows of a snapshot
 table        metadata of images, and which row is that of which image
 labels       labels of images by their folders

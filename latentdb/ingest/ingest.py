@@ -11,17 +11,19 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.progress import Progress, Report
-from latentdb.images.discover import Search, check_sources
+from latentdb.images.discover import Search
 from latentdb.images.selection import EVERYTHING, Selection
 from latentdb.ingest.allowance import DEFAULT_ALLOWANCE, parse_allowance
+from latentdb.ingest.archives import MemberPlanner, ahead, split_sources
 from latentdb.ingest.known_images import missing_rows
 from latentdb.ingest.labels import FolderLabels
 from latentdb.ingest.planner import Batch, ImagePlanner, PlannedRow
@@ -157,7 +159,7 @@ def index_images(
     codec
         The store's model.
     sources
-        Folders and image files.
+        Folders, image files, and archives of images: see `latentdb.images.sources`.
     table
         Metadata by the names of images.
     labels_from_folders
@@ -189,8 +191,10 @@ def index_images(
     """
     start = time.monotonic()
     allowance = parse_allowance(allow_bad)
-    plan = plan_roots(writer.snapshot, check_sources(sources), selection)
-    plan.search.require_images()
+    files, archives = split_sources(sources)
+    plan = plan_roots(writer.snapshot, files, selection)
+    if not archives:
+        plan.search.require_images()
     check_log_var(writer.snapshot, codec.config.has_z_log_var)
     types = _column_types(writer, table, labels_from_folders)
     if plan.recorded.all != writer.snapshot.manifest.roots:
@@ -206,12 +210,28 @@ def index_images(
         rehash=rehash,
         restore=restore,
     )
-    counts = _write_batches(writer, planner, codec, types, strict=strict, report=report)
+    counts = Counts()
+    write = partial(_write_batches, writer, codec, types, counts, strict=strict, report=report)
+    counter = _FileCounter(planner.search) if report is not None and not archives else None
+    try:
+        with read_batches(planner) as batches:
+            write(planner.snapshot, batches, counter)
+    finally:
+        if counter is not None:
+            counter.stop()
+    # Planned anew: images of this run may have the ids or the contents of members.
+    members = MemberPlanner(planner.at(writer.snapshot), archives, selection, types, rehash=rehash)
+    with ahead(members.batches()) as batches:
+        write(writer.snapshot, batches, None)
     missing = _missing(planner, plan)
     if prune and len(missing):
         writer.delete(missing)
     if restore:
-        writer.unbury(planner.known.restored_ids, planner.known.restored_contents)
+        known = planner.known, members.known
+        writer.unbury(
+            set().union(*(each.restored_ids for each in known)),
+            set().union(*(each.restored_contents for each in known)),
+        )
     tally = planner.search.tally
     return IndexReport(
         added=counts.added,
@@ -235,6 +255,7 @@ def index_images(
             *plan.notes,
             *(table.notes if table else ()),
             *((labels.note(),) if labels else ()),
+            *members.notes(),
         ),
         rows=len(writer.snapshot),
         seconds=time.monotonic() - start,
@@ -243,40 +264,38 @@ def index_images(
 
 def _write_batches(
     writer: Writer,
-    planner: ImagePlanner,
     codec: Codec,
     column_types: dict[str, str],
+    counts: Counts,
+    snapshot: Snapshot,
+    batches: Iterator[Batch],
+    counter: _FileCounter | None,
     *,
     strict: bool,
     report: Report | None,
-) -> Counts:
-    """Encode and commit what the planner finds."""
+) -> None:
+    """Encode and commit what was planned against a snapshot."""
     pending = _PendingRows(writer, column_types)
-    counter = _FileCounter(planner.search) if report is not None else None
-    counts = Counts()
     stamps: dict[int, Stamp] = {}
     try:
-        with read_batches(planner) as batches:
-            for batch in batches:
-                if strict and (wrong := batch.bad + batch.conflicts):
-                    raise ImageError(wrong[0].path, wrong[0].reason)
-                _encode(batch, pending, planner.snapshot, codec)
-                counts.add(batch)
-                stamps.update(batch.restamped)
-                if len(stamps) >= _MOST_STAMPS:
-                    pending.restamp(stamps)
-                    stamps = {}
-                if pending.is_due():
-                    pending.start_commit()
-                if report is not None and counter is not None:
-                    report(Progress("indexing", counts.files, counter.total, len(counts.bad)))
+        for batch in batches:
+            if strict and (wrong := batch.bad + batch.conflicts):
+                raise ImageError(wrong[0].path, wrong[0].reason)
+            _encode(batch, pending, snapshot, codec)
+            counts.add(batch)
+            stamps.update(batch.restamped)
+            if len(stamps) >= _MOST_STAMPS:
+                pending.restamp(stamps)
+                stamps = {}
+            if pending.is_due():
+                pending.start_commit()
+            if report is not None:
+                total = None if counter is None else counter.total
+                report(Progress("indexing", counts.files, total, len(counts.bad)))
         if stamps:
             pending.restamp(stamps)
     finally:
-        if counter is not None:
-            counter.stop()
         pending.close()
-    return counts
 
 
 def _missing(planner: ImagePlanner, plan: RootPlan) -> Ints:

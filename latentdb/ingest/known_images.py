@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb.images.sources import split_member_path
 from latentdb.store.roots import Root
 from latentdb.store.rows import Ints
 from latentdb.store.segment import hash_ids
@@ -107,8 +108,9 @@ def _hash(name: str) -> int:
 
 def is_gone(path: str) -> bool:
     """Whether there is no file at a path; False if that cannot be told."""
+    parts = split_member_path(path)
     try:
-        os.lstat(path)
+        os.lstat(path if parts is None or os.path.lexists(path) else parts[0])
     except (FileNotFoundError, NotADirectoryError):
         return True
     except (OSError, ValueError):

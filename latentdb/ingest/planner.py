@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from latentdb.images.discover import (
     ImageFile,
     stat_image,
 )
+from latentdb.images.sources import image_exists, split_member_path
 from latentdb.ingest.known_images import KnownImages, is_gone
 from latentdb.ingest.labels import FolderLabels
 from latentdb.ingest.roots import Rivals, RootPlan
@@ -166,8 +167,19 @@ class ImagePlanner:
         self._matcher = matcher
         self._labels = labels
         self._rehash = rehash
+        self._restore = restore
         self._found: list[Ints] = []  # rows whose ids were met
         self._vanished: set[int] = set()  # those whose files were deleted meanwhile
+
+    def at(self, snapshot: Snapshot) -> ImagePlanner:
+        """The same planner against a later snapshot."""
+        if snapshot is self.snapshot:
+            return self
+        later = copy(self)
+        later.snapshot = snapshot
+        later.known = KnownImages(snapshot, restore=self._restore)
+        later._found = []
+        return later
 
     def look_up(self, candidates: Sequence[Candidate | BadFile]) -> list[StoredImage | None]:
         """The row in the store of each candidate's id, in order; None where there is none."""
@@ -237,7 +249,7 @@ class ImagePlanner:
         return batch
 
     def _read_one(self, candidate: Candidate, stored: StoredImage | None, batch: Batch) -> None:
-        values = self._metadata(candidate)
+        values = self.metadata_of(candidate)
         if stored is not None or self.known.any_deleted:
             file = stat_image(candidate.id, candidate.path)
             if isinstance(file, BadFile):
@@ -313,7 +325,7 @@ class ImagePlanner:
 
     def _is_elsewhere(self, stored: StoredImage, path: str, name: str) -> bool:
         """Whether the file of a row is another than this one, is there, and has the id."""
-        if stored.path is None or stored.path == path or not os.path.exists(stored.path):
+        if stored.path is None or stored.path == path or not image_exists(stored.path):
             return False
         root = self._roots.find(stored.path)  # none where its folder was moved away
         return root is not None and root.name(stored.path) == name
@@ -340,9 +352,12 @@ class ImagePlanner:
         ):
             batch.restamped[stored.row] = stamp
 
-    def _metadata(self, candidate: Candidate) -> dict[str, Value]:
+    def metadata_of(self, candidate: Candidate) -> dict[str, Value]:
+        """Label and metadata of an image, as the run was told to give them."""
         values: dict[str, Value] = {}
-        below = candidate.path[len(self._tops[candidate.source].above) :]
+        below = candidate.id  # of an image in an archive
+        if split_member_path(candidate.path) is None:
+            below = candidate.path[len(self._tops[candidate.source].above) :]
         label = None if self._labels is None else self._labels.label(below)
         if label is not None:
             values[LABEL] = label

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from latentdb.base.errors import InvalidInputError
+from latentdb.images.sources import image_exists
 from latentdb.store.roots import Root, Roots, known_roots
 from latentdb.store.rows import FileStats, Ints, Rows
 from latentdb.store.writer import Writer
@@ -102,7 +103,7 @@ def relocate(writer: Writer, old: str, new: str) -> RelocateReport:
             if path.startswith(above):
                 paths[position] = below + path.removeprefix(above)
                 changed += 1
-                missing += not os.path.exists(paths[position])
+                missing += not image_exists(paths[position])
         return replace(rows, paths=paths)
 
     _rewrite(writer, change, None)

@@ -1,0 +1,71 @@
+"""The sources of images that are no folders: which file is one, and an image in it read back.
+
+The path of such an image is that of its archive, ``!`` and its name in there, as in
+``shards/0.tar!cat/1.jpg``.  It is read back as a file is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from latentdb.base.errors import ImageError
+from latentdb.images.archives import TAR_ENDINGS, TarSource, ZipSource
+from latentdb.images.arrays import IdxSource, NpySource, NpzSource
+from latentdb.images.members import ImageSource, reading
+from latentdb.images.parquet import ParquetSource
+
+
+def split_member_path(path: str) -> tuple[str, str] | None:
+    """Archive and name of the path of a member; None for other paths."""
+    place = path.find("!")
+    while place >= 0:
+        archive, name = path[:place], path[place + 1 :]
+        if name and source_type(archive) is not None:
+            return archive, name
+        place = path.find("!", place + 1)
+    return None
+
+
+def source_type(path: str) -> Callable[[str], ImageSource] | None:
+    """What reads a file of this name as an archive of images; None for other names."""
+    name = os.path.basename(path).lower()
+    if name.endswith(TAR_ENDINGS):
+        return TarSource
+    if name.removesuffix(".gz").endswith(("-idx3-ubyte", ".idx3-ubyte", "-idx4-ubyte")):
+        return IdxSource
+    endings: dict[str, Callable[[str], ImageSource]] = {
+        ".zip": ZipSource,
+        ".npz": NpzSource,
+        ".npy": NpySource,
+        ".parquet": ParquetSource,
+    }
+    return endings.get(os.path.splitext(name)[1])
+
+
+def image_exists(path: str) -> bool:
+    """Whether there is a file at a path, or the archive that it names a member of."""
+    if os.path.exists(path):
+        return True
+    parts = split_member_path(path)
+    return parts is not None and os.path.exists(parts[0])
+
+
+def read_member(path: str) -> bytes:
+    """The content of an image in an archive.
+
+    Raises
+    ------
+    ImageError
+        If there is no such archive, or no such image in it.
+    """
+    parts = split_member_path(path)
+    if parts is None:
+        raise ImageError(path, "no such file or directory")
+    archive, name = parts
+    make = source_type(archive)
+    try:
+        with reading(path):
+            return make(archive).read(name) if make is not None else b""
+    except KeyError as error:
+        raise ImageError(path, f"{os.path.basename(archive)} has no such image") from error

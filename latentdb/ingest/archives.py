@@ -1,0 +1,306 @@
+"""Images in archives and arrays to batches: compared with the store, decoded in threads."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from latentdb.base.cores import core_count
+from latentdb.base.errors import ImageError, InvalidInputError
+from latentdb.images.decode import decode_pixels, has_vanished
+from latentdb.images.discover import BadFile, Candidate, ImageFile, Search, check_sources
+from latentdb.images.members import Member, reading
+from latentdb.images.selection import EVERYTHING, Selection
+from latentdb.images.sources import image_exists, source_type
+from latentdb.ingest.planner import Batch, ImagePlanner, PlannedRow, StoredImage
+from latentdb.model.codec import BATCH
+from latentdb.store.columns import Value, check_key
+from latentdb.store.restamp import Stamp
+from latentdb.store.segment import hash_ids
+
+_CHUNK = 64  # members that are looked up and decoded at a time
+_MOST_ENTRIES = 100_000  # of a folder that may hold shards
+_BESIDE_SHARDS = (".json", ".txt", ".md", ".idx", ".csv")
+_ENOUGH = 64 << 20  # bytes of images in memory
+
+PathLike = str | os.PathLike[str]
+
+
+def split_sources(sources: Sequence[PathLike]) -> tuple[list[str], list[str]]:
+    """Absolute paths of folders and image files, and of archives, of which patterns are found.
+
+    A folder with nothing but archives in it stands for these, in the order of their names.
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        As `latentdb.images.discover.check_sources`.
+    """
+    found: list[PathLike] = []
+    for source in sources:
+        text = os.fspath(source)
+        matches = [] if os.path.exists(text) else sorted(glob.glob(text))
+        found += matches or [source]
+    files: list[str] = []
+    archives: list[str] = []
+    for path in check_sources(found):
+        if os.path.isdir(path):
+            shards = _shards(path)
+            archives += shards
+            files += [] if shards else [path]
+        else:
+            (files if source_type(path) is None else archives).append(path)
+    return files, list(dict.fromkeys(archives))
+
+
+def require_images(sources: Sequence[PathLike], selection: Selection = EVERYTHING) -> list[str]:
+    """Check that there are image files or archives; the folders and files without archives.
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        If a source does not exist, or there is no image in them.
+    """
+    files, archives = split_sources(sources)
+    if not archives:
+        Search.of(files, selection).require_images()
+    return files
+
+
+def _shards(folder: str) -> list[str]:
+    """The archives in a folder that has nothing else; empty for another folder."""
+    try:
+        with os.scandir(folder) as scan:
+            entries = list(islice(scan, _MOST_ENTRIES))
+    except OSError:
+        return []
+    shards = []
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.lower().endswith(_BESIDE_SHARDS):
+            continue
+        if not entry.is_file() or source_type(entry.path) is None:
+            return []
+        shards.append(entry.path)
+    return sorted(shards)
+
+
+class MemberPlanner:
+    """Decides what to do with each image of archives, as `ImagePlanner` with files.
+
+    Parameters
+    ----------
+    planner
+        Looks rows up, and gives metadata and labels.
+    archives
+        Absolute paths.
+    selection
+        Which members are wanted, by id.
+    types
+        Type of every metadata key; those that archives bring are added.
+    rehash
+        Whether the content of every image is compared.
+    """
+
+    def __init__(
+        self,
+        planner: ImagePlanner,
+        archives: Sequence[str],
+        selection: Selection,
+        types: MutableMapping[str, str],
+        *,
+        rehash: bool,
+    ) -> None:
+        self._planner = planner
+        self.known = planner.known
+        self._archives = archives
+        self._selection = selection
+        self._types = types
+        self._rehash = rehash
+        self._seen: set[int] = set()  # hashes of the ids of this run
+        self._left_out: Counter[str] = Counter()
+
+    def notes(self) -> list[str]:
+        """What was left out of the metadata in archives."""
+        return [
+            f"{count:,} values of {key!r} in archives were left out: they are of another type "
+            "than the column, or its name is none that a key can have"
+            for key, count in self._left_out.items()
+        ]
+
+    def batches(self) -> Iterator[Batch]:
+        """Images that were read and decoded, about `BATCH` in each."""
+        shape = self._planner.preprocessing.shape
+        most = max(1, min(BATCH, _ENOUGH // int(np.prod(shape))))
+        with ThreadPoolExecutor(core_count(), "latentdb-decode") as pool:
+            waiting: list[Batch] = []
+            for chunk in self._chunks():
+                waiting.append(self._read(chunk, pool))
+                if sum(len(each.images) for each in waiting) + _CHUNK > most or len(waiting) > 16:
+                    yield Batch.concat(waiting)
+                    waiting = []
+            if waiting:
+                yield Batch.concat(waiting)
+
+    def _chunks(self) -> Iterator[list[Member | BadFile]]:
+        """Members of one archive at a time, which is open until the next chunk is asked for."""
+        for archive in self._archives:
+            make = source_type(archive)
+            chunk: list[Member | BadFile] = []
+            for member in () if make is None else make(archive).members():
+                if isinstance(member, Member) and not self._selection.takes(member.id):
+                    self._planner.search.tally.excluded += 1
+                elif member is not None:
+                    chunk.append(member)
+                if chunk and (member is None or len(chunk) == _CHUNK):
+                    yield chunk
+                    chunk = []
+            if chunk:
+                yield chunk
+
+    def _read(self, chunk: Sequence[Member | BadFile], pool: ThreadPoolExecutor) -> Batch:
+        shape = self._planner.preprocessing.shape
+        batch = Batch(np.empty((len(chunk), *shape), np.uint8))
+        members = [member for member in chunk if isinstance(member, Member)]
+        batch.bad += [member for member in chunk if isinstance(member, BadFile)]
+        stored = self._planner.look_up([Candidate(each.id, each.path, 0) for each in members])
+        contents: list[tuple[Member, bytes, PlannedRow]] = []
+        for member, image in zip(members, stored, strict=True):
+            try:
+                self._plan(member, image, batch, contents)
+            except ImageError as error:
+                batch.bad.append(BadFile(error.path, error.reason))
+        decoded = pool.map(self._decode, contents)
+        for (member, data, row), result in zip(contents, decoded, strict=True):
+            if isinstance(result, BadFile):
+                batch.bad.append(result)
+                continue
+            pixels = batch.pixels[len(batch.images)]
+            pixels[:] = result
+            if has_vanished(data, pixels, member.path):
+                batch.vanished.append(member.id)
+            batch.images.append(row)
+        batch.pixels = batch.pixels[: len(batch.images)]
+        return batch
+
+    def _decode(self, content: tuple[Member, bytes, PlannedRow]) -> Any:
+        member, data, _ = content
+        try:
+            return decode_pixels(data, self._planner.preprocessing, name=member.path)
+        except ImageError as error:
+            return BadFile(error.path, error.reason)
+
+    def _plan(
+        self,
+        member: Member,
+        stored: StoredImage | None,
+        batch: Batch,
+        contents: list[tuple[Member, bytes, PlannedRow]],
+    ) -> None:
+        known = self.known
+        file = ImageFile(member.id, member.path, member.size, member.mtime_ns)
+        number = int(hash_ids([member.id])[0])
+        if number in self._seen:
+            reason = f"its id {member.id!r} is that of another image of this run"
+            batch.conflicts.append(BadFile(member.path, reason))
+            return
+        self._seen.add(number)
+        values = self._fitting(member.metadata)
+        values |= self._planner.metadata_of(Candidate(member.id, member.path, 0))
+        if stored is None and known.was_deleted(file.id, file.size, file.mtime_ns):
+            batch.deleted += 1
+            return
+        stamp = (file.path, file.size, file.mtime_ns)
+        known_stamp = stored and (stored.path, stored.size, stored.mtime_ns)
+        if stored is not None and stamp == known_stamp and not self._rehash:
+            _add_unchanged(file, stored, values, batch)
+            return
+        with reading(member.path):
+            data = member.read()
+        digest = xxhash.xxh3_64_intdigest(data)
+        if stored is not None and digest == stored.digest:
+            _add_unchanged(file, stored, values, batch)
+            return
+        other = None if stored is None or stored.path == file.path else stored.path
+        if other is not None and image_exists(other):
+            reason = f"its id {file.id!r} is that of {other}, which has other content"
+            batch.conflicts.append(BadFile(member.path, reason))
+            return
+        rows = known.rows_of(digest)
+        if stored is None and known.was_content_deleted(file.id, digest, rows):
+            batch.deleted += 1
+            return
+        both = values if stored is None else {**stored.metadata, **values}
+        replaces = -1 if stored is None else stored.row
+        if len(rows):
+            batch.reused.append(PlannedRow(file, digest, replaces, both, int(rows[0])))
+        else:
+            contents.append((member, data, PlannedRow(file, digest, replaces, both)))
+
+    def _fitting(self, metadata: Mapping[str, Value]) -> dict[str, Value]:
+        """The values that are of the types of their columns, or can become so."""
+        fitting: dict[str, Value] = {}
+        for key, value in metadata.items():
+            try:
+                check_key(key)
+            except InvalidInputError:
+                self._left_out[key[:40]] += 1
+                continue
+            kind = type(value).__name__
+            type_ = self._types.setdefault(key, kind)
+            if (type_, kind) == ("int", "float"):
+                type_ = self._types[key] = "float"
+            if type_ == "str":
+                value = str(value)
+            elif kind != type_ and (kind, type_) != ("int", "float"):
+                self._left_out[key[:40]] += 1
+                continue
+            if _can_be_stored(value):
+                fitting[key] = value
+            else:
+                self._left_out[key[:40]] += 1
+        return fitting
+
+
+def _can_be_stored(value: Value) -> bool:
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode() == value
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
+
+
+def _add_unchanged(
+    file: ImageFile, stored: StoredImage, values: dict[str, Value], batch: Batch
+) -> None:
+    both = {**stored.metadata, **values}
+    if both != stored.metadata:
+        batch.reused.append(PlannedRow(file, stored.digest, stored.row, both, stored.row))
+        return
+    batch.unchanged += 1
+    stamp = (file.path, file.size, file.mtime_ns)
+    if stamp != (stored.path, stored.size, stored.mtime_ns) and (
+        # The same image in a file that is there leaves the row alone.
+        stored.path in (None, file.path) or not image_exists(stored.path or "")
+    ):
+        batch.restamped[stored.row] = Stamp(*stamp)
+
+
+@contextmanager
+def ahead(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
+    """The same batches, each made by a thread while the one before it is encoded."""
+
+    def items() -> Iterator[Batch]:
+        future = pool.submit(next, batches, None)
+        while (batch := future.result()) is not None:
+            future = pool.submit(next, batches, None)
+            yield batch
+
+    with ThreadPoolExecutor(1, "latentdb-archives") as pool:
+        yield items()
