@@ -25,12 +25,15 @@ class FolderLabels:
 
     def __init__(self, sources: Sequence[str]) -> None:
         tops = {name.casefold() for source in sources for name in _folders(source)}
+        self._streamed = not any(map(os.path.isdir, sources))  # what is in archives shows later
         self.nearest = bool(tops) and tops <= SPLITS
         self._seen: set[str] = set()
 
     def label(self, name: str) -> str | None:
         """The label of an id; None for an image in no folder, or in none but that of a split."""
         folders = name.split("/")[:-1]
+        if self._streamed and folders and folders[0].casefold() in SPLITS:
+            self.nearest = True
         if self.nearest and len(folders) == 1 and folders[0].casefold() in SPLITS:
             return None
         if not folders:

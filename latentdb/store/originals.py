@@ -8,6 +8,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from latentdb.base.errors import ImageError
+from latentdb.images.sources import image_exists, read_member, split_member_path
 from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
 
@@ -17,7 +19,8 @@ _PIECE = 1 << 20
 def intact_paths(snapshot: Snapshot, rows: Ints) -> list[str | None]:
     """Paths of the files of rows; None where the file is gone, or has other content now.
 
-    A file whose size and time are those of its row is not read.
+    A file whose size and time are those of its row is not read, nor is an image in an
+    archive of the time that it had.
     """
     paths = snapshot.paths(rows)
     for segment, positions, indices in snapshot.groups(rows):
@@ -26,19 +29,37 @@ def intact_paths(snapshot: Snapshot, rows: Ints) -> list[str | None]:
             path = paths[index]
             if path is None:
                 continue
-            try:
-                found = os.stat(path)
-            except (OSError, ValueError):
-                paths[index] = None
-                continue
-            if stats is None or not stats.sizes[position]:
-                continue  # of a row of which nothing is known but the path
-            if found.st_size != stats.sizes[position] or (
-                found.st_mtime_ns != stats.mtimes_ns[position]
-                and file_digest(path) != int(stats.digests[position])
-            ):
+            known = stats is not None and stats.sizes[position] > 0
+            if stats is None or not known:  # nothing is known but the path
+                intact = image_exists(path)
+            else:
+                size, time = int(stats.sizes[position]), int(stats.mtimes_ns[position])
+                intact = _is_intact(path, size, time, int(stats.digests[position]))
+            if not intact:
                 paths[index] = None
     return paths
+
+
+def _is_intact(path: str, size: int, mtime_ns: int, digest: int) -> bool:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return _is_intact_member(path, mtime_ns, digest)
+    if found.st_size != size:
+        return False
+    return found.st_mtime_ns == mtime_ns or file_digest(path) == digest
+
+
+def _is_intact_member(path: str, mtime_ns: int, digest: int) -> bool:
+    parts = split_member_path(path)
+    if parts is None:
+        return False
+    try:
+        if os.stat(parts[0]).st_mtime_ns == mtime_ns:
+            return True
+        return xxhash.xxh3_64_intdigest(read_member(path)) == digest
+    except (OSError, ValueError, ImageError):
+        return False
 
 
 def file_digest(path: str) -> int | None:

@@ -21,6 +21,7 @@ from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.database import LatentDB
 from latentdb.images.decode import read_bytes
 from latentdb.ingest.archives import split_sources
+from latentdb.store.originals import intact_paths
 from tests.conftest import draw_shape, make_images
 
 N = 70  # more than a chunk
@@ -307,3 +308,27 @@ def test_pruning_a_folder_keeps_the_rows_of_an_archive_in_it(db: LatentDB, tmp_p
     db.delete(["x.png"])
     assert (db.index_images(archive).deleted, len(db)) == (1, 2)
     assert db.index_images(archive, restore=True).added == 1
+
+
+def test_images_in_an_archive_are_originals_while_they_are_what_was_indexed(
+    db: LatentDB, tmp_path: Path
+) -> None:
+    archive = zip_of(tmp_path / "a.zip", FILES)
+    db.index_images(archive)
+    snapshot = db._snapshot()
+    rows = snapshot.live_rows()
+    assert intact_paths(snapshot, rows) == snapshot.paths(rows)
+    os.utime(archive, (1, 1))  # the same content, at another time
+    assert intact_paths(snapshot, rows[:3]) == snapshot.paths(rows[:3])
+    name = db.ids()[0]
+    zip_of(archive, {**FILES, name: image_bytes(N)})
+    assert intact_paths(snapshot, rows[:2]) == [None, snapshot.paths(rows[1:2])[0]]
+    archive.unlink()
+    assert intact_paths(snapshot, rows[:2]) == [None, None]
+
+
+def test_labels_in_an_archive_are_below_its_splits(db: LatentDB, tmp_path: Path) -> None:
+    files = {f"{split}/{name}": data for split in ("train", "val") for name, data in FILES.items()}
+    report = db.index_images(tar_of(tmp_path / "a.tar", files), labels_from_folders=True)
+    assert {row.metadata["label"] for row in db.rows()} == {"disc", "square"}
+    assert "nearest folder" in " ".join(report.notes)
