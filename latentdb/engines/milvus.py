@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.config
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -37,8 +38,9 @@ _SCANNED = 4_096  # rows of a filter that are all compared
 def open_milvus(uri: str, name: str) -> Iterator[Milvus]:
     """A collection of a server (``http://HOST:PORT``) or of a file."""
     try:
-        from pymilvus import MilvusClient
-        from pymilvus.exceptions import MilvusException
+        with _logging_as_it_is():
+            from pymilvus import MilvusClient
+            from pymilvus.exceptions import MilvusException
     except ImportError as error:
         raise MissingExtraError("Milvus", "milvus") from error
     for logger in ("pymilvus", "grpc"):  # they log whatever they raise
@@ -58,6 +60,17 @@ def open_milvus(uri: str, name: str) -> Iterator[Milvus]:
             from milvus_lite.server_manager import server_manager_instance
 
             server_manager_instance.release_server(uri)
+
+
+@contextmanager
+def _logging_as_it_is() -> Iterator[None]:
+    """Keep the handlers of others: pymilvus configures logging anew, which closes them."""
+    configure = logging.config.dictConfig
+    logging.config.dictConfig = lambda _: None
+    try:
+        yield
+    finally:
+        logging.config.dictConfig = configure
 
 
 def _is_server(uri: str) -> bool:

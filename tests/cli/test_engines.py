@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,6 @@ import pytest
 
 from latentdb.database import LatentDB
 from tests.cli.running import run, run_error, run_json
-
-with suppress(ImportError):
-    # It configures logging when it is imported, which closes the stderr of a test that is over.
-    import pymilvus  # noqa: F401
 
 
 @pytest.fixture

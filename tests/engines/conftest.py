@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,6 @@ import numpy as np
 import pytest
 
 from latentdb.database import LatentDB
-
-with suppress(ImportError):
-    # It configures logging when it is imported, which closes the stderr of a test that is over.
-    import pymilvus  # noqa: F401
 
 ROWS = 300
 
