@@ -66,7 +66,11 @@ def open_milvus(uri: str, name: str) -> Iterator[Milvus]:
 def _logging_as_it_is() -> Iterator[None]:
     """Keep the handlers of others: pymilvus configures logging anew, which closes them."""
     configure = logging.config.dictConfig
-    logging.config.dictConfig = lambda _: None
+
+    def ignore(config: Any) -> None:
+        del config
+
+    logging.config.dictConfig = ignore
     try:
         yield
     finally:
