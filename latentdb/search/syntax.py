@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from latentdb.base.errors import LatentDBError
 
 MAX_LENGTH = 20_000
 MAX_DEPTH = 100
+
+# Threads that parse at once fail: Python 3.11 counts the depth of all in one place.
+_parser = threading.Lock()
 
 Fail = Callable[[str, int], LatentDBError]  # problem and position to the error to raise
 
@@ -32,7 +36,8 @@ def parsed(text: str, fail: Fail) -> Iterator[ast.expr]:
     text = text.strip()
     try:
         code, names = _without_quoted_names(text, fail)
-        tree = ast.parse(code, mode="eval").body
+        with _parser:
+            tree = ast.parse(code, mode="eval").body
         for node in ast.walk(tree):
             if isinstance(node, ast.Name):
                 node.id = names.get(node.id, node.id)

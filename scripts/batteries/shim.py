@@ -20,6 +20,7 @@ from unittest import mock
 SHIMMED = (
     "base.files",
     "base.outputs",
+    "store.backup",
     "store.garbage",
     "store.lock",
     "store.quarantine",

@@ -153,7 +153,7 @@ def test_opening_what_is_no_store_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StoreNotFoundError, match="is not a latentdb store"):
         Store.open(tmp_path)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError, match="cannot be read: not a directory"):
+    with pytest.raises(StoreNotFoundError, match="is a file, and a latentdb store is a folder"):
         Store.open(tmp_path / "file")
 
 
