@@ -104,7 +104,7 @@ class Annotation(Editing):
         """Write columns of rows, leaving out those that were deleted meanwhile."""
         with self._writing(None) as writer:
             # Row numbers are never given twice, so a live one is still the same row.
-            live = np.flatnonzero(np.isin(rows, writer.snapshot.live_rows()))
+            live = np.flatnonzero(writer.snapshot.is_live(rows))
             if len(live):
                 kept = {key: column.take(live) for key, column in columns.items()}
                 edits.set_values(writer, rows[live], kept)

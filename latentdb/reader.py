@@ -476,7 +476,7 @@ class Reader(Outputs, RowAccess):
         if where is not None:
             raise InvalidInputError("give row numbers or an expression, not both")
         numbers = np.asarray(rows, np.int64).reshape(-1)
-        live = np.isin(numbers, snapshot.live_rows())
+        live = snapshot.is_live(numbers)
         if not live.all():
             number = int(numbers[~live][0])
             hint = ": it stands for no match, keep rows[rows >= 0]" if number == -1 else ""

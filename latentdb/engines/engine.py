@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import ClassVar
 
+from latentdb.base.errors import EngineError
 from latentdb.engines.conditions import Condition
 from latentdb.store.columns import Value
 from latentdb.store.rows import Floats, Ints
@@ -101,16 +104,22 @@ class EngineRows:
         )
 
 
-class Engine(Protocol):
-    """One collection of an engine.  Row numbers are its keys; distances are L2."""
+class Engine(ABC):
+    """One collection of an engine.  Row numbers are its keys; distances are L2.
 
-    @property
-    def name(self) -> str:
-        """Of the engine."""
+    Parameters
+    ----------
+    collection
+        Its name.
+    """
 
-    @property
-    def efforts(self) -> Sequence[int]:
-        """What is tried for a recall target, ascending."""
+    name: ClassVar[str]  # of the engine
+    noun: ClassVar[str]  # what it calls a collection
+    efforts: ClassVar[tuple[int, ...]]  # that are tried for a recall target, ascending
+
+    def __init__(self, collection: str) -> None:
+        self._collection = collection
+        self._held: Collection | None = None
 
     def read(self) -> Collection | None:
         """What it holds; None if there is no such collection.
@@ -120,31 +129,75 @@ class Engine(Protocol):
         EngineError
             If there is one that latentdb has not made.
         """
-
-    def lock(self) -> None:
-        """Wait for another push to the collection, until this connection is closed."""
-
-    def create(self, collection: Collection) -> None:
-        """Make the collection, in place of one that latentdb made before."""
+        exists, state = self._find()
+        if exists and state is None:
+            raise EngineError(
+                f"{self.name} has a {self.noun} {self._collection!r} that latentdb has not made: "
+                "give another name with --collection"
+            )
+        if not exists or state is None:
+            return None
+        held = json.loads(state)
+        self._held = Collection(**(held | {"centre": tuple(held["centre"])}))
+        return self._held
 
     def record(self, collection: Collection) -> None:
         """Keep what it holds now."""
+        self._held = collection
+        self._keep(json.dumps(asdict(collection)))
 
+    def held(self) -> Collection:
+        """What it holds, read once.
+
+        Raises
+        ------
+        EngineError
+            If there is no such collection.
+        """
+        held = self._held or self.read()
+        if held is None:
+            raise EngineError(
+                f"{self.name} has no {self.noun} {self._collection!r}: run latentdb push"
+            )
+        return held
+
+    @abstractmethod
+    def _find(self) -> tuple[bool, str | None]:
+        """Whether there is such a collection, and the text that was kept of it."""
+
+    @abstractmethod
+    def _keep(self, state: str) -> None:
+        """Keep a text of the collection."""
+
+    @abstractmethod
+    def lock(self) -> None:
+        """Wait for another push to the collection, until this connection is closed."""
+
+    @abstractmethod
+    def create(self, collection: Collection) -> None:
+        """Make the collection, in place of one that latentdb made before."""
+
+    @abstractmethod
     def digests(self, first: int, last: int, limit: int) -> tuple[Ints, Ints]:
         """At most `limit` row numbers from `first` to `last`, and their digests."""
 
+    @abstractmethod
     def vectors(self, rows: Ints) -> Floats:
         """The vectors of rows, in the order of `rows`."""
 
+    @abstractmethod
     def upsert(self, rows: EngineRows) -> None:
         """Add rows, in place of those of the same number; all of them or none."""
 
+    @abstractmethod
     def delete(self, rows: Ints) -> None:
         """Remove rows."""
 
+    @abstractmethod
     def build_index(self) -> None:
         """Index all rows, so that a search looks at few of them."""
 
+    @abstractmethod
     def search(
         self, queries: Floats, k: int, where: Condition | None, effort: int
     ) -> tuple[Floats, Ints]:

@@ -7,7 +7,6 @@ import logging
 import logging.config
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from latentdb.engines.conditions import (
     OneOf,
     TextTest,
 )
-from latentdb.engines.engine import DIGEST, ID, PATH, ROW, VECTOR, Collection, EngineRows
+from latentdb.engines.engine import DIGEST, ID, PATH, ROW, VECTOR, Collection, Engine, EngineRows
 from latentdb.store.columns import Value
 from latentdb.store.rows import Floats, Ints
 
@@ -85,31 +84,23 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-class Milvus:
+class Milvus(Engine):
     """A collection of Milvus: see `Engine`."""
 
     name = "Milvus"
+    noun = "collection"
     efforts = (16, 32, 64, 128, 256, 512, 1024)  # ef
 
     def __init__(self, client: Any, collection: str) -> None:
+        super().__init__(collection)
         self._client = client
-        self._collection = collection
-        self._held: Collection | None = None
 
-    def read(self) -> Collection | None:
+    def _find(self) -> tuple[bool, str | None]:
         exists = self._client.has_collection(self._collection)
         state = self._states().get(self._collection)
-        if exists and state is None:
-            raise EngineError(
-                f"Milvus has a collection {self._collection!r} that latentdb has not made: "
-                "give another name with --collection"
-            )
-        if not exists or state is None:
-            return None
-        self._client.load_collection(self._collection)
-        held = json.loads(state)
-        self._held = Collection(**(held | {"centre": tuple(held["centre"])}))
-        return self._held
+        if exists and state is not None:
+            self._client.load_collection(self._collection)
+        return exists, state
 
     def _states(self) -> dict[str, str]:
         if not self._client.has_collection(_STATES):
@@ -166,9 +157,7 @@ class Milvus:
         )
         self.record(collection)
 
-    def record(self, collection: Collection) -> None:
-        self._held = collection
-        state = json.dumps(asdict(collection))
+    def _keep(self, state: str) -> None:
         self._client.upsert(
             _STATES, [{"name": self._collection, "state": state, "unused": [0.0, 0.0]}]
         )
@@ -189,7 +178,7 @@ class Milvus:
         return np.array([held[row] for row in rows.tolist()], np.float32)
 
     def upsert(self, rows: EngineRows) -> None:
-        held = self._collected()
+        held = self.held()
         fields = held.fields
         data = []
         for number, row in enumerate(rows.rows.tolist()):
@@ -213,7 +202,7 @@ class Milvus:
     def search(
         self, queries: Floats, k: int, where: Condition | None, effort: int
     ) -> tuple[Floats, Ints]:
-        expression = "" if where is None else _Printer(self._collected()).print(where)
+        expression = "" if where is None else _Printer(self.held()).print(where)
         if where is not None:
             # The graph may have no path to the few rows that a strict filter leaves.
             rows, kept = self._count(""), self._count(expression)
@@ -256,12 +245,6 @@ class Milvus:
         vectors = np.array([data[at][VECTOR] for at in order], np.float32)
         found = scan([Block(numbers, vectors)], queries, k)
         return rank(queries, found.rows, lambda rows: vectors[numbers.searchsorted(rows)], k)
-
-    def _collected(self) -> Collection:
-        held = self._held or self.read()
-        if held is None:
-            raise EngineError(f"Milvus has no collection {self._collection!r}: run latentdb push")
-        return held
 
 
 def _text(value: Value | None) -> Value | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
@@ -22,7 +20,7 @@ from latentdb.engines.conditions import (
     OneOf,
     TextTest,
 )
-from latentdb.engines.engine import DIGEST, ID, PATH, ROW, VECTOR, Collection, EngineRows
+from latentdb.engines.engine import DIGEST, ID, PATH, ROW, VECTOR, Collection, Engine, EngineRows
 from latentdb.store.columns import Value
 from latentdb.store.rows import Floats, Ints
 
@@ -76,21 +74,21 @@ def _register(connection: Any, vector_oid: int) -> None:
     connection.adapters.register_dumper(_Vector, VectorDumper)
 
 
-class PostgreSQL:
+class PostgreSQL(Engine):
     """A table in a PostgreSQL database: see `Engine`."""
 
     name = "PostgreSQL"
+    noun = "table"
     efforts = (20, 40, 80, 160, 320, 640, 1000)  # hnsw.ef_search, 1,000 at most
 
     def __init__(self, connection: Any, table: str, vector_oid: int) -> None:
         from psycopg import sql
 
+        super().__init__(table)
         self._connection = connection
-        self._collection = table
         self._table = sql.Identifier(table)
         self._index = sql.Identifier(f"{table}_hnsw")
         self._vector_oid = vector_oid
-        self._held: Collection | None = None
 
     def _sql(self, text: str, **parts: Any) -> Any:
         """A statement with the names of the table and of its own columns filled in."""
@@ -100,7 +98,7 @@ class PostgreSQL:
         own = {key: sql.Identifier(name) for key, name in names.items()}
         return sql.SQL(text).format(table=self._table, index=self._index, **own, **parts)
 
-    def read(self) -> Collection | None:
+    def _find(self) -> tuple[bool, str | None]:
         find = "SELECT to_regclass(%s) IS NOT NULL"
         (exists,) = self._connection.execute(find, [f'"{self._collection}"']).fetchone()
         (known,) = self._connection.execute(find, [_STATES]).fetchone()
@@ -109,16 +107,7 @@ class PostgreSQL:
             state = self._connection.execute(
                 f"SELECT state FROM {_STATES} WHERE name = %s", [self._collection]
             ).fetchone()
-        if exists and state is None:
-            raise EngineError(
-                f"PostgreSQL has a table {self._collection!r} that latentdb has not made: "
-                "give another name with --collection"
-            )
-        if not exists or state is None:
-            return None
-        held = json.loads(state[0])
-        self._held = Collection(**(held | {"centre": tuple(held["centre"])}))
-        return self._held
+        return bool(exists), None if state is None else str(state[0])
 
     def lock(self) -> None:
         # The server goes on building the index for a client that was killed.
@@ -146,12 +135,11 @@ class PostgreSQL:
             )
             self.record(collection)
 
-    def record(self, collection: Collection) -> None:
-        self._held = collection
+    def _keep(self, state: str) -> None:
         self._connection.execute(
             f"INSERT INTO {_STATES} VALUES (%s, %s) "
             "ON CONFLICT (name) DO UPDATE SET state = EXCLUDED.state",
-            [self._collection, json.dumps(asdict(collection))],
+            [self._collection, state],
         )
 
     def digests(self, first: int, last: int, limit: int) -> tuple[Ints, Ints]:
@@ -170,7 +158,7 @@ class PostgreSQL:
     def upsert(self, rows: EngineRows) -> None:
         from psycopg import sql
 
-        held = self._collected()
+        held = self.held()
         names = [ROW, DIGEST, *held.fields.values(), VECTOR]
         copied = [_COPIED[type_] for type_ in _field_types(held).values()]
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
@@ -207,7 +195,7 @@ class PostgreSQL:
         self._connection.execute(query, [rows.tolist()])
 
     def build_index(self) -> None:
-        if self._collected().dim > _INDEXED_DIM:
+        if self.held().dim > _INDEXED_DIM:
             return  # every search compares every row
         self._connection.execute("SET maintenance_work_mem = '" + _INDEX_MEMORY + "'")
         self._connection.execute(
@@ -225,7 +213,7 @@ class PostgreSQL:
         condition: Any = sql.SQL("true")
         values: list[Any] = []
         if where is not None:
-            condition, values = _Printer(self._collected().fields).print(where)
+            condition, values = _Printer(self.held().fields).print(where)
         query = self._sql(
             "SELECT {row}, {vector} <-> %b AS distance FROM {table} WHERE {condition} "
             "ORDER BY distance LIMIT %s",
@@ -247,12 +235,6 @@ class PostgreSQL:
                 rows[number, : len(found)] = [row for row, _ in found]
                 distances[number, : len(found)] = [distance for _, distance in found]
         return distances, rows
-
-    def _collected(self) -> Collection:
-        held = self._held or self.read()
-        if held is None:
-            raise EngineError(f"PostgreSQL has no table {self._collection!r}: run latentdb push")
-        return held
 
 
 class _Vector(bytes):

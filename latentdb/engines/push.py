@@ -13,7 +13,7 @@ import numpy as np
 
 from latentdb.base.errors import EngineError
 from latentdb.base.progress import Progress, Report
-from latentdb.engines.engine import Collection, Engine
+from latentdb.engines.engine import Collection, Engine, EngineRows
 from latentdb.engines.rows import batch_rows, live_batches, read_engine_rows
 from latentdb.engines.serve import measure_recall
 from latentdb.search.embedded_rows import EmbeddedRows
@@ -51,7 +51,7 @@ class PushReport:
 class _Difference:
     """Of one range of row numbers: what the engine lacks, what it has too many, what fits."""
 
-    lacking: Ints
+    lacking: EngineRows
     surplus: Ints
     unchanged: int
 
@@ -94,7 +94,7 @@ def push(
         if len(difference.surplus):
             engine.delete(difference.surplus)
         if len(difference.lacking):
-            engine.upsert(read_engine_rows(embedded, difference.lacking))
+            engine.upsert(difference.lacking)
         pushed += len(difference.lacking)
         deleted += len(difference.surplus)
         unchanged += difference.unchanged
@@ -130,12 +130,12 @@ def _difference(
     order = held.argsort()
     held, digests = held[order], digests[order]
     surplus = held[~np.isin(held, rows)]
+    wanted = read_engine_rows(embedded, rows)
     if not len(held):
-        return _Difference(rows, surplus, 0)
-    wanted = read_engine_rows(embedded, rows).digests
+        return _Difference(wanted, surplus, 0)
     nearest = np.minimum(held.searchsorted(rows), len(held) - 1)
-    same = (held[nearest] == rows) & (digests[nearest] == wanted)
-    return _Difference(rows[~same], surplus, int(same.sum()))
+    same = (held[nearest] == rows) & (digests[nearest] == wanted.digests)
+    return _Difference(wanted.take(np.flatnonzero(~same)), surplus, int(same.sum()))
 
 
 def _all_digests(engine: Engine, first: int, last: int, limit: int) -> tuple[Ints, Ints]:

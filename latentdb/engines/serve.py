@@ -66,11 +66,10 @@ def search_engine(
     """
     condition = None if where is None else translate(where, held.columns)
     embedded = EmbeddedRows(snapshot, held.metric)
-    live = snapshot.live_rows()
     reach = k
     while True:
         l2, rows = engine.search(queries, reach, condition, effort or held.effort)
-        gone = (rows >= 0) & ~np.isin(rows, live)
+        gone = (rows >= 0) & ~snapshot.is_live(rows.ravel()).reshape(rows.shape)
         enough = (rows >= 0).sum(axis=1) - gone.sum(axis=1) >= k
         if (enough | (rows[:, -1] < 0)).all():
             break

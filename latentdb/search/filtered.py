@@ -181,8 +181,8 @@ class FilteredSearch:
             first = min(selected.shape[1] // 2, wider)
             few = np.flatnonzero(selected[:, :first].sum(axis=1) < k)
             unsure += [late + start, few + start]
-        distances = np.concatenate([part.distances for part in parts])
-        rows = np.concatenate([part.rows for part in parts])
+        together = Hits.concat(parts)
+        distances, rows = together.distances, together.rows
         again = np.unique(np.concatenate(unsure))
         if len(again):
             better = self._scan(queries[again], k, selection)

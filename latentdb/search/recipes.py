@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from latentdb.ann.exact import chunk_rows
 from latentdb.base.errors import LatentDBError, NotFoundError, RecipeError
 from latentdb.base.wording import counted
-from latentdb.search.filters import Filter
-from latentdb.search.selection import select_rows
+from latentdb.search.selection import parse_where, select_rows
 from latentdb.search.syntax import parsed, span
 from latentdb.store import recipes as saved_recipes
 from latentdb.store.recipes import SavedRecipe
@@ -123,8 +122,7 @@ def vector_blocks(snapshot: Snapshot, rows: Ints) -> Iterator[Floats]:
 
 
 def _select(snapshot: Snapshot, text: str | None) -> Ints:
-    where = None if text is None else Filter(text, snapshot.manifest.columns)
-    rows = select_rows(snapshot, where)
+    rows = select_rows(snapshot, parse_where(snapshot, text))
     if not len(rows):
         reason = "the store is empty" if text is None else f"no row matches {text!r}"
         raise NotFoundError(f"{reason}: a recipe has no mean of nothing")

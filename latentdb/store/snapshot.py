@@ -117,6 +117,13 @@ class Snapshot:
         nearest = np.minimum(np.searchsorted(self.deleted, rows), len(self.deleted) - 1)
         return np.asarray(self.deleted[nearest] == rows)
 
+    def is_live(self, rows: Ints) -> NDArray[np.bool_]:
+        """Mask of the row numbers that are in the store and not deleted."""
+        present = np.zeros(len(rows), bool)
+        for segment in self.segments:
+            present |= segment.holds(rows)
+        return present & ~self.is_deleted(rows)
+
     def locate(self, ids: Sequence[str], hashes: NDArray[np.uint64] | None = None) -> Ints:
         """Row numbers of ids; -1 where one is not in the store.  `hashes` are those of the ids."""
         if len(ids) == 1 and hashes is None:
