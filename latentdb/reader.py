@@ -265,16 +265,9 @@ class Reader(Outputs, RowAccess):
             If the expression, k, metric or radius is invalid.
         """
         k = DEFAULT_K if k is None and radius is None else k
-        check_target_list(like, "like")
-        check_target_list(unlike, "unlike")
-        liked = [*([] if target is None else [target]), *like]
-        if not liked:
-            raise InvalidInputError("nothing to search for: give a target, or examples with like")
         snapshot = self._snapshot()
-        examples = self._resolve(snapshot, [*liked, *unlike])
-        metric = snapshot.default_metric if metric is None else check_metric(metric)
-        searcher = self._index_manager.searcher(snapshot, metric)
-        query = combine(examples[: len(liked)], examples[len(liked) :])
+        examples, query = self._question(snapshot, target, like, unlike)
+        searcher = self._searcher(snapshot, metric)
         excluded = set().union(*stored_rows(snapshot, examples)) if exclude_self else set()
         hits = self._search(
             searcher,
@@ -286,7 +279,28 @@ class Reader(Outputs, RowAccess):
             exact,
             composed=is_composed(examples),
         )
-        return to_matches(snapshot, metric, hits, 0, excluded, k)
+        return to_matches(snapshot, searcher.metric, hits, 0, excluded, k)
+
+    def _question(
+        self,
+        snapshot: Snapshot,
+        target: TargetLike | None,
+        like: Sequence[TargetLike],
+        unlike: Sequence[TargetLike],
+    ) -> tuple[list[Target], tuple[Floats, Floats | None]]:
+        """The examples of a query, and what is sought: z_mean and z_log_var of their sum."""
+        check_target_list(like, "like")
+        check_target_list(unlike, "unlike")
+        liked = [*([] if target is None else [target]), *like]
+        if not liked:
+            raise InvalidInputError("nothing to search for: give a target, or examples with like")
+        examples = self._resolve(snapshot, [*liked, *unlike])
+        return examples, combine(examples[: len(liked)], examples[len(liked) :])
+
+    def _searcher(self, snapshot: Snapshot, metric: str | None) -> Searcher:
+        """What searches a version under a metric, by default that of the store."""
+        metric = snapshot.default_metric if metric is None else check_metric(metric)
+        return self._index_manager.searcher(snapshot, metric)
 
     def query_many(
         self,
@@ -317,8 +331,7 @@ class Reader(Outputs, RowAccess):
         check_target_list(targets, "targets")
         snapshot = self._snapshot()
         examples = self._resolve(snapshot, list(targets))
-        metric = snapshot.default_metric if metric is None else check_metric(metric)
-        searcher = self._index_manager.searcher(snapshot, metric)
+        searcher = self._searcher(snapshot, metric)
         queries = [searcher.space.embed(*combine([example])) for example in examples]
         if not queries:
             return ()
@@ -332,7 +345,9 @@ class Reader(Outputs, RowAccess):
             asked = np.concatenate([queries[number] for number in numbers])
             hits = self._search(searcher, asked, k, where, radius, extra, exact, composed=composed)
             for place, number in enumerate(numbers):
-                found[number] = to_matches(snapshot, metric, hits, place, excluded[number], k)
+                found[number] = to_matches(
+                    snapshot, searcher.metric, hits, place, excluded[number], k
+                )
         return tuple(found[number] for number in range(len(examples)))
 
     def query_file(self, file: PathLike, **options: Any) -> tuple[tuple[str, Matches], ...]:
@@ -392,10 +407,9 @@ class Reader(Outputs, RowAccess):
             infinity and -1 where there are fewer than k.
         """
         snapshot = self._snapshot()
-        metric = snapshot.default_metric if metric is None else check_metric(metric)
-        searcher = self._index_manager.searcher(snapshot, metric)
+        searcher = self._searcher(snapshot, metric)
         queries = as_latents(vectors, snapshot.dim, "vectors")
-        if metric != L2:
+        if searcher.metric != L2:
             log_vars = None
             if z_log_var is not None:
                 log_vars = as_latents(z_log_var, snapshot.dim, "z_log_var")

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from latentdb.ann.metrics import INDEXED_METRICS, KL, check_metric
 from latentdb.base.errors import InvalidInputError
-from latentdb.base.validate import check_target_list
 from latentdb.reader import DEFAULT_K, Reader
 from latentdb.search.results import Matches, to_matches
 from latentdb.search.searcher import Searcher, check_k
-from latentdb.search.targets import TargetLike, combine, stored_rows
+from latentdb.search.targets import TargetLike, stored_rows
 
 if TYPE_CHECKING:
     from latentdb.base.progress import Report
@@ -112,21 +111,15 @@ class Serving(Reader):
         from latentdb.engines.connect import open_engine
         from latentdb.engines.serve import read_collection, search_engine
 
-        check_target_list(like, "like")
-        check_target_list(unlike, "unlike")
-        liked = [*([] if target is None else [target]), *like]
-        if not liked:
-            raise InvalidInputError("nothing to search for: give a target, or examples with like")
         k = check_k(k)
         snapshot = self._snapshot()
-        examples = self._resolve(snapshot, [*liked, *unlike])
+        examples, query = self._question(snapshot, target, like, unlike)
         with open_engine(uri, collection or self._collection_name()) as engine:
             held = read_collection(snapshot, engine)
             space = Searcher(snapshot, metric=held.metric).space
-            query = space.embed(*combine(examples[: len(liked)], examples[len(liked) :]))
             excluded = set().union(*stored_rows(snapshot, examples)) if exclude_self else set()
             count = min(k + len(excluded), max(len(snapshot), 1))
-            hits = search_engine(snapshot, engine, held, query, count, where, effort)
+            hits = search_engine(snapshot, engine, held, space.embed(*query), count, where, effort)
         measured = where is None and effort is None and [one.kind for one in examples] == ["id"]
         matches = to_matches(snapshot, held.metric, hits, 0, excluded, k)
         return replace(matches, recall=held.recall if measured else None)
