@@ -12,7 +12,7 @@ from latentdb.ann.metrics import INDEXED_METRICS, KL, check_metric
 from latentdb.base.errors import InvalidInputError
 from latentdb.reader import DEFAULT_K, Reader
 from latentdb.search.results import Matches, to_matches
-from latentdb.search.searcher import Searcher, check_k
+from latentdb.search.searcher import check_k
 from latentdb.search.targets import TargetLike, stored_rows
 
 if TYPE_CHECKING:
@@ -116,10 +116,11 @@ class Serving(Reader):
         examples, query = self._question(snapshot, target, like, unlike)
         with open_engine(uri, collection or self._collection_name()) as engine:
             held = read_collection(snapshot, engine)
-            space = Searcher(snapshot, metric=held.metric).space
             excluded = set().union(*stored_rows(snapshot, examples)) if exclude_self else set()
             count = min(k + len(excluded), max(len(snapshot), 1))
-            hits = search_engine(snapshot, engine, held, space.embed(*query), count, where, effort)
+            hits = search_engine(
+                snapshot, engine, held, held.space.embed(*query), count, where, effort
+            )
         measured = where is None and effort is None and [one.kind for one in examples] == ["id"]
         matches = to_matches(snapshot, held.metric, hits, 0, excluded, k)
         return replace(matches, recall=held.recall if measured else None)

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
+import numpy as np
+
+from latentdb.ann.metrics import Space
 from latentdb.base.errors import EngineError
 from latentdb.engines.conditions import Condition
 from latentdb.store.columns import Value
@@ -49,6 +52,11 @@ class Collection:
     centre: tuple[float, ...] = ()
     effort: int = 0
     recall: float = 0.0
+
+    @property
+    def space(self) -> Space:
+        """Where its vectors are compared: the centre of the store may be another by now."""
+        return Space(self.metric, np.array(self.centre, np.float64) if self.centre else None)
 
     @property
     def fields(self) -> dict[str, str]:

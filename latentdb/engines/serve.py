@@ -53,7 +53,7 @@ def search_engine(
     Parameters
     ----------
     queries
-        float32 ``[q, dim]``, embedded in the space of `held`.
+        float32 ``[q, dim]``, embedded in `Collection.space`.
     where
         Search only rows for which this expression is true.
     effort
@@ -65,7 +65,6 @@ def search_engine(
         If the expression is wrong.
     """
     condition = None if where is None else translate(where, held.columns)
-    embedded = EmbeddedRows(snapshot, held.metric)
     reach = k
     while True:
         l2, rows = engine.search(queries, reach, condition, effort or held.effort)
@@ -77,7 +76,7 @@ def search_engine(
     l2, rows = np.where(gone, np.float32(np.inf), l2), np.where(gone, -1, rows)
     order = l2.argsort(axis=1, kind="stable")[:, :k]
     l2, rows = np.take_along_axis(l2, order, axis=1), np.take_along_axis(rows, order, axis=1)
-    return Hits(embedded.space.distances(l2), rows, exact=False, scanned=0)
+    return Hits(held.space.distances(l2), rows, exact=False, scanned=0)
 
 
 def measure_recall(embedded: EmbeddedRows, engine: Engine, target: float) -> tuple[int, float]:

@@ -120,6 +120,17 @@ def test_a_push_follows_the_store(filled: LatentDB, uri: str) -> None:
     assert found_rows(filled, uri, 'colour == "red"') == {302}
 
 
+def test_queries_are_measured_around_the_centre_that_was_pushed(filled: LatentDB, uri: str) -> None:
+    filled.optimize(metric="centered_cosine")
+    filled.push(uri, metric="centered_cosine")
+    before = filled.query_on(uri, "a/000.png")
+    filled.add(["far"], np.full((1, 8), 1e4, np.float32))
+    filled.optimize(metric="centered_cosine")  # around another centre
+    assert filled.query_on(uri, "a/000.png") == before
+    filled.push(uri, metric="centered_cosine")
+    assert filled.query_on(uri, "a/000.png") != before
+
+
 def test_a_push_that_is_cut_off_is_finished_by_the_next(
     filled: LatentDB,
     uri: str,
