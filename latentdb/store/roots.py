@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -90,7 +90,17 @@ def known_roots(snapshot: Snapshot) -> Roots:
 
 def _inferred(snapshot: Snapshot) -> Sequence[Root]:
     """Folders relative to which the ids of rows are their paths."""
-    rows: Counter[str] = Counter()
+    rows = Counter(folder for folder, _ in _folders_of_rows(snapshot))
+    roots = Roots(Root(path) for path, _ in rows.most_common(MAX_ROOTS))
+    nested = {inner.path for outer in roots.all for inner in roots.below(outer.path)}
+    if nested:
+        doubled = _indexed_twice(snapshot, nested)
+        roots = Roots(root for root in roots.all if root.path not in doubled)
+    return roots.all
+
+
+def _folders_of_rows(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    """The folder relative to which the id of a live row is its path, and the path."""
     for segment in snapshot.segments:
         if segment.paths is None:
             continue
@@ -98,13 +108,7 @@ def _inferred(snapshot: Snapshot) -> Sequence[Root]:
         names, paths = _taken(segment.ids, positions), _taken(segment.paths, positions)
         for name, path in zip(names, paths, strict=True):
             if path.endswith("/" + name):
-                rows[path[: -len(name) - 1] or "/"] += 1
-    roots = Roots(Root(path) for path, _ in rows.most_common(MAX_ROOTS))
-    nested = [inner.path for outer in roots.all for inner in roots.below(outer.path)]
-    if nested:
-        doubled = _indexed_twice(snapshot, set(nested))
-        roots = Roots(root for root in roots.all if root.path not in doubled)
-    return roots.all
+                yield path[: -len(name) - 1] or "/", path
 
 
 def _taken(texts: Texts, positions: Ints) -> Sequence[str]:
@@ -116,15 +120,8 @@ def _taken(texts: Texts, positions: Ints) -> Sequence[str]:
 def _indexed_twice(snapshot: Snapshot, folders: set[str]) -> set[str]:
     """Those of some folders whose images have ids relative to a folder above it, too."""
     found: set[str] = set()
-    for segment in snapshot.segments:
-        if segment.paths is None:
-            continue
-        positions = snapshot.live_positions(segment)
-        names, paths = _taken(segment.ids, positions), _taken(segment.paths, positions)
-        for name, path in zip(names, paths, strict=True):
-            if path.endswith("/" + name):
-                root = path[: -len(name) - 1]
-                while len(path := os.path.dirname(path)) > len(root):
-                    if path in folders:
-                        found.add(path)
+    for root, path in _folders_of_rows(snapshot):
+        while len(path := os.path.dirname(path)) > len(root):
+            if path in folders:
+                found.add(path)
     return found

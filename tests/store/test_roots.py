@@ -6,9 +6,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from latentdb import LatentDB
 from latentdb.store import manifest as manifests
 from latentdb.store.roots import Root, Roots, known_roots
+from latentdb.store.rows import Rows
+from latentdb.store.store import Store
 
 ROOTS = Roots([Root("/a"), Root("/a/b", "b/"), Root("/c", "more/")])
 
@@ -53,6 +57,17 @@ def test_the_roots_of_an_older_store_follow_from_its_paths(
         path = tmp_path / "deep/disc/000.png"
         db.add_images(["000.png"], [path])
         assert known_roots(db._snapshot()).all == (Root(str(images)), Root(str(path.parent)))
+
+
+def test_the_root_of_the_file_system_and_folders_below_it_follow_from_paths(
+    tmp_path: Path,
+) -> None:
+    store = Store.create(tmp_path / "s.ldb", dim=2)
+    paths = ["/x.png", "/a/y.png", "/a/b/z.png"]
+    names = ["x.png", "y.png", "b/z.png"]
+    with store.writer() as writer:
+        writer.append(Rows(names, np.zeros((3, 2), np.float32), paths=paths))
+    assert set(known_roots(store.snapshot()).all) == {Root("/"), Root("/a")}
 
 
 def test_a_folder_that_was_indexed_twice_is_no_root_of_its_own(store: Path, images: Path) -> None:
