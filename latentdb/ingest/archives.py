@@ -78,18 +78,18 @@ def require_images(sources: Sequence[PathLike], selection: Selection = EVERYTHIN
 
 def _shards(folder: str) -> list[str]:
     """The archives in a folder that has nothing else; empty for another folder."""
+    shards = []
     try:
         with os.scandir(folder) as scan:
-            entries = list(islice(scan, _MOST_ENTRIES))
+            # The first image ends it: a folder may be large, and is listed by the search.
+            for entry in islice(scan, _MOST_ENTRIES):
+                if entry.name.startswith(".") or entry.name.lower().endswith(_BESIDE_SHARDS):
+                    continue
+                if source_type(entry.path) is None or not entry.is_file():
+                    return []
+                shards.append(entry.path)
     except OSError:
         return []
-    shards = []
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower().endswith(_BESIDE_SHARDS):
-            continue
-        if not entry.is_file() or source_type(entry.path) is None:
-            return []
-        shards.append(entry.path)
     return sorted(shards)
 
 
