@@ -20,11 +20,10 @@ from latentdb.images.decode import decode_pixels, has_vanished
 from latentdb.images.discover import BadFile, Candidate, ImageFile, Search, check_sources
 from latentdb.images.members import Member, reading
 from latentdb.images.selection import EVERYTHING, Selection
-from latentdb.images.sources import image_exists, source_type
+from latentdb.images.sources import source_type
 from latentdb.ingest.planner import Batch, ImagePlanner, PlannedRow, StoredImage
 from latentdb.model.codec import BATCH
 from latentdb.store.columns import Value, check_key
-from latentdb.store.restamp import Stamp
 from latentdb.store.segment import hash_ids
 
 _CHUNK = 64  # members that are looked up and decoded at a time
@@ -106,8 +105,6 @@ class MemberPlanner:
         Which members are wanted, by id.
     types
         Type of every metadata key; those that archives bring are added.
-    rehash
-        Whether the content of every image is compared.
     """
 
     def __init__(
@@ -116,15 +113,12 @@ class MemberPlanner:
         archives: Sequence[str],
         selection: Selection,
         types: MutableMapping[str, str],
-        *,
-        rehash: bool,
     ) -> None:
         self._planner = planner
         self.known = planner.known
         self._archives = archives
         self._selection = selection
         self._types = types
-        self._rehash = rehash
         self._seen: set[int] = set()  # hashes of the ids of this run
         self._left_out: Counter[str] = Counter()
 
@@ -205,7 +199,6 @@ class MemberPlanner:
         batch: Batch,
         contents: list[tuple[Member, bytes, PlannedRow]],
     ) -> None:
-        known = self.known
         file = ImageFile(member.id, member.path, member.size, member.mtime_ns)
         number = int(hash_ids([member.id])[0])
         if number in self._seen:
@@ -215,35 +208,22 @@ class MemberPlanner:
         self._seen.add(number)
         values = self._fitting(member.metadata)
         values |= self._planner.metadata_of(Candidate(member.id, member.path, 0))
-        if stored is None and known.was_deleted(file.id, file.size, file.mtime_ns):
-            batch.deleted += 1
-            return
-        stamp = (file.path, file.size, file.mtime_ns)
-        known_stamp = stored and (stored.path, stored.size, stored.mtime_ns)
-        if stored is not None and stamp == known_stamp and not self._rehash:
-            _add_unchanged(file, stored, values, batch)
+        if self._planner.add_by_stamp(file, stored, values, batch):
             return
         with reading(member.path):
             data = member.read()
         digest = xxhash.xxh3_64_intdigest(data)
-        if stored is not None and digest == stored.digest:
-            _add_unchanged(file, stored, values, batch)
-            return
-        other = None if stored is None or stored.path == file.path else stored.path
-        if other is not None and image_exists(other):
-            reason = f"its id {file.id!r} is that of {other}, which has other content"
-            batch.conflicts.append(BadFile(member.path, reason))
-            return
-        rows = known.rows_of(digest)
-        if stored is None and known.was_content_deleted(file.id, digest, rows):
-            batch.deleted += 1
-            return
-        both = values if stored is None else {**stored.metadata, **values}
-        replaces = -1 if stored is None else stored.row
-        if len(rows):
-            batch.reused.append(PlannedRow(file, digest, replaces, both, int(rows[0])))
-        else:
-            contents.append((member, data, PlannedRow(file, digest, replaces, both)))
+        if stored is not None:
+            elsewhere = stored.is_elsewhere(file.path)
+            if digest == stored.digest:
+                batch.add_unchanged(file, stored, values, elsewhere=elsewhere)
+                return
+            if elsewhere:
+                batch.add_conflict(file, str(stored.path))
+                return
+        row = self._planner.add_by_content(file, digest, stored, values, batch, renames=False)
+        if row is not None:
+            contents.append((member, data, row))
 
     def _fitting(self, metadata: Mapping[str, Value]) -> dict[str, Value]:
         """The values that are of the types of their columns, or can become so."""
@@ -274,22 +254,6 @@ def _can_be_stored(value: Value) -> bool:
     if isinstance(value, str):
         return value.encode(errors="replace").decode() == value
     return not isinstance(value, int) or -(2**63) <= value < 2**63
-
-
-def _add_unchanged(
-    file: ImageFile, stored: StoredImage, values: dict[str, Value], batch: Batch
-) -> None:
-    both = {**stored.metadata, **values}
-    if both != stored.metadata:
-        batch.reused.append(PlannedRow(file, stored.digest, stored.row, both, stored.row))
-        return
-    batch.unchanged += 1
-    stamp = (file.path, file.size, file.mtime_ns)
-    if stamp != (stored.path, stored.size, stored.mtime_ns) and (
-        # The same image in a file that is there leaves the row alone.
-        stored.path in (None, file.path) or not image_exists(stored.path or "")
-    ):
-        batch.restamped[stored.row] = Stamp(*stamp)
 
 
 @contextmanager

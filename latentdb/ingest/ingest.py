@@ -220,7 +220,7 @@ def index_images(
         if counter is not None:
             counter.stop()
     # Planned anew: images of this run may have the ids or the contents of members.
-    members = MemberPlanner(planner.at(writer.snapshot), archives, selection, types, rehash=rehash)
+    members = MemberPlanner(planner.at(writer.snapshot), archives, selection, types)
     with ahead(members.batches()) as batches:
         write(writer.snapshot, batches, None)
     missing = _missing(planner, plan)

@@ -25,6 +25,7 @@ from latentdb.ingest.labels import FolderLabels
 from latentdb.ingest.roots import Rivals, RootPlan
 from latentdb.ingest.table import RowMatcher
 from latentdb.store.columns import LABEL, MEASURED, Value
+from latentdb.store.originals import file_digest
 from latentdb.store.restamp import Stamp
 from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
@@ -93,6 +94,39 @@ class Batch:
     unchanged: int = 0
     vanished: list[str] = field(default_factory=list)
 
+    def add_unchanged(
+        self,
+        file: ImageFile,
+        stored: StoredImage,
+        values: Mapping[str, Value],
+        *,
+        elsewhere: bool = False,
+        renamed: bool = False,
+    ) -> None:
+        """Add an image that the store has, with new metadata or a new stamp if it has others now.
+
+        Parameters
+        ----------
+        values
+            Its metadata in this run; what else the row has stays.
+        elsewhere
+            The row's own file is another one, and still there: then its stamp stays.
+        renamed
+            The row gets the id of the file.
+        """
+        both = {**stored.metadata, **values}
+        if both != stored.metadata:
+            self.reused.append(PlannedRow(file, stored.digest, stored.row, both, stored.row))
+            return
+        self.unchanged += 1
+        if not elsewhere and _stamp(file) != stored.stamp:
+            self.restamped[stored.row] = Stamp(*_stamp(file), file.id if renamed else None)
+
+    def add_conflict(self, file: ImageFile, other: str) -> None:
+        """Leave a file out: its id is that of another."""
+        reason = f"its id {file.id!r} is that of {other}, which has other content"
+        self.conflicts.append(BadFile(file.path, reason))
+
     @staticmethod
     def concat(batches: Sequence[Batch]) -> Batch:
         """Batches as one, in order; at least one is needed."""
@@ -122,6 +156,15 @@ class StoredImage:
     mtime_ns: int
     digest: int
     metadata: dict[str, Value]
+
+    @property
+    def stamp(self) -> tuple[str | None, int, int]:
+        """Path, size and time of its file."""
+        return self.path, self.size, self.mtime_ns
+
+    def is_elsewhere(self, path: str) -> bool:
+        """Whether its file is another than the one at a path, and still there."""
+        return self.path is not None and self.path != path and image_exists(self.path)
 
 
 class ImagePlanner:
@@ -254,36 +297,30 @@ class ImagePlanner:
             file = stat_image(candidate.id, candidate.path)
             if isinstance(file, BadFile):
                 raise ImageError(file.path, file.reason)
-            if stored is None:
-                if self.known.was_deleted(file.id, file.size, file.mtime_ns):
-                    batch.deleted += 1
-                    return
-            elif _stamp(file) == (stored.path, stored.size, stored.mtime_ns) and not self._rehash:
-                self._add_unchanged(file, stored, values, batch)
+            if self.add_by_stamp(file, stored, values, batch):
                 return
         data, status = read_file(candidate.path)
         file = ImageFile(candidate.id, candidate.path, status.st_size, status.st_mtime_ns)
         digest = xxhash.xxh3_64_intdigest(data)
         if stored is not None and digest == stored.digest:
-            self._add_unchanged(file, stored, values, batch)
+            elsewhere = self._is_elsewhere(stored, file.path, file.id)
+            batch.add_unchanged(file, stored, values, elsewhere=elsewhere)
             return
         other = self._other_file(candidate, stored)
         if other is not None:
-            reason = f"its id {candidate.id!r} is that of {other}, which has other content"
-            if _has_content(other, digest):
+            if file_digest(other) == digest:
                 batch.unchanged += 1
             else:
-                batch.conflicts.append(BadFile(candidate.path, reason))
+                batch.add_conflict(file, other)
             return
-        if self._add_known(file, digest, stored, values, batch):
+        row = self.add_by_content(file, digest, stored, values, batch)
+        if row is None:
             return
         pixels = batch.pixels[len(batch.images)]
         decode_pixels(data, self.preprocessing, name=file.path, out=pixels)
         if has_vanished(data, pixels, file.path):
             batch.vanished.append(file.id)
-        old = {} if stored is None else _of_other_content(stored.metadata)
-        row = -1 if stored is None else stored.row
-        batch.images.append(PlannedRow(file, digest, row, {**old, **values}))
+        batch.images.append(row)
 
     def _other_file(self, candidate: Candidate, stored: StoredImage | None) -> str | None:
         """Another file that has the id of a candidate, and the right to it."""
@@ -292,65 +329,71 @@ class ImagePlanner:
         root = self._roots.find(candidate.path)
         return None if root is None else self._rivals.find(root, candidate.path, candidate.id)
 
-    def _add_known(
+    def add_by_stamp(
+        self,
+        file: ImageFile,
+        stored: StoredImage | None,
+        values: dict[str, Value],
+        batch: Batch,
+    ) -> bool:
+        """Whether path, size and time tell what to do: nothing, as it is unchanged or deleted."""
+        if stored is None:
+            deleted = self.known.was_deleted(file.id, file.size, file.mtime_ns)
+            batch.deleted += deleted
+            return deleted
+        if self._rehash or _stamp(file) != stored.stamp:
+            return False
+        batch.add_unchanged(file, stored, values)
+        return True
+
+    def add_by_content(
         self,
         file: ImageFile,
         digest: int,
         stored: StoredImage | None,
         values: dict[str, Value],
         batch: Batch,
-    ) -> bool:
-        """Whether a new or changed file needs no encoding: renamed, copied, or deleted before."""
+        *,
+        renames: bool = True,
+    ) -> PlannedRow | None:
+        """The row of a new or changed image, to be encoded; None if it was added without.
+
+        That is one that was renamed, that is a copy, or that was deleted before.
+
+        Parameters
+        ----------
+        renames
+            Whether the file of a row that is gone may be this one now.
+        """
         rows = self.known.rows_of(digest)
-        if stored is not None:
-            if len(rows):
-                both = {**_of_other_content(stored.metadata), **values}
-                batch.reused.append(PlannedRow(file, digest, stored.row, both, int(rows[0])))
-            return len(rows) > 0
-        if self.known.was_content_deleted(file.id, digest, rows):
-            batch.deleted += 1
-            return True
-        if not len(rows):
-            return False
-        renamed = self.known.renamed(rows)
-        if renamed is None:
-            batch.reused.append(PlannedRow(file, digest, -1, values, int(rows[0])))
-            return True
-        self._found.append(np.array([renamed], np.int64))
-        (image,) = self._stored_images(np.array([renamed], np.int64))
-        if image is not None:
-            batch.renamed += 1
-            self._add_unchanged(file, image, values, batch, renamed=True)
-        return True
+        if stored is None:
+            if self.known.was_content_deleted(file.id, digest, rows):
+                batch.deleted += 1
+                return None
+            renamed = self.known.renamed(rows) if renames else None
+            if renamed is not None:
+                number = np.array([renamed], np.int64)
+                self._found.append(number)
+                (image,) = self._stored_images(number)
+                if image is not None:
+                    batch.renamed += 1
+                    batch.add_unchanged(file, image, values, renamed=True)
+                return None
+        old = {} if stored is None else _of_other_content(stored.metadata)
+        replaces = -1 if stored is None else stored.row
+        source = int(rows[0]) if len(rows) else -1
+        row = PlannedRow(file, digest, replaces, {**old, **values}, source)
+        if source < 0:
+            return row
+        batch.reused.append(row)
+        return None
 
     def _is_elsewhere(self, stored: StoredImage, path: str, name: str) -> bool:
         """Whether the file of a row is another than this one, is there, and has the id."""
-        if stored.path is None or stored.path == path or not image_exists(stored.path):
+        if stored.path is None or not stored.is_elsewhere(path):
             return False
         root = self._roots.find(stored.path)  # none where its folder was moved away
         return root is not None and root.name(stored.path) == name
-
-    def _add_unchanged(
-        self,
-        file: ImageFile,
-        stored: StoredImage,
-        values: dict[str, Value],
-        batch: Batch,
-        *,
-        renamed: bool = False,
-    ) -> None:
-        values = {**stored.metadata, **values}
-        if values != stored.metadata:
-            row = PlannedRow(file, stored.digest, stored.row, values, stored.row)
-            batch.reused.append(row)
-            return
-        batch.unchanged += 1
-        stamp = Stamp(*_stamp(file), file.id if renamed else None)
-        if _stamp(file) != (stored.path, stored.size, stored.mtime_ns) and (
-            # A copy of an image that is where it was leaves its row alone.
-            not self._is_elsewhere(stored, file.path, file.id)
-        ):
-            batch.restamped[stored.row] = stamp
 
     def metadata_of(self, candidate: Candidate) -> dict[str, Value]:
         """Label and metadata of an image, as the run was told to give them."""
@@ -374,10 +417,3 @@ def _of_other_content(metadata: Mapping[str, Value]) -> dict[str, Value]:
 
 def _stamp(file: ImageFile) -> tuple[str, int, int]:
     return file.path, file.size, file.mtime_ns
-
-
-def _has_content(path: str, digest: int) -> bool:
-    try:
-        return xxhash.xxh3_64_intdigest(read_file(path)[0]) == digest
-    except ImageError:
-        return False

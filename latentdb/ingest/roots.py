@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-import xxhash
-
-from latentdb.base.errors import ImageError
-from latentdb.images.decode import read_file
 from latentdb.images.discover import Candidate, Search, Source
 from latentdb.images.selection import Selection
+from latentdb.store.originals import file_digest
 from latentdb.store.roots import Root, Roots, known_roots
 from latentdb.store.snapshot import Snapshot
 
@@ -224,10 +221,7 @@ class _Sample:
 
     def _digest(self, path: str) -> int | None:
         if path not in self._digests:
-            try:
-                self._digests[path] = xxhash.xxh3_64_intdigest(read_file(path)[0])
-            except ImageError:
-                self._digests[path] = None
+            self._digests[path] = file_digest(path)
         return self._digests[path]
 
 

@@ -110,6 +110,18 @@ def test_a_changed_member_is_encoded_again(db: LatentDB, tmp_path: Path) -> None
     assert (done.added, done.updated, done.encoded, done.rows) == (1, 1, 2, N + 1)
 
 
+def test_what_was_measured_of_a_member_goes_with_its_content(db: LatentDB, tmp_path: Path) -> None:
+    files = {name: FILES[name] for name in ("disc/001.png", "disc/003.png")}
+    archive = tar_of(tmp_path / "a.tar", files)
+    db.index_images(archive)
+    db.update(db.ids(), {"reconstruction_error": 2.5, "texture": 1.5, "year": 2000})
+    tar_of(archive, {**files, "disc/001.png": image_bytes(101)})
+    os.utime(archive, ns=(5, 5))
+    assert db.index_images(archive).updated == 1
+    assert db["disc/001.png"].metadata == {"year": 2000}
+    assert db["disc/003.png"].metadata["reconstruction_error"] == 2.5
+
+
 def test_shards_of_samples_bring_their_metadata(db: LatentDB, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     shards.mkdir()
