@@ -6,6 +6,7 @@ checks its content: row numbers, ids, hashes, vectors, the index, the model.
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -40,6 +41,7 @@ from latentdb.onnx.inspect import inspect
 from latentdb.store import manifest as manifests
 from latentdb.store import versions
 from latentdb.store.blocks import SegmentBytes
+from latentdb.store.garbage import remove_unnamed, start_grace
 from latentdb.store.lock import committed_version, writer_lock
 from latentdb.store.manifest import (
     MANIFEST,
@@ -286,6 +288,12 @@ class _Check:
         except OSError:
             return False
 
+    def _content(self, file: FileEntry) -> mmap.mmap:
+        """The content of a file, mapped after all of it could be read."""
+        path = self.folder / file.name
+        check_file(path, file.bytes, file.checksum)
+        return map_checked(path, file.bytes, file.checksum)
+
     def _segment(self, entry: SegmentEntry) -> None:
         segment = self.intact.get(entry)
         if segment is None:
@@ -299,9 +307,7 @@ class _Check:
         entry = self.manifest.deletions
         if entry is None:
             return
-        path = self.folder / entry.file.name
-        check_file(path, entry.file.bytes, entry.file.checksum)
-        view = map_checked(path, entry.file.bytes, entry.file.checksum)
+        view = self._content(entry.file)
         if len(view) != 8 * entry.rows:
             raise CorruptStoreError(f"holds {len(view)} bytes for {entry.rows} row numbers")
         rows = np.frombuffer(view, "<i8")
@@ -319,19 +325,14 @@ class _Check:
         entry = self.manifest.tombstones
         if entry is None:
             return
-        path = self.folder / entry.file.name
-        check_file(path, entry.file.bytes, entry.file.checksum)
-        data = map_checked(path, entry.file.bytes, entry.file.checksum)
-        Tombstones.load(bytes(data), entry.rows)
+        Tombstones.load(bytes(self._content(entry.file)), entry.rows)
 
     def _index(self, *, rows: bool) -> None:
         """Check the index; `rows`: that it holds every row it should, too."""
         entry = self.manifest.index
         if entry is None:
             return
-        path = self.folder / entry.file.name
-        check_file(path, entry.file.bytes, entry.file.checksum)
-        data = map_checked(path, entry.file.bytes, entry.file.checksum)
+        data = self._content(entry.file)
         dim = Space(entry.metric).dim(self.manifest.dim)
         index = VectorIndex.load(data, entry.parameters, rows=entry.rows, dim=dim)
         indexed = index.row_numbers()
@@ -373,10 +374,7 @@ class _Check:
         files: dict[str, bytes] = {}
 
         def read(entry: FileEntry) -> None:
-            path = self.folder / entry.name
-            check_file(path, entry.bytes, entry.checksum)
-            data = bytes(map_checked(path, entry.bytes, entry.checksum))
-            files[Path(entry.name).name] = data
+            files[Path(entry.name).name] = bytes(self._content(entry))
 
         def check_model() -> None:
             config = ModelConfig.from_json(files[CONFIG_FILE].decode(errors="replace"), CONFIG_FILE)
@@ -424,18 +422,12 @@ class _Check:
                 _, data = manifests.serialize(self.folder, replace(changed, version=number))
                 versions.publish(self.folder, data, manifest.version)
         except BaseException:
-            # The manifest may have been replaced before the failure.
-            named = manifests.read(self.folder).file_names()
-            for new in rebuilt.values():
-                if new.file.name not in named:
-                    try_remove(self.folder / new.file.name)
+            remove_unnamed(self.folder, [new.file.name for new in rebuilt.values()])
             raise
-        for name in manifest.file_names() - changed.file_names():
-            if name in self.damaged:
-                try_remove(self.folder / name)
-            else:
-                with suppress(OSError):
-                    os.utime(self.folder / name, follow_symlinks=False)  # its grace starts now
+        dropped = manifest.file_names() - changed.file_names()
+        for name in dropped & self.damaged:
+            try_remove(self.folder / name)
+        start_grace(self.folder, dropped - self.damaged)
         self._explain(set(rebuilt))
         return sum(entry.rows for entry in self._bad_segments() if entry.file.name not in rebuilt)
 

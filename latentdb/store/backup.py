@@ -19,6 +19,7 @@ from latentdb.base.files import check_file, link_or_copy, make_folder, sync_fold
 from latentdb.store import manifest as manifests
 from latentdb.store import recipes, versions
 from latentdb.store.creation import check_absent
+from latentdb.store.garbage import start_grace
 from latentdb.store.lock import writer_lock
 from latentdb.store.manifest import FOLDERS, MANIFEST, PREVIOUS, Manifest
 from latentdb.store.quarantine import quarantine
@@ -124,9 +125,8 @@ def restore(source: Path, target: Path, *, overwrite: bool = False) -> Manifest:
             quarantine(target, (), "damaged")
             manifests.publish(target, data)
         lock.record(number)
-        for name in set() if current is None else current.file_names() - made.file_names():
-            with suppress(OSError):
-                os.utime(target / name, follow_symlinks=False)  # the grace starts now
+        if current is not None:
+            start_grace(target, current.file_names() - made.file_names())
     return made
 
 

@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from pathlib import Path
 
 from latentdb.base.errors import NotFoundError
-from latentdb.base.files import open_folder, sync_folder
+from latentdb.base.files import open_folder, sync_folder, try_remove
+from latentdb.store import manifest as manifests
 from latentdb.store.manifest import FOLDERS, TEMPORARY_MANIFEST
+
+
+def start_grace(root: Path, names: Iterable[str]) -> None:
+    """Begin the grace of files, by name under `root`, that the version just committed dropped."""
+    for name in names:
+        with suppress(OSError):
+            os.utime(root / name, follow_symlinks=False)
+
+
+def remove_unnamed(root: Path, names: Iterable[str]) -> None:
+    """Delete files, by name under `root`, of a commit that failed.
+
+    The manifest may have been replaced before the failure: what it names stays.
+    """
+    named = manifests.read(root).file_names()
+    for name in names:
+        if name not in named:
+            try_remove(root / name)
 
 
 def collect_garbage(

@@ -10,19 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.base.errors import (
-    CorruptStoreError,
-    IdNotFoundError,
-)
-from latentdb.base.files import (
-    map_checked,
-)
+from latentdb.base.errors import CorruptStoreError, IdNotFoundError
+from latentdb.base.files import map_checked
 from latentdb.store.columns import Value
 from latentdb.store.id_filter import IdFilter
-from latentdb.store.manifest import (
-    FileEntry,
-    Manifest,
-)
+from latentdb.store.manifest import FileEntry, Manifest
 from latentdb.store.rows import Floats, Ints
 from latentdb.store.segment import Segment, hash_ids
 
@@ -83,14 +75,14 @@ class Snapshot:
         entry = self.manifest.deletions
         if entry is None:
             return np.empty(0, np.int64)
-        path = self.folder / entry.file.name
-        view = map_checked(path, entry.file.bytes, entry.file.checksum)
+        view = self.file(entry.file)
         if len(view) != 8 * entry.rows:
+            path = self.folder / entry.file.name
             raise CorruptStoreError(f"{path} holds {len(view)} bytes for {entry.rows} deletions")
         return np.frombuffer(bytes(view), "<i8")  # a copy: the file may be cut while it is mapped
 
     def file(self, entry: FileEntry) -> mmap.mmap:
-        """The content of the index or a model file, mapped, after its checksum was verified."""
+        """The content of a file of the version, mapped, after its checksum was verified."""
         return map_checked(self.folder / entry.name, entry.bytes, entry.checksum)
 
     def live(self, segment: Segment) -> NDArray[np.bool_] | None:

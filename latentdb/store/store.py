@@ -19,10 +19,11 @@ from latentdb.base.errors import (
     NotFoundError,
     StoreError,
 )
-from latentdb.base.files import as_path, sync_folder, try_remove
+from latentdb.base.files import as_path, sync_folder
 from latentdb.store import manifest as manifests
 from latentdb.store import versions
 from latentdb.store.creation import Model, create_files
+from latentdb.store.garbage import remove_unnamed
 from latentdb.store.id_filter import IdFilter
 from latentdb.store.lock import committed_version, index_lock, writer_lock
 from latentdb.store.manifest import FileEntry, Manifest, Settings
@@ -240,5 +241,4 @@ class Store:
             yield file
         finally:
             with suppress(LatentDBError):
-                if file.name not in manifests.read(self.path).file_names():
-                    try_remove(self.path / file.name)
+                remove_unnamed(self.path, [file.name])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -314,11 +313,7 @@ class Writer:
         try:
             yield written
         except BaseException:
-            # The manifest may have been replaced before the failure.
-            named = manifests.read(self._store.path).file_names()
-            for file in written:
-                if file.name not in named:
-                    try_remove(self._store.path / file.name)
+            garbage.remove_unnamed(self._store.path, [file.name for file in written])
             # The next commit of this writer starts from what is on disk now.
             self.snapshot = self._store.snapshot()
             raise
@@ -425,11 +420,7 @@ class Writer:
         dropped = self.snapshot.manifest.file_names() - manifest.file_names()
         self.snapshot = opened
         self._store.switch_to(opened, data)
-        for name in dropped:
-            try:
-                os.utime(folder / name, follow_symlinks=False)  # the grace starts now
-            except OSError:
-                continue
+        garbage.start_grace(folder, dropped)
 
     def collect_garbage(self) -> int:
         """Delete files that no version names and whose grace is over; returns their number."""

@@ -20,13 +20,10 @@ from unittest import mock
 SHIMMED = (
     "base.files",
     "base.outputs",
-    "store.backup",
     "store.garbage",
     "store.lock",
     "store.quarantine",
     "store.versions",
-    "store.writer",
-    "verify",
 )  # all that touch a store
 WRITES = ("write", "pwrite")
 
