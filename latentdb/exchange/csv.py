@@ -6,7 +6,6 @@ import codecs
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -18,8 +17,8 @@ from latentdb.base.errors import InvalidInputError
 from latentdb.exchange import row_reader
 from latentdb.exchange.row_reader import RowReader, read_lines, text_column
 from latentdb.exchange.row_writer import has_log_var, read_blocks
-from latentdb.store.cells import CellType, parse_cell
-from latentdb.store.columns import Column, Value, absent, make_column
+from latentdb.store.cells import CellType, format_cell, parse_cell
+from latentdb.store.columns import Column, absent, make_column
 from latentdb.store.rows import Ints, Rows
 from latentdb.store.snapshot import Snapshot
 
@@ -56,7 +55,7 @@ def write(snapshot: Snapshot, rows: Ints, file: IO[bytes], *, excel_safe: bool =
     writer.writerow(["id", "path", *snapshot.manifest.columns, *vector_columns])
     for block in read_blocks(snapshot, rows):
         cells = [
-            [text(value) if isinstance(value, str) else _cell(value) for value in column]
+            [text(value) if isinstance(value, str) else format_cell(value) for value in column]
             for column in block.metadata.values()
         ]
         vectors = [block.z_mean] if block.z_log_var is None else [block.z_mean, block.z_log_var]
@@ -69,14 +68,6 @@ def write(snapshot: Snapshot, rows: Ints, file: IO[bytes], *, excel_safe: bool =
 
 def _not_a_formula(text: str) -> str:
     return "'" + text if text.startswith(_FORMULA) else text
-
-
-def _cell(value: Value) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, date):
-        return value.isoformat()
-    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
 class CsvReader(RowReader):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 from latentdb.store import dates
+from latentdb.store.columns import Value
 
 MISSING = frozenset(
     ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT", "null", "NULL", "None")
@@ -76,6 +78,15 @@ def parse_cell(type_: str, cell: str) -> Any:
             raise ValueError(f"{cell!r} is neither true nor false")
         return cell.lower() == "true"
     return {"str": str, "int": int, "float": float}[type_](cell)
+
+
+def format_cell(value: Value) -> str:
+    """The cell of a value, from which `parse_cell` gives it back; empty where it is missing."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, date):
+        return value.isoformat()
+    return "" if value is None else str(value)
 
 
 def parse_cells(cells: Sequence[str], type_: str | None = None) -> list[Any]:

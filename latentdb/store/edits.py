@@ -15,7 +15,7 @@ import numpy as np
 
 from latentdb.base.errors import InvalidInputError
 from latentdb.store import dates
-from latentdb.store.cells import MISSING
+from latentdb.store.cells import MISSING, format_cell
 from latentdb.store.columns import (
     COLUMN_TYPES,
     Column,
@@ -26,9 +26,9 @@ from latentdb.store.columns import (
     make_column,
 )
 from latentdb.store.rows import Ints
-from latentdb.store.segment import MAX_COLUMNS, Segment
+from latentdb.store.segment import Segment
 from latentdb.store.snapshot import Snapshot
-from latentdb.store.writer import Writer
+from latentdb.store.writer import Writer, fit_columns
 
 _EXAMPLES = 3  # values that an error names
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -65,20 +65,15 @@ def set_values(writer: Writer, rows: Ints, columns: Mapping[str, Column | None])
     InvalidInputError
         If a column is of another type than the store's, or they are too many.
     """
-    free_columns(writer, {key: each.type for key, each in columns.items() if each is not None})
+    given = {key: column for key, column in columns.items() if column is not None}
+    free_columns(writer, {key: column.type for key, column in given.items()})
     types = dict(writer.snapshot.manifest.columns)
+    new = fit_columns(given, types)
     for key, column in columns.items():
         if column is None:
             if key not in types:
                 raise _no_column(writer.snapshot, key)
-            continue
-        stored = types.setdefault(key, column.type)
-        if (stored, column.type) == ("int", "float"):
-            types[key] = "float"
-        else:
-            column.cast(stored, key)
-    if len(types) > MAX_COLUMNS:
-        raise InvalidInputError(f"{len(types)} metadata keys: a store has at most {MAX_COLUMNS}")
+            new[key] = absent(types[key], len(rows))
     order = np.argsort(rows)
     ordered = rows[order]
 
@@ -89,13 +84,12 @@ def set_values(writer: Writer, rows: Ints, columns: Mapping[str, Column | None])
         if not len(hits):
             return None
         made = _columns(segment, live)
-        for key, column in columns.items():
+        chosen = np.arange(len(live))
+        chosen[hits] = len(live) + order[place[hits]]
+        for key in columns:
             type_ = types[key]
             old = made.get(key, absent(type_, len(live))).cast(type_, key)
-            new = absent(type_, len(rows)) if column is None else column.cast(type_, key)
-            chosen = np.arange(len(live))
-            chosen[hits] = len(live) + order[place[hits]]
-            made[key] = join(type_, [old, new]).take(chosen)
+            made[key] = join(type_, [old, new[key]]).take(chosen)
         return made
 
     if len(rows):
@@ -267,18 +261,12 @@ def _convert(value: Value, type_: str) -> Value:
     if type_ in dates.LIMITS:
         return _to_date(value, type_)
     converts: dict[str, Callable[[Value], Value]] = {
-        "str": _to_text,
+        "str": format_cell,
         "int": _to_int,
         "float": _to_float,
         "bool": _to_bool,
     }
     return converts[type_](value)
-
-
-def _to_text(value: Value) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value.isoformat() if isinstance(value, date) else str(value)
 
 
 def _to_float(value: Value) -> float:

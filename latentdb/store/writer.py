@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -91,18 +91,7 @@ class Writer:
                     raise InvalidInputError(
                         f"z_mean has {block.z_mean.shape[1]} dimensions: this store has {old.dim}"
                     )
-                columns = {}
-                for key, column in block.columns.items():
-                    type_ = types.setdefault(key, column.type)
-                    if (type_, column.type) == ("int", "float"):
-                        type_ = types[key] = "float"  # older segments are read as float from now on
-                    columns[key] = column.cast(type_, key)
-                if len(types) > MAX_COLUMNS:
-                    raise InvalidInputError(
-                        f"{len(types)} metadata keys are too many: "
-                        f"a store has at most {MAX_COLUMNS}"
-                    )
-                block = replace(block, columns=columns)
+                block = replace(block, columns=fit_columns(block.columns, types))
                 numbers = np.arange(next_row, next_row + len(block), dtype=np.int64)
                 entries += self._segments(block, numbers, written)
                 next_row += len(block)
@@ -228,17 +217,9 @@ class Writer:
             if deletions is not None and dropped:
                 in_segments = deletions.in_segments - dropped
                 indexed_below = 0 if manifest.index is None else manifest.index.rows_below
-                deleted = [
-                    self.snapshot.deleted[self.snapshot.deleted < indexed_below],
-                    *(
-                        segment.rows[~live]
-                        for segment in self.snapshot.segments
-                        if segment.entry.file.name not in replaced
-                        and (live := self.snapshot.live(segment)) is not None
-                    ),
-                ]
-                rows_deleted = np.unique(np.concatenate(deleted))
-                deletions = self._deletions_file(rows_deleted, in_segments, written)
+                indexed = self.snapshot.deleted[self.snapshot.deleted < indexed_below]
+                deleted = np.union1d(indexed, _deleted_in_segments(self.snapshot, replaced))
+                deletions = self._deletions_file(deleted, in_segments, written)
             self._commit(
                 replace(
                     manifest, segments=tuple(segments), deletions=deletions, columns=dict(columns)
@@ -431,6 +412,33 @@ class Writer:
         )
 
 
+def fit_columns(columns: Mapping[str, Column], types: dict[str, str]) -> dict[str, Column]:
+    """Columns of the types that a store has, or has from now on.
+
+    Parameters
+    ----------
+    types
+        Type of every metadata key; new ones are added, and int becomes float for a column of
+        floats.
+
+    Raises
+    ------
+    InvalidInputError
+        If a column is of another type, or there are too many keys then.
+    """
+    fitting = {}
+    for key, column in columns.items():
+        type_ = types.setdefault(key, column.type)
+        if (type_, column.type) == ("int", "float"):
+            type_ = types[key] = "float"  # older segments are read as float from now on
+        fitting[key] = column.cast(type_, key)
+    if len(types) > MAX_COLUMNS:
+        raise InvalidInputError(
+            f"{len(types)} metadata keys are too many: a store has at most {MAX_COLUMNS}"
+        )
+    return fitting
+
+
 def write_file(root: Path, folder: str, suffix: str, data: bytes | memoryview) -> FileEntry:
     """Write a new file into a folder of a store, durably, under a name that no version names."""
     file = FileEntry(f"{folder}/{unique_name()}{suffix}", len(data), checksum(data))
@@ -445,11 +453,17 @@ def write_file(root: Path, folder: str, suffix: str, data: bytes | memoryview) -
     return file
 
 
-def _deleted_in_segments(snapshot: Snapshot) -> Ints:
-    """Row numbers that are deleted and still in a segment, ascending."""
+def _deleted_in_segments(snapshot: Snapshot, left_out: Container[str] = ()) -> Ints:
+    """Row numbers that are deleted and still in a segment, ascending.
+
+    Parameters
+    ----------
+    left_out
+        Segments that do not count, by the names of their files.
+    """
     deleted = [
         segment.rows[~live]
         for segment in snapshot.segments
-        if (live := snapshot.live(segment)) is not None
+        if segment.entry.file.name not in left_out and (live := snapshot.live(segment)) is not None
     ]
     return np.concatenate([np.empty(0, np.int64), *deleted])
