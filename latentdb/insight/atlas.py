@@ -104,9 +104,9 @@ def draw_map(
     for number, image in zip(shown.tolist(), images, strict=False):
         picture = to_pil(image).convert("RGB")
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        side = _THUMBNAIL + 2 * _FRAME
-        tile = Image.new("RGB", (side, side), tuple(colors[number].tolist()))
-        tile.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+        framed = _THUMBNAIL + 2 * _FRAME
+        tile = Image.new("RGB", (framed, framed), tuple(colors[number].tolist()))
+        tile.paste(picture, ((framed - picture.width) // 2, (framed - picture.height) // 2))
         left, top = (corners[number] // _CELL * _CELL).tolist()
         canvas.paste(tile, (left, top))
     _draw_legend(ImageDraw.Draw(canvas), side, title, legend, f"{len(points):,} rows", note)

@@ -130,6 +130,17 @@ def test_numbers_are_coloured_by_a_ramp() -> None:
     assert len(picture.getcolors(1 << 24) or ()) > 50
 
 
+def test_thumbnails_leave_the_legend_in_its_place() -> None:
+    points = np.array([[0, 0], [1, 0], [0, 1]], np.float32)
+    images = [np.full((8, 8, 3), 200, np.uint8)] * 3
+    nothing = np.empty(0, np.int64)
+    plain = draw_map(points, nothing, [], ["a", "b", "a"], "label", "a note")
+    with_images = draw_map(points, np.arange(3), images, ["a", "b", "a"], "label", "a note")
+    column = (1_600, 0, *plain.size)
+    assert np.array_equal(plain.crop(column), with_images.crop(column))
+    assert not np.array_equal(plain, with_images)
+
+
 def test_one_thumbnail_for_each_occupied_cell() -> None:
     points = np.random.default_rng(0).normal(size=(20_000, 2)).astype(np.float32)
     shown = thumbnail_points(points)
