@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from latentdb.base.errors import InvalidInputError
-from latentdb.insight.blocks import posterior_blocks, sample_rows
+from latentdb.insight.blocks import sample_rows
 from latentdb.search.ordering import check_order, order_rows
 from latentdb.search.results import Row
-from latentdb.search.selection import check_column, column_values, parse_where, select_rows
+from latentdb.search.selection import (
+    check_column,
+    column_values,
+    parse_where,
+    select_rows,
+    vector_blocks,
+)
 from latentdb.search.targets import IdLike, as_ids
 from latentdb.store.columns import Value
 from latentdb.store.originals import intact_paths
@@ -331,8 +337,8 @@ def _describe(snapshot: Snapshot, number: int, row: Row) -> RowDetails:
     if row.z_log_var is not None:
         kl = float(divergences(row.z_mean, row.z_log_var).sum())
         sigma = float(np.sqrt(variances(row.z_log_var).mean()))
-    every = posterior_blocks(snapshot, snapshot.live_rows(), log_vars=False)
-    all_rows = statistics(every, snapshot.dim)
+    blocks = vector_blocks(snapshot, snapshot.live_rows())
+    all_rows = statistics(((block, None) for block in blocks), snapshot.dim)
     spread = float(np.sqrt(all_rows.variance.sum()))
     mean = row.z_mean.astype(np.float64)
     return RowDetails(

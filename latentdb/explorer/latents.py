@@ -12,7 +12,7 @@ import numpy as np
 
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.explorer.blends import Blend, Clustered, Part, Sampled, Selection, Uploaded
-from latentdb.insight.blocks import posterior_blocks
+from latentdb.insight.blocks import mean_vector, norms, posterior_blocks
 from latentdb.model import arithmetic, generation
 from latentdb.model.posterior import statistics
 from latentdb.search.selection import parse_where, select_rows
@@ -117,10 +117,7 @@ class Latents:
         rows = np.sort(self._map.rows[self.points(selection)])
         if not len(rows):
             raise NotFoundError("no row is selected: there is nothing to average")
-        total = np.zeros(self._snapshot.dim)
-        for block, _ in posterior_blocks(self._snapshot, rows, log_vars=False):
-            total += block.sum(axis=0, dtype=np.float64)
-        return (total / len(rows)).astype(np.float32), len(rows)
+        return mean_vector(self._snapshot, rows).astype(np.float32), len(rows)
 
     # --- statistics -----------------------------------------------------------------
 
@@ -133,9 +130,8 @@ class Latents:
     @cached_property
     def shell(self) -> tuple[float, ...]:
         """The lengths |z| between which nine of ten rows are, and the median between them."""
-        blocks = posterior_blocks(self._snapshot, self._sorted, log_vars=False)
-        norms = [np.linalg.norm(block.astype(np.float64), axis=1) for block, _ in blocks]
-        low, middle, high = np.quantile(np.concatenate(norms), _SHELL).tolist()
+        lengths = norms(self._snapshot, self._sorted)
+        low, middle, high = np.quantile(lengths, _SHELL).tolist()
         return low, middle, high
 
     def clustering(self, count: int) -> Clustering:

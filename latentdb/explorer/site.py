@@ -24,10 +24,9 @@ from latentdb.explorer import ort_web
 from latentdb.explorer.tiles import PER_TILE
 from latentdb.explorer.views import Views, plain_value
 from latentdb.images.pixel_range import Normalization, parse_pixel_range
-from latentdb.insight.blocks import posterior_blocks
 from latentdb.model.posterior import scatter
 from latentdb.output.originals import Originals
-from latentdb.search.selection import column_values
+from latentdb.search.selection import column_values, vector_blocks
 from latentdb.store import recipes as saved_recipes
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from latentdb.model.codec import Codec
     from latentdb.model.posterior import Doubles, Posteriors
     from latentdb.reader import Reader
-    from latentdb.store.rows import Floats
 
 FORMAT = 1
 PAGE = (
@@ -61,7 +59,6 @@ _CSP = (
 CLUSTERS = 20
 _MAX_CORRELATED = 256  # dimensions, whose factor is 400 kB
 _LEVELS = 65_535  # of a latent's numbers, between the least and the greatest of its dimension
-_BLOCK = 65_536
 
 
 @dataclass(frozen=True)
@@ -232,15 +229,16 @@ def _latents(views: Views) -> bytes:
     of 10 by 8e-5, where float16 moves numbers above 2 by up to 1e-3 in the same space.
     """
     rows = views.map.rows
-    blocks = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
-    extremes = [_extremes(views.snapshot.vectors(rows[block])) for block in blocks]
+    extremes = [
+        (block.min(axis=0), block.max(axis=0)) for block in vector_blocks(views.snapshot, rows)
+    ]
     low = np.min([least for least, _ in extremes], axis=0)
     high = np.max([greatest for _, greatest in extremes], axis=0)
     step = np.maximum((high.astype(np.float64) - low) / _LEVELS, 1e-30).astype("<f4")
     head = b"LDBZ" + struct.pack("<III", 1, len(rows), len(low))
     parts = [head, low.astype("<f4").tobytes(), step.tobytes()]
-    for block in blocks:
-        steps = np.rint((views.snapshot.vectors(rows[block]).astype(np.float64) - low) / step)
+    for block in vector_blocks(views.snapshot, rows):
+        steps = np.rint((block.astype(np.float64) - low) / step)
         parts.append(steps.clip(0, _LEVELS).astype("<u2").tobytes())
     return b"".join(parts)
 
@@ -263,8 +261,7 @@ def _factor(views: Views, found: Posteriors) -> Doubles:
     if len(found.mean) > _MAX_CORRELATED:
         return found.aggregate_sd
     rows = np.sort(views.map.rows)
-    blocks = posterior_blocks(views.snapshot, rows, log_vars=False)
-    count, _, products = scatter((block for block, _ in blocks), len(found.mean))
+    count, _, products = scatter(vector_blocks(views.snapshot, rows), len(found.mean))
     noise = np.zeros_like(found.mean) if found.sigma2 is None else found.sigma2
     values, axes = np.linalg.eigh(products / count + np.diag(noise))
     return np.asarray(axes * np.sqrt(np.maximum(values, 0)))
@@ -288,10 +285,6 @@ def _rounded(values: Any) -> Any:
     numbers = np.atleast_1d(values).tolist()
     short = [float(f"{number:.8g}") for number in numbers]
     return short if np.ndim(values) else short[0]
-
-
-def _extremes(vectors: Floats) -> tuple[Floats, Floats]:
-    return vectors.min(axis=0), vectors.max(axis=0)
 
 
 def _write_tiles(folder: _Folder, views: Views, report: Report | None) -> list[int]:

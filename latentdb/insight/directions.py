@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.base.wording import counted
-from latentdb.insight.blocks import posterior_blocks, sample_rows
+from latentdb.insight.blocks import sample_rows
 from latentdb.insight.ranks import auc
 from latentdb.insight.separation import DIFFERENCE, METHODS, fit
 from latentdb.model.posterior import Decode, PrincipalAxes, decoded_change, principal_axes
 from latentdb.search.recipes import digest_of
+from latentdb.search.selection import vector_blocks
 from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
@@ -103,8 +104,7 @@ def find_axes(
     """
     if len(rows) < 2:
         raise NotFoundError("a direction needs two rows: index images first")
-    blocks = (block for block, _ in posterior_blocks(snapshot, rows, log_vars=False))
-    axes = principal_axes(blocks, snapshot.dim)
+    axes = principal_axes(vector_blocks(snapshot, rows), snapshot.dim)
     total = max(float(axes.variance.sum()), np.finfo(np.float64).tiny)
     shares = axes.variance / total
     count = min(snapshot.dim, _AXES)

@@ -14,7 +14,7 @@ from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import Pixels
 from latentdb.insight.agreement import Agreement, agreement
-from latentdb.insight.blocks import posterior_blocks, sample_rows
+from latentdb.insight.blocks import mean_vector, sample_rows
 from latentdb.insight.fidelity import ssim
 from latentdb.insight.originals import read_originals
 from latentdb.model.outcome import psnr
@@ -262,7 +262,9 @@ def _score_spaces(
         if Space(metric).posterior and not posterior:
             notes.append(f"{metric} is left out: this store has no z_log_var")
             continue
-        centre = _mean(snapshot, sample.gallery) if metric == CENTERED_COSINE else None
+        centre = None
+        if metric == CENTERED_COSINE:
+            centre = tuple(mean_vector(snapshot, sample.gallery).tolist())
         embedded = EmbeddedRows(snapshot, metric, centre)
         scores.append(score(metric, embedded.fetch, embedded.dim))
     if sample.images is None:
@@ -296,12 +298,6 @@ def _neighbours(fetch: Callable[[Ints], Floats], dim: int, sample: _Sample, k: i
 
     found = rank(asked, scan(blocks(), asked, k + 1).rows, fetch, k + 1)[1]
     return np.asarray(found[others_mask(found, sample.queries)].reshape(len(found), k))
-
-
-def _mean(snapshot: Snapshot, rows: Ints) -> tuple[float, ...]:
-    blocks = posterior_blocks(snapshot, rows, log_vars=False)
-    total = sum(means.sum(axis=0, dtype=np.float64) for means, _ in blocks)
-    return tuple((total / len(rows)).tolist())
 
 
 def _project(pca: PCA, values: Floats) -> Floats:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latentdb.images.pixel_range import Pixels
-from latentdb.insight.blocks import posterior_blocks, sample_rows
+from latentdb.insight.blocks import norms, sample_rows
 from latentdb.search.results import Match, to_matches
 from latentdb.search.searcher import Searcher
 from latentdb.store.rows import Floats
@@ -67,9 +67,7 @@ def locate(
     """
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     rows = snapshot.live_rows()
-    shorter = 0
-    for block, _ in posterior_blocks(snapshot, rows, log_vars=False):
-        shorter += int((np.linalg.norm(block.astype(np.float64), axis=1) < norm).sum())
+    shorter = int((norms(snapshot, rows) < norm).sum())
     drift = usual = None
     if decode is not None and encode is not None:
         some = snapshot.vectors(sample_rows(rows, _USUAL_ROWS, 0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,10 +18,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from latentdb.ann.exact import chunk_rows
 from latentdb.base.errors import LatentDBError, NotFoundError, RecipeError
 from latentdb.base.wording import counted
-from latentdb.search.selection import parse_where, select_rows
+from latentdb.search.selection import parse_where, select_rows, vector_blocks
 from latentdb.search.syntax import parsed, span
 from latentdb.store import recipes as saved_recipes
 from latentdb.store.recipes import SavedRecipe
@@ -112,13 +111,6 @@ def digest_of(snapshot: Snapshot, expressions: Sequence[str]) -> tuple[int, str]
         for block in vector_blocks(snapshot, rows):
             digest.update(block.tobytes())
     return count, digest.hexdigest()
-
-
-def vector_blocks(snapshot: Snapshot, rows: Ints) -> Iterator[Floats]:
-    """z_mean of rows, float32 ``[n, d]``, a limited number at a time."""
-    step = chunk_rows(snapshot.dim)
-    for start in range(0, len(rows), step):
-        yield snapshot.vectors(rows[start : start + step])
 
 
 def _select(snapshot: Snapshot, text: str | None) -> Ints:

@@ -1,14 +1,17 @@
-"""Which rows of a snapshot an expression selects, and sums over them."""
+"""Which rows of a snapshot an expression selects, and their vectors and values."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb.ann.exact import chunk_rows
 from latentdb.base.errors import InvalidInputError
 from latentdb.search.filters import Filter
 from latentdb.store.columns import Column, Value
-from latentdb.store.rows import Ints
+from latentdb.store.rows import Floats, Ints
 from latentdb.store.segment import Segment
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.texts import Texts
@@ -70,6 +73,13 @@ def masked_rows(snapshot: Snapshot, mask: NDArray[np.bool_]) -> Ints:
         rows.append(segment.rows[mask[start : start + len(segment)]])
         start += len(segment)
     return np.concatenate(rows)
+
+
+def vector_blocks(snapshot: Snapshot, rows: Ints) -> Iterator[Floats]:
+    """z_mean of rows, float32 ``[n, d]``, a limited number at a time."""
+    step = chunk_rows(snapshot.dim)
+    for start in range(0, len(rows), step):
+        yield snapshot.vectors(rows[start : start + step])
 
 
 def sum_rows(snapshot: Snapshot, where: Filter | None) -> tuple[NDArray[np.float64], int]:
