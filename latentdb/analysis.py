@@ -397,16 +397,10 @@ class Analysis(ABC):
 
         uint8 ``[n, height, width, channels]``.
         """
-        from latentdb.insight.originals import read_originals
+        from latentdb.insight.originals import read_or_decode
 
-        spec = self.codec.config.preprocessing
-        images: Pixels = np.empty((len(rows), *spec.shape), np.uint8)
-        readable, originals = read_originals(snapshot, rows, spec)
-        images[readable] = originals
-        missing = np.setdiff1d(np.arange(len(rows)), readable)
-        if len(missing):
-            images[missing] = self.codec.decode(snapshot.vectors(rows[missing]))
-        return images
+        codec = self.codec
+        return read_or_decode(snapshot, rows, codec.config.preprocessing, codec.decode)[0]
 
     def map(
         self,

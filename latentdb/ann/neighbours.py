@@ -67,3 +67,16 @@ def others_mask(found: Ints, own: Ints) -> NDArray[np.bool_]:
     others: NDArray[np.bool_] = found != own[:, None]
     others[others.all(axis=1), -1] = False
     return others
+
+
+def overlaps(first: Ints, second: Ints) -> NDArray[np.float64]:
+    """Share of the neighbours in each row that the same row of the other has, float64 ``[n]``.
+
+    Parameters
+    ----------
+    first, second
+        int64 ``[n, k]``, without a number twice in a row.
+    """
+    both = np.sort(np.concatenate([first, second], axis=1), axis=1)
+    shared = (both[:, 1:] == both[:, :-1]).sum(axis=1)  # equal numbers are now side by side
+    return np.asarray(shared / first.shape[1], np.float64)

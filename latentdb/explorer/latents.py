@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,17 @@ if TYPE_CHECKING:
 
 MAX_CLUSTERS = 200
 SAMPLES = 64  # latents that are drawn together
-_KEPT_IMAGES = 64
+_KEPT_UPLOADS = 64
 _KEPT_SAMPLES = 16
 _SHELL = (0.05, 0.5, 0.95)  # quantiles of |z|
+
+
+@dataclass(frozen=True, eq=False)
+class Upload:
+    """An uploaded image: its latent, float32 ``[d]``, and a PNG of it as the model sees it."""
+
+    vector: Floats
+    png: bytes
 
 
 class Latents:
@@ -48,7 +57,7 @@ class Latents:
         self._map = map
         self._codes = codes
         self._sorted = np.sort(map.rows)
-        self._images: OrderedDict[str, Floats] = OrderedDict()
+        self._uploads: OrderedDict[str, Upload] = OrderedDict()
         self._samples: OrderedDict[tuple[int, str], Floats] = OrderedDict()
         self._clusterings: dict[int, Clustering] = {}
         self._lock = threading.RLock()
@@ -90,7 +99,7 @@ class Latents:
                 raise NotFoundError(f"there are {len(means)} clusters, from 0: no {of.number}")
             vector = means[of.number]
         elif isinstance(of, Uploaded):
-            vector = self.uploaded(of.token)
+            vector = self.uploaded(of.token).vector
         elif isinstance(of, Selection):
             vector = self.mean(of)[0]
         else:
@@ -166,20 +175,20 @@ class Latents:
 
     # --- uploads -----------------------------------------------------------------------
 
-    def keep_upload(self, token: str, vector: Floats) -> None:
-        """Keep the latent of an uploaded image; the oldest ones are forgotten."""
+    def keep_upload(self, token: str, upload: Upload) -> None:
+        """Keep an uploaded image; the oldest ones are forgotten."""
         with self._lock:
-            _keep(self._images, token, vector, _KEPT_IMAGES)
+            _keep(self._uploads, token, upload, _KEPT_UPLOADS)
 
-    def uploaded(self, token: str) -> Floats:
-        """The latent of an uploaded image."""
+    def uploaded(self, token: str) -> Upload:
+        """An uploaded image."""
         with self._lock:
-            if token not in self._images:
+            if token not in self._uploads:
                 raise NotFoundError("this image is not on the server any more: upload it again")
-            return self._images[token]
+            return self._uploads[token]
 
 
-def _keep(kept: OrderedDict[Any, Floats], key: Any, value: Floats, most: int) -> None:
+def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:
     kept[key] = value
     while len(kept) > most:
         kept.popitem(last=False)

@@ -289,7 +289,7 @@ def _rounded(values: Any) -> Any:
 
 def _write_tiles(folder: _Folder, views: Views, report: Report | None) -> list[int]:
     """Write the thumbnails, and give the points whose picture is decoded."""
-    count = -(-len(views.map.rows) // PER_TILE)
+    count = views.tile_count
     done: Callable[[int, int], None] = report_stage(report, "thumbnails")
     decoded: list[int] = []
     for number in range(count):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from latentdb.images.decode import to_pil
 from latentdb.images.pixel_range import Pixels
 from latentdb.store.rows import Floats, Ints
 
@@ -64,8 +65,6 @@ def curve_order(points: Floats) -> Ints:
 
 def draw_tile(images: Pixels, cells: Cells) -> bytes:
     """A JPEG of up to `PER_TILE` images, uint8 ``[n, height, width, channels]``."""
-    from PIL import Image
-
     count, channels = len(images), images.shape[-1]
     if images.shape[1:3] != (cells.height, cells.width):
         images = np.stack([_resized(image, cells) for image in images])
@@ -77,16 +76,14 @@ def draw_tile(images: Pixels, cells: Cells) -> bytes:
     full[:count] = images
     grid = full.reshape(rows, COLUMNS, cells.down, cells.across, channels).swapaxes(1, 2)
     pixels = grid.reshape(rows * cells.down, COLUMNS * cells.across, channels)
-    picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_QUALITY, optimize=True)
+    to_pil(pixels).save(file, "JPEG", quality=_QUALITY, optimize=True)
     return file.getvalue()
 
 
 def _resized(image: Pixels, cells: Cells) -> Pixels:
     from PIL import Image
 
-    grey = image.shape[-1] == 1
-    picture = Image.fromarray(image[..., 0] if grey else image)
-    small = np.asarray(picture.resize((cells.width, cells.height), Image.Resampling.BOX))
-    return small[..., None] if grey else small
+    size = cells.width, cells.height
+    small = np.asarray(to_pil(image).resize(size, Image.Resampling.BOX))
+    return small.reshape(cells.height, cells.width, -1)

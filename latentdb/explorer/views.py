@@ -8,7 +8,7 @@ import math
 import secrets
 import struct
 import threading
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -21,10 +21,13 @@ import numpy as np
 from latentdb.ann.metrics import L2, METRICS, WASSERSTEIN
 from latentdb.base.errors import InvalidInputError, LatentDBError, NotFoundError
 from latentdb.explorer.blends import MAX_BLENDS, MAX_WHERE, Blend, Selection
-from latentdb.explorer.latents import Latents
+from latentdb.explorer.latents import Latents, Upload
 from latentdb.explorer.lists import Lists
 from latentdb.explorer.tiles import COLUMNS, PER_TILE, cells_for, curve_order, draw_tile
+from latentdb.images.decode import decode_pixels, to_pil
+from latentdb.images.render import encode_pixels
 from latentdb.images.sources import image_exists
+from latentdb.insight.originals import read_or_decode
 from latentdb.model import arithmetic, generation
 from latentdb.search.selection import check_column, column_values, parse_where, select_rows
 
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from latentdb.images.pixel_range import Pixels
     from latentdb.reader import Reader
     from latentdb.search.results import Matches
-    from latentdb.store.rows import Ints
+    from latentdb.store.rows import Floats, Ints
 
 MAGIC, FORMAT = b"LDBP", 1
 MAX_NEIGHBOURS = 100
@@ -46,7 +49,6 @@ _CATEGORIES = 20  # colours of a legend
 _RANGES = 8
 _WAITING = 32
 _KEPT_COLUMNS = 8
-_KEPT_UPLOADS = 64
 _FRAME_MS = 80
 _KEPT_TILES = 256  # of some 100 kB
 _MAX_SAFE = 2**53  # beyond it, JavaScript rounds a whole number
@@ -99,7 +101,6 @@ class Views:
         self.lists = Lists(db, self.snapshot, self.latents)
         self._kept_column = lru_cache(_KEPT_COLUMNS)(self._make_column)
         self._version = secrets.token_hex(4)
-        self._kept_uploads: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
         self._queue = threading.BoundedSemaphore(_WAITING)
 
@@ -120,11 +121,16 @@ class Views:
 
     @property
     def _has_decoder(self) -> bool:
-        return self._has_model and self._db.codec.has_decoder
+        return self._db._has_decoder(self.snapshot)
 
     @property
     def _has_variances(self) -> bool:
         return all(segment.has_log_var for segment in self.snapshot.segments)
+
+    @property
+    def tile_count(self) -> int:
+        """Number of tiles; the last one may have fewer points."""
+        return -(-len(self._rows) // PER_TILE)
 
     def info(self) -> dict[str, Any]:
         """Size of the store, its columns, how faithful its map is, and the form of its tiles."""
@@ -173,19 +179,15 @@ class Views:
 
     def _make_column(self, name: str) -> dict[str, Any]:
         values = column_values(self.snapshot, self.map.rows, name)
-        names = [None if value is None else value for value in values]
         numeric = all(
             value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-            for value in names
+            for value in values
         )
-        known = {value for value in names if value is not None}
+        known = {value for value in values if value is not None}
         if numeric and len(known) > _CATEGORIES:
-            return _ranges(names)
-        texts = [None if value is None else str(value) for value in names]
-        found: dict[str, int] = {}
-        for text in texts:
-            if text is not None:
-                found[text] = found.get(text, 0) + 1
+            return _ranges(values)
+        texts = [None if value is None else str(value) for value in values]
+        found = Counter(text for text in texts if text is not None)
         frequent = sorted(found, key=lambda text: (-found[text], text))[:_CATEGORIES]
         frequent.sort()
         codes = {text: code for code, text in enumerate(frequent)}
@@ -218,36 +220,24 @@ class Views:
         rows = self.latents.check([row])
         with self._turn():
             (pixels,) = self._db._images(self.snapshot, rows)
-        return _encode(pixels, "JPEG")
+        return encode_pixels(pixels, "jpeg")
 
     def tile(self, number: int) -> bytes:
         """A JPEG of the thumbnails of 256 points: those from ``256 * number`` on."""
-        if not (self._has_model and number < -(-len(self._rows) // PER_TILE)):
+        if not (self._has_model and number < self.tile_count):
             raise NotFoundError(f"tile {str(number)[:24]} does not exist")
         return self._kept_tile(number)
 
     def draw_tile(self, number: int) -> tuple[bytes, Ints]:
         """A tile, and the indices in it of the rows without an image file."""
         rows = self.map.rows[PER_TILE * number : PER_TILE * (number + 1)]
+        codec = self._db.codec
+        decode = codec.decode if self._has_decoder else None
         with self._turn():
-            images, missing = self._pictures(rows)
+            images, missing = read_or_decode(
+                self.snapshot, rows, codec.config.preprocessing, decode
+            )
         return draw_tile(images, cells_for(*images.shape[1:3])), missing
-
-    def _pictures(self, rows: Ints) -> tuple[Pixels, Ints]:
-        """Images of rows at the model's size, and indices of those without an image file.
-
-        These are decoded; without a decoder they are black.
-        """
-        from latentdb.insight.originals import read_originals
-
-        spec = self._db.codec.config.preprocessing
-        images: Pixels = np.zeros((len(rows), *spec.shape), np.uint8)
-        readable, originals = read_originals(self.snapshot, rows, spec)
-        images[readable] = originals
-        missing = np.setdiff1d(np.arange(len(rows)), readable)
-        if len(missing) and self._has_decoder:
-            images[missing] = self._db.codec.decode(self.snapshot.vectors(rows[missing]))
-        return images, missing
 
     def neighbours(self, row: int, *, k: int, metric: str) -> dict[str, Any]:
         """The k rows nearest to a row, without itself."""
@@ -281,10 +271,10 @@ class Views:
 
     def decode(self, blends: Sequence[Blend]) -> bytes:
         """A PNG of the images that blends decode to, side by side."""
-        return _encode(_side_by_side(self._decoded(blends)), "PNG")
-
-    def _decoded(self, blends: Sequence[Blend]) -> Pixels:
         latents = np.stack([self.latents.of(blend) for blend in blends])
+        return encode_pixels(_side_by_side(self._decoded(latents)), "png")
+
+    def _decoded(self, latents: Floats) -> Pixels:
         with self._turn():
             return self._db.codec.decode(latents)
 
@@ -297,10 +287,8 @@ class Views:
                 f"format {kind[:20]!r} is unknown: use one of {', '.join(KINDS)}"
             )
         ends = self.latents.of(start), self.latents.of(end)
-        latents = arithmetic.interpolate(*ends, steps, method=method)
-        with self._turn():
-            frames = self._db.codec.decode(latents)
-        return _encode(_side_by_side(frames), "PNG") if kind == "png" else _animated(frames)
+        frames = self._decoded(arithmetic.interpolate(*ends, steps, method=method))
+        return encode_pixels(_side_by_side(frames), "png") if kind == "png" else _animated(frames)
 
     def traverse(self, blend: Blend, *, dims: str, reach: float, steps: int) -> bytes:
         """A PNG of walks along dimensions, one below the other, each from -reach to reach sd."""
@@ -312,32 +300,25 @@ class Views:
         walk = generation.traverse(
             self.latents.of(blend), numbers, sd, low=-reach, high=reach, steps=steps
         )
-        with self._turn():
-            images = self._db.codec.decode(walk.latents.reshape(-1, self.snapshot.dim))
-        walks = images.reshape(len(numbers), steps, *images.shape[1:])
-        return _encode(np.concatenate([_side_by_side(images) for images in walks]), "PNG")
+        images = self._decoded(walk.latents.reshape(-1, self.snapshot.dim))
+        walks = np.split(images, len(numbers))
+        return encode_pixels(np.concatenate(list(map(_side_by_side, walks))), "png")
 
     def upload(self, data: bytes) -> dict[str, Any]:
         """Encode an image file; the part ``{"image": token}`` is its latent."""
-        from latentdb.images.decode import decode_pixels
-
         if not self._has_model:
             raise InvalidInputError("this store has no model: it cannot encode an image")
         check_upload(data)
         codec, token = self._db.codec, secrets.token_hex(8)
         with self._turn():
             pixels = decode_pixels(data, codec.config.preprocessing, name="this image")
-            self.latents.keep_upload(token, codec.encode(pixels[None])[0][0])
-        self._kept_uploads[token] = _encode(pixels, "PNG")
-        while len(self._kept_uploads) > _KEPT_UPLOADS:
-            self._kept_uploads.popitem(last=False)
+            vector = codec.encode(pixels[None])[0][0]
+        self.latents.keep_upload(token, Upload(vector, encode_pixels(pixels, "png")))
         return {"image": token, "width": pixels.shape[1], "height": pixels.shape[0]}
 
     def uploaded(self, token: str) -> bytes:
         """An uploaded image as the model sees it, as a PNG."""
-        if token not in self._kept_uploads:
-            raise NotFoundError("this image is not on the server any more: upload it again")
-        return self._kept_uploads[token]
+        return self.latents.uploaded(token).png
 
 
 def check_upload(data: bytes) -> None:
@@ -362,15 +343,10 @@ def _side_by_side(images: Pixels) -> Pixels:
 
 def _animated(frames: Pixels) -> bytes:
     """A GIF that runs there and back for ever."""
-    from PIL import Image
-
-    grey = frames.shape[-1] == 1
-    order = [*range(len(frames)), *reversed(range(1, len(frames) - 1))]
-    pictures = [Image.fromarray(frames[i][..., 0] if grey else frames[i]) for i in order]
+    pictures = list(map(to_pil, frames))
+    rest = pictures[1:] + pictures[-2:0:-1]
     file = io.BytesIO()
-    pictures[0].save(
-        file, "GIF", save_all=True, append_images=pictures[1:], duration=_FRAME_MS, loop=0
-    )
+    pictures[0].save(file, "GIF", save_all=True, append_images=rest, duration=_FRAME_MS, loop=0)
     return file.getvalue()
 
 
@@ -404,14 +380,3 @@ def _ranges(values: Sequence[Any]) -> dict[str, Any]:
         {"name": name, "count": int((codes == code).sum())} for code, name in enumerate(names)
     ]
     return {"categories": categories, "codes": codes.tolist()}
-
-
-def _encode(pixels: Pixels, kind: str) -> bytes:
-    from PIL import Image
-
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    if kind == "JPEG" and image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
-    file = io.BytesIO()
-    image.save(file, kind, quality=90)
-    return file.getvalue()

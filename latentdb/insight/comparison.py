@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.ann.exact import fits_float32
-from latentdb.ann.neighbours import neighbours
+from latentdb.ann.neighbours import neighbours, overlaps
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.insight.blocks import sample_rows
 from latentdb.insight.layout import lay_out
@@ -130,11 +130,11 @@ def compare(
     )
     if not all(map(fits_float32, spaces)):
         raise InvalidInputError("these latents are too large for float32 distances")
-    overlaps = _overlaps(*(neighbours(vectors, k)[1] for vectors in spaces))
+    shares = overlaps(*(neighbours(vectors, k)[1] for vectors in spaces))
     map_a, map_b = (lay_out(vectors, seed=seed) for vectors in spaces)
     laid, disparity = procrustes(map_a, map_b)
     names = [ids[index] for index in chosen.tolist()]
-    order = np.argsort(overlaps, kind="stable")[:_CHANGED].tolist()
+    order = np.argsort(shares, kind="stable")[:_CHANGED].tolist()
     found = Comparison(
         tuple(names),
         len(shared),
@@ -142,14 +142,14 @@ def compare(
         len(b) - len(shared),
         k,
         metric,
-        float(overlaps.mean()),
+        float(shares.mean()),
         k / (len(chosen) - 1),
-        overlaps,
+        shares,
         _distance_correlation(*spaces, seed),
         disparity,
         map_a,
         laid,
-        tuple(Changed(names[index], float(overlaps[index])) for index in order),
+        tuple(Changed(names[index], float(shares[index])) for index in order),
     )
     return found, rows[chosen]
 
@@ -158,14 +158,6 @@ def _check_k(k: int, count: int) -> int:
     if not 1 <= k <= 1_000:
         raise InvalidInputError(f"k {k} cannot be used: give 1 to 1,000")
     return min(k, count - 1)
-
-
-def _overlaps(first: Ints, second: Ints) -> Doubles:
-    """Share of the neighbours in one line that are in the other, float64 ``[n]``."""
-    both = np.sort(np.concatenate([first, second], axis=1), axis=1)
-    # A line has no number twice, so an equal neighbour of a number is in both.
-    shared = (both[:, 1:] == both[:, :-1]).sum(axis=1)
-    return np.asarray(shared / first.shape[1], np.float64)
 
 
 def _distance_correlation(first: Floats, second: Floats, seed: int) -> float:

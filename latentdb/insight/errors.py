@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import Pixels
 from latentdb.insight.originals import read_originals
+from latentdb.model.posterior import Decode
 from latentdb.search.selection import column_values
 from latentdb.store.columns import MEASURED
-from latentdb.store.rows import Floats, Ints
+from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
 
 Doubles = NDArray[np.float64]
-Decode = Callable[[Floats], Pixels]
 
 _PIXEL_BYTES = 16 << 20  # of the originals in memory
 

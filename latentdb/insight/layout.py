@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.ann.neighbours import nearest, neighbours, others_mask
+from latentdb.ann.neighbours import nearest, neighbours, others_mask, overlaps
 from latentdb.insight.blocks import sample_rows
 
 Floats = NDArray[np.float32]
@@ -196,5 +196,4 @@ def neighbours_kept(
     for space in (vectors, points):
         positions = nearest(np.ascontiguousarray(space[rows]), space, k + 1)[1]
         found.append(positions[others_mask(positions, rows)].reshape(len(rows), k))
-    same = (found[0][:, :, None] == found[1][:, None, :]).any(axis=2)
-    return float(same.mean())
+    return float(overlaps(*found).mean())

@@ -1,4 +1,4 @@
-"""The image files behind rows."""
+"""The image files behind rows, and what stands in for those that are gone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from latentdb.images.decode import Preprocessing
 from latentdb.images.many import read_files
 from latentdb.images.pixel_range import Pixels
+from latentdb.model.posterior import Decode
 from latentdb.store.originals import intact_paths
 from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
@@ -34,3 +35,30 @@ def read_originals(snapshot: Snapshot, rows: Ints, spec: Preprocessing) -> tuple
     for position, (_, pixels) in enumerate(found):
         images[position] = pixels
     return indices, images
+
+
+def read_or_decode(
+    snapshot: Snapshot, rows: Ints, spec: Preprocessing, decode: Decode | None
+) -> tuple[Pixels, Ints]:
+    """The images of rows, from their files, else decoded from their latents.
+
+    Parameters
+    ----------
+    rows, spec
+        As of `read_originals`.
+    decode
+        Latents to images; None without a decoder, and then an image without a file is black.
+
+    Returns
+    -------
+    images, missing
+        uint8 ``[n, height, width, channels]``, and int64 ``[m]``: indices of the rows whose
+        files were not read.
+    """
+    images: Pixels = np.zeros((len(rows), *spec.shape), np.uint8)
+    readable, originals = read_originals(snapshot, rows, spec)
+    images[readable] = originals
+    missing = np.setdiff1d(np.arange(len(rows)), readable)
+    if len(missing) and decode is not None:
+        images[missing] = decode(snapshot.vectors(rows[missing]))
+    return images, missing

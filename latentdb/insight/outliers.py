@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from latentdb.ann.neighbours import others_mask
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.images.decode import Preprocessing
-from latentdb.insight.errors import Decode, measure, stored
-from latentdb.model.posterior import divergences
+from latentdb.insight.errors import measure, stored
+from latentdb.model.posterior import Decode, divergences
 from latentdb.search.embedded_rows import EmbeddedRows
 from latentdb.search.searcher import Searcher
 from latentdb.store.rows import Ints

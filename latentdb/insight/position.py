@@ -9,12 +9,12 @@ import numpy as np
 
 from latentdb.images.pixel_range import Pixels
 from latentdb.insight.blocks import norms, sample_rows
+from latentdb.model.posterior import Decode
 from latentdb.search.results import Match, to_matches
 from latentdb.search.searcher import Searcher
 from latentdb.store.rows import Floats
 from latentdb.store.snapshot import Snapshot
 
-Decode = Callable[[Floats], Pixels]
 Encode = Callable[[Pixels], tuple[Floats, Floats | None]]
 
 NEAREST = 3
