@@ -12,8 +12,7 @@ from latentdb.ann.metrics import L2
 from latentdb.base.errors import InvalidInputError
 from latentdb.base.validate import as_latents
 from latentdb.inspection import Inspection
-from latentdb.store import recipes as saved_recipes
-from latentdb.store.recipes import SavedRecipe
+from latentdb.store.recipes import SavedRecipe, load_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -239,6 +238,4 @@ class Composition(Inspection):
         ModelMismatchError, CorruptStoreError
             If one is of another model's latents, or damaged.
         """
-        snapshot = self._snapshot()
-        names = saved_recipes.names(snapshot.folder)
-        return tuple(saved_recipes.load(snapshot, name) for name in names)
+        return load_all(self._snapshot())

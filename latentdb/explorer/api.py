@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from latentdb.ann.metrics import L2
 from latentdb.base.errors import InvalidInputError
-from latentdb.explorer.blends import MAX_BLENDS, read_blend, read_blends, read_selection
+from latentdb.explorer.blends import (
+    MAX_BLENDS,
+    read_blend,
+    read_blends,
+    read_selection,
+    read_text,
+    read_whole,
+)
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -105,8 +112,9 @@ class Api:
     async def _interpolate(self, asked: Request) -> Response:
         body = await _body(asked)
         start, end = read_blend(body.get("from")), read_blend(body.get("to"))
-        kind, method = _text(body, "format", "png"), _text(body, "method", "linear")
-        steps = _whole(body, "steps", 9)
+        kind = read_text(body.get("format", "png"), "format")
+        method = read_text(body.get("method", "linear"), "method")
+        steps = read_whole(body.get("steps", 9), "steps")
         data = await self._in_thread(
             self._views.interpolate, start, end, steps=steps, method=method, kind=kind
         )
@@ -114,11 +122,8 @@ class Api:
 
     async def _traverse(self, asked: Request) -> Response:
         body = await _body(asked)
-        blend, dims, steps = (
-            read_blend(body),
-            _text(body, "dims", "top:8"),
-            _whole(body, "steps", 9),
-        )
+        blend, dims = read_blend(body), read_text(body.get("dims", "top:8"), "dims")
+        steps = read_whole(body.get("steps", 9), "steps")
         reach = body.get("reach", 3)
         if type(reach) not in (int, float) or not 0 < reach <= _MAX_REACH:
             raise InvalidInputError(f"reach must be a number of deviations up to {_MAX_REACH:g}")
@@ -155,17 +160,3 @@ def _number(request: Request, name: str, default: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise InvalidInputError(f"{name} {text[:20]!r} cannot be used: give a whole number")
     return int(text)
-
-
-def _whole(body: dict[str, Any], name: str, default: int) -> int:
-    value = body.get(name, default)
-    if type(value) is not int or not 0 <= value < 10**9:
-        raise InvalidInputError(f"{name} must be a whole number")
-    return value
-
-
-def _text(body: dict[str, Any], name: str, default: str) -> str:
-    value = body.get(name, default)
-    if not isinstance(value, str) or len(value) > 200:
-        raise InvalidInputError(f"{name} must be a text")
-    return value

@@ -112,7 +112,7 @@ def read_blend(body: object) -> Blend:
     if not isinstance(method, str):
         raise InvalidInputError('method must be "linear", "slerp" or "norm"')
     shifts = [
-        (_whole(int(key) if key.isdecimal() and len(key) < 10 else None, "a dimension"), value)
+        (read_whole(int(key) if key.isdecimal() and len(key) < 10 else None, "a dimension"), value)
         for key, value in _factors(given.get("shifts", {}), "shifts")
     ]
     directions = _factors(given.get("directions", {}), "directions")
@@ -141,12 +141,12 @@ def _read_part(part: object) -> Part:
         return Part(read_selection(part), weight)
     value = part[kinds[0]]
     if kinds[0] == "row":
-        return Part(_whole(value, "a row", 2**62), weight)
+        return Part(read_whole(value, "a row", 2**62), weight)
     if kinds[0] == "image":
-        return Part(Uploaded(_text(value, "an image")), weight)
+        return Part(Uploaded(read_text(value, "an image")), weight)
     if not isinstance(value, list) or len(value) != 2:
         raise InvalidInputError(f"{kinds[0]} must be a list of two numbers")
-    first, second = (_whole(number, kinds[0]) for number in value)
+    first, second = (read_whole(number, kinds[0]) for number in value)
     if kinds[0] == "cluster":
         return Part(Clustered(first, second), weight)
     source = part.get("source", SOURCES[0])
@@ -158,7 +158,7 @@ def _read_part(part: object) -> Part:
 def read_selection(given: Mapping[Any, Any]) -> Selection:
     """The rows of ``{"where": EXPR, "polygon": [[x, y], ...], "category": [COLUMN, NUMBER]}``."""
     where, polygon, category = (given.get(name) for name in ("where", "polygon", "category"))
-    if where is not None and len(_text(where, "where", MAX_WHERE)) == 0:
+    if where is not None and len(read_text(where, "where", MAX_WHERE)) == 0:
         raise InvalidInputError("where is empty: leave it out, or give an expression")
     corners = None
     if polygon is not None:
@@ -169,7 +169,7 @@ def read_selection(given: Mapping[Any, Any]) -> Selection:
     if category is not None:
         if not isinstance(category, list) or len(category) != 2:
             raise InvalidInputError("a category is a column and a number")
-        chosen = _text(category[0], "a column"), _whole(category[1], "a category")
+        chosen = read_text(category[0], "a column"), read_whole(category[1], "a category")
     return Selection(where, corners, chosen)
 
 
@@ -182,16 +182,18 @@ def _corner(corner: object) -> tuple[float, float]:
 def _factors(given: object, name: str) -> list[tuple[str, float]]:
     if not isinstance(given, Mapping) or len(given) > MAX_BLENDS:
         raise InvalidInputError(f"{name} are an object of up to {MAX_BLENDS} numbers")
-    return [(_text(key, name), _number(value, name)) for key, value in given.items()]
+    return [(read_text(key, name), _number(value, name)) for key, value in given.items()]
 
 
-def _text(value: object, what: str, longest: int = MAX_NAME) -> str:
+def read_text(value: object, what: str, longest: int = MAX_NAME) -> str:
+    """A text of JSON; raises `InvalidInputError` for anything else."""
     if not isinstance(value, str) or len(value) > longest:
         raise InvalidInputError(f"{what} must be a text of up to {longest:,} characters")
     return value
 
 
-def _whole(value: object, what: str, most: int = MAX_SEED) -> int:
+def read_whole(value: object, what: str, most: int = MAX_SEED) -> int:
+    """A whole number of JSON, from 0; raises `InvalidInputError` for anything else."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < most:
         raise InvalidInputError(f"{what} must be a whole number, 0 or more")
     return value

@@ -10,11 +10,12 @@ import numpy as np
 
 from latentdb.base.errors import InvalidInputError
 from latentdb.insight.outliers import COLUMNS
-from latentdb.store import recipes as saved_recipes
+from latentdb.store.recipes import load_all
 
 if TYPE_CHECKING:
     from latentdb.explorer.latents import Latents
     from latentdb.reader import Reader
+    from latentdb.store.recipes import SavedRecipe
     from latentdb.store.snapshot import Snapshot
 
 MAX_LISTED = 200
@@ -75,19 +76,7 @@ class Lists:
 
     def directions(self) -> dict[str, Any]:
         """Saved recipes and directions, which a blend can be moved along."""
-        names = saved_recipes.names(self._snapshot.folder)
-        loaded = [saved_recipes.load(self._snapshot, name) for name in names]
-        return {
-            "directions": [
-                {
-                    "name": one.name,
-                    "text": one.text,
-                    "rows": one.rows,
-                    "norm": float(np.linalg.norm(one.vector)),
-                }
-                for one in loaded
-            ]
-        }
+        return {"directions": list(map(describe_recipe, load_all(self._snapshot)))}
 
     def clusters(self, count: int) -> dict[str, Any]:
         """Clusters, the largest first; the mean of one is the part ``{"cluster": [count, i]}``."""
@@ -156,3 +145,13 @@ class Lists:
             }
 
         return self._once(f"outliers {by}", compute)
+
+
+def describe_recipe(saved: SavedRecipe) -> dict[str, Any]:
+    """Name, text, rows and length of a saved recipe."""
+    return {
+        "name": saved.name,
+        "text": saved.text,
+        "rows": saved.rows,
+        "norm": float(np.linalg.norm(saved.vector)),
+    }

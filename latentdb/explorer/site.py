@@ -21,13 +21,14 @@ from latentdb.base.files import write_new
 from latentdb.base.outputs import check_new_folder, output_folder
 from latentdb.base.progress import report_stage
 from latentdb.explorer import ort_web
+from latentdb.explorer.lists import describe_recipe
 from latentdb.explorer.tiles import PER_TILE
 from latentdb.explorer.views import Views, plain_value
 from latentdb.images.pixel_range import Normalization, parse_pixel_range
 from latentdb.model.posterior import scatter
 from latentdb.output.originals import Originals
 from latentdb.search.selection import column_values, vector_blocks
-from latentdb.store import recipes as saved_recipes
+from latentdb.store.recipes import load_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -274,10 +275,10 @@ def _clusters(views: Views) -> dict[str, Any]:
 
 
 def _directions(views: Views) -> dict[str, Any]:
-    listed: list[dict[str, Any]] = views.lists.directions()["directions"]
-    vectors = [saved_recipes.load(views.snapshot, one["name"]).vector for one in listed]
-    both = zip(listed, vectors, strict=True)
-    return {"directions": [{**one, "vector": _rounded(vector)} for one, vector in both]}
+    loaded = load_all(views.snapshot)
+    return {
+        "directions": [{**describe_recipe(one), "vector": _rounded(one.vector)} for one in loaded]
+    }
 
 
 def _rounded(values: Any) -> Any:

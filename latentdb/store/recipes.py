@@ -93,6 +93,11 @@ def names(folder: Path) -> list[str]:
     return sorted(stem for stem in stems if _NAME.match(stem))
 
 
+def load_all(snapshot: Snapshot) -> tuple[SavedRecipe, ...]:
+    """The saved recipes of a store, by name; raises as `load`."""
+    return tuple(load(snapshot, name) for name in names(snapshot.folder))
+
+
 def load(snapshot: Snapshot, name: str) -> SavedRecipe:
     """A recipe of a store.
 

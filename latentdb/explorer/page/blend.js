@@ -1,8 +1,11 @@
 // The tray: latents with weights, moved along dimensions and directions, decoded while they change.
 
-import { button, element, get, newestWins, paint } from "./dom.js";
+import { button, element, get, newestWins, paint, working } from "./dom.js";
 
 const DIMENSIONS = 8;
+
+// A thing alone, as a blend.
+export const one = ({ weight, name, ...part }) => ({ parts: [{ ...part, weight: 1 }] });
 
 export function openBlend(app) {
   const { state, source } = app;
@@ -78,21 +81,15 @@ export function openBlend(app) {
   }
 
   let known;
-  async function drawMoves() {
-    const box = get("sliders");
-    if (!known) box.replaceChildren(element("p", { className: "hint busy", textContent: "measuring what each dimension changes …" }));
-    try { known ??= await Promise.all([source.dimensions(), source.directions()]); } catch (error) {
-      box.replaceChildren(element("p", { className: "bad", textContent: error.message }));
-      return;
-    }
-    const [{ dimensions }, directions] = known;
+  const drawMoves = () => working(get("sliders"), "measuring what each dimension changes …", async () => {
+    const [{ dimensions }, directions] = known ??= await Promise.all([source.dimensions(), source.directions()]);
     const line = (name, title, factors, key, range) => element("div", { className: "part", title }, element("span", { className: "name", textContent: name }), ...slider(name, factors[key] ?? 0, range, (value) => { factors[key] = value; }));
-    box.replaceChildren(
+    return [
       ...directions.map(({ name, text }) => line(`@${name}`, text, state.directions, name, [-2, 2])),
       ...dimensions.slice(0, DIMENSIONS).map(({ number, effect }) => line(`dim ${number}`, effect === null ? "" : `changes a pixel by ${(255 * effect).toFixed(1)} levels for each deviation`, state.shifts, number, [-4, 4])),
       button("set to 0", () => { state.shifts = {}; state.directions = {}; drawMoves(); renew(); }),
-    );
-  }
+    ];
+  });
 
   get("method").onchange = () => { state.method = get("method").value; renew(); };
   get("clear").onclick = () => { Object.assign(state, { parts: [], shifts: {}, directions: {} }); draw(); };

@@ -10,6 +10,22 @@ export const colourOf = (code) => (code < 0 ? OTHER : PALETTE[code % PALETTE.len
 const packed = (hex) => (0xff000000 | (parseInt(hex.slice(5, 7), 16) << 16) | (parseInt(hex.slice(3, 5), 16) << 8) | parseInt(hex.slice(1, 3), 16)) >>> 0;
 const PACKED = PALETTE.map(packed), PACKED_OTHER = packed(OTHER), PACKED_PLAIN = packed(PLAIN);
 
+// Whether a point is inside a polygon, by the even-odd rule.
+export function inPolygon(x, y, polygon) {
+  let inside = false;
+  for (let i = 0, j = polygon.length - 1; i < polygon.length; j = i++) {
+    const [x1, y1] = polygon[i], [x2, y2] = polygon[j];
+    if ((y1 > y) !== (y2 > y) && x < ((x2 - x1) * (y - y1)) / (y2 - y1) + x1) inside = !inside;
+  }
+  return inside;
+}
+
+// The tile that a point's picture is in, and where.
+export function cellOf(index, { per_tile, columns, across, down, width, height }) {
+  const cell = index % per_tile;
+  return { tile: Math.floor(index / per_tile), x: (cell % columns) * across, y: Math.floor(cell / columns) * down, width, height };
+}
+
 export class PointMap {
   constructor(canvas, { tileOf, onPick, onMove, onHover, onLasso }) {
     Object.assign(this, { canvas, tileOf, onPick, onMove, onHover, onLasso });
@@ -120,7 +136,7 @@ export class PointMap {
       if (taken.has(key)) return;
       taken.add(key);
       chosen.push(i);
-      tiles.add(this.tileWith(i));
+      tiles.add(cellOf(i, this.tiles).tile);
     };
     for (const i of inView) claim(i);
     if (chosen.length && tiles.size <= MAX_TILES) {
@@ -137,16 +153,14 @@ export class PointMap {
     }
   }
 
-  tileWith(index) { return Math.floor(index / this.tiles.per_tile); }
-
   picture(index, size) {
-    const { context, tiles } = this, [x, y] = this.place(index), tile = this.tileWith(index), cell = index % tiles.per_tile;
-    const image = this.images.get(tile);
-    if (!image) { this.wanted.add(tile); return; }
-    const scale = size / Math.max(tiles.width, tiles.height), [w, h] = [tiles.width * scale, tiles.height * scale];
+    const { context } = this, [x, y] = this.place(index), cell = cellOf(index, this.tiles), { width, height } = cell;
+    const image = this.images.get(cell.tile);
+    if (!image) { this.wanted.add(cell.tile); return; }
+    const scale = size / Math.max(width, height), [w, h] = [width * scale, height * scale];
     context.fillStyle = this.codes ? colourOf(this.codes[index]) : PLAIN;
     context.fillRect(x - w / 2 - MARGIN, y - h / 2 - MARGIN, w + 2 * MARGIN, h + 2 * MARGIN);
-    context.drawImage(image, (cell % tiles.columns) * tiles.across, Math.floor(cell / tiles.columns) * tiles.down, tiles.width, tiles.height, x - w / 2, y - h / 2, w, h);
+    context.drawImage(image, cell.x, cell.y, width, height, x - w / 2, y - h / 2, w, h);
   }
 
   paintMarks() {

@@ -1,9 +1,9 @@
 // The page: its state and address, the filter and the legend, and what is selected.
 
 import { count, button, element, get, newestWins, picture } from "./dom.js";
-import { PointMap, colourOf } from "./map.js";
-import { openBlend } from "./blend.js";
-import { openTools } from "./tools.js";
+import { PointMap, colourOf, inPolygon } from "./map.js";
+import { one, openBlend } from "./blend.js";
+import { CLUSTERS, openTools } from "./tools.js";
 import { source } from "./source.js";
 
 const state = { panel: "selected", thing: null, metric: "l2", where: "", colour: "", category: -1, polygon: null, parts: [], method: "linear", shifts: {}, directions: {} };
@@ -18,7 +18,7 @@ const map = new PointMap(get("map"), {
 });
 
 // What the other modules use.
-const app = { state, source, map, remember, thumbOf, nameOf, grid, select: (thing) => select(thing), add: (thing) => tools.blend.add(thing), open: (panel) => openPanel(panel), get info() { return info; } };
+const app = { state, source, map, remember, thumbOf, nameOf, rowButton, grid, select: (thing) => select(thing), add: (thing) => tools.blend.add(thing), open: (panel) => openPanel(panel), get info() { return info; } };
 const tools = {};
 
 // --- things: a row, or a latent made otherwise -----------------------------------------
@@ -35,7 +35,7 @@ function nameOf(thing) {
 function thumbOf(thing, label) {
   if (thing.row !== undefined) return picture(source.picture(thing.row), label);
   if (thing.image) return picture(source.uploaded(thing.image), label);
-  return picture(source.decode([{ parts: [{ ...thing, weight: 1 }] }]).then(([made]) => made), label);
+  return picture(source.decode([one(thing)]).then(([made]) => made), label);
 }
 
 // --- the state in the URL -----------------------------------------------------
@@ -83,15 +83,6 @@ function openPanel(panel) {
 }
 
 // --- filter, colour, legend, lasso --------------------------------------------------
-
-function inPolygon(x, y, polygon) {
-  let inside = false;
-  for (let i = 0, j = polygon.length - 1; i < polygon.length; j = i++) {
-    const [x1, y1] = polygon[i], [x2, y2] = polygon[j];
-    if ((y1 > y) !== (y2 > y) && x < ((x2 - x1) * (y - y1)) / (y2 - y1) + x1) inside = !inside;
-  }
-  return inside;
-}
 
 function show() {
   const n = map.rows.length, shown = new Uint8Array(n), { polygon } = state;
@@ -202,20 +193,23 @@ function hover(index, x, y) {
 
 // --- what is selected ---------------------------------------------------------------------
 
+// A button with the picture of a row, if there are pictures, and words below it.
+function rowButton(row, words, label = `row ${row}`, title = label) {
+  const made = button("", () => select({ row }), { title });
+  if (info.has_model) made.append(thumbOf({ row }, label));
+  made.append(element("span", { textContent: words }));
+  return made;
+}
+
 function grid(matches) {
-  return matches.map((match) => {
-    const made = button("", () => select({ row: match.row }), { title: `${match.id}, distance ${match.distance.toPrecision(6)}` });
-    if (info.has_model) made.append(thumbOf({ row: match.row }, match.id));
-    made.append(element("span", { textContent: `${match.distance.toPrecision(3)} ${match.metadata.label ?? match.id}` }));
-    return made;
-  });
+  return matches.map(({ row, id, distance, metadata }) => rowButton(row, `${distance.toPrecision(3)} ${metadata.label ?? id}`, id, `${id}, distance ${distance.toPrecision(6)}`));
 }
 
 // Metrics that compare posteriors need a row's; other latents have none.
 const metricFor = (thing) => (thing.row === undefined && ["wasserstein", "kl"].includes(state.metric) ? "l2" : state.metric);
 
 async function describe(thing, newest) {
-  const blend = { parts: [{ ...thing, weight: 1 }], method: "linear" }, isRow = thing.row !== undefined, metric = metricFor(thing);
+  const blend = one(thing), isRow = thing.row !== undefined, metric = metricFor(thing);
   const [facts, found, [decoded]] = await Promise.all([
     isRow ? source.row(thing.row) : { id: nameOf(thing), metadata: {} },
     isRow ? source.neighbours(thing.row, 12, metric) : source.near(blend, 12, metric),
@@ -316,10 +310,10 @@ function listen() {
   };
 }
 
-// Pictures by which a map that is seen from afar can be read: the medoids of clusters.
+// Pictures by which a map that is seen from afar can be read: the medoids of the clusters that the panel shows.
 async function findLandmarks() {
   if (!info.tiles || info.rows < 200) return;
-  const found = await source.clusters(Math.min(24, Math.ceil(info.rows / 50))).catch(() => []);
+  const found = await source.clusters(CLUSTERS).catch(() => []);
   map.landmarks = found.map((cluster) => map.indexOfRow.get(cluster.medoid)).filter((index) => index !== undefined);
   map.draw();
 }

@@ -1,10 +1,11 @@
 // The panels beside the selection and the blend: paths, samples, clusters, and lists to go through.
 
-import { button, count, download, element, get, picture, working } from "./dom.js";
+import { one } from "./blend.js";
+import { button, count, download, element, get, paint, picture, working } from "./dom.js";
 
-const STEPS = 9, FRAMES = 24, SAMPLES = 16, CLUSTERS = 20, SHOWN = 60;
-
-const one = ({ weight, name, ...part }) => ({ parts: [{ ...part, weight: 1 }] });
+export const CLUSTERS = 20;
+const STEPS = 9, FRAMES = 24, SAMPLES = 16, SHOWN = 60;
+const frameOf = (step) => Math.round((step * (FRAMES - 1)) / (STEPS - 1));
 
 function openPath(app) {
   const { state, source } = app;
@@ -16,7 +17,7 @@ function openPath(app) {
   async function pngOf() {
     const { width, height } = frames[0], canvas = element("canvas", { width: width * STEPS, height }), pen = canvas.getContext("2d");
     for (let step = 0; step < STEPS; step++) {
-      const { image, x, y } = frames[Math.round((step * (FRAMES - 1)) / (STEPS - 1))];
+      const { image, x, y } = frames[frameOf(step)];
       pen.drawImage(image, x, y, width, height, step * width, 0, width, height);
     }
     return new Promise((resolve) => canvas.toBlob(resolve));
@@ -26,10 +27,10 @@ function openPath(app) {
     const view = picture(Promise.resolve(frames[0]), "a point of the path"), position = element("input", { id: "position", type: "range", min: 0, max: FRAMES - 1, value: 0, ariaLabel: "position on the path" });
     const strip = element("div", { className: "strip" });
     view.classList.add("large");
-    const at = (frame) => { const { image, x, y, width, height } = frames[frame]; view.getContext("2d").drawImage(image, x, y, width, height, 0, 0, width, height); };
+    const at = (frame) => paint(view, frames[frame]);
     position.oninput = () => at(Number(position.value));
     for (let step = 0; step < STEPS; step++) {
-      const frame = Math.round((step * (FRAMES - 1)) / (STEPS - 1));
+      const frame = frameOf(step);
       const open = button("", () => { position.value = frame; at(frame); }, { className: "plain", ariaLabel: `step ${step + 1} of ${STEPS}` });
       open.append(picture(Promise.resolve(frames[frame]), ""));
       strip.append(open);
@@ -125,21 +126,15 @@ function openClusters(app) {
 
 function openReview(app) {
   const box = element("div", { id: "list" });
-  const rowButton = (row, words) => {
-    const made = button("", () => app.select({ row }), { title: `row ${row}` });
-    if (app.info.has_model) made.append(app.thumbOf({ row }, `row ${row}`));
-    made.append(element("span", { textContent: words }));
-    return made;
-  };
   const note = (text) => element("p", { className: "hint", textContent: text });
   const copies = () => working(box, "comparing all rows …", async () => {
     const found = await app.source.duplicates(), shown = found.groups.slice(0, SHOWN);
     const words = found.count ? `${count(found.count, "group")} of rows within ${found.threshold.toPrecision(3)} of each other, the farthest apart first${found.count > shown.length ? `; ${shown.length} shown` : ""}.` : `No two rows are within ${found.threshold.toPrecision(3)} of each other.`;
-    return [note(words), ...found.notes.map(note), ...shown.map((group) => element("div", {}, element("h3", { textContent: group.exact ? "equal files" : "near copies" }), element("div", { className: "grid" }, ...group.rows.map(({ row, distance }, place) => rowButton(row, place ? distance.toPrecision(3) : "keep")))))];
+    return [note(words), ...found.notes.map(note), ...shown.map((group) => element("div", {}, element("h3", { textContent: group.exact ? "equal files" : "near copies" }), element("div", { className: "grid" }, ...group.rows.map(({ row, distance }, place) => app.rowButton(row, place ? distance.toPrecision(3) : "keep")))))];
   });
   const outliers = (by) => working(box, "looking at all rows …", async () => {
     const found = await app.source.outliers(by);
-    return [note({ error: "Reconstruction error, beside how textured the image is.", kl: "Divergence of the posterior from the prior, in nats.", distance: "Mean distance of the 10 nearest rows." }[found.by]), ...found.notes.map(note), element("div", { className: "grid" }, ...found.rows.slice(0, SHOWN).map(({ row, value }) => rowButton(row, value.toPrecision(3))))];
+    return [note({ error: "Reconstruction error, beside how textured the image is.", kl: "Divergence of the posterior from the prior, in nats.", distance: "Mean distance of the 10 nearest rows." }[found.by]), ...found.notes.map(note), element("div", { className: "grid" }, ...found.rows.slice(0, SHOWN).map(({ row, value }) => app.rowButton(row, value.toPrecision(3))))];
   });
   get("review").replaceChildren(element("p", { className: "bar" }, button("copies", copies, { id: "copies" }), button("outliers by error", () => outliers("error"), { id: "by-error" }), button("by KL", () => outliers("kl")), button("by distance", () => outliers("distance"), { id: "by-distance" })), box);
   box.append(note("Lists of rows to look at: copies of each other, and rows unlike the others. Each looks at all rows, which takes a while for many."));

@@ -1,7 +1,7 @@
 // The worker of a site: holds the latents, searches them, and decodes with ONNX Runtime.
 
 import { blend } from "./latents.js";
-import { unpacked } from "./unpack.js";
+import { parsed, unpacked } from "./unpack.js";
 
 let decoder, latents, session, statistics, clusters, directions;
 
@@ -43,7 +43,7 @@ const openDecoder = once(async () => {
   session.tensorOf = (vectors, dim) => new ort.Tensor("float32", vectors, [vectors.length / dim, dim]);
 });
 
-const json = async (path) => JSON.parse(new TextDecoder().decode(await unpacked(await load(path, path))));
+const json = async (path) => parsed(await load(path, path));
 const openStatistics = once(async () => { statistics = await json("data/statistics.json.gz"); });
 const openClusters = once(async () => { clusters = (await json("data/clusters.json.gz")).means; });
 const openDirections = once(async () => { directions = (await json("data/directions.json.gz")).directions; });

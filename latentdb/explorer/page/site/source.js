@@ -1,6 +1,7 @@
 // What the page shows, from the files of a site: nothing is asked of a server but these files.
 
-import { unpacked } from "./unpack.js";
+import { cellOf, inPolygon } from "./map.js";
+import { parsed } from "./unpack.js";
 
 let info, rows, points, indexOfRow;
 const columns = {};
@@ -13,7 +14,7 @@ async function load(name, kind) {
   return answer[kind]();
 }
 
-const loadJson = async (name) => JSON.parse(new TextDecoder().decode(await unpacked(await load(name, "arrayBuffer"))));
+const loadJson = async (name) => parsed(await load(name, "arrayBuffer"));
 let table;
 const facts = () => (table ??= loadJson("rows.json.gz").then((loaded) => ({ ...loaded, decoded: new Set(loaded.decoded) })));
 
@@ -48,13 +49,7 @@ async function selected({ polygon, category }) {
   const codes = category && (await source.column(category[0])).codes, found = [];
   for (let i = 0; i < info.rows; i++) {
     if (codes && codes[i] !== category[1]) continue;
-    const x = points[2 * i], y = points[2 * i + 1];
-    let inside = !polygon;
-    for (let a = 0, b = polygon ? polygon.length - 1 : 0; polygon && a < polygon.length; b = a++) {
-      const [x1, y1] = polygon[a], [x2, y2] = polygon[b];
-      if ((y1 > y) !== (y2 > y) && x < ((x2 - x1) * (y - y1)) / (y2 - y1) + x1) inside = !inside;
-    }
-    if (inside) found.push(i);
+    if (!polygon || inPolygon(points[2 * i], points[2 * i + 1], polygon)) found.push(i);
   }
   if (!found.length) throw new Error("no row is selected: there is nothing to average");
   return found;
@@ -107,9 +102,8 @@ export const source = {
   directions: async () => (await loadJson("directions.json.gz")).directions,
   clusters: async () => (await loadJson("clusters.json.gz")).clusters,
   async picture(row) {
-    const index = indexOfRow.get(row), { per_tile, columns: across, height, width, down, across: step } = info.tiles;
-    const image = await source.tile(Math.floor(index / per_tile)), cell = index % per_tile;
-    return { image, x: (cell % across) * step, y: Math.floor(cell / across) * down, width, height };
+    const { tile, ...cell } = cellOf(indexOfRow.get(row), info.tiles);
+    return { image: await source.tile(tile), ...cell };
   },
   tile(number) {
     if (!tiles.has(number)) {

@@ -4,3 +4,5 @@ export async function unpacked(data) {
   if (head[0] !== 0x1f || head[1] !== 0x8b) return data;
   return new Response(new Blob([data]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
 }
+
+export const parsed = async (data) => JSON.parse(new TextDecoder().decode(await unpacked(data)));
