@@ -309,6 +309,7 @@ class Analysis(ABC):
 
     def _write_latents(self, latents: Floats, out: Output, scale: int = 1) -> None:
         """Write latents ``[d]`` or ``[n, d]`` as they are, or decoded as one picture."""
+        from latentdb.images.render import enlarge
         from latentdb.output import figures
 
         figures.check_scale(scale)
@@ -321,7 +322,7 @@ class Analysis(ABC):
         shape = (scale * height, scale * width, channels)
         figures.check_count(np.atleast_2d(latents).shape[0], shape)
         rows = as_latents(np.atleast_2d(latents), self._snapshot().dim, "latents")
-        figures.write_images(figures.enlarge(self.codec.decode(rows), scale), out)
+        figures.write_images(enlarge(self.codec.decode(rows), scale), out)
 
     # --- all rows at once -------------------------------------------------------
 

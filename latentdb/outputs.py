@@ -327,14 +327,14 @@ class Outputs(Composition):
     ) -> list[Shown]:
         from latentdb.output.sheets import Shown
 
-        label, shown = self._label(snapshot, None), []
+        shown = []
         for target in self._resolve(snapshot, targets):
             path, value = target.name if target.kind == "file" else None, None
             if target.kind == "id":
                 rows = snapshot.find([target.name])
                 (path,) = painter.find_files(snapshot, rows)
                 _, _, metadata = snapshot.records(rows)[0]
-                value = None if label is None else metadata.get(label)
+                value = painter.label_of(metadata)
             shown.append(Shown(target, path, value))
         return shown
 

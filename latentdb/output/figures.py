@@ -12,8 +12,8 @@ from latentdb.base.errors import InvalidInputError
 from latentdb.base.outputs import write_output
 from latentdb.images.pixel_range import Pixels
 from latentdb.images.render import (
-    SIDE,
     contact_sheet,
+    enlargement,
     grid,
     write_animation,
     write_picture,
@@ -49,7 +49,7 @@ def check_count(count: int, shape: tuple[int, int, int]) -> None:
         If their pixels would take more than 2 GiB.
     """
     height, width, _ = shape
-    scale = max(1, -(-SIDE // max(height, width)))  # small ones are enlarged
+    scale = enlargement(height, width)
     most = _MAX_PIXEL_BYTES // (3 * height * width * scale * scale)
     if count > max(most, 1):
         raise InvalidInputError(
@@ -64,11 +64,6 @@ def check_scale(scale: object) -> None:
         raise InvalidInputError(
             f"scale {scale!r} cannot be used: give a whole number, 1 to {MAX_SCALE}"
         )
-
-
-def enlarge(pixels: Pixels, scale: int) -> Pixels:
-    """Images ``[n, height, width, channels]`` with each pixel repeated so many times both ways."""
-    return pixels if scale == 1 else pixels.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def write_images(pixels: Pixels, out: PathLike) -> None:

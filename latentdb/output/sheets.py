@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,10 @@ class SheetPainter:
         self._label = label
         self._files = 0  # that images were to be drawn from
         self._lost = 0
+
+    def label_of(self, metadata: Mapping[str, Value]) -> Value | None:
+        """The label in the metadata of a row, if there is one."""
+        return None if self._label is None else metadata.get(self._label)
 
     def find_files(self, snapshot: Snapshot, rows: Ints) -> list[str | None]:
         """The image files of rows; None where there is none, or none any more."""
@@ -148,7 +152,7 @@ class SheetPainter:
         tiles = []
         for row, file, rebuilt in zip(some, files, images[1:], strict=True):
             pixels, mark = self._image(file, rebuilt)
-            value = None if self._label is None else row.metadata.get(self._label)
+            value = self.label_of(row.metadata)
             first, *rest = [*([] if value is None else [str(value)]), row.id]
             tiles.append(Tile(pixels, [mark + one_line(first), *map(one_line, rest)]))
         self._write(out, draw_tiles([Block([Tile(images[0], [caption])], tiles)]))
@@ -191,7 +195,7 @@ class SheetPainter:
         decoded = self._codec.decode(found.latents)
         for match, file, rebuilt in zip(found.matches, found.files, decoded, strict=True):
             pixels, mark = self._image(file, rebuilt)
-            value = None if self._label is None else match.metadata.get(self._label)
+            value = self.label_of(match.metadata)
             frame = None
             if value is not None and expected is not None:
                 frame = AGREES if value == expected else DIFFERS

@@ -34,10 +34,11 @@ from latentdb.base.outputs import (
 from latentdb.base.progress import Progress, Report
 from latentdb.images.pixel_range import Pixels
 from latentdb.images.render import (
-    SIDE,
     Cell,
     contact_sheet,
     encode_pixels,
+    enlarge,
+    enlargement,
     grid,
     one_line,
     picture_format,
@@ -46,7 +47,7 @@ from latentdb.images.render import (
 from latentdb.model.codec import BATCH, Codec
 from latentdb.model.config import ModelConfig
 from latentdb.model.outcome import psnr
-from latentdb.output.figures import check_count, check_scale, enlarge, write_images
+from latentdb.output.figures import check_count, check_scale, write_images
 from latentdb.output.file_names import FileNames, numbered
 from latentdb.search.targets import Target
 from latentdb.store.rows import Floats, Ints
@@ -470,7 +471,7 @@ def _beside(original: Pixels | None, image: Pixels, caption: str) -> Cell:
         caption = f"{caption}\n{psnr(original[None], image[None])[0]:.1f} dB"
     shown = np.full_like(image, _MISSING) if original is None else original
     cell = np.concatenate([shown, np.full_like(image[:, :1], 255), image], axis=1)
-    return enlarge(cell[None], -(-SIDE // max(image.shape[:2])))[0], caption
+    return enlarge(cell, enlargement(*image.shape[:2])), caption
 
 
 def make_sinks(

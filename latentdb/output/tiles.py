@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from latentdb.images.decode import to_pil
 from latentdb.images.fonts import fitted
 from latentdb.images.pixel_range import Pixels
-from latentdb.images.render import shorten
+from latentdb.images.render import enlarged, enlargement, shorten
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -119,7 +118,7 @@ def _draw_tile(canvas: PILImage.Image, tile: Tile, left: int, top: int, side: in
     if tile.frame is not None:
         inner = (left + _FRAME, top + _FRAME, outer[2] - _FRAME, outer[3] - _FRAME)
         draw.rectangle(inner, fill=_GROUND)
-    picture = _enlarge(tile.pixels, side)
+    picture = enlarged(tile.pixels, max(1, side // max(tile.pixels.shape[:2])))
     corner = (
         left + _FRAME + (side - picture.width) // 2,
         top + _FRAME + (side - picture.height) // 2,
@@ -133,15 +132,5 @@ def _draw_tile(canvas: PILImage.Image, tile: Tile, left: int, top: int, side: in
 
 
 def _enlarged_side(tile: Tile) -> int:
-    longest = int(max(tile.pixels.shape[:2]))
-    return longest * max(1, math.ceil(_MIN_SIDE / longest))
-
-
-def _enlarge(pixels: Pixels, side: int) -> PILImage.Image:
-    """An image enlarged by the whole factor that fits, without interpolation."""
-    from PIL import Image
-
-    picture = to_pil(pixels).convert("RGB")
-    factor = max(1, side // max(picture.size))
-    size = (picture.width * factor, picture.height * factor)
-    return picture.resize(size, Image.Resampling.NEAREST)
+    height, width = tile.pixels.shape[:2]
+    return int(max(height, width)) * enlargement(height, width, _MIN_SIDE)
