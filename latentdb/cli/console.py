@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import shlex
 import sys
@@ -202,8 +203,13 @@ def print_paths(paths: Sequence[str]) -> None:
     """Print the files that were written, a line each."""
     for path in paths[:MAX_LISTED]:
         click.echo(printable(path))
-    if len(paths) > MAX_LISTED:
-        click.echo(f"and {len(paths) - MAX_LISTED:,} more; --json lists all")
+    _print_rest(len(paths))
+
+
+def _print_rest(count: int) -> None:
+    """Say how many of a list were not printed, if any."""
+    if count > MAX_LISTED:
+        click.echo(f"and {count - MAX_LISTED:,} more; --json lists all")
 
 
 def print_answers(answers: Sequence[tuple[str, Matches]], *, as_json: bool) -> None:
@@ -302,14 +308,11 @@ def print_axes(found: Sequence[Axis]) -> None:
     for axis in found[:MAX_LISTED]:
         effect = "-" if axis.effect is None else f"{255 * axis.effect:.2f}"
         click.echo(f"{f'pc({axis.number})':<9} {axis.variance:9.1%} {effect:>11}")
-    if len(found) > MAX_LISTED:
-        click.echo(f"and {len(found) - MAX_LISTED:,} more; --json lists all")
+    _print_rest(len(found))
 
 
 def print_direction(found: Direction) -> None:
     """Print how well a direction separates, beside the other methods, and how long it is."""
-    import math
-
     others = ", ".join(
         f"{method} {score:.3f}" for method, score in found.auc.items() if method != found.method
     )
@@ -317,7 +320,7 @@ def print_direction(found: Direction) -> None:
         f"{found.method}: held-out AUC {found.auc[found.method]:.3f} over "
         f"{counted(found.held_out, 'row')}" + (f" ({others})" if others else "")
     )
-    length = math.sqrt(sum(value * value for value in found.vector.tolist()))
+    length = math.hypot(*found.vector.tolist())
     click.echo(f"made of {counted(found.rows, 'row')}, |v| {length:.4g}")
 
 
@@ -344,8 +347,7 @@ def print_diagnosis(found: Diagnosis) -> None:
             "          -" if row.effect is None else f"{255 * row.effect:11.2f}",
         ]
         click.echo(" ".join(cells) + (f"  {row.note}" if row.note else ""))
-    if len(found.dimensions) > MAX_LISTED:
-        click.echo(f"and {len(found.dimensions) - MAX_LISTED:,} more; --json lists all")
+    _print_rest(len(found.dimensions))
 
 
 def print_clusters(found: Clustering) -> None:
@@ -361,8 +363,7 @@ def print_clusters(found: Clustering) -> None:
             f"{cluster.number:4d} {cluster.size:7,} {cluster.spread:8.3f}  {label:<14} "
             f"{printable(cluster.medoid)}"
         )
-    if len(found.clusters) > MAX_LISTED:
-        click.echo(f"and {len(found.clusters) - MAX_LISTED:,} more; --json lists all")
+    _print_rest(len(found.clusters))
     if found.purity is not None:
         click.echo(f"purity: {found.purity:.1%} of rows have the label of their cluster")
 
@@ -448,8 +449,7 @@ def print_outliers(found: Outliers) -> None:
         ):
             cells.append(f"{'-':>10}{'':>9}" if value is None else f"{value:10.3f}{rank:9,}")
         click.echo("".join(cells) + f"  {_text(row.id)}")
-    if len(found.top) > MAX_LISTED:
-        click.echo(f"and {len(found.top) - MAX_LISTED:,} more; --json lists all")
+    _print_rest(len(found.top))
     for note in found.notes:
         click.echo(f"note: {note}")
 

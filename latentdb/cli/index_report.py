@@ -42,16 +42,15 @@ def print_report(done: IndexReport, metadata: str | None, allow_bad: str) -> Non
     if done.excluded:
         click.echo(f"{counted(done.excluded, 'file or folder', 'files and folders')} excluded")
     if done.links:
-        some = ", ".join(done.links[:_SHOWN]) + (", ..." if len(done.links) > _SHOWN else "")
         click.echo(
             f"{counted(len(done.links), 'link')} out of the folder passed over, which "
-            f"--follow-links follows: {printable(some)}"
+            f"--follow-links follows: {_some(done.links)}"
         )
     for note in done.notes:
         click.echo(f"note: {printable(note)}", err=True)
     _print_unmatched(done.unmatched, metadata or "")
     if done.vanished:
-        some = ", ".join(done.vanished[:3]) + (", ..." if len(done.vanished) > 3 else "")
+        some = _some(done.vanished, 3)
         images = counted(len(done.vanished), "transparent image")
         click.echo(
             f"note: {images} ({some}) {'is' if len(done.vanished) == 1 else 'are'} one colour over "
@@ -60,6 +59,10 @@ def print_report(done: IndexReport, metadata: str | None, allow_bad: str) -> Non
         )
     if not too_many:
         print_bad_files(done.bad)
+
+
+def _some(names: Sequence[str], most: int = _SHOWN) -> str:
+    return printable(", ".join(names[:most]) + (", ..." if len(names) > most else ""))
 
 
 def _print_conflicts(conflicts: Sequence[BadFile]) -> None:
@@ -90,9 +93,8 @@ def _print_lives(done: IndexReport) -> None:
     if done.missing:
         count = counted(len(done.missing), "image")
         gone = "whose file is gone" if len(done.missing) == 1 else "whose files are gone"
-        some = ", ".join(done.missing[:_SHOWN]) + (", ..." if len(done.missing) > _SHOWN else "")
         what = "deleted from the store" if done.pruned else "kept unless --prune is given"
-        click.echo(f"{count} {gone}, {what}: {printable(some)}")
+        click.echo(f"{count} {gone}, {what}: {_some(done.missing)}")
 
 
 def _print_unmatched(unmatched: Unmatched, metadata: str) -> None:

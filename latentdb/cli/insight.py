@@ -169,6 +169,9 @@ label_option = click.option(
 metric_option = click.option(
     "--metric", type=click.Choice(METRICS), default=METRICS[0], show_default=True
 )
+indexed_metric_option = click.option(
+    "--metric", type=click.Choice(INDEXED_METRICS), default=METRICS[0], show_default=True
+)
 
 
 @click.command()
@@ -334,7 +337,7 @@ def evaluate(
     type=float,
     help="Rows nearer than this are copies; 0 for equal images.  [default: calibrated]",
 )
-@click.option("--metric", type=click.Choice(INDEXED_METRICS), default=METRICS[0], show_default=True)
+@indexed_metric_option
 @click.option(
     "--keep",
     type=click.Choice(["medoid", "largest"]),
@@ -422,7 +425,7 @@ def duplicates(
     show_default=True,
     help="Neighbours of the distance: a group of more similar images is no outlier by it.",
 )
-@click.option("--metric", type=click.Choice(INDEXED_METRICS), default=METRICS[0], show_default=True)
+@indexed_metric_option
 @click.option("--sheet", type=click.Path(), help="A picture: images beside their reconstructions.")
 @force_option
 @trust_option
@@ -482,7 +485,7 @@ def outliers(
 @where_option
 @label_option
 @click.option("-k", type=int, default=10, show_default=True, help="Neighbours of each row.")
-@click.option("--metric", type=click.Choice(INDEXED_METRICS), default=METRICS[0], show_default=True)
+@indexed_metric_option
 @click.option("--rows", type=int, default=5_000, show_default=True, help="Most rows to compare.")
 @click.option(
     "--out", type=click.Path(), help="A picture: both maps, the second laid on the first."
