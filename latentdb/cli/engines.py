@@ -1,4 +1,4 @@
-"""The command that brings rows to a search engine."""
+"""The command that copies rows to a search engine."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from latentdb.cli.options import collection_option, db_argument, json_option, qu
 @click.option(
     "--metric",
     type=click.Choice(INDEXED_METRICS),
-    help="Of all searches in it.  [default: the store's]",
+    help="Metric of all searches in the engine.  [default: the store's]",
 )
 @json_option
 @quiet_option
 def push(
     db: str, uri: str, collection: str | None, metric: str | None, as_json: bool, quiet: bool
 ) -> None:
-    """Bring the rows of DB to PostgreSQL or Milvus, for latentdb query DB TARGET --on URI.
+    """Copy the rows of DB to PostgreSQL or Milvus, for latentdb query DB TARGET --on URI.
 
     Only what is new or changed is sent; a push that was cut off is finished by the next.
     """

@@ -61,8 +61,8 @@ if TYPE_CHECKING:
 @click.option(
     "--with-errors",
     is_flag=True,
-    help="Keep how well each image is reconstructed, as the columns reconstruction_error and "
-    "texture.",
+    help="Store the reconstruction error and the texture of each image, as the columns "
+    "reconstruction_error and texture.",
 )
 @click.option("--recall", type=float, help="Target recall of a new store.  [default: 0.99]")
 @click.option(

@@ -117,7 +117,7 @@ def retype(db: str, key: str, type_: str, lossy: bool, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def rename(db: str, key: str, new: str, as_json: bool) -> None:
-    """Call column KEY NEW."""
+    """Rename column KEY to NEW."""
     from latentdb.database import LatentDB
 
     with LatentDB.open(db) as store:

@@ -52,7 +52,7 @@ from latentdb.cli.options import (
     metavar="PNG",
     help="Draw the query and its matches; with --targets, ten queries to a sheet.",
 )
-@click.option("--on", "uri", metavar="URI", help="Ask the engine that DB was pushed to.")
+@click.option("--on", "uri", metavar="URI", help="Search in the engine that DB was pushed to.")
 @collection_option
 @force_option
 @trust_option

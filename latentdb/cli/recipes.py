@@ -16,7 +16,7 @@ from latentdb.cli.options import (
 
 @click.command("recipes")
 @db_argument
-@click.option("--delete", "name", metavar="NAME", help="Delete this one.")
+@click.option("--delete", "name", metavar="NAME", help="Delete the recipe @NAME.")
 @json_option
 def list_recipes(db: str, name: str | None, as_json: bool) -> None:
     """List the recipes and directions that are saved in DB."""
@@ -34,7 +34,9 @@ def list_recipes(db: str, name: str | None, as_json: bool) -> None:
 
 @click.command()
 @db_argument
-@click.option("-n", "count", type=int, default=20, show_default=True, help="At most so many.")
+@click.option(
+    "-n", "count", type=int, default=20, show_default=True, help="Most directions to list."
+)
 @click.option("--out", type=click.Path(), help="A picture: walks along the first 12.")
 @seed_option
 @force_option
@@ -67,8 +69,10 @@ def directions(
 
 @click.command()
 @db_argument
-@click.option("--from", "source", required=True, metavar="EXPR", help="Rows that it leads from.")
-@click.option("--to", "target", required=True, metavar="EXPR", help="Rows that it leads to.")
+@click.option(
+    "--from", "source", required=True, metavar="EXPR", help="Rows the direction leads from."
+)
+@click.option("--to", "target", required=True, metavar="EXPR", help="Rows it leads to.")
 @click.option(
     "--method",
     type=click.Choice(["difference", "whitened", "logistic"]),

@@ -15,8 +15,7 @@ from latentdb.base.errors import LatentDBError
 from latentdb.explorer import ort_web
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# Without a sandbox, as root has none; WebGL on the processor, as a server has no other.
-FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+FLAGS = ["--no-sandbox"]  # root has none
 
 
 @pytest.fixture(scope="session")
@@ -45,11 +44,11 @@ def browse() -> Callable[..., Any]:
         pytest.skip("needs chromium")
 
     @contextmanager
-    def opened(url: str, *, flags: list[str] = FLAGS) -> Iterator[Any]:
+    def opened(url: str) -> Iterator[Any]:
         errors: list[str] = []
         asked: list[str] = []
         with playwright.sync_playwright() as engine:
-            browser = engine.chromium.launch(executable_path=CHROMIUM, args=flags)
+            browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             page = browser.new_page()
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.on(

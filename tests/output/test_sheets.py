@@ -89,7 +89,6 @@ def original(db: LatentDB, name: str) -> Any:
 
 
 def test_a_blend_stands_beside_its_parents(store: Path, tmp_path: Path) -> None:
-    down = SIDE + 2 * 4 + 6 + 3 * 17 + 10
     with LatentDB.open(store) as db:
         blend = db.blend(PAIR, weights=[2, 1])
         db.blend_sheet(PAIR, blend, tmp_path / "a.png", weights=[2, 1])
@@ -104,10 +103,10 @@ def test_a_blend_stands_beside_its_parents(store: Path, tmp_path: Path) -> None:
     with_matches = read(tmp_path / "b.png")  # in two rows: the three stand in two columns
     assert np.array_equal(cell(with_matches, 16, 16), parents[0])
     assert np.array_equal(cell(with_matches, 16 + ACROSS, 16), parents[1])
-    assert np.array_equal(cell(with_matches, 16, 16 + down), child)
+    assert np.array_equal(cell(with_matches, 16, 16 + DOWN), child)
     left = 16 + 2 * ACROSS + NEXT
     assert np.array_equal(cell(with_matches, left, 16), found[0])
-    assert np.array_equal(cell(with_matches, left, 16 + down), found[5])
+    assert np.array_equal(cell(with_matches, left, 16 + DOWN), found[5])
 
 
 def test_a_path_runs_between_its_originals(store: Path, tmp_path: Path) -> None:
@@ -116,13 +115,12 @@ def test_a_path_runs_between_its_originals(store: Path, tmp_path: Path) -> None:
         db.path_sheet(*PAIR, path, tmp_path / "path.png")
         ends, steps = [original(db, name) for name in PAIR], db.decode(path)
     pixels = read(tmp_path / "path.png")
-    down = SIDE + 2 * 4 + 6 + 3 * 17 + 10
     left = 16 + ACROSS + NEXT
     assert np.array_equal(cell(pixels, 16, 16), ends[0])
     for number, step in enumerate(steps):  # twelve in two rows of six
         row, column = divmod(number, 6)
-        assert np.array_equal(cell(pixels, left + column * ACROSS, 16 + row * down), step)
-    assert np.array_equal(cell(pixels, left + 6 * ACROSS + NEXT, 16 + down), ends[1])
+        assert np.array_equal(cell(pixels, left + column * ACROSS, 16 + row * DOWN), step)
+    assert np.array_equal(cell(pixels, left + 6 * ACROSS + NEXT, 16 + DOWN), ends[1])
 
 
 def test_an_average_stands_beside_rows_that_it_is_of(store: Path, tmp_path: Path) -> None:
