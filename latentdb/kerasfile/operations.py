@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from latentdb.base.wording import quoted
 from latentdb.kerasfile.graph import Layer
 
 _NUMBERS = frozenset((int, float))
@@ -132,6 +133,8 @@ def apply(ops: Any, layer: Layer, args: Sequence[Any], kwargs: Mapping[str, Any]
     """
     name = operation_of(layer) or ""
     operation = _TABLE[name]
+    if of and name != "split":
+        raise ValueError("has one output, and the configuration uses another")
     operands, settings = _arguments(operation, layer, args, kwargs)
     if name == "concatenate":
         tensors = operands[0] if len(operands) == 1 else None
@@ -143,20 +146,17 @@ def apply(ops: Any, layer: Layer, args: Sequence[Any], kwargs: Mapping[str, Any]
         raise ValueError(_PROBLEM)
     if not all(_is_tensor(item) or type(item) in _NUMBERS for item in operands):
         raise ValueError("is called with other arguments than tensors and numbers")
-    special = _SPECIAL.get(name)
-    if special is not None:
-        return special(ops, operands[0], settings, of)
-    if of:
-        raise ValueError("has one output, and the configuration uses another")
+    if name == "split":
+        return _split(ops, operands[0], settings, of)
+    if name in _SPECIAL:
+        return _SPECIAL[name](ops, operands[0], settings)
     if "axis" in operation.settings:
         default = None if name in ("mean", "sum", "max", "min", "squeeze") else -1
-        settings["axis"] = _axis(settings.get("axis", default), operands[0], new=name in _GROWING)
+        axis = settings.get("axis", default)
+        settings["axis"] = _axis(axis, operands[0], new=name == "expand_dims")
     if not all(isinstance(value, bool | int | float | list | tuple) for value in settings.values()):
         raise ValueError(_PROBLEM)
     return getattr(ops, name)(*operands, **settings)
-
-
-_GROWING = frozenset(("expand_dims",))
 
 
 def _arguments(
@@ -174,7 +174,7 @@ def _arguments(
             raise ValueError(_PROBLEM)
     for key, value in layer.config.items():
         if key not in operation.settings | _NEUTRAL and value not in (None, False):
-            raise ValueError(f"has a setting {key[:40]!r} that is not supported")
+            raise ValueError(f"has a setting {quoted(key)} that is not supported")
     if layer.config.get("data_format") == "channels_first":
         raise ValueError("takes channels first: expected channels last")
     if "key" in operation.settings and len(operands) == 2:
@@ -198,11 +198,13 @@ def _axis(value: Any, tensor: Any, *, new: bool = False) -> Any:
     return positive if isinstance(value, list | tuple) else positive[0]
 
 
-def _get_item(ops: Any, tensor: Any, settings: Mapping[str, Any], of: int) -> Any:
-    del ops, of
+def _get_item(ops: Any, tensor: Any, settings: Mapping[str, Any]) -> Any:
+    del ops
     key = settings.get("key")
     items = [_index(item) for item in (key if isinstance(key, list) else [key])]
-    if items[0] is not Ellipsis and items[0] != slice(None):
+    # An ellipsis does not cover the axis of the batch if an index follows for every axis.
+    covered = items[0] is Ellipsis and sum(item is not None for item in items) <= len(tensor.shape)
+    if not covered and items[0] != slice(None):
         raise ValueError("takes single images out of the batch")
     return tensor[tuple(items)]
 
@@ -221,8 +223,7 @@ def _index(item: Any) -> Any:
     raise ValueError("is called with a slice that is not supported")
 
 
-def _reshape(ops: Any, tensor: Any, settings: Mapping[str, Any], of: int) -> Any:
-    del of
+def _reshape(ops: Any, tensor: Any, settings: Mapping[str, Any]) -> Any:
     shape, numbers = settings.get("newshape"), math.prod(tensor.shape[1:])
     if not isinstance(shape, list | tuple) or not all(type(side) is int for side in shape):
         raise ValueError(_PROBLEM)
@@ -231,8 +232,7 @@ def _reshape(ops: Any, tensor: Any, settings: Mapping[str, Any], of: int) -> Any
     return ops.reshape(tensor, tuple(shape))
 
 
-def _transpose(ops: Any, tensor: Any, settings: Mapping[str, Any], of: int) -> Any:
-    del of
+def _transpose(ops: Any, tensor: Any, settings: Mapping[str, Any]) -> Any:
     axes = settings.get("axes")
     if not isinstance(axes, list | tuple) or list(axes[:1]) != [0]:
         raise ValueError("moves the axis of the batch")
@@ -249,8 +249,7 @@ def _split(ops: Any, tensor: Any, settings: Mapping[str, Any], of: int) -> Any:
     return ops.split(tensor, sections, axis=axis)[of]
 
 
-def _depth_to_space(ops: Any, tensor: Any, settings: Mapping[str, Any], of: int) -> Any:
-    del of
+def _depth_to_space(ops: Any, tensor: Any, settings: Mapping[str, Any]) -> Any:
     height, width, channels = tensor.shape[1:]
     size = settings.get("block_size")
     if type(size) is not int or not 0 < size <= 64 or channels % size**2:
@@ -265,6 +264,5 @@ _SPECIAL = {
     "get_item": _get_item,
     "reshape": _reshape,
     "transpose": _transpose,
-    "split": _split,
     "depth_to_space": _depth_to_space,
 }
