@@ -13,13 +13,14 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import ModelError, UntrustedModelError
-from latentdb.base.wording import quoted
+from latentdb.base.wording import clipped, quoted
 from latentdb.kerasfile.container import ModelFile
 from latentdb.kerasfile.cost import Cost
 from latentdb.kerasfile.graph import Call, Layer, Ref, Step, Tensor, is_keras, upstream
@@ -50,12 +51,14 @@ class Built:
     ----------
     model
         The ``keras.Model``.
-    shapes
-        Shapes of its outputs, without the batch axis.
     """
 
     model: Any
-    shapes: list[tuple[int | None, ...]]
+
+    @property
+    def shapes(self) -> list[tuple[int | None, ...]]:
+        """Shapes of its outputs, without the batch axis."""
+        return [tuple(output.shape[1:]) for output in self.model.outputs]
 
 
 class Builder:
@@ -153,7 +156,7 @@ class Builder:
             raise ModelError(
                 f"{self._file.name} is refused: it is {len(steps)} layers deep"
             ) from error
-        return Built(model, [tuple(result.shape[1:]) for result in results])
+        return Built(model)
 
     def _name(self, layer: Layer) -> str:
         base = re.sub(r"[^\w.-]+", "_", layer.name)[:80] or "layer"
@@ -201,7 +204,7 @@ class Builder:
                 is_new = layer not in layers
                 if is_new:
                     layers[layer] = self._create(layer)
-                    self._cost.add_padding(layers[layer], step.tensor.label, inputs)
+                self._cost.add_padding(layers[layer], step.tensor.label, inputs)
                 if is_new and not is_latentdb_layer(layer, self._latentdb_layers):
                     result = self._call_with_weights(layer, layers[layer], inputs)
                 else:
@@ -230,14 +233,27 @@ class Builder:
         if set(call.kwargs) - known or any(rest) or not all(isinstance(x, Ref) for x in given):
             raise self._error(layer, "is called with arguments that are not supported")
         tensors = [argument(value) for value in given]
-        if layer in layers:
-            return layers[layer](*tensors)
-        attention = layers[layer] = self._create(layer)
+        arrays: list[tuple[str, int, NDArray[Any]]] = []
+        if layer not in layers:
+            layers[layer] = self._create(layer)
+            arrays = self._attention_arrays(layer, layers[layer], tensors)
+        attention = layers[layer]
+        positions = [math.prod(side or 1 for side in tensor.shape[1:-1]) for tensor in tensors]
+        self._cost.add_tensor(layer.name, (attention.num_heads, positions[0], positions[-1]))
+        result = attention(*tensors)
+        for name, place, values in arrays:
+            getattr(attention, name).weights[place].assign(values)
+        return result
+
+    def _attention_arrays(
+        self, layer: Layer, attention: Any, tensors: Sequence[Any]
+    ) -> list[tuple[str, int, NDArray[Any]]]:
+        """The weights of attention: attribute, place in it, and values."""
         heads, size = attention.num_heads, attention.key_dim
         width = attention._value_dim or size
         depth = tensors[0].shape[-1]
         output = attention._output_shape or (depth,)
-        inputs = (depth, (tensors + tensors)[1].shape[-1], tensors[-1].shape[-1])
+        inputs = (depth, tensors[min(1, len(tensors) - 1)].shape[-1], tensors[-1].shape[-1])
         arrays = []
         for name, old, kernel, bias in (
             ("query_dense", "query", (inputs[0], heads, size), (heads, size)),
@@ -246,39 +262,22 @@ class Builder:
             ("output_dense", "attention_output", (heads, width, *output), tuple(output)),
         ):
             for place, wanted in enumerate((kernel, bias)[: 1 + bool(attention._use_bias)]):
-                values = self._inner_array(layer, name, old, place)
-                if values.shape != wanted:
-                    raise self._error(
-                        layer,
-                        f"needs {name} of shape {list(wanted)}, the file holds "
-                        f"{list(values.shape)}",
-                    )
-                arrays.append((f"_{name}", place, values))
-        positions = math.prod(side or 1 for side in tensors[0].shape[1:-1])
-        self._cost.add_tensor(layer.name, (heads, positions, positions))
-        result = attention(*tensors)
-        for name, place, values in arrays:
-            getattr(attention, name).weights[place].assign(values)
-        return result
+                paths = self._inner_paths(layer, name, old, place)
+                arrays.append((f"_{name}", place, self._array(layer, name, paths, wanted)))
+        return arrays
 
-    def _inner_array(self, layer: Layer, name: str, old: str, place: int) -> NDArray[Any]:
-        """An array of a layer inside a layer."""
-        prefix, layer_name = layer.weights
+    def _inner_paths(self, layer: Layer, name: str, old: str, place: int) -> list[str]:
+        """Names of the arrays that may be a weight of a layer inside a layer."""
+        weights, (prefix, layer_name) = self._file.weights, layer.weights
         if layer_name is None:
             path = f"{prefix}{name}/vars/{place}"
-            found = [path] if path in self._file.weights else []
-        else:
-            ends = f"/{old}/{('kernel', 'bias')[place]}:0"
-            found = [
-                path
-                for path in self._file.weights
-                if path.startswith(f"{prefix}/") and path.endswith(ends) and layer_name in path
-            ]
-        if len(found) != 1:
-            raise self._error(
-                layer, f"needs one array of {name!r}: the file holds {len(found) or 'none'}"
-            )
-        return self._file.weights.array(found[0])
+            return [path] if path in weights else []
+        ends = f"/{old}/{('kernel', 'bias')[place]}:0"
+        return [
+            path
+            for path in weights
+            if path.startswith(f"{prefix}/") and path.endswith(ends) and layer_name in path
+        ]
 
     def _create(self, layer: Layer) -> Any:
         """The keras layer, without weights."""
@@ -313,7 +312,7 @@ class Builder:
         policy = layer.config.get("dtype")
         dtype = policy.get("config", {}).get("name") if isinstance(policy, dict) else policy
         if isinstance(dtype, str) and "int8" in dtype:
-            raise self._error(layer, f"is quantised ({dtype[:40]}): save it unquantised")
+            raise self._error(layer, f"is quantised ({clipped(dtype)}): save it unquantised")
         if settings.get("data_format", "channels_last") not in ("channels_last", None):
             raise self._error(layer, "takes channels first: expected channels last")
         axis = settings.get("axis")
@@ -345,8 +344,10 @@ class Builder:
 
     def _has_old_hard_sigmoid(self, layer: Layer) -> bool:
         """Whether a layer ends in clip(0.2 x + 0.5), which Keras 2 called hard_sigmoid."""
-        if layer.config.get("activation") != "hard_sigmoid":
-            return False
+        return layer.config.get("activation") == "hard_sigmoid" and self._is_of_keras_2
+
+    @cached_property
+    def _is_of_keras_2(self) -> bool:
         return "batch_input_shape" in json.dumps(self._file.config)
 
     def _activation(self, layer: Layer, value: Any) -> Any:
@@ -383,13 +384,8 @@ class Builder:
             nonlocal added
             shape = args[0] if args else kwargs.get("shape", ())
             name = str(kwargs.get("name"))
-            values = self._stored_array(layer, name, added)
             wanted = tuple(int(side) for side in shape or ())
-            if values.shape != wanted:
-                raise self._error(
-                    layer,
-                    f"needs {name} of shape {list(wanted)}, the file holds {list(values.shape)}",
-                )
+            values = self._array(layer, name, self._paths(layer, name, added), wanted)
             added += 1
             weight = original(*args, **{**kwargs, "initializer": "zeros"})
             weight.assign(values)
@@ -405,25 +401,33 @@ class Builder:
             result = keras_layer(inputs)
         return result
 
-    def _stored_array(self, layer: Layer, name: str, number: int) -> NDArray[Any]:
-        """The file's array of a weight: by number in a .keras, by name in an .h5."""
+    def _paths(self, layer: Layer, name: str, number: int) -> list[str]:
+        """Names of the arrays that may be a weight: by number in a .keras, by name in an .h5."""
         weights, (prefix, layer_name) = self._file.weights, layer.weights
         if layer_name is None:
             path = f"{prefix}vars/{number}"
-            found = [path] if path in weights else []
-        else:
-            names = {name}
-            if layer.kind.startswith("DepthwiseConv") and name == "kernel":
-                names.add("depthwise_kernel")  # tf-keras's name
-            inside = [path for path in weights if path.startswith(f"{prefix}/")]
-            if layer_name != prefix:
-                inside = [path for path in inside if path.split("/")[-2] == layer_name]
-            found = [path for path in inside if path.rpartition("/")[2].split(":")[0] in names]
-        if len(found) != 1:
+            return [path] if path in weights else []
+        names = {name}
+        if layer.kind.startswith("DepthwiseConv") and name == "kernel":
+            names.add("depthwise_kernel")  # tf-keras's name
+        inside = [path for path in weights if path.startswith(f"{prefix}/")]
+        if layer_name != prefix:
+            inside = [path for path in inside if path.split("/")[-2] == layer_name]
+        return [path for path in inside if path.rpartition("/")[2].split(":")[0] in names]
+
+    def _array(
+        self, layer: Layer, name: str, paths: Sequence[str], shape: tuple[int, ...]
+    ) -> NDArray[Any]:
+        """The file's array of a weight, which is one, of this shape, and finite."""
+        if len(paths) != 1:
             raise self._error(
-                layer, f"needs one array {quoted(name)}: the file holds {len(found) or 'none'}"
+                layer, f"needs one array {quoted(name)}: the file holds {len(paths) or 'none'}"
             )
-        values = weights.array(found[0])
+        values = self._file.weights.array(paths[0])
+        if values.shape != shape:
+            raise self._error(
+                layer, f"needs {name} of shape {list(shape)}, the file holds {list(values.shape)}"
+            )
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise self._error(layer, f"has weights that are not finite ({name})")
         return values

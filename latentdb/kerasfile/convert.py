@@ -169,16 +169,18 @@ def _take_parts(built: Built, found: ModelOutputs) -> Built:
                 f"[{part.start or ''}:{part.stop or ''}]"
             )
         outputs.append(tensor if part is None else tensor[..., part])
-    model = load_keras().Model(built.model.inputs, outputs, name="encoder")
-    return Built(model, [tuple(output.shape[1:]) for output in outputs])
+    return _with_outputs(built, outputs)
 
 
 def _flattened(built: Built) -> Built:
     """The model with its outputs as vectors."""
     keras = load_keras()
-    outputs = [keras.layers.Flatten()(output) for output in built.model.outputs]
-    model = keras.Model(built.model.inputs, outputs, name=built.model.name)
-    return Built(model, [tuple(output.shape[1:]) for output in outputs])
+    return _with_outputs(built, [keras.layers.Flatten()(out) for out in built.model.outputs])
+
+
+def _with_outputs(built: Built, outputs: Sequence[Any]) -> Built:
+    """The model with other outputs of the same inputs."""
+    return Built(load_keras().Model(built.model.inputs, outputs, name=built.model.name))
 
 
 def _halves(label: str, dim: int) -> str:

@@ -27,7 +27,6 @@ class Cost:
     def __init__(self, name: str) -> None:
         self._name = name
         self._numbers = self._operations = 0
-        self.largest = 1
 
     def add_tensor(self, label: str, shape: Shape) -> None:
         """Count a tensor without its batch axis.
@@ -38,7 +37,6 @@ class Cost:
             If it, or all so far, are too large.
         """
         numbers = math.prod(side or 1 for side in shape)
-        self.largest = max(self.largest, numbers)
         self._numbers += numbers
         if numbers > MAX_TENSOR:
             raise ModelError(

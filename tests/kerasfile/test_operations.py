@@ -11,6 +11,7 @@ import pytest
 from latentdb.base.errors import ModelError
 from latentdb.kerasfile.convert import convert, load_model
 from latentdb.kerasfile.runtime import load_keras
+from zoo.hostile import layer_of, rewritten
 
 SHAPE = (8, 8, 4)
 
@@ -109,6 +110,7 @@ def test_operations_of_keras_2(name: str, tmp_path: Path) -> None:
         (lambda k, x: k.ops.concatenate([x, x], axis=0), "along the axis of the batch"),
         (lambda k, x: k.ops.reshape(x, (-1, 4)), "expected \\[-1, …\\] of 256 numbers"),
         (lambda k, x: x[:2, 1:], "takes single images out of the batch"),
+        (lambda k, x: x[..., :2, 1:, :, :], "takes single images out of the batch"),
     ],
 )
 def test_what_mixes_images_is_refused(make: Any, problem: str, tmp_path: Path) -> None:
@@ -120,25 +122,33 @@ def test_what_mixes_images_is_refused(make: Any, problem: str, tmp_path: Path) -
         convert(tmp_path / "e.keras")
 
 
+@pytest.mark.parametrize("name", ["MultiHeadAttention", "Conv2D"])
+def test_every_call_of_a_layer_is_counted(name: str, tmp_path: Path) -> None:
+    """A layer that is small at its first call may be too large at its second."""
+    keras = load_keras()
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 1))
+    pair = [inputs, layers.UpSampling2D(16)(inputs)]
+    if name == "Conv2D":
+        shared = layers.Conv2D(1, 3, padding="same", dilation_rate=4090)
+        parts = [layers.GlobalAveragePooling2D()(shared(x)) for x in pair]
+    else:
+        shared, pair = layers.MultiHeadAttention(1, 1), [layers.Reshape((-1, 1))(x) for x in pair]
+        parts = [layers.GlobalAveragePooling1D()(shared(x, x)) for x in pair]
+    keras.Model(inputs, layers.Concatenate(name="z_mean")(parts)).save(tmp_path / "e.keras")
+    with pytest.raises(ModelError, match="for one image, at most 67,108,864 numbers"):
+        convert(tmp_path / "e.keras", image_size=(8, 8), channels=1)
+
+
 def test_attention_needs_weights_of_its_shape(tmp_path: Path) -> None:
     """A configuration of a billion heads allocates nothing."""
-    import json
-    import zipfile
-
     keras = load_keras()
     inputs = keras.Input((6, 4))
     x = keras.layers.MultiHeadAttention(2, 3, name="attention")(inputs, inputs)
     keras.Model(inputs, keras.layers.Flatten(name="z_mean")(x)).save(tmp_path / "e.keras")
-    with zipfile.ZipFile(tmp_path / "e.keras") as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    config = json.loads(files["config.json"])
-    (attention,) = (
-        one for one in config["config"]["layers"] if one["class_name"] == "MultiHeadAttention"
+    rewritten(
+        tmp_path / "e.keras",
+        config=lambda config: layer_of(config, "attention")["config"].update(num_heads=10**9),
     )
-    attention["config"]["num_heads"] = 1_000_000_000
-    files["config.json"] = json.dumps(config).encode()
-    with zipfile.ZipFile(tmp_path / "e.keras", "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
     with pytest.raises(ModelError, match=r"needs query_dense of shape \[4, 1000000000, 3\]"):
         convert(tmp_path / "e.keras")
