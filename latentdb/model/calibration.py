@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from latentdb.base.errors import ImageError, ModelError
 from latentdb.images.decode import Preprocessing, read_image
 from latentdb.images.discover import BadFile, discover
 from latentdb.images.pixel_range import RANGES
-from latentdb.model.codec import Codec
+from latentdb.model.codec import Codec, RangeFit
 from latentdb.model.config import ModelOptions
 
 PathLike = str | os.PathLike[str]
@@ -76,11 +76,15 @@ def import_model(
     if options is not None and options.pixel_range is not None:
         return codec
     spec = codec.config.preprocessing
-    sample = _sample(images or (), spec) if codec.has_decoder else ()
-    if len(sample):
+    sample = _sample(images, spec) if images and codec.has_decoder else None
+    if sample is not None and len(sample):
+        fits = None
         if options is None or options.decoder_activation is None:
-            codec = _complete(codec, np.asarray(sample))
-        return calibrate(codec, np.asarray(sample))
+            fits = codec.reconstruction_errors(sample, _pairs(RANGES))
+            completed = _complete(codec, sample, fits)
+            if completed is not codec:
+                codec, fits = completed, None
+        return calibrate(codec, sample, fits)
     reason = "its first layer divides by 255" if ":" in spec.pixel_range else "not verified"
     return codec.with_notes(
         f"the encoder receives pixels as {spec.pixel_range.partition(':')[0]} ({reason}); "
@@ -103,17 +107,24 @@ def _sample(images: Sequence[PathLike], spec: Preprocessing) -> NDArray[np.uint8
     return np.stack(sample) if sample else np.empty((0, *spec.shape), np.uint8)
 
 
-def _complete(codec: Codec, images: NDArray[np.uint8]) -> Codec:
+def _pairs(encoder_ranges: Sequence[str]) -> list[str]:
+    """Each of these ranges of an encoder with each range of a decoder that has a name."""
+    return [one if one == other else f"{one}:{other}" for one in encoder_ranges for other in RANGES]
+
+
+def _grey_error(images: NDArray[np.uint8]) -> float:
+    """The error of reconstructing all images as one uniform colour."""
+    return float(np.var(images.astype(np.float64), axis=(0, 1, 2)).mean())
+
+
+def _complete(codec: Codec, images: NDArray[np.uint8], fits: Mapping[str, RangeFit]) -> Codec:
     """With a sigmoid behind the decoder where that makes far better images: it gives logits."""
     ranges = ("0..255:0..1",) if ":" in codec.config.preprocessing.pixel_range else (
         "0..1", "-1..1:0..1", "0..255:0..1"
     )  # fmt: skip
-    plain = [one if one == other else f"{one}:{other}" for one in RANGES for other in RANGES]
-    before = codec.reconstruction_errors(images, plain).values()
-    after = codec.reconstruction_errors(images, ranges, sigmoid=True).values()
-    error, old = min(fit.error for fit in after), min(fit.error for fit in before)
-    grey = float(np.var(images.astype(np.float64), axis=(0, 1, 2)).mean())
-    if error >= grey or old < MIN_ERROR_RATIO * error:
+    error = min(fits[text].logits_error for text in ranges)
+    old = min(fit.error for fit in fits.values())
+    if error >= _grey_error(images) or old < MIN_ERROR_RATIO * error:
         return codec
     return codec.with_sigmoid().with_notes(
         f"the decoder gives logits: with a sigmoid behind it the error is {error:.0f}, without "
@@ -121,7 +132,9 @@ def _complete(codec: Codec, images: NDArray[np.uint8]) -> Codec:
     )
 
 
-def calibrate(codec: Codec, images: NDArray[np.uint8]) -> Codec:
+def calibrate(
+    codec: Codec, images: NDArray[np.uint8], fits: Mapping[str, RangeFit] | None = None
+) -> Codec:
     """The same model with the pixel range of the lowest reconstruction error.
 
     Parameters
@@ -131,6 +144,8 @@ def calibrate(codec: Codec, images: NDArray[np.uint8]) -> Codec:
         divides by 255 itself, only the decoder's range is tried.
     images
         uint8 ``[n, height, width, channels]``.
+    fits
+        `Codec.reconstruction_errors` of these images, where they are known.
 
     Returns
     -------
@@ -145,11 +160,9 @@ def calibrate(codec: Codec, images: NDArray[np.uint8]) -> Codec:
     """
     spec = codec.config.preprocessing
     divides = ":" in spec.pixel_range
-    encoder_ranges = ("0..255",) if divides else RANGES
-    candidates = [
-        one if one == other else f"{one}:{other}" for one in encoder_ranges for other in RANGES
-    ]
-    fits = codec.reconstruction_errors(images, candidates)
+    candidates = _pairs(("0..255",) if divides else RANGES)
+    if fits is None:
+        fits = codec.reconstruction_errors(images, candidates)
     ranked = sorted(candidates, key=lambda text: fits[text].error)
     # Encoder and decoder with different ranges are rare: one counts only if it is far better.
     plain = [text for text in ranked if divides or ":" not in text]
@@ -161,7 +174,7 @@ def calibrate(codec: Codec, images: NDArray[np.uint8]) -> Codec:
     second = ranked[min(1, len(ranked) - 1)]
     error, second_error = fits[best].error, fits[second].error
     ratio = math.inf if second == best else second_error / max(error, 1e-9)
-    grey_error = float(np.var(images.astype(np.float64), axis=(0, 1, 2)).mean())
+    grey_error = _grey_error(images)
     result = f"{best} gives an error of {error:.0f}, {second} of {second_error:.0f}"
     if error < grey_error and ratio >= MIN_ERROR_RATIO and (divides or ":" not in best):
         return codec.with_preprocessing(replace(spec, pixel_range=best)).with_notes(

@@ -25,7 +25,7 @@ from latentdb.base.errors import InvalidInputError, ModelError, NotFoundError
 from latentdb.base.files import is_temporary
 from latentdb.base.outputs import Output
 from latentdb.images.decode import Preprocessing
-from latentdb.images.pixel_range import PixelRange, parse_pixel_range
+from latentdb.images.pixel_range import Normalization, PixelRange, parse_pixel_range
 from latentdb.kerasfile.canonical import output_count
 from latentdb.kerasfile.container import parse, read_file
 from latentdb.kerasfile.convert import load_model
@@ -64,6 +64,7 @@ class RangeFit(NamedTuple):
 
     error: float
     z_mean_rms: float
+    logits_error: float = math.inf
 
 
 class Codec:
@@ -471,9 +472,7 @@ class Codec:
         chunks = map_chunks(self._compiled.decoder, work, len(latents))
         return np.concatenate([np.empty((0, *spec.shape), np.uint8), *chunks])
 
-    def reconstruction_errors(
-        self, images: Pixels, ranges: Sequence[str], *, sigmoid: bool = False
-    ) -> dict[str, RangeFit]:
+    def reconstruction_errors(self, images: Pixels, ranges: Sequence[str]) -> dict[str, RangeFit]:
         """How well images are reconstructed with each of some pixel ranges.
 
         Parameters
@@ -482,15 +481,13 @@ class Codec:
             uint8 ``[n, height, width, channels]``, one batch.
         ranges
             As in `latentdb.images.pixel_range`.
-        sigmoid
-            As if there was one behind the decoder.
 
         Returns
         -------
         dict
             For each range the mean squared error in pixel values (0..255),
-            infinite where a decoded value is not finite, and the root mean
-            square of z_mean.
+            infinite where a decoded value is not finite; the root mean square of
+            z_mean; and the error with a sigmoid behind the decoder.
         """
         channels = self.config.preprocessing.channels
         parsed = {text: parse_pixel_range(text, channels) for text in ranges}
@@ -498,18 +495,21 @@ class Codec:
         for scale in {one.encoder for one in parsed.values()}:
             z_mean = self._run_encoder(scale.normalize(images))[0]
             sizes[scale] = float(np.sqrt(np.mean(z_mean**2, dtype=np.float64)))
-            pixels = self._run_decoder(z_mean).reshape(images.shape)
-            if sigmoid:
-                pixels = (1 / (1 + np.exp(-np.clip(pixels, -80, 80)))).astype(np.float32)
-            decoded[scale] = pixels
+            values = self._run_decoder(z_mean).reshape(images.shape)
+            squashed = (1 / (1 + np.exp(-np.clip(values, -80, 80)))).astype(np.float32)
+            decoded[scale] = values, squashed
         originals = images.astype(np.float32)
+
+        def error(values: Floats, scale: Normalization) -> float:
+            if not np.isfinite(values).all():
+                return math.inf
+            pixels = scale.denormalize(values).astype(np.float32)
+            return float(np.mean((pixels - originals) ** 2, dtype=np.float64))
+
         fits = {}
         for text, one in parsed.items():
-            values, error = decoded[one.encoder], math.inf
-            if np.isfinite(values).all():
-                pixels = one.decoder.denormalize(values).astype(np.float32)
-                error = float(np.mean((pixels - originals) ** 2, dtype=np.float64))
-            fits[text] = RangeFit(error, sizes[one.encoder])
+            plain, logits = (error(values, one.decoder) for values in decoded[one.encoder])
+            fits[text] = RangeFit(plain, sizes[one.encoder], logits)
         return fits
 
     # --- for people --------------------------------------------------------------
