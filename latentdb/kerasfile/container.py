@@ -34,6 +34,7 @@ MAX_UNPACKED = 4 << 30
 _MAX_RATIO = 50  # unpacked to packed bytes
 _MIN_RATIO_CHECKED = 64 << 20  # bytes: the ratio of less is not checked, for zeros pack well
 _MAX_ENTRIES = 1000
+_HDF5 = b"\x89HDF\r\n\x1a\n"  # an .h5 begins with
 _LOCAL_HEADER = 30  # bytes, before the name and extra fields, whose lengths are at 26
 _BLOCK = 1 << 16  # packed bytes unpacked at a time
 _MAX_OBJECTS = 20_000  # EfficientNetB7 has about 4,000 groups and arrays
@@ -171,14 +172,14 @@ def parse(data: bytes, name: str, architecture: bytes | None = None) -> ModelFil
     try:
         if architecture is not None:
             return _parse_weights(data, architecture, name)
-        if data[:8] == b"\x89HDF\r\n\x1a\n":
+        if data.startswith(_HDF5):
             return _parse_h5(data, name)
         return _parse_zip(data, name)
     except _PARSE_ERRORS as error:
         if isinstance(error, ModelError):
             raise
         message = " ".join(str(error).split())[:200] or type(error).__name__
-        kind = "an .h5" if data[:4] == b"\x89HDF" else "a .keras"
+        kind = "an .h5" if data.startswith(_HDF5[:4]) else "a .keras"
         raise ModelError(f"{name} is not {kind} model file: {message}; {_ADVICE}") from error
 
 
@@ -190,7 +191,7 @@ def _other_kind(data: bytes, name: str) -> str | None:
         return f"is a file of PyTorch, which is a program and not data: {export}"
     if data[4:8] == b"TFL3":
         return f"is a TensorFlow Lite model: give the Keras model that it was made from ({_ADVICE})"
-    if data[:8] == b"\x89HDF\r\n\x1a\n" or data[:2] == b"PK":
+    if data.startswith((_HDF5, b"PK")):
         return None
     if suffix in (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".safetensors", ".bin"):
         return f"holds weights, or objects of Python, but no model as data: {export}"
@@ -316,7 +317,7 @@ def _parse_h5(data: bytes, name: str) -> ModelFile:
 
 def _parse_weights(data: bytes, architecture: bytes, name: str) -> ModelFile:
     """Weights of Keras 3 and of tf-keras are numbered, those of Keras 2 are named by layer."""
-    if data[:8] != b"\x89HDF\r\n\x1a\n":
+    if not data.startswith(_HDF5):
         raise ModelError(f"{name} is no file of weights: with an architecture, give a .weights.h5")
     weights = _weights(data, name)
     numbered = any("/vars/" in f"/{path}" for path in weights)

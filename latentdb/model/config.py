@@ -12,9 +12,9 @@ from latentdb.images.decode import Preprocessing
 from latentdb.onnx.runtime import FLOAT32, PRECISIONS
 
 KERAS, ONNX = "keras", "onnx"
+ACTIVATIONS = ("sigmoid", "none")  # of `ModelOptions.decoder_activation`
 # Encoder and decoder.  The names of ONNX models are not those of compiled files, which a
 # store may lose: these are the model itself.
-ACTIVATIONS = ("sigmoid", "none")  # of `ModelOptions.decoder_activation`
 NETWORK_FILES = {
     KERAS: ("encoder.keras", "decoder.keras"),
     ONNX: ("encoder.model.onnx", "decoder.model.onnx"),

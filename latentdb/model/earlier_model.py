@@ -118,25 +118,24 @@ class EarlierModel:
             If the model has other layers.
         """
         own = {name: layer for name, layer in network.layers.items() if layer.weights}
-        self._check({name: own[name] for name in _LINEAR} if self.is_linear else own)
-        for name, values in self.layers.items():
-            own[name].set_weights(values)
+        self._restore({name: own[name] for name in _LINEAR} if self.is_linear else own)
 
     def restore_mlp(self, vae: Any) -> None:
         """The same for the mlp architecture."""
         networks = (vae.encoder, vae.decoder)
-        own = {layer.name: layer for part in networks for layer in part.layers if layer.weights}
-        self._check(own)
-        for name, values in self.layers.items():
-            own[name].set_weights(values)
+        self._restore(
+            {layer.name: layer for part in networks for layer in part.layers if layer.weights}
+        )
 
-    def _check(self, own: Mapping[str, Any]) -> None:
+    def _restore(self, own: Mapping[str, Any]) -> None:
         def shapes(weights: Any) -> list[tuple[int, ...]]:
             return [tuple(weight.shape) for weight in weights]
 
         expected = {name: shapes(layer.weights) for name, layer in own.items()}
         if {name: shapes(values) for name, values in self.layers.items()} != expected:
             raise self._refused("its network is that of another version of latentdb")
+        for name, values in self.layers.items():
+            own[name].set_weights(values)
 
     def _refused(self, reason: str) -> ModelError:
         return ModelError(f"training cannot go on from {self.name}: {reason}; train a new model")
