@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from latentdb.ann.metrics import CENTERED_COSINE
@@ -54,10 +54,10 @@ def load_model(
     if not isinstance(model, Codec) and is_file(model):
         return import_model(model, options=options, images=images)
     if options is not None and replace(options, trust_model=False) != ModelOptions():
+        names = [field.name for field in fields(options) if field.name != "trust_model"]
         raise InvalidInputError(
-            "z_mean, z_log_var, image_size, channels, pixel_range, decoder_activation, "
-            "architectures, resize and background describe a model file made elsewhere: a model "
-            "folder states its own, leave them out"
+            f"{', '.join(names[:-1])} and {names[-1]} describe a model file made elsewhere: a "
+            "model folder states its own, leave them out"
         )
     if isinstance(model, Codec):
         return model

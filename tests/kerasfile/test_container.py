@@ -20,6 +20,7 @@ from latentdb.base.errors import ModelError, NotFoundError
 from latentdb.kerasfile import container
 from latentdb.kerasfile.container import parse, read_file
 from latentdb.kerasfile.runtime import load_keras
+from zoo.excess import arrays as weights_of
 
 CONFIG = {"class_name": "Sequential", "config": {"name": "s", "layers": []}}
 
@@ -33,14 +34,6 @@ def legacy_file() -> bytes:
         path = Path(folder) / "old.h5"
         model.save(path)
         return path.read_bytes()
-
-
-def weights_of(**arrays: object) -> bytes:
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        for name, values in arrays.items():
-            file[name.replace("__", "/")] = values
-    return buffer.getvalue()
 
 
 def keras_file(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
 import tempfile
 import zipfile
@@ -20,6 +19,7 @@ from latentdb.kerasfile.convert import convert, image_shape, load_model
 from latentdb.kerasfile.runtime import load_keras
 from latentdb.model.codec import Codec
 from latentdb.model.config import ModelOptions
+from zoo.excess import packed
 
 SHAPE = (8, 8, 1)
 
@@ -234,13 +234,9 @@ def test_a_changed_configuration_is_converted_or_refused(data: st.DataObject) ->
         for key in keys:
             place = place[key]
         place[last] = data.draw(ODD_VALUES)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("config.json", json.dumps(document))
-        archive.writestr("model.weights.h5", weights)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "e.keras"
-        path.write_bytes(buffer.getvalue())
+        path.write_bytes(packed(document, weights, method=zipfile.ZIP_STORED))
         message = ""
         try:
             convert(path)

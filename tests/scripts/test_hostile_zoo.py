@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from zoo.excess import EXCESS
+from zoo.guard import refuse
+from zoo.hostile import plain
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 QUICK = (
     "an argument nested 900 deep",
     "input of negative size",
@@ -22,20 +21,7 @@ QUICK = (
 )
 
 
-@pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield
-    for name in [name for name in sys.modules if name.split(".")[0] == "zoo"]:
-        del sys.modules[name]
-
-
-@pytest.mark.usefixtures("scripts")
 def test_hostile_files_are_refused_within_limits(tmp_path: Path) -> None:
-    from zoo.excess import EXCESS
-    from zoo.guard import refuse
-    from zoo.hostile import plain
-
     cases = {case.name: case for case in EXCESS}
     files = []
     for number, name in enumerate(QUICK):
@@ -49,11 +35,7 @@ def test_hostile_files_are_refused_within_limits(tmp_path: Path) -> None:
         assert len(one.message) < 500
 
 
-@pytest.mark.usefixtures("scripts")
 def test_a_file_that_is_accepted_or_kills_the_process_is_reported(tmp_path: Path) -> None:
-    from zoo.guard import refuse
-    from zoo.hostile import plain
-
     honest = plain(tmp_path)
     assert [one.error for one in refuse([honest, honest], honest)] == ["none", "none"]
     missing = tmp_path / "missing.keras"
