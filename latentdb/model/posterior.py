@@ -83,6 +83,28 @@ def _bounded(z_log_var: Floats) -> Doubles:
     return z_log_var.astype(np.float64).clip(-_MAX_LOG_VAR, _MAX_LOG_VAR)
 
 
+class _RunningMean:
+    """The mean of rows that come in blocks (Chan et al. 1979): sums around it do not cancel."""
+
+    def __init__(self, dim: int) -> None:
+        self.rows = 0
+        self.mean = np.zeros(dim)
+
+    def add(self, block: Floats) -> tuple[Doubles, Doubles, float]:
+        """The block around its own mean, that mean less the mean before, and a factor.
+
+        The sum of products around the mean grows by that of the first, and by the product of
+        the second times the factor.
+        """
+        values = block.astype(np.float64)
+        count, block_mean = len(values), values.mean(axis=0)
+        gap, rows = block_mean - self.mean, self.rows + count
+        factor = self.rows * count / rows
+        self.mean += gap * (count / rows)
+        self.rows = rows
+        return values - block_mean, gap, factor
+
+
 def statistics(blocks: Iterable[tuple[Floats, Floats | None]], dim: int) -> Posteriors:
     """Statistics of posteriors, read once.
 
@@ -91,31 +113,26 @@ def statistics(blocks: Iterable[tuple[Floats, Floats | None]], dim: int) -> Post
     blocks
         z_mean and z_log_var, each float32 ``[n, dim]``, of which the latter may be None.
     """
-    rows = 0
-    mean, squares = np.zeros(dim), np.zeros(dim)
+    running, squares = _RunningMean(dim), np.zeros(dim)
     sigma2, kl = np.zeros(dim), np.zeros(dim)
     complete = True
     for z_mean, z_log_var in blocks:
         if not len(z_mean):
             continue
-        values = z_mean.astype(np.float64)
-        # Sums of squares around the running mean, which do not cancel (Chan et al. 1979).
-        count, block_mean = len(values), values.mean(axis=0)
-        gap = block_mean - mean
-        squares += ((values - block_mean) ** 2).sum(axis=0)
-        squares += gap**2 * (rows * count / (rows + count))
-        mean += gap * (count / (rows + count))
-        rows += count
+        centred, gap, factor = running.add(z_mean)
+        squares += (centred**2).sum(axis=0)
+        squares += gap**2 * factor
         if z_log_var is None:
             complete = False
         elif complete:
             sigma2 += variances(z_log_var).sum(axis=0)
             kl += divergences(z_mean, z_log_var).sum(axis=0)
+    rows = running.rows
     total = max(rows, 1)
     known = complete and rows > 0
     return Posteriors(
         rows,
-        mean,
+        running.mean,
         squares / total,
         sigma2 / total if known else None,
         kl / total if known else None,
@@ -200,18 +217,14 @@ class PrincipalAxes:
 
 def scatter(blocks: Iterable[Floats], dim: int) -> tuple[int, Doubles, Doubles]:
     """Number of latents, their mean ``[d]``, and the sum of outer products around it ``[d, d]``."""
-    rows, mean, products = 0, np.zeros(dim), np.zeros((dim, dim))
+    running, products = _RunningMean(dim), np.zeros((dim, dim))
     for block in blocks:
         if not len(block):
             continue
-        values = block.astype(np.float64)
-        gap = values.mean(axis=0) - mean
-        centred = values - values.mean(axis=0)
+        centred, gap, factor = running.add(block)
         products += centred.T @ centred
-        products += np.outer(gap, gap) * (rows * len(values) / (rows + len(values)))
-        mean += gap * (len(values) / (rows + len(values)))
-        rows += len(values)
-    return rows, mean, products
+        products += np.outer(gap, gap) * factor
+    return running.rows, running.mean, products
 
 
 def principal_axes(blocks: Iterable[Floats], dim: int) -> PrincipalAxes:
