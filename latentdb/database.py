@@ -18,9 +18,9 @@ from latentdb.base.validate import as_latents, check_ids
 from latentdb.exchange.importing import ImportReport, import_rows, opened
 from latentdb.exchange.tables import TableLike, read_table
 from latentdb.images.selection import make_selection
+from latentdb.images.sources import split_sources
 from latentdb.images.values import ImageLike
 from latentdb.ingest.allowance import DEFAULT_ALLOWANCE
-from latentdb.ingest.archives import split_sources
 from latentdb.ingest.images import add_images
 from latentdb.ingest.ingest import add_rows, index_images
 from latentdb.ingest.report import IndexReport

@@ -104,8 +104,8 @@ def index(
     from latentdb.cli.console import print_json, progress
     from latentdb.cli.index_report import print_report
     from latentdb.images.selection import make_selection
+    from latentdb.images.sources import require_images
     from latentdb.ingest.allowance import parse_allowance
-    from latentdb.ingest.archives import require_images
 
     how = {name: values.pop(name) for name in _HOW}
     if metadata_column is not None and metadata is None:

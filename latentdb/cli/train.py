@@ -88,7 +88,8 @@ _STOPPED = {  # reasons to end a training, as options
 def train(images: tuple[str, ...], as_json: bool, quiet: bool, **settings: Any) -> None:
     """Train a VAE on images and write a model folder.
 
-    IMAGES are folders and files.  Ctrl-C ends the training early and keeps the best weights so far.
+    IMAGES are folders, files and archives, as `index` takes.  Ctrl-C ends the training early and
+    keeps the best weights so far.
     """
     from latentdb.base.wording import counted
     from latentdb.cli.console import print_bad_files, print_json, print_model_warnings, progress

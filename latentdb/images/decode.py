@@ -273,15 +273,15 @@ class ImageShape:
     channels: int
 
 
-def probe(path: str) -> ImageShape:
-    """The shape of an image file, read from its header alone.
+def probe(path: str, data: bytes | None = None) -> ImageShape:
+    """The shape of an image file, or of its content if given, by its header alone.
 
     Raises
     ------
     ImageError
         If it has no readable header.
     """
-    data = read_bytes(path)
+    data = read_bytes(path) if data is None else data
     layout = _tiff_layout(data, path)
     if layout is not None:
         height, width = layout.height, layout.width

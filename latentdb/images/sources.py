@@ -6,14 +6,23 @@ The path of such an image is that of its archive, ``!`` and its name in there, a
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 
 from latentdb.base.errors import ImageError
 from latentdb.images.archives import TAR_ENDINGS, TarSource, ZipSource
 from latentdb.images.arrays import IdxSource, NpySource, NpzSource
+from latentdb.images.discover import Search, check_sources
 from latentdb.images.members import ImageSource, reading
 from latentdb.images.parquet import ParquetSource
+from latentdb.images.selection import EVERYTHING, Selection
+
+_MOST_ENTRIES = 100_000  # of a folder that may hold shards
+_BESIDE_SHARDS = (".json", ".txt", ".md", ".idx", ".csv")
+
+PathLike = str | os.PathLike[str]
 
 
 def split_member_path(path: str) -> tuple[str, str] | None:
@@ -69,3 +78,61 @@ def read_member(path: str) -> bytes:
             return make(archive).read(name) if make is not None else b""
     except KeyError as error:
         raise ImageError(path, f"{os.path.basename(archive)} has no such image") from error
+
+
+def split_sources(sources: Sequence[PathLike]) -> tuple[list[str], list[str]]:
+    """Absolute paths of folders and image files, and of archives, of which patterns are found.
+
+    A folder with nothing but archives in it stands for these, in the order of their names.
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        As `latentdb.images.discover.check_sources`.
+    """
+    found: list[PathLike] = []
+    for source in sources:
+        text = os.fspath(source)
+        matches = [] if os.path.exists(text) else sorted(glob.glob(text))
+        found += matches or [source]
+    files: list[str] = []
+    archives: list[str] = []
+    for path in check_sources(found):
+        if os.path.isdir(path):
+            shards = _shards(path)
+            archives += shards
+            files += [] if shards else [path]
+        else:
+            (files if source_type(path) is None else archives).append(path)
+    return files, list(dict.fromkeys(archives))
+
+
+def require_images(sources: Sequence[PathLike], selection: Selection = EVERYTHING) -> list[str]:
+    """Check that there are image files or archives; the folders and files without archives.
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        If a source does not exist, or there is no image in them.
+    """
+    files, archives = split_sources(sources)
+    if not archives:
+        Search.of(files, selection).require_images()
+    return files
+
+
+def _shards(folder: str) -> list[str]:
+    """The archives in a folder that has nothing else; empty for another folder."""
+    shards = []
+    try:
+        with os.scandir(folder) as scan:
+            # The first image ends it: a folder may be large, and is listed by the search.
+            for entry in islice(scan, _MOST_ENTRIES):
+                if entry.name.startswith(".") or entry.name.lower().endswith(_BESIDE_SHARDS):
+                    continue
+                if source_type(entry.path) is None or not entry.is_file():
+                    return []
+                shards.append(entry.path)
+    except OSError:
+        return []
+    return sorted(shards)

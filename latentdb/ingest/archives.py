@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import glob
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,9 +14,9 @@ import xxhash
 from latentdb.base.cores import core_count
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.images.decode import decode_pixels, has_vanished
-from latentdb.images.discover import BadFile, Candidate, ImageFile, Search, check_sources
+from latentdb.images.discover import BadFile, Candidate, ImageFile
 from latentdb.images.members import Member, reading
-from latentdb.images.selection import EVERYTHING, Selection
+from latentdb.images.selection import Selection
 from latentdb.images.sources import source_type
 from latentdb.ingest.planner import Batch, ImagePlanner, PlannedRow, StoredImage
 from latentdb.model.codec import BATCH
@@ -27,69 +24,7 @@ from latentdb.store.columns import Value, check_key
 from latentdb.store.segment import hash_ids
 
 _CHUNK = 64  # members that are looked up and decoded at a time
-_MOST_ENTRIES = 100_000  # of a folder that may hold shards
-_BESIDE_SHARDS = (".json", ".txt", ".md", ".idx", ".csv")
 _ENOUGH = 64 << 20  # bytes of images in memory
-
-PathLike = str | os.PathLike[str]
-
-
-def split_sources(sources: Sequence[PathLike]) -> tuple[list[str], list[str]]:
-    """Absolute paths of folders and image files, and of archives, of which patterns are found.
-
-    A folder with nothing but archives in it stands for these, in the order of their names.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        As `latentdb.images.discover.check_sources`.
-    """
-    found: list[PathLike] = []
-    for source in sources:
-        text = os.fspath(source)
-        matches = [] if os.path.exists(text) else sorted(glob.glob(text))
-        found += matches or [source]
-    files: list[str] = []
-    archives: list[str] = []
-    for path in check_sources(found):
-        if os.path.isdir(path):
-            shards = _shards(path)
-            archives += shards
-            files += [] if shards else [path]
-        else:
-            (files if source_type(path) is None else archives).append(path)
-    return files, list(dict.fromkeys(archives))
-
-
-def require_images(sources: Sequence[PathLike], selection: Selection = EVERYTHING) -> list[str]:
-    """Check that there are image files or archives; the folders and files without archives.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        If a source does not exist, or there is no image in them.
-    """
-    files, archives = split_sources(sources)
-    if not archives:
-        Search.of(files, selection).require_images()
-    return files
-
-
-def _shards(folder: str) -> list[str]:
-    """The archives in a folder that has nothing else; empty for another folder."""
-    shards = []
-    try:
-        with os.scandir(folder) as scan:
-            # The first image ends it: a folder may be large, and is listed by the search.
-            for entry in islice(scan, _MOST_ENTRIES):
-                if entry.name.startswith(".") or entry.name.lower().endswith(_BESIDE_SHARDS):
-                    continue
-                if source_type(entry.path) is None or not entry.is_file():
-                    return []
-                shards.append(entry.path)
-    except OSError:
-        return []
-    return sorted(shards)
 
 
 class MemberPlanner:

@@ -22,8 +22,9 @@ from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.progress import Progress, Report
 from latentdb.images.discover import Search
 from latentdb.images.selection import EVERYTHING, Selection
+from latentdb.images.sources import split_sources
 from latentdb.ingest.allowance import DEFAULT_ALLOWANCE, parse_allowance
-from latentdb.ingest.archives import MemberPlanner, ahead, split_sources
+from latentdb.ingest.archives import MemberPlanner, ahead
 from latentdb.ingest.known_images import missing_rows
 from latentdb.ingest.labels import FolderLabels
 from latentdb.ingest.planner import Batch, ImagePlanner, PlannedRow

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.base.cores import core_count
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.outputs import check_new_folder
 from latentdb.base.progress import Progress, Report
 from latentdb.base.wording import counted
-from latentdb.images.decode import Preprocessing, probe, read_image
-from latentdb.images.discover import BadFile, ImageFile, Search, discover
+from latentdb.images.sampling import draw_images
 from latentdb.kerasfile.runtime import load_keras
 from latentdb.model.earlier_model import EarlierModel
 from latentdb.model.outcome import TrainReport, write_model
@@ -29,7 +25,6 @@ if TYPE_CHECKING:
 
 LATENT_DIM = 64
 MAX_LATENT_DIM = 4_096
-MAX_FILES = 1_000_000  # a random sample of a larger collection is used
 MAX_BYTES = 2 << 30  # pixels held in memory
 MIN_IMAGES = 10
 ARCHITECTURES = ("conv", "mlp")
@@ -37,8 +32,6 @@ PRESETS = ("balanced", "reconstruction", "retrieval", "fast")
 MINUTES = 10.0  # of training, where neither minutes nor epochs are given
 _EPOCHS = {"conv": 200, "mlp": 100}
 _BETAS = {"conv": 0.005, "mlp": 0.3}  # near an autoencoder: a larger one costs detail
-_PROBED_FILES = 100  # whose headers decide the default image size and channels
-_LARGEST_SIZE = 64  # of the default image size, in pixels
 
 
 def train_model(
@@ -74,8 +67,8 @@ def train_model(
     Parameters
     ----------
     sources
-        Folders and image files; a random sample of them if they exceed 2 GiB of
-        pixels.
+        Folders, image files and archives, as `LatentDB.index_images` takes; a random
+        sample of their images if they exceed 2 GiB of pixels.
     out
         The folder to write; must not exist, or be empty.
     start
@@ -151,15 +144,16 @@ def train_model(
     _check_options(epochs, minutes, validation, _or(batch, 1), beta, patience, latent_dim, seed)
     random = np.random.default_rng(seed)
     check_new_folder(target)  # training takes minutes
-    files, bad, found = _sample(sources, random, report)
+    sample = draw_images(sources, random, report)
     if earlier is None:
-        readable = resize or "stretch", background or "white"
-        spec = _preprocessing(files, image_size, channels, *readable)
+        spec = sample.preprocessing(
+            image_size, channels, resize=resize or "stretch", background=background or "white"
+        )
     else:
         spec = earlier.config.preprocessing
-    files = files[: max(MIN_IMAGES, MAX_BYTES // int(np.prod(spec.shape)))]
-    pixels, unreadable = _read(files, spec, report)
-    bad += unreadable
+    most = max(MIN_IMAGES, MAX_BYTES // int(np.prod(spec.shape)))
+    pixels, unreadable = sample.read(most, spec, report)
+    bad = sample.bad + unreadable
     if strict and bad:
         raise ImageError(bad[0].path, bad[0].reason)
     if len(pixels) < MIN_IMAGES:
@@ -203,7 +197,7 @@ def train_model(
         "validation_images": held_out,
         **({"from": earlier.config.encoder_fingerprint} if earlier is not None else {}),
     }
-    return write_model(target, outcome, spec, pixels, held_out, about, tuple(bad), found)
+    return write_model(target, outcome, spec, pixels, held_out, about, tuple(bad), sample.found)
 
 
 def _or(value: int | None, default: int) -> int:
@@ -252,86 +246,6 @@ def _check_options(
     for holds, message in checks:
         if not holds:
             raise InvalidInputError(message)
-
-
-def _sample(
-    sources: Sequence[str | os.PathLike[str]], random: np.random.Generator, report: Report | None
-) -> tuple[list[ImageFile], list[BadFile], int]:
-    """Image files in random order, unreadable ones, and the number of image files found.
-
-    At most `MAX_FILES` are returned: a uniform sample (Vitter's reservoir, 1985).
-    """
-    Search.of(sources).require_images()
-    files: list[ImageFile] = []
-    bad: list[BadFile] = []
-    found = 0
-    for item in discover(sources):
-        if isinstance(item, BadFile):
-            bad.append(item)
-            continue
-        found += 1
-        if len(files) < MAX_FILES:
-            files.append(item)
-        else:
-            position = int(random.integers(found))
-            if position < MAX_FILES:
-                files[position] = item
-        if report is not None and found % 1000 == 0:
-            report(Progress("finding images", found, None))
-    return [files[position] for position in random.permutation(len(files))], bad, found
-
-
-def _preprocessing(
-    files: Sequence[ImageFile],
-    image_size: tuple[int, int] | None,
-    channels: int | None,
-    resize: str,
-    background: str,
-) -> Preprocessing:
-    """The given size and channels; by default the median size up to 64, and grey if all are."""
-    if image_size is not None and channels is not None:
-        return Preprocessing(
-            *image_size, channels, resize=resize, background=background, icc="srgb"
-        )
-    shapes = []
-    for file in files[:_PROBED_FILES]:
-        try:
-            shapes.append(probe(file.path))
-        except ImageError:
-            continue  # reported when it is read
-    if channels is None:
-        channels = max((shape.channels for shape in shapes), default=3)
-    if image_size is None:
-        sides = [min(shape.height, shape.width) for shape in shapes]
-        side = min(int(median(sides or [_LARGEST_SIZE])), _LARGEST_SIZE)
-        image_size = side, side
-    return Preprocessing(*image_size, channels, resize=resize, background=background, icc="srgb")
-
-
-def _read(
-    files: Sequence[ImageFile], spec: Preprocessing, report: Report | None
-) -> tuple[NDArray[np.uint8], list[BadFile]]:
-    pixels = np.empty((len(files), *spec.shape), np.uint8)
-    bad: list[BadFile] = []
-    count = 0
-
-    def read(file: ImageFile) -> NDArray[np.uint8] | BadFile:
-        try:
-            return read_image(file.path, spec)
-        except ImageError as error:
-            return BadFile(error.path, error.reason)
-
-    with ThreadPoolExecutor(core_count()) as pool:
-        for start in range(0, len(files), 1024):
-            for outcome in pool.map(read, files[start : start + 1024]):
-                if isinstance(outcome, BadFile):
-                    bad.append(outcome)
-                else:
-                    pixels[count] = outcome
-                    count += 1
-            if report is not None:
-                report(Progress("reading images", count + len(bad), len(files), len(bad)))
-    return pixels[:count], bad
 
 
 def _train_mlp(

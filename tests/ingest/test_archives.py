@@ -20,7 +20,7 @@ from PIL import Image
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.database import LatentDB
 from latentdb.images.decode import read_bytes
-from latentdb.ingest.archives import split_sources
+from latentdb.images.sources import split_sources
 from latentdb.store.originals import intact_paths
 from tests.conftest import draw_shape, make_images
 

@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -223,7 +224,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 def test_a_large_collection_is_sampled(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentdb.model.training.MAX_FILES", 30)
+    monkeypatch.setattr("latentdb.images.sampling.MAX_IMAGES", 30)
     done = train_model([images], tmp_path / "m", epochs=1, latent_dim=2, arch="mlp")
     assert (done.found, done.images + done.validation_images) == (80, 30)
 
@@ -277,3 +278,13 @@ def test_ctrl_c_keeps_the_best_weights(images: Path, tmp_path: Path) -> None:
     rest, _ = process.communicate("x" * 1000, timeout=120)
     assert rest.splitlines()[-1] == "interrupted 4"
     assert Codec.from_folder(out).config.about["stopped"] == "interrupted"
+
+
+def test_archives_train_as_folders_do(images: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shapes.tar", "w") as tar:
+        tar.add(images, "shapes")
+    done = train_model([tmp_path / "shapes.tar"], tmp_path / "m", preset="fast", latent_dim=4)
+    assert (done.found, done.images + done.validation_images, done.bad) == (80, 80, ())
+    assert done.config.preprocessing.shape == (16, 16, 3)
+    same = train_model([images], tmp_path / "same", preset="fast", latent_dim=4)
+    assert done.psnr == pytest.approx(same.psnr, abs=3)  # other images are held out
