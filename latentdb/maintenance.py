@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from latentdb.ann.metrics import CENTERED_COSINE, COSINE, L2, check_metric
+from latentdb.ann.metrics import CENTERED_COSINE, VECTOR_METRICS, check_metric
 from latentdb.ann.plan import PREFERENCES
 from latentdb.base.errors import InvalidInputError, StoreError
 from latentdb.base.files import as_path
@@ -33,7 +33,6 @@ from latentdb.verify import VerifyReport, verify
 
 PathLike = str | os.PathLike[str]
 AnyStore = TypeVar("AnyStore", bound="Maintenance")
-_OF_VECTORS = (L2, COSINE, CENTERED_COSINE)  # metrics that every target can be compared by
 LOCK_TIMEOUT = 5.0  # seconds; as long as most commits take
 
 
@@ -279,7 +278,7 @@ class Maintenance(Serving):
                 prefer=old.prefer if prefer is None else _preference(prefer),
                 metric=old.metric if metric is None else check_metric(metric),
                 centre=() if recentred else old.centre,
-                default_metric=metric if metric in _OF_VECTORS else old.default_metric,
+                default_metric=metric if metric in VECTOR_METRICS else old.default_metric,
             )
             why = self._index_manager.build(store, settings, report)
         return replace(self.info(), why=why)

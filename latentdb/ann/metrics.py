@@ -21,6 +21,7 @@ CENTERED_COSINE = "centered_cosine"
 WASSERSTEIN = "wasserstein"
 KL = "kl"
 METRICS = (L2, COSINE, CENTERED_COSINE, WASSERSTEIN, KL)
+VECTOR_METRICS = METRICS[:3]  # those that compare vectors alone, so any target
 INDEXED_METRICS = METRICS[:-1]  # those that are L2 in some space
 _MAX_LOG_VAR = 80.0  # above it exp overflows float32
 
@@ -43,7 +44,7 @@ class Space:
     @property
     def posterior(self) -> bool:
         """Whether the metric needs z_log_var."""
-        return self.metric in (WASSERSTEIN, KL)
+        return self.metric not in VECTOR_METRICS
 
     def dim(self, latent_dim: int) -> int:
         """Dimensions of the space."""

@@ -64,9 +64,13 @@ class Api:
             "dimensions": self._of(lambda _: views.lists.dimensions()),
             "directions": self._of(lambda _: views.lists.directions()),
             "clusters": self._of(lambda asked: views.lists.clusters(_number(asked, "n", 20))),
-            "duplicates": self._of(lambda _: views.lists.duplicates()),
+            "duplicates": self._of(
+                lambda asked: views.lists.duplicates(asked.query_params.get("metric", L2))
+            ),
             "outliers": self._of(
-                lambda asked: views.lists.outliers(asked.query_params.get("by", ""))
+                lambda asked: views.lists.outliers(
+                    asked.query_params.get("by", ""), asked.query_params.get("metric", L2)
+                )
             ),
         }
         self.posts: dict[str, Answer] = {
@@ -88,7 +92,7 @@ class Api:
         return self._response(data, media_type=kind, headers=_FRESH)
 
     def _neighbours(self, asked: Request) -> dict[str, Any]:
-        k, metric = _number(asked, "k", 12), asked.query_params.get("metric", L2)
+        k, metric = _number(asked, "k", 12), asked.query_params.get("metric")
         return self._views.neighbours(asked.path_params["row"], k=k, metric=metric)
 
     def _sample(self, asked: Request) -> Response:
@@ -102,7 +106,7 @@ class Api:
 
     async def _query(self, asked: Request) -> Response:
         blend = read_blend(await _body(asked))
-        k, metric = _number(asked, "k", 12), asked.query_params.get("metric", L2)
+        k, metric = _number(asked, "k", 12), asked.query_params.get("metric")
         return self._json(await self._in_thread(self._views.near, blend, k=k, metric=metric))
 
     async def _decode(self, asked: Request) -> Response:

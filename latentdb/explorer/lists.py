@@ -99,15 +99,16 @@ class Lists:
             ],
         }
 
-    def duplicates(self) -> dict[str, Any]:
-        """Groups of copies, the farthest apart first; at most 200."""
+    def duplicates(self, metric: str) -> dict[str, Any]:
+        """Groups of copies by a metric, the farthest apart first; at most 200."""
 
         def compute() -> dict[str, Any]:
-            found = self._db.duplicates()
+            found = self._db.duplicates(metric=metric)
             shown = found.groups[:MAX_LISTED]
             ids = [member.id for group in shown for member in group.members]
             rows = dict(zip(ids, self._rows(ids), strict=True))
             return {
+                "metric": found.metric,
                 "threshold": found.threshold.value,
                 "count": len(found.groups),
                 "notes": list(found.notes),
@@ -124,18 +125,19 @@ class Lists:
                 ],
             }
 
-        return self._once("duplicates", compute)
+        return self._once(f"duplicates {metric}", compute)
 
-    def outliers(self, by: str) -> dict[str, Any]:
-        """The 200 most unusual rows by a measure, with its value."""
+    def outliers(self, by: str, metric: str) -> dict[str, Any]:
+        """The 200 most unusual rows by a measure, with its value; distances are by a metric."""
         if by and by not in COLUMNS:
             raise InvalidInputError(f"by {by[:20]!r} is unknown: use one of {', '.join(COLUMNS)}")
 
         def compute() -> dict[str, Any]:
-            found = self._db.outliers(MAX_LISTED, by=by or None)
+            found = self._db.outliers(MAX_LISTED, by=by or None, metric=metric)
             rows = self._rows([one.id for one in found.top])
             return {
                 "by": found.by,
+                "metric": metric,
                 "notes": list(found.notes),
                 "rows": [
                     {"row": row, "value": getattr(one, found.by)}
@@ -144,7 +146,7 @@ class Lists:
                 ],
             }
 
-        return self._once(f"outliers {by}", compute)
+        return self._once(f"outliers {by} {metric}", compute)
 
 
 def describe_recipe(saved: SavedRecipe) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latentdb.ann.metrics import L2
+from latentdb.ann.metrics import VECTOR_METRICS
 from latentdb.base.errors import AlreadyExistsError, MissingExtraError
 from latentdb.base.files import write_new
 from latentdb.base.outputs import check_new_folder, output_folder
@@ -140,7 +140,9 @@ def write_site(
     if not replaced:
         _check_new(path)
     views = Views(db, where=where, report=report)
-    info = {"format": FORMAT, **views.info(), "decoder": None, "metrics": [L2]}
+    info = {"format": FORMAT, **views.info(), "decoder": None}
+    info["metrics"] = [metric for metric in info["metrics"] if metric in VECTOR_METRICS]
+    info["centre"] = [*views.snapshot.manifest.settings.centre]
     del info["version"]  # of a server
     runtime, decoder = {}, b""
     if info["has_decoder"]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latentdb.ann.metrics import L2, METRICS, WASSERSTEIN
+from latentdb.ann.metrics import CENTERED_COSINE, L2, METRICS, VECTOR_METRICS
 from latentdb.base.errors import InvalidInputError, LatentDBError, NotFoundError
 from latentdb.explorer.blends import MAX_BLENDS, MAX_WHERE, Blend, Selection
 from latentdb.explorer.latents import Latents, Upload
@@ -124,8 +124,13 @@ class Views:
         return self._db._has_decoder(self.snapshot)
 
     @property
-    def _has_variances(self) -> bool:
-        return all(segment.has_log_var for segment in self.snapshot.segments)
+    def metrics(self) -> list[str]:
+        """Metrics that rows can be compared by."""
+        known = all(segment.has_log_var for segment in self.snapshot.segments)
+        metrics = list(METRICS if known else VECTOR_METRICS)
+        if not len(self.snapshot.manifest.settings.centre):
+            metrics.remove(CENTERED_COSINE)
+        return metrics
 
     @property
     def tile_count(self) -> int:
@@ -146,9 +151,8 @@ class Views:
             "has_decoder": self._has_decoder,
             "tiles": tiles,
             "shell": self.latents.shell,
-            "metrics": list(
-                METRICS if self._has_variances else METRICS[: METRICS.index(WASSERSTEIN)]
-            ),
+            "metric": self.snapshot.default_metric,
+            "metrics": self.metrics,
             "columns": list(self.snapshot.manifest.columns),
             "neighbours_kept": self.map.kept,
             "landmarks": self.map.landmarks,
@@ -239,13 +243,13 @@ class Views:
             )
         return draw_tile(images, cells_for(*images.shape[1:3])), missing
 
-    def neighbours(self, row: int, *, k: int, metric: str) -> dict[str, Any]:
-        """The k rows nearest to a row, without itself."""
+    def neighbours(self, row: int, *, k: int, metric: str | None) -> dict[str, Any]:
+        """The k rows nearest to a row, without itself; by default by the store's metric."""
         (name,) = self.snapshot.ids(self.latents.check([row]))
         _check_k(k)
         return self._described(self._db.query(f"id:{name}", k=k, metric=metric, exclude_self=True))
 
-    def near(self, blend: Blend, *, k: int, metric: str) -> dict[str, Any]:
+    def near(self, blend: Blend, *, k: int, metric: str | None) -> dict[str, Any]:
         """The k rows nearest to a blend, and the length |z| of it."""
         _check_k(k)
         latent = self.latents.of(blend)

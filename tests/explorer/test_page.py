@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from latentdb.database import LatentDB
 from latentdb.explorer.serving import serve
 from latentdb.explorer.site import write_site
 from latentdb.reader import Reader
@@ -23,7 +24,11 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 
 @pytest.fixture(scope="module")
 def path(_filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(shutil.copytree(_filled, tmp_path_factory.mktemp("page") / "shapes.ldb"))
+    """A store whose default metric is not that of the layout."""
+    path = Path(shutil.copytree(_filled, tmp_path_factory.mktemp("page") / "shapes.ldb"))
+    with LatentDB.open(path) as db:
+        db.optimize(metric="centered_cosine")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +77,7 @@ def test_look_select_blend_and_reload(page: Any) -> None:
     assert page.locator("#legend button").count() == 2
     select_one(page)
     assert page.locator("#selected .grid button").count() == 12
+    assert page.input_value("#metric") == "centered_cosine"
     page.click("#add")
     page.wait_for_painted(0)
     page.locator("#parts input").first.fill("1.5")
@@ -114,6 +120,7 @@ def test_a_blend_shows_the_pixels_that_the_library_decodes(
     page.wait_for_selector("#near button")
     titles = [page.locator("#near button").nth(place).get_attribute("title") for place in range(3)]
     assert [title.split(", distance")[0] for title in titles] == nearest
+    assert page.text_content("#near-title") == "Nearest to the blend by centered cosine"
     assert page.errors == []
 
 
@@ -224,8 +231,10 @@ def test_an_image_of_the_visitor_and_lists_to_review(
         page.click("[data-panel=review]")
         page.click("#by-distance")
         page.wait_for_selector("#list .grid button")
-        page.click("#copies")
-        page.wait_for_selector("#list .hint:has-text('of each other')")
+        page.click("#by-copies")
+        page.wait_for_selector("#list .hint:has-text('of each other by l2')")
+        page.select_option("#review select", "cosine")
+        page.wait_for_selector("#list .hint:has-text('of each other by cosine')")
         assert page.errors == []
 
 
@@ -233,6 +242,9 @@ def test_filter_and_its_error(served: str, browse: Callable[..., Any]) -> None:
     with browse(served) as page:
         page.fill("#filter", 'label == "disc"')
         playwright.expect(page.locator("#filter-note")).to_have_text("40 rows")
+        page.click("#average")
+        title = page.locator("#selected h2 >> nth=0")
+        playwright.expect(title).to_have_text('average of label == "disc" (40)')
         assert page.errors == []
         page.fill("#filter", "label ==")
         page.wait_for_selector("#filter-note.bad")

@@ -101,6 +101,27 @@ def test_numbers_that_json_or_javascript_cannot_hold_are_texts(tmp_path: Path) -
     assert found == {"n": str(2**60 + 1), "x": "inf"}
 
 
+def test_neighbours_are_by_the_metric_of_the_store_unless_one_is_named(tmp_path: Path) -> None:
+    with LatentDB.create(tmp_path / "v.ldb", dim=2) as db:
+        db.add(["a", "b", "c"], np.array([[1, 0], [9, 1], [0, 1]]))
+        views = Views(db)
+        assert views.info()["metric"] == "l2"
+        assert views.info()["metrics"] == ["l2", "cosine"]
+        db.optimize(metric="centered_cosine")
+        views = Views(db)
+        assert views.info()["metric"] == "centered_cosine"
+        assert views.info()["metrics"] == ["l2", "cosine", "centered_cosine"]
+        db.optimize(metric="cosine")
+        client = TestClient(Guard(make_app(Views(db)), token=TOKEN, port=8417), base_url=BASE)
+        client.headers["authorization"] = f"Bearer {TOKEN}"
+        found = client.get(f"{API}/neighbors/0").json()
+        assert (found["metric"], found["matches"][0]["id"]) == ("cosine", "b")
+        found = client.post(f"{API}/query", json={"parts": [{"row": 0}]}).json()
+        assert (found["metric"], found["matches"][1]["id"]) == ("cosine", "b")
+        found = client.get(f"{API}/neighbors/0?metric=l2").json()
+        assert (found["metric"], found["matches"][0]["id"]) == ("l2", "c")
+
+
 def test_many_numbers_are_cut_into_ranges(tmp_path: Path) -> None:
     with LatentDB.create(tmp_path / "v.ldb", dim=3) as db:
         vectors = np.random.default_rng(0).normal(size=(60, 3))

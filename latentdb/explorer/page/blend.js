@@ -1,6 +1,6 @@
 // The tray: latents with weights, moved along dimensions and directions, decoded while they change.
 
-import { button, element, get, newestWins, paint, working } from "./dom.js";
+import { button, element, get, metricName, newestWins, paint, working } from "./dom.js";
 
 const DIMENSIONS = 8;
 
@@ -31,8 +31,9 @@ export function openBlend(app) {
 
   const search = newestWins(async (blend, newest) => {
     try {
-      const found = await source.near(blend, 8, "l2");
+      const found = await source.near(blend, 8, app.metricFor({}));
       if (!newest()) return;
+      get("near-title").textContent = `Nearest to the blend by ${metricName(found.metric)}`;
       get("near").replaceChildren(...app.grid(found.matches));
       showLength(found.norm);
     } catch { get("near").replaceChildren(); get("shell").hidden = true; } // the blend says why

@@ -43,17 +43,29 @@ export function newestWins(run) {
   };
 }
 
-// Show what is being done where it takes over half a second, and an error in its place.
+// Show what is being done where it takes over half a second, then what was made or the error; of two runs, the later one's.
+const runs = new WeakMap();
 export async function working(box, text, run) {
-  const timer = setTimeout(() => box.replaceChildren(element("p", { className: "hint busy", textContent: text })), 500);
+  const mine = {}, put = (...children) => { if (runs.get(box) === mine) box.replaceChildren(...children); };
+  runs.set(box, mine);
+  const timer = setTimeout(() => put(element("p", { className: "hint busy", textContent: text })), 500);
   try {
     const children = await run();
     clearTimeout(timer);
-    box.replaceChildren(...children);
+    put(...children);
   } catch (error) {
     clearTimeout(timer);
-    box.replaceChildren(element("p", { className: "bad", textContent: error.message }));
+    put(element("p", { className: "bad", textContent: error.message }));
   }
+}
+
+export const metricName = (name) => name.replace("_", " ");
+
+export function metricChoice(names, value, set, attributes = {}) {
+  const choice = element("select", { ariaLabel: "metric", ...attributes }, ...names.map((name) => element("option", { value: name, textContent: metricName(name) })));
+  choice.value = value;
+  choice.onchange = () => set(choice.value);
+  return choice;
 }
 
 export function download(blob, name) {

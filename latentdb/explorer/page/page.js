@@ -1,12 +1,12 @@
 // The page: its state and address, the filter and the legend, and what is selected.
 
-import { count, button, element, get, newestWins, picture } from "./dom.js";
+import { count, button, element, get, metricChoice, newestWins, picture } from "./dom.js";
 import { PointMap, colourOf, inPolygon } from "./map.js";
 import { one, openBlend } from "./blend.js";
 import { CLUSTERS, openTools } from "./tools.js";
 import { source } from "./source.js";
 
-const state = { panel: "selected", thing: null, metric: "l2", where: "", colour: "", category: -1, polygon: null, parts: [], method: "linear", shifts: {}, directions: {} };
+const state = { panel: "selected", thing: null, metric: "", where: "", colour: "", category: -1, polygon: null, parts: [], method: "linear", shifts: {}, directions: {} };
 let info, column = null, filtered = null;
 
 const map = new PointMap(get("map"), {
@@ -18,7 +18,7 @@ const map = new PointMap(get("map"), {
 });
 
 // What the other modules use.
-const app = { state, source, map, remember, thumbOf, nameOf, rowButton, grid, select: (thing) => select(thing), add: (thing) => tools.blend.add(thing), open: (panel) => openPanel(panel), get info() { return info; } };
+const app = { state, source, map, remember, thumbOf, nameOf, rowButton, grid, metricFor, select: (thing) => select(thing), add: (thing) => tools.blend.add(thing), open: (panel) => openPanel(panel), get info() { return info; } };
 const tools = {};
 
 // --- things: a row, or a latent made otherwise -----------------------------------------
@@ -64,8 +64,8 @@ function recall() {
     state.parts = state.parts.filter((part) => known(part) && Number.isFinite(part.weight));
     if (!known(state.thing)) state.thing = null;
     if (!Array.isArray(state.polygon) || state.polygon.length < 3) state.polygon = null;
-    if (!info.metrics.includes(state.metric)) state.metric = info.metrics[0];
-  } catch { /* a damaged link shows the start */ }
+      } catch { /* a damaged link shows the start */ }
+  if (!info.metrics.includes(state.metric)) state.metric = info.metric;
   const camera = (given.get("camera") ?? "").split(",").map(Number);
   if (camera.length === 3 && camera.every(Number.isFinite) && camera[2] > 0) map.view = { x: camera[0], y: camera[1], scale: camera[2] };
 }
@@ -206,7 +206,8 @@ function grid(matches) {
 }
 
 // Metrics that compare posteriors need a row's; other latents have none.
-const metricFor = (thing) => (thing.row === undefined && ["wasserstein", "kl"].includes(state.metric) ? "l2" : state.metric);
+const metricsFor = (thing) => info.metrics.filter((name) => thing.row !== undefined || !["wasserstein", "kl"].includes(name));
+const metricFor = (thing) => (metricsFor(thing).includes(state.metric) ? state.metric : info.metric);
 
 async function describe(thing, newest) {
   const blend = one(thing), isRow = thing.row !== undefined, metric = metricFor(thing);
@@ -229,13 +230,8 @@ async function describe(thing, newest) {
   const actions = element("p", { className: "bar" });
   if (decoded) actions.append(button("add to blend", () => app.add(thing), { id: "add" }));
   if (isRow) actions.append(button("show on map", () => map.centre(map.indexOfRow.get(thing.row))));
-  const title = element("h2", { textContent: "Nearest rows" });
-  if (info.metrics.length > 1) {
-    const choice = element("select", { id: "metric", ariaLabel: "metric" }, ...info.metrics.map((name) => element("option", { value: name, textContent: name.replace("_", " ") })));
-    choice.value = metric;
-    choice.onchange = () => { state.metric = choice.value; select(state.thing); };
-    title.append(" by ", choice);
-  }
+  const choice = metricChoice(metricsFor(thing), metric, (name) => { state.metric = name; select(state.thing); }, { id: "metric" });
+  const title = element("h2", {}, "Nearest rows by ", choice);
   get("selected").replaceChildren(element("h2", { textContent: facts.id }), pair, list, actions, title, element("div", { className: "grid" }, ...grid(found.matches)));
 }
 

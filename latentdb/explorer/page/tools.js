@@ -1,7 +1,7 @@
 // The panels beside the selection and the blend: paths, samples, clusters, and lists to go through.
 
 import { one } from "./blend.js";
-import { button, count, download, element, get, paint, picture, working } from "./dom.js";
+import { button, count, download, element, get, metricChoice, metricName, paint, picture, working } from "./dom.js";
 
 export const CLUSTERS = 20;
 const STEPS = 9, FRAMES = 24, SAMPLES = 16, SHOWN = 60;
@@ -125,18 +125,34 @@ function openClusters(app) {
 }
 
 function openReview(app) {
-  const box = element("div", { id: "list" });
-  const note = (text) => element("p", { className: "hint", textContent: text });
-  const copies = () => working(box, "comparing all rows …", async () => {
-    const found = await app.source.duplicates(), shown = found.groups.slice(0, SHOWN);
-    const words = found.count ? `${count(found.count, "group")} of rows within ${found.threshold.toPrecision(3)} of each other, the farthest apart first${found.count > shown.length ? `; ${shown.length} shown` : ""}.` : `No two rows are within ${found.threshold.toPrecision(3)} of each other.`;
+  const box = element("div", { id: "list" }), note = (text) => element("p", { className: "hint", textContent: text });
+  const metrics = app.info.metrics.filter((name) => name !== "kl");
+  let metric = "l2", last = null; // that of `latentdb duplicates` and `latentdb outliers`
+
+  async function copies() {
+    const found = await app.source.duplicates(metric), shown = found.groups.slice(0, SHOWN), within = `within ${found.threshold.toPrecision(3)} of each other by ${metricName(found.metric)}`;
+    const words = found.count ? `${count(found.count, "group")} of rows ${within}, the farthest apart first${found.count > shown.length ? `; ${shown.length} shown` : ""}.` : `No two rows are ${within}.`;
     return [note(words), ...found.notes.map(note), ...shown.map((group) => element("div", {}, element("h3", { textContent: group.exact ? "equal files" : "near copies" }), element("div", { className: "grid" }, ...group.rows.map(({ row, distance }, place) => app.rowButton(row, place ? distance.toPrecision(3) : "keep")))))];
-  });
-  const outliers = (by) => working(box, "looking at all rows …", async () => {
-    const found = await app.source.outliers(by);
-    return [note({ error: "Reconstruction error, beside how textured the image is.", kl: "Divergence of the posterior from the prior, in nats.", distance: "Mean distance of the 10 nearest rows." }[found.by]), ...found.notes.map(note), element("div", { className: "grid" }, ...found.rows.slice(0, SHOWN).map(({ row, value }) => app.rowButton(row, value.toPrecision(3))))];
-  });
-  get("review").replaceChildren(element("p", { className: "bar" }, button("copies", copies, { id: "copies" }), button("outliers by error", () => outliers("error"), { id: "by-error" }), button("by KL", () => outliers("kl")), button("by distance", () => outliers("distance"), { id: "by-distance" })), box);
+  }
+
+  const outliers = (measure) => async () => {
+    const found = await app.source.outliers(measure, metric);
+    const words = { error: "Reconstruction error, beside how textured the image is.", kl: "Divergence of the posterior from the prior, in nats.", distance: `Mean distance of the 10 nearest rows by ${metricName(found.metric)}.` };
+    return [note(words[found.by]), ...found.notes.map(note), element("div", { className: "grid" }, ...found.rows.slice(0, SHOWN).map(({ row, value }) => app.rowButton(row, value.toPrecision(3))))];
+  };
+
+  const lists = { copies, error: outliers("error"), kl: outliers("kl"), distance: outliers("distance") };
+  const names = { copies: "copies", error: "outliers by error", kl: "by KL", distance: "by distance" };
+  const buttons = Object.keys(lists).map((name) => button(names[name], () => open(name), { id: `by-${name}`, ariaPressed: "false" }));
+  const choice = metricChoice(metrics, metric, (name) => { metric = name; if (["copies", "distance"].includes(last)) open(last); }, { title: "metric of copies and distances" });
+
+  function open(name) {
+    last = name;
+    for (const one of buttons) one.ariaPressed = String(one.id === `by-${name}`);
+    return working(box, `looking at all rows, ${names[name]} …`, lists[name]);
+  }
+
+  get("review").replaceChildren(element("p", { className: "bar" }, ...buttons, choice), box);
   box.append(note("Lists of rows to look at: copies of each other, and rows unlike the others. Each looks at all rows, which takes a while for many."));
   return {};
 }

@@ -3,7 +3,7 @@
 import { blend } from "./latents.js";
 import { parsed, unpacked } from "./unpack.js";
 
-let decoder, latents, session, statistics, clusters, directions;
+let decoder, centre, latents, session, statistics, clusters, directions;
 
 async function load(path, what) {
   const answer = await fetch(path);
@@ -102,20 +102,37 @@ async function resolve({ parts, method, shifts = {}, directions: factors = {} })
   return vector;
 }
 
-async function near({ blend: wish, k, except }) {
-  const { n, dim, values } = latents, wanted = await resolve(wish), found = [];
-  for (let i = 0, from = 0; i < n; i++, from += dim) {
+const length = (vector) => Math.sqrt(vector.reduce((sum, value) => sum + value * value, 0));
+
+// A function of where a latent begins among the values: its distance from one by a metric, as latentdb.ann.metrics has it.
+function distanceFrom(wanted, metric) {
+  const { dim, values } = latents;
+  if (metric === "l2") return (from) => {
     let square = 0;
     for (let j = 0; j < dim; j++) { const gap = values[from + j] - wanted[j]; square += gap * gap; }
-    if (found.length === k && square >= found[k - 1].square) continue;
+    return Math.sqrt(square);
+  };
+  const origin = metric === "centered_cosine" ? centre : new Float64Array(dim), to = Float64Array.from(wanted, (value, j) => value - origin[j]);
+  const long = length(to), unit = to.map((value) => value / (long || 1));
+  return (from) => {
+    let product = 0, square = 0;
+    for (let j = 0; j < dim; j++) { const value = values[from + j] - origin[j]; product += value * unit[j]; square += value * value; }
+    return (Number(long > 0) + Number(square > 0)) / 2 - (square && product / Math.sqrt(square));
+  };
+}
+
+async function near({ blend: wish, k, metric, except }) {
+  const wanted = await resolve(wish), distanceOf = distanceFrom(wanted, metric), found = [];
+  for (let i = 0; i < latents.n; i++) {
+    const distance = distanceOf(i * latents.dim);
+    if (found.length === k && distance >= found[k - 1].distance) continue;
     if (i === except) continue;
     let place = found.length;
-    while (place && found[place - 1].square > square) place--;
-    found.splice(place, 0, { index: i, square });
+    while (place && found[place - 1].distance > distance) place--;
+    found.splice(place, 0, { index: i, distance });
     if (found.length > k) found.pop();
   }
-  const norm = Math.sqrt(wanted.reduce((sum, value) => sum + value * value, 0));
-  return { found: found.map(({ index, square }) => ({ index, distance: Math.sqrt(square) })), norm };
+  return { found, norm: length(wanted) };
 }
 
 async function decode({ blends }) {
@@ -140,7 +157,7 @@ async function decode({ blends }) {
 
 onmessage = async ({ data }) => {
   if (data.task === "open") {
-    decoder = data.decoder;
+    ({ decoder, centre } = data);
     return;
   }
   try {

@@ -34,7 +34,7 @@ function compute(task, rest) {
       for (const [, reject] of waiting.values()) reject(new Error(event.message || "engine.js cannot be run"));
       waiting.clear();
     };
-    engine.postMessage({ task: "open", decoder: info.decoder });
+    engine.postMessage({ task: "open", decoder: info.decoder, centre: info.centre });
   }
   return new Promise((resolve, reject) => {
     waiting.set(++asked, [resolve, reject]);
@@ -88,11 +88,11 @@ export const source = {
     const index = indexOfRow.get(row), table = await facts();
     return { row, id: table.ids[index], file_exists: !table.decoded.has(index), metadata: described(index, table) };
   },
-  neighbours: (row, k) => source.near({ parts: [{ row, weight: 1 }] }, k, indexOfRow.get(row)),
-  async near(blend, k, except) {
-    const [{ found, norm }, table] = await Promise.all([translated(blend).then((made) => compute("near", { blend: made, k, except })), facts()]);
+  neighbours: (row, k, metric) => source.near({ parts: [{ row, weight: 1 }] }, k, metric, indexOfRow.get(row)),
+  async near(blend, k, metric, except) {
+    const [{ found, norm }, table] = await Promise.all([translated(blend).then((made) => compute("near", { blend: made, k, metric, except })), facts()]);
     const matches = found.map(({ index, distance }) => ({ row: rows[index], id: table.ids[index], distance, metadata: described(index, table) }));
-    return { metric: "l2", matches, norm };
+    return { metric, matches, norm };
   },
   async decode(blends) {
     const made = await compute("decode", { blends: await Promise.all(blends.map(translated)) });
