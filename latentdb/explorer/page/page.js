@@ -206,8 +206,8 @@ function grid(matches) {
 }
 
 // Metrics that compare posteriors need a row's; other latents have none.
-const metricsFor = (thing) => info.metrics.filter((name) => thing.row !== undefined || !["wasserstein", "kl"].includes(name));
-const metricFor = (thing) => (metricsFor(thing).includes(state.metric) ? state.metric : info.metric);
+function metricsFor(thing) { return info.metrics.filter((name) => thing.row !== undefined || !["wasserstein", "kl"].includes(name)); }
+function metricFor(thing) { return metricsFor(thing).includes(state.metric) ? state.metric : info.metric; }
 
 async function describe(thing, newest) {
   const blend = one(thing), isRow = thing.row !== undefined, metric = metricFor(thing);
