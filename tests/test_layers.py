@@ -35,7 +35,7 @@ HEAVY = {
     "keras": {"keras", "kerasfile", "model"},
     "faiss": {"ann"},
     "h5py": {"base", "exchange", "kerasfile", "store"},
-    "pyarrow": {"exchange", "images"},
+    "pyarrow": {"base", "exchange", "images"},
     "onnxruntime": {"onnx"},
     "openvino": {"onnx"},
     "onnx": {"onnx"},

@@ -110,6 +110,31 @@ def test_tables_of_other_libraries(db: LatentDB) -> None:
     assert db.rows(limit=0).to_pandas().columns.tolist() == ["id", "path", "half", "year"]
 
 
+def test_tables_of_matches(db: LatentDB) -> None:
+    found = db.query("p6", k=3)
+    assert len(found) == 3
+    table = pyarrow.table(found)
+    assert table.column_names[:4] == ["rank", "id", "distance", "path"]
+    assert set(table.column_names[4:]) == {"half", "year"}
+    assert table["id"].to_pylist() == [match.id for match in found]
+    assert table["year"].to_pylist() == [match.metadata.get("year") for match in found]
+    assert polars.DataFrame(found)["rank"].to_list() == [1, 2, 3]
+    frame = found.to_pandas()
+    assert frame["distance"].tolist() == [match.distance for match in found]
+    none = db.query("p6", k=3, where="year == 1")
+    assert pyarrow.table(none).schema.types == pyarrow.table(found).schema.types[:4]
+    assert none.to_pandas().columns.tolist() == ["rank", "id", "distance", "path"]
+
+
+def test_a_metadata_key_named_like_a_column_of_matches(tmp_path: Path) -> None:
+    with LatentDB.create(tmp_path / "s.ldb", dim=1) as db:
+        db.add(["a"], np.zeros((1, 1)), metadata={"rank": [7], "distance": ["far"]})
+        assert pyarrow.table(db.query("a")).to_pylist() == [
+            {"rank": 1, "id": "a", "distance": 0.0, "path": None, "metadata.rank": 7,
+             "metadata.distance": "far"}
+        ]  # fmt: skip
+
+
 def test_where_is_taken_by_vectors_and_decode(db: LatentDB, store: Path) -> None:
     np.testing.assert_array_equal(db.vectors(where="year > 2008"), [[27, 28, 29]])
     assert db.vectors().shape == (9, 3)

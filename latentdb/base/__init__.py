@@ -7,5 +7,6 @@ hdf5        arrays and text of HDF5 files that are not trusted
 validate    checks of vectors and ids that come from a caller
 progress    what a long run reports
 wording     numbers with their nouns, for messages
+arrow       pyarrow, where it is installed
 cores       how many cores this process may use
 """

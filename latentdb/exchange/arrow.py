@@ -5,26 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from latentdb.base.errors import MissingExtraError
+from latentdb.base.arrow import require_pyarrow
 from latentdb.exchange.row_writer import has_log_var, model_attributes, read_blocks
 from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
-
-
-def require_pyarrow() -> tuple[Any, Any]:
-    """The modules ``pyarrow`` and ``pyarrow.parquet``.
-
-    Raises
-    ------
-    MissingExtraError
-        If pyarrow is not installed.
-    """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("Arrow and .parquet", "parquet") from error
-    return pyarrow, parquet
 
 
 def schema_of(snapshot: Snapshot) -> Any:

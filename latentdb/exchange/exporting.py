@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from latentdb.base.arrow import require_pyarrow
 from latentdb.base.errors import InvalidInputError, StoreError
 from latentdb.base.files import as_path
 from latentdb.base.outputs import open_output, open_stdout
-from latentdb.exchange import arrow, csv, hdf5, npy, parquet
+from latentdb.exchange import csv, hdf5, npy, parquet
 from latentdb.exchange.row_writer import RowWriter
 from latentdb.store.rows import Ints
 from latentdb.store.segment import Segment
@@ -74,7 +75,7 @@ def export(
             "or - for CSV on stdout"
         )
     if suffix == ".parquet":
-        arrow.require_pyarrow()
+        require_pyarrow()
     writer = _WRITERS[suffix]
     if excel_safe:
         if suffix != ".csv":

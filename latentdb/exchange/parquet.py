@@ -9,8 +9,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from latentdb.base.arrow import require_pyarrow
 from latentdb.exchange import arrow
-from latentdb.exchange.arrow import require_pyarrow
 from latentdb.exchange.row_reader import RowReader, number_column
 from latentdb.store.columns import Column, absent
 from latentdb.store.rows import Floats, Ints, Rows

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from latentdb.base.arrow import require_pyarrow
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.base.files import os_reason
 from latentdb.images.formats import SUFFIXES
@@ -150,8 +151,6 @@ def _from_memory(source: Any, image_column: str | None, name: str) -> _Raw:
             return raw
         return dict(source.to_dict(as_series=False))  # polars
     if hasattr(source, "__arrow_c_stream__"):
-        from latentdb.exchange.arrow import require_pyarrow
-
         return dict(require_pyarrow()[0].table(source).to_pydict())
     if isinstance(source, Mapping):
         if source and all(isinstance(value, Mapping) for value in source.values()):
@@ -370,8 +369,6 @@ def _json_lines(file: Path, stream: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def _read_parquet(file: Path) -> _Raw:
-    from latentdb.exchange.arrow import require_pyarrow
-
     pa, parquet = require_pyarrow()
     try:
         return dict(parquet.read_table(os.fspath(file)).to_pydict())

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from latentdb.ann.metrics import KL
+from latentdb.base.arrow import require_pyarrow
 from latentdb.store.columns import Value
 from latentdb.store.roots import Root
 from latentdb.store.rows import Floats, Ints
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 _SHOWN = 50  # matches in a notebook
+_MATCH_COLUMNS = ("rank", "id", "distance", "path")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +104,9 @@ class Match:
 class Matches:
     """The result of one query: a sequence of `Match`.
 
+    pandas, polars and pyarrow take it as it is (``pyarrow.table(matches)``), through the Arrow
+    C stream of pyarrow.
+
     Attributes
     ----------
     metric
@@ -131,6 +136,33 @@ class Matches:
 
     def __getitem__(self, position: int) -> Match:
         return self.matches[position]
+
+    def _columns(self) -> dict[str, list[Value]]:
+        """The matches by column: rank, id, distance, path, and the metadata of any of them."""
+        keys = dict.fromkeys(key for match in self for key in match.metadata)
+        columns: dict[str, list[Value]] = {
+            name: [getattr(match, name) for match in self] for name in _MATCH_COLUMNS
+        }
+        for key in keys:
+            name = f"metadata.{key}" if key in columns else key
+            columns[name] = [match.metadata.get(key) for match in self]
+        return columns
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` of rank, id, distance, path and metadata, a match each."""
+        import pandas
+
+        return pandas.DataFrame(self._columns())
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        pa, _ = require_pyarrow()
+        types = {"rank": pa.int64(), "id": pa.string(), "path": pa.string()}
+        types["distance"] = pa.float64()
+        columns = {
+            name: pa.array(values, types.get(name)) for name, values in self._columns().items()
+        }
+        stream: object = pa.table(columns).__arrow_c_stream__(requested_schema)
+        return stream
 
     def _repr_html_(self) -> str:
         """The matches as a strip of thumbnails, for a notebook."""
