@@ -30,7 +30,7 @@ from latentdb.search.targets import (
     TargetLike,
     as_ids,
     combine,
-    is_composed,
+    is_row,
     read_targets,
     resolve,
     stored_rows,
@@ -277,7 +277,7 @@ class Reader(Outputs, RowAccess):
             radius,
             len(excluded),
             exact,
-            composed=is_composed(examples),
+            composed=not is_row(examples),
         )
         return to_matches(snapshot, searcher.metric, hits, 0, excluded, k)
 
@@ -339,7 +339,7 @@ class Reader(Outputs, RowAccess):
         extra = max(map(len, excluded))
         found: dict[int, Matches] = {}
         for composed in (False, True):
-            numbers = [n for n, of in enumerate(examples) if is_composed([of]) is composed]
+            numbers = [n for n, of in enumerate(examples) if is_row([of]) is not composed]
             if not numbers:
                 continue
             asked = np.concatenate([queries[number] for number in numbers])
@@ -394,9 +394,9 @@ class Reader(Outputs, RowAccess):
         exact
             Compare every row.
         composed
-            The vectors may be anything: blends, averages, samples.  False promises that
-            each is a row or the latent of an image like those in the store, and is faster;
-            of other vectors it then finds fewer of the neighbours than the target recall.
+            The vectors may be anything: new images, blends, averages, samples.  False
+            promises that each is a row, or as near to its neighbours as rows are to theirs,
+            and is faster; of others it finds fewer of the neighbours than the target recall.
         z_log_var
             ``[q, d]``: of `vectors`, for metrics that compare posteriors.
 

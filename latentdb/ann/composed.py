@@ -83,11 +83,12 @@ def tune_composed(
     Returns
     -------
     Mapping
-        Nothing for a K that takes half of the lists or more: a scan finds so many.
+        Nothing for a K that takes half of the lists or more, or a walk through an eighth of
+        the rows of a graph: a scan finds so many.
     """
     parameters: dict[str, int] = {}
     least = 1
-    for k in COMPOSED_K if index.nlist and len(queries) and fits_float32(queries) else ():
+    for k in COMPOSED_K if len(queries) and fits_float32(queries) else ():
         if k > min(index.max_k, truth.shape[1]):
             break
         found = _least_effort(index, queries, truth[:, :k], deleted, target_recall, least)
@@ -102,14 +103,17 @@ def _least_effort(
     index: VectorIndex, queries: Floats, truth: Ints, deleted: Ints, target: float, least: int
 ) -> tuple[int, int] | None:
     """Least nprobe, and with it the least re-rank depth, with which every kind is found."""
-    k, most = truth.shape[1], index.nlist // 2
+    k, most = truth.shape[1], index.nlist // 2 or index.rows // 8
 
     def is_enough(found: NDArray[np.bool_]) -> bool:
         kinds = np.split(found.mean(axis=1), len(KINDS))
         return all(lower_bound(recalls) >= target for recalls in kinds)
 
-    ranks = ranks_of_lists(index, queries, truth)
-    nprobe = least_where(lambda lists: is_enough(ranks < lists), least, most + 1)
+    if index.nlist:
+        ranks = ranks_of_lists(index, queries, truth)
+        nprobe = least_where(lambda lists: is_enough(ranks < lists), least, most + 1)
+    else:
+        nprobe = max(least, index.nprobe(k))
     shallow = least_rerank_depth(k)
     deep = MAX_COMPOSED_FACTOR * shallow if index.kind == IVF4 else shallow
     deep = min(deep, max(shallow, index.rows // 4))

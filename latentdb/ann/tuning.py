@@ -202,10 +202,9 @@ class Tuner:
             measured = recall if k == TUNED_K[0] else measured
         index.set_parameters(parameters)
         milliseconds = self.milliseconds(index)
-        if index.nlist:
-            composed, truth = self._composed_truth()
-            parameters |= tune_composed(index, composed, truth, self.deleted, self.target_recall)
-            index.set_parameters(parameters)
+        composed, truth = self._composed_truth()
+        parameters |= tune_composed(index, composed, truth, self.deleted, self.target_recall)
+        index.set_parameters(parameters)
         index.add(self.queries, self.held_out)
         seconds = time.perf_counter() - self.start
         count = len(self.held_out)

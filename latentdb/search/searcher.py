@@ -107,7 +107,7 @@ class Searcher:
             Compare every row that could match.  Under kl only the candidates are
             compared: see `Hits.exact`.
         composed
-            The queries may be unlike the rows: means, differences, vectors of any origin.
+            The queries may be unlike the rows: new images, means, differences, any vectors.
             The index is searched as it was tuned for those; where it was not, every row
             is compared.
         """

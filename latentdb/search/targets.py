@@ -235,11 +235,13 @@ def combine(near: Sequence[Target], far: Sequence[Target] = ()) -> tuple[Floats,
     return mean.astype(np.float32)[None], None
 
 
-def is_composed(examples: Sequence[Target]) -> bool:
-    """Whether a query of these may be unlike the rows: of several, a vector or a recipe."""
-    return len(examples) > 1 or any(
-        example.kind in ("vector", "npy", "recipe") for example in examples
-    )
+def is_row(examples: Sequence[Target]) -> bool:
+    """Whether a query of these is one row; anything else may be unlike the rows.
+
+    A new image is: among rows that are near-copies of each other (frames, augmented images),
+    whose neighbours lie in one inverted list, it has none.
+    """
+    return len(examples) == 1 and examples[0].kind == "id"
 
 
 def _mean(targets: Sequence[Target]) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from latentdb.base.errors import LatentDBError
 from latentdb.base.files import checksum
 from latentdb.database import LatentDB
 from latentdb.store import manifest as manifests
+from latentdb.store.columns import quoted
 from latentdb.store.store import Store
 from latentdb.verify import verify
 
@@ -88,7 +89,7 @@ def check_answers(path: Path) -> None:
         ids, info = db.ids(), db.info()
         if len(set(ids)) != len(ids) or len(ids) != len(db):
             raise BrokenPromise(f"{len(ids)} ids, {len(set(ids))} different, {len(db)} rows")
-        for key in db._snapshot().manifest.columns:
+        for key in map(quoted, db._snapshot().manifest.columns):
             halves = db.ids(where=f"{key} is None") + db.ids(where=f"{key} is not None")
             if sorted(halves) != sorted(ids):
                 raise BrokenPromise(f"{key} is neither missing nor there in some row")

@@ -10,6 +10,7 @@ import pytest
 
 from latentdb import LatentDB, Matches
 from latentdb.ann import plan
+from latentdb.images.decode import read_image
 
 ROWS, DIM, CLUSTERS = 20_000, 16, 300
 
@@ -165,6 +166,43 @@ def true_ids_of(db: LatentDB, query: np.ndarray, start: str) -> list[str]:
     names = db.ids(where=f'id.startswith("{start}")')
     gaps = np.linalg.norm(db.vectors(names).astype(np.float64) - query, axis=1)
     return [names[row] for row in np.argsort(gaps, kind="stable")[:10]]
+
+
+@pytest.fixture(scope="module")
+def copies(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatentDB]:
+    """Near-copies, 40 of each of 500 latents, as of videos: their neighbours are in one list."""
+    rng = np.random.default_rng(2)
+    folder = tmp_path_factory.mktemp("copies")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        LatentDB.create(folder / "a.ldb", model=model, recall=0.95) as store,
+    ):
+        patch.setattr(plan, "EXACT_ROWS", ROWS // 2)
+        bases = 2 * rng.normal(size=(500, 4))
+        vectors = np.repeat(bases, 40, axis=0) + 0.01 * rng.normal(size=(ROWS, 4))
+        store.add([str(number) for number in range(ROWS)], vectors.astype(np.float32))
+        yield store
+
+
+def test_new_images_among_near_copies_find_their_neighbours(copies: LatentDB, images: Path) -> None:
+    """The rows held out for tuning have copies in the index; an image that is new has none."""
+    assert copies.info().index is not None
+    files = sorted(images.rglob("*.png"))
+    found = copies.query_many(files, k=10)
+    true = copies.query_many(files, k=10, exact=True)
+    shares = [
+        share(matches, [match.id for match in exact])
+        for matches, exact in zip(found, true, strict=True)
+    ]
+    assert np.mean(shares) >= 0.95
+    assert list(copies.query(files[0], k=10)) == list(found[0])
+    queries, _ = copies.codec.encode(
+        np.stack([read_image(f, copies.codec.config.preprocessing) for f in files])
+    )
+    as_rows = copies.search(queries, k=10, composed=False)[1]
+    rows = copies.search(queries, k=10, exact=True)[1]
+    recalls = [np.isin(a, b).mean() for a, b in zip(rows, as_rows, strict=True)]
+    assert np.mean(recalls) < 0.9  # so the test can fail
 
 
 def test_kl_promises_nothing(tmp_path: Path) -> None:
