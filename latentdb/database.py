@@ -96,7 +96,8 @@ class LatentDB(Annotation):
             A folder that does not exist yet.
         model
             A model folder (from ``latentdb train``), a .keras or .h5 file with a
-            whole VAE, or a `Codec`.  The store gets a copy of it.
+            whole VAE, or a `Codec`; or Keras models in memory: ``(encoder, decoder)``, a VAE,
+            or a function that returns one of these.  The store gets a copy of it.
         encoder, decoder
             Instead of `model`: .keras, .h5 or .onnx files of a model made elsewhere, read
             as data (see `latentdb.model.calibration.import_model`).

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any, cast
 
 from latentdb.ann.metrics import CENTERED_COSINE
 from latentdb.base.errors import (
@@ -23,6 +24,7 @@ from latentdb.model.calibration import import_model, is_file
 from latentdb.model.codec import CONFIG_FILE, Codec
 from latentdb.model.config import KERAS, NETWORK_FILES, ONNX, ModelConfig, ModelOptions
 from latentdb.model.fingerprint import VERSION, encoder_fingerprint, version_of
+from latentdb.model.live import LiveModel, is_live, live_model
 from latentdb.onnx.compiled import ENCODER_ONNX, ONNX_FILES, compiled_name
 from latentdb.search.results import Info
 from latentdb.store.manifest import Settings
@@ -30,7 +32,9 @@ from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import Writer
 
 PathLike = str | os.PathLike[str]
-ModelLike = str | os.PathLike[str] | tuple[PathLike, PathLike] | Codec
+# Two Keras models, a VAE of Keras, or a function that returns one of these: keras is not imported.
+LiveLike = Callable[[], object] | tuple[Any, Any]
+ModelLike = str | os.PathLike[str] | tuple[PathLike, PathLike] | Codec | LiveModel | LiveLike
 
 
 def load_model(
@@ -44,15 +48,19 @@ def load_model(
     Parameters
     ----------
     model
-        One of these four; two files are the encoder's and the decoder's.
+        One of these; two files are the encoder's and the decoder's.  Or Keras models in
+        memory, or a function that returns them: see `latentdb.model.live.live_model`.
     options, images
         Of a file: see `latentdb.model.calibration.import_model`.
     """
+    live = _live(model)
+    if live is not None:
+        return import_model(live, options=options, images=images)
     if isinstance(model, tuple):
         encoder, decoder = model
         return import_model(encoder, decoder, options=options, images=images)
     if not isinstance(model, Codec) and is_file(model):
-        return import_model(model, options=options, images=images)
+        return import_model(cast(PathLike, model), options=options, images=images)
     if options is not None and replace(options, trust_model=False) != ModelOptions():
         names = [field.name for field in fields(options) if field.name != "trust_model"]
         raise InvalidInputError(
@@ -61,7 +69,16 @@ def load_model(
         )
     if isinstance(model, Codec):
         return model
-    return Codec.from_folder(model, trust_model=options is not None and options.trust_model)
+    return Codec.from_folder(
+        cast(PathLike, model), trust_model=options is not None and options.trust_model
+    )
+
+
+def _live(model: object) -> LiveModel | None:
+    """The Keras models in memory that were given; None for another model."""
+    if isinstance(model, LiveModel):
+        return model
+    return live_model(model) if not isinstance(model, Codec) and is_live(model) else None
 
 
 def config_of(snapshot: Snapshot) -> ModelConfig | None:
@@ -248,7 +265,9 @@ def load_other_model(
     """
     options = options or ModelOptions()
     config = config_of(snapshot)
-    if config is not None and (encoder is not None or isinstance(model, tuple) or is_file(model)):
+    model = _live(model) or model
+    is_foreign = isinstance(model, tuple | LiveModel) or is_file(model)
+    if config is not None and (encoder is not None or is_foreign):
         options = options.with_defaults(config.preprocessing)
     if encoder is not None:
         return import_model(encoder, decoder, options=options)

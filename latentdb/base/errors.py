@@ -73,6 +73,10 @@ class ModelError(LatentDBError, ValueError):
     """A model file or folder cannot be used as an encoder or a decoder."""
 
 
+class LayerError(ModelError):
+    """A layer of a model file cannot be built as data."""
+
+
 class UntrustedModelError(ModelError):
     """A model needs code of its own to be run, which was not allowed."""
 

@@ -178,7 +178,7 @@ def _open(
     elif arguments["model"] is None and arguments["encoder"] is None:
         raise click.UsageError(
             f"{db} does not exist: to make it give --model MODEL (latentdb train makes one), "
-            "or --encoder and --decoder"
+            "--encoder and --decoder, or --builder"
         )
     existed = os.path.exists(db)
     store = LatentDB.create(

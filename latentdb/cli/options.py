@@ -146,6 +146,12 @@ _MODEL_OPTIONS = (
     ),
     click.option("--decoder", type=click.Path(), help="The decoder that belongs to --encoder."),
     click.option(
+        "--builder",
+        metavar="MODULE:FUNCTION",
+        help="Instead of --model: your own function, which returns the encoder and the decoder as "
+        "Keras models with their weights loaded.  It is run.",
+    ),
+    click.option(
         "--architecture",
         "architectures",
         type=click.Path(),
@@ -210,20 +216,25 @@ def model_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     from latentdb.model.calibration import is_file
     from latentdb.model.config import ModelOptions
+    from latentdb.model.live import made_by
 
     details = dict(values)
     model, encoder, decoder = (details.pop(name) for name in ("model", "encoder", "decoder"))
-    if model is not None and (encoder is not None or decoder is not None):
-        raise click.UsageError("give --model, or --encoder and --decoder, not both")
+    builder = details.pop("builder")
+    if sum(one is not None for one in (model, encoder or decoder, builder)) > 1:
+        raise click.UsageError(
+            "give one of --model, --encoder (with --decoder) and --builder, not two"
+        )
     given = {"decoder": decoder, **details, "trust_model": None}
     given["architecture"] = given.pop("architectures") or None
     names = ["--" + name.replace("_", "-") for name, value in given.items() if value is not None]
-    if names and encoder is None and not is_file(model):
+    if names and encoder is None and builder is None and not is_file(model):
         raise click.UsageError(
-            f"{', '.join(names)}: only with --encoder, or with a .keras or .h5 file as --model"
+            f"{', '.join(names)}: only with --encoder or --builder, or with a .keras or .h5 file "
+            "as --model"
         )
     return {
-        "model": model,
+        "model": model if builder is None else made_by(builder),
         "encoder": encoder,
         "decoder": decoder,
         "options": ModelOptions(**details),

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.base.errors import ModelError, UntrustedModelError
+from latentdb.base.errors import LayerError, ModelError, UntrustedModelError
 from latentdb.base.wording import clipped, quoted
 from latentdb.kerasfile.container import ModelFile
 from latentdb.kerasfile.cost import Cost
@@ -221,7 +221,7 @@ class Builder:
         return result
 
     def _error(self, layer: Layer, problem: str) -> ModelError:
-        return ModelError(f"{self._file.name} is refused: {layer.label} {problem}")
+        return LayerError(f"{self._file.name} is refused: {layer.label} {problem}")
 
     def _attend(
         self, layer: Layer, call: Call, argument: Callable[[Any], Any], layers: dict[Layer, Any]

@@ -93,6 +93,22 @@ class Weights:
 
 
 @dataclass(frozen=True, eq=False)
+class Content:
+    """A model file in memory.
+
+    Attributes
+    ----------
+    name
+        What it is, for messages.
+    data
+        Its bytes.
+    """
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, eq=False)
 class ModelFile:
     """A model file, read as data.
 

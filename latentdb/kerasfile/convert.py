@@ -16,12 +16,13 @@ from typing import Any
 from latentdb.base.errors import ModelError, UntrustedModelError
 from latentdb.base.wording import clipped, quoted
 from latentdb.kerasfile.builder import Builder, Built, check
-from latentdb.kerasfile.container import parse, read_file
+from latentdb.kerasfile.container import Content, parse, read_file
 from latentdb.kerasfile.graph import Architecture, Submodel, Tensor, input_shape, is_keras, upstream
 from latentdb.kerasfile.locate import ModelOutputs, decoder_of, find, is_mean, training_notes
 from latentdb.kerasfile.runtime import latentdb_layers, load_keras, run_and_load, save
 
 Shape = tuple[int | None, ...]
+Source = str | os.PathLike[str] | Content
 Size = tuple[tuple[int, int] | None, int | None]  # height and width, channels, if given
 _MAX_LATENT = 1 << 20  # numbers of a latent
 _DIVISORS = (255, 256, 127.5, 128)  # bring pixels of 0..255 into 0..1 or 0..2
@@ -60,8 +61,8 @@ class ConvertedModel:
 
 
 def convert(
-    encoder: str | os.PathLike[str],
-    decoder: str | os.PathLike[str] | None = None,
+    encoder: Source,
+    decoder: Source | None = None,
     *,
     z_mean: str | None = None,
     z_log_var: str | None = None,
@@ -75,7 +76,7 @@ def convert(
     Parameters
     ----------
     encoder
-        A .keras or .h5 file: an encoder, or a whole VAE.
+        A .keras or .h5 file, on disk or in memory: an encoder, or a whole VAE.
     decoder
         The file of its decoder; by default the one in the first file, if any.
     z_mean, z_log_var
@@ -94,8 +95,7 @@ def convert(
     UntrustedModelError
         If it can be used only with `trust_model`.
     """
-    name = os.fspath(encoder)
-    data = read_file(encoder, "a .keras or .h5 encoder")
+    name, data = _read(encoder, "a .keras or .h5 encoder")
     size = (image_size, channels)
     listed = [read_file(path, "the architecture of a model, .json") for path in architectures]
     if len(listed) > 1 + (decoder is not None):
@@ -115,6 +115,13 @@ def convert(
     label = outputs.z_mean.label if model.submodels else "its layer"
     saved, notes = _convert_decoder(decoder, converted, label, shapes[1], trust_model=trust_model)
     return replace(converted, decoder=saved, notes=(*converted.notes, *notes))
+
+
+def _read(source: Source, expected: str) -> tuple[str, bytes]:
+    """Name and bytes of a model file."""
+    if isinstance(source, Content):
+        return source.name, source.data
+    return os.fspath(source), read_file(source, expected)
 
 
 def _convert_as_data(
@@ -310,7 +317,7 @@ def _build_decoder(
 
 
 def _convert_decoder(
-    path: str | os.PathLike[str],
+    source: Source,
     converted: ConvertedModel,
     label: str,
     architecture: bytes | None,
@@ -318,8 +325,7 @@ def _convert_decoder(
     trust_model: bool,
 ) -> tuple[bytes, tuple[str, ...]]:
     """The decoder of a file of its own, for an encoder that was converted; and notes."""
-    name = os.fspath(path)
-    data = read_file(path, "a .keras or .h5 decoder")
+    name, data = _read(source, "a .keras or .h5 decoder")
     model = Architecture(parse(data, name, architecture))
     dim = converted.latent_dim
     own = converted.latent_shape or (dim,)

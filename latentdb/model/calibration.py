@@ -23,6 +23,7 @@ from latentdb.images.discover import BadFile, discover
 from latentdb.images.pixel_range import RANGES
 from latentdb.model.codec import Codec, RangeFit
 from latentdb.model.config import ModelOptions
+from latentdb.model.live import LiveModel
 
 PathLike = str | os.PathLike[str]
 SAMPLE_SIZE = 32  # images to reconstruct
@@ -41,18 +42,19 @@ def is_file(model: object) -> bool:
 
 
 def import_model(
-    encoder: PathLike,
+    encoder: PathLike | LiveModel,
     decoder: PathLike | None = None,
     *,
     options: ModelOptions | None = None,
     images: Sequence[PathLike] | None = None,
 ) -> Codec:
-    """The model of Keras files made elsewhere, with its pixel range.
+    """The model of files made elsewhere, or of Keras models in memory, with its pixel range.
 
     Parameters
     ----------
     encoder
-        A .keras or .h5 file: an encoder, or a whole VAE; or an .onnx encoder.
+        A .keras or .h5 file: an encoder, or a whole VAE; or an .onnx encoder; or models in
+        memory, with their decoder.
     decoder
         The file of its decoder, if the first file has none.
     options
@@ -72,7 +74,10 @@ def import_model(
     UntrustedModelError
         If they can only be used by running their code.
     """
-    codec = Codec.from_files(encoder, decoder, options=options)
+    if isinstance(encoder, LiveModel):
+        codec = Codec.from_models(encoder, options=options)
+    else:
+        codec = Codec.from_files(encoder, decoder, options=options)
     if options is not None and options.pixel_range is not None:
         return codec
     spec = codec.config.preprocessing

@@ -37,7 +37,7 @@ from latentdb.model.fingerprint import (
     fingerprints,
     version_of,
 )
-from latentdb.model.foreign import ForeignModel, read_foreign, with_sigmoid
+from latentdb.model.foreign import ForeignModel, read_foreign, read_live, with_sigmoid
 from latentdb.model.keras_networks import (
     check_plot,
     graph_function,
@@ -45,6 +45,7 @@ from latentdb.model.keras_networks import (
     run_network,
     summaries,
 )
+from latentdb.model.live import LiveModel, agrees
 from latentdb.onnx import export, runtime
 from latentdb.onnx.compiled import ONNX_FILES, CompiledModel, OnnxModel, compile_model, map_chunks
 
@@ -211,6 +212,31 @@ class Codec:
         codec = cls._of(model)
         codec._check_outputs(os.fspath(encoder))
         return codec
+
+    @classmethod
+    def from_models(cls, model: LiveModel, *, options: ModelOptions | None = None) -> Codec:
+        """A codec of Keras models in memory, which is compared with them.
+
+        What it holds is built from allow-listed layers, or an ONNX graph where a layer is not
+        on the list.
+
+        Raises
+        ------
+        ModelError
+            If there is no such form of them.
+        MissingExtraError
+            If it is ONNX, without the extra ``fast``.
+        """
+        for found in read_live(model, options or ModelOptions()):
+            codec = cls._of(found)
+            codec._check_outputs(model.name)
+            decode = codec._run_decoder if codec.has_decoder else None
+            if agrees(model, codec._run_encoder, decode, found.config.preprocessing.shape):
+                return codec
+        raise ModelError(
+            f"{model.name}: what a store can keep of it gives other latents or images than it "
+            "gives itself; save it as .keras, or export it as .onnx"
+        )
 
     @classmethod
     def _of(cls, model: ForeignModel) -> Codec:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from latentdb.base.errors import InvalidInputError, ModelError
+from latentdb.base.errors import (
+    InvalidInputError,
+    LayerError,
+    ModelError,
+    UntrustedModelError,
+)
 from latentdb.images.decode import Preprocessing
-from latentdb.kerasfile.container import read_file
-from latentdb.kerasfile.convert import convert, load_model
+from latentdb.kerasfile.container import Content, read_file
+from latentdb.kerasfile.convert import Source, convert, load_model
 from latentdb.model.config import ACTIVATIONS, ONNX, ModelConfig, ModelOptions
 from latentdb.model.fingerprint import fingerprints
 from latentdb.model.keras_networks import add_sigmoid as add_sigmoid_to_keras
+from latentdb.model.live import LiveModel, as_files, as_onnx
 from latentdb.onnx.adopt import add_sigmoid as add_sigmoid_to_onnx
 from latentdb.onnx.adopt import adopt, is_onnx
 
@@ -51,19 +58,55 @@ def read_foreign(
     ModelError, UntrustedModelError
         As `Codec.from_files`.
     """
+    _check_activation(options)
+    if not is_onnx(encoder) and not is_onnx(decoder):
+        return _finished(_read_keras(encoder, decoder, options), options)
+    if not is_onnx(encoder) or not (decoder is None or is_onnx(decoder)):
+        raise ModelError(
+            f"{encoder} and {decoder} are of two formats: give two .onnx files, or two of Keras"
+        )
+    return _finished(_read_onnx(encoder, decoder, options), options)
+
+
+def _check_activation(options: ModelOptions) -> None:
     activation = options.decoder_activation
     if activation not in (None, *ACTIVATIONS):
         raise InvalidInputError(
             f"decoder_activation {activation!r} is unknown: use {' or '.join(ACTIVATIONS)}"
         )
-    if is_onnx(encoder) or is_onnx(decoder):
-        model = _read_onnx(encoder, decoder, options)
-    else:
-        model = _read_keras(encoder, decoder, options)
-    return with_sigmoid(model) if activation == "sigmoid" else model
 
 
-def _read_keras(encoder: PathLike, decoder: PathLike | None, options: ModelOptions) -> ForeignModel:
+def _finished(model: ForeignModel, options: ModelOptions) -> ForeignModel:
+    return with_sigmoid(model) if options.decoder_activation == "sigmoid" else model
+
+
+def read_live(model: LiveModel, options: ModelOptions) -> Iterator[ForeignModel]:
+    """The forms of a model in memory that a store can keep: as data, or else as ONNX.
+
+    Raises
+    ------
+    ModelError
+        If it has neither.
+    """
+    _check_activation(options)
+    if options.architectures:
+        raise InvalidInputError("architectures are for files of weights: leave them out")
+    reason = "it is computed in code of its own"
+    try:
+        found = _read_keras(*as_files(model), replace(options, trust_model=False))
+        yield _finished(found, options)
+    except (UntrustedModelError, LayerError) as error:
+        reason = str(error).partition("; ")[0].partition(": in the program")[0]
+    encoder, decoder = as_onnx(
+        model, z_mean=options.z_mean, z_log_var=options.z_log_var,
+        image_size=options.image_size, channels=options.channels,
+    )  # fmt: skip
+    found = _read_onnx(encoder, decoder, options)
+    note = f"the store keeps it as ONNX: {reason}"
+    yield _finished(replace(found, notes=(note, *found.notes)), options)
+
+
+def _read_keras(encoder: Source, decoder: Source | None, options: ModelOptions) -> ForeignModel:
     found = convert(
         encoder, decoder, z_mean=options.z_mean, z_log_var=options.z_log_var,
         image_size=options.image_size, channels=options.channels, trust_model=options.trust_model,
@@ -76,15 +119,11 @@ def _read_keras(encoder: PathLike, decoder: PathLike | None, options: ModelOptio
     return ForeignModel(config, found.encoder, found.decoder, found.notes, options.trust_model)
 
 
-def _read_onnx(encoder: PathLike, decoder: PathLike | None, options: ModelOptions) -> ForeignModel:
+def _read_onnx(encoder: Source, decoder: Source | None, options: ModelOptions) -> ForeignModel:
     """Imports no tensorflow."""
-    if not is_onnx(encoder) or not (decoder is None or is_onnx(decoder)):
-        raise ModelError(
-            f"{encoder} and {decoder} are of two formats: give two .onnx files, or two of Keras"
-        )
     found = adopt(
-        (read_file(encoder, "an .onnx encoder"), os.fspath(encoder)),
-        None if decoder is None else (read_file(decoder, "its decoder"), os.fspath(decoder)),
+        _content(encoder, "an .onnx encoder"),
+        None if decoder is None else _content(decoder, "its decoder"),
         z_mean=options.z_mean, z_log_var=options.z_log_var,
         image_size=options.image_size, channels=options.channels,
     )  # fmt: skip
@@ -93,6 +132,13 @@ def _read_onnx(encoder: PathLike, decoder: PathLike | None, options: ModelOption
     about = {"latent_shape": list(found.latent_shape)} if len(found.latent_shape) > 1 else {}
     config = ModelConfig(spec, found.latent_dim, *prints, found.has_z_log_var, about, format=ONNX)
     return ForeignModel(config, found.encoder, found.decoder, found.notes)
+
+
+def _content(source: Source, expected: str) -> tuple[bytes, str]:
+    """Bytes and name of a file."""
+    if isinstance(source, Content):
+        return source.data, source.name
+    return read_file(source, expected), os.fspath(source)
 
 
 def with_sigmoid(model: ForeignModel) -> ForeignModel:

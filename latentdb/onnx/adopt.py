@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,70 @@ def check_extra() -> None:
     """Raise `MissingExtraError` where the packages that run ONNX files are missing."""
     if not is_available() or importlib.util.find_spec("onnx") is None:
         raise MissingExtraError("an ONNX model", "fast")
+
+
+class LatentOutputs(NamedTuple):
+    """The outputs of an encoder by name.
+
+    Attributes
+    ----------
+    z_mean, second
+        The mean, and the log variance or the standard deviation; None for neither.
+    is_sigma
+        Whether the second is the standard deviation.
+    notes
+        One sentence for each choice that a person may want to override.
+    """
+
+    z_mean: str
+    second: str | None
+    is_sigma: bool
+    notes: tuple[str, ...]
+
+
+def choose_outputs(
+    outputs: Sequence[str], name: str, z_mean: str | None, z_log_var: str | None
+) -> LatentOutputs:
+    """z_mean and z_log_var among an encoder's outputs, by name or else by position.
+
+    Parameters
+    ----------
+    outputs
+        Their names, in order.
+    name
+        The encoder, for errors.
+    z_mean, z_log_var
+        The names, if they are known.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no output of a name given.
+    """
+    names = {one.lower().replace(".", "_").replace("-", "_"): one for one in outputs}
+
+    def known(options: Sequence[str]) -> str | None:
+        return next((names[option] for option in options if option in names), None)
+
+    for given in (z_mean, z_log_var):
+        if given is not None and given not in outputs:
+            have = ", ".join(quoted(one) for one in outputs[:8])
+            raise InvalidInputError(f"{name} has no output {quoted(given)}: it has {have}")
+    mean = z_mean or known(_MEANS)
+    variance, sigma = z_log_var or known(_LOG_VARS), None if z_log_var else known(_SIGMAS)
+    notes = []
+    if mean is None:
+        mean = outputs[0]
+        if len(outputs) > 1:
+            notes.append(f"z_mean is the first output, {quoted(mean)}; --z-mean names another")
+        if variance is None and sigma is None and len(outputs) in (2, 3):
+            variance = outputs[1]
+            notes.append(
+                f"z_log_var is the second output, {quoted(variance)}; --z-log-var names another"
+            )
+    return LatentOutputs(
+        mean, variance or sigma, variance is None and sigma is not None, tuple(notes)
+    )
 
 
 def adopt(
@@ -291,37 +355,17 @@ class _Graph:
 
     def choose_latents(self, z_mean: str | None, z_log_var: str | None) -> list[str]:
         """Make z_mean and z_log_var the outputs, by name or else by position; returns notes."""
-        names = {name.lower().replace(".", "_").replace("-", "_"): name for name in self.outputs}
-
-        def known(options: Sequence[str]) -> str | None:
-            return next((names[option] for option in options if option in names), None)
-
-        for given in (z_mean, z_log_var):
-            if given is not None and given not in self.outputs:
-                have = ", ".join(quoted(name) for name in self.outputs[:8])
-                raise InvalidInputError(f"{self.name} has no output {quoted(given)}: it has {have}")
-        mean = z_mean or known(_MEANS)
-        variance, sigma = z_log_var or known(_LOG_VARS), None if z_log_var else known(_SIGMAS)
-        notes = []
-        if mean is None:
-            mean = self.outputs[0]
-            if len(self.outputs) > 1:
-                notes.append(f"z_mean is the first output, {quoted(mean)}; --z-mean names another")
-            if variance is None and sigma is None and len(self.outputs) in (2, 3):
-                variance = self.outputs[1]
-                notes.append(
-                    f"z_log_var is the second output, {quoted(variance)}; --z-log-var names another"
-                )
-        second = variance or sigma
-        self.keep_outputs([mean] if second is None else [mean, second])
-        if variance is None and sigma is not None:
-            self.append("Log", sigma)
-            half = _PREFIX + "two"
-            tensor = self._onnx.numpy_helper.from_array(np.array(2, np.float32), half)
-            self._graph.initializer.append(tensor)
-            self.append("Mul", self.outputs[1], half)
-            notes.append(f"z_log_var is 2 log of the output {quoted(sigma)}")
-        return notes
+        chosen = choose_outputs(self.outputs, self.name, z_mean, z_log_var)
+        second = chosen.second
+        self.keep_outputs([chosen.z_mean] if second is None else [chosen.z_mean, second])
+        if not chosen.is_sigma or second is None:
+            return list(chosen.notes)
+        self.append("Log", second)
+        half = _PREFIX + "two"
+        tensor = self._onnx.numpy_helper.from_array(np.array(2, np.float32), half)
+        self._graph.initializer.append(tensor)
+        self.append("Mul", self.outputs[1], half)
+        return [*chosen.notes, f"z_log_var is 2 log of the output {quoted(second)}"]
 
     def flatten_outputs(self) -> None:
         for output in list(self.outputs):

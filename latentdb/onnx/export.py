@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import ModelError
+from latentdb.onnx.canonical import canonicalize
 from latentdb.onnx.inspect import DOMAINS, FINGERPRINT, inspect
 
 OPSET = 17  # of 2022: every ONNX Runtime with wheels for Python 3.10 runs it
@@ -31,7 +32,12 @@ def is_available() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("tf2onnx", "onnx"))
 
 
-def to_onnx(run: Function, shape: tuple[int, ...], fingerprint: str) -> bytes:
+def to_onnx(
+    run: Function,
+    shape: tuple[int | None, ...],
+    fingerprint: str | None,
+    outputs: Sequence[str] = (),
+) -> bytes:
     """An .onnx file that computes what a tensorflow function computes.
 
     Parameters
@@ -42,6 +48,8 @@ def to_onnx(run: Function, shape: tuple[int, ...], fingerprint: str) -> bytes:
         Shape of one input.
     fingerprint
         Of the encoder or decoder, written into the file.
+    outputs
+        Names of the outputs; with them, equal networks give equal bytes.
 
     Raises
     ------
@@ -70,7 +78,7 @@ def to_onnx(run: Function, shape: tuple[int, ...], fingerprint: str) -> bytes:
         raise ModelError(f"the model cannot be written as ONNX: {reason}") from error
     finally:
         logger.setLevel(level)
-    data = _serialize(model, fingerprint)
+    data = _serialize(model, fingerprint, outputs)
     inspect(data, "the compiled model")
     return data
 
@@ -98,15 +106,18 @@ def _convert_erfc(context: Any, node: Any, _name: str, _arguments: Any) -> Any:
     )
 
 
-def _serialize(model: Any, fingerprint: str) -> bytes:
+def _serialize(model: Any, fingerprint: str | None, outputs: Sequence[str]) -> bytes:
     """The bytes of an ONNX model with its fingerprint, without opsets it does not need."""
     _normalize_gelu(model.graph)
+    if outputs:
+        canonicalize(model.graph, outputs)
     opsets = [(item.domain, item.version) for item in model.opset_import]
     del model.opset_import[:]
     for domain, number in opsets:
         if domain in DOMAINS:
             model.opset_import.add(domain=domain, version=number)
-    model.metadata_props.add(key=FINGERPRINT, value=fingerprint)
+    if fingerprint is not None:
+        model.metadata_props.add(key=FINGERPRINT, value=fingerprint)
     data: bytes = model.SerializeToString()
     return data
 
