@@ -34,6 +34,7 @@ STANDARD: dict[str, type[Exception]] = {
     "FilterError": ValueError,
     "RecipeError": ValueError,
     "ModelError": ValueError,
+    "LayerError": ValueError,
     "UntrustedModelError": ValueError,
     "ModelMismatchError": ValueError,
     "StoreError": OSError,
