@@ -127,9 +127,7 @@ class Store:
         if self._snapshot and not self._snapshot.is_intact():
             self._snapshot, self._segments = None, {}  # reopened, which names what is wrong
         if self.version is not None:
-            if self._snapshot is None:
-                self._snapshot = self.open_version(versions.read_version(self.path, self.version))
-            return self._snapshot
+            return self._earlier(self.version)
         for _ in range(_RETRIES):
             seen = manifests.stamp(self._manifest)
             if self._snapshot is not None and seen is not None and seen == self._seen:
@@ -140,11 +138,7 @@ class Store:
                 self._seen = seen
                 return self._snapshot
             manifest = manifests.load(data, self._manifest)
-            self._uuid = self._uuid or manifest.uuid
-            if manifest.uuid != self._uuid:
-                raise StoreError(
-                    f"{self.path} was replaced by another store since it was opened: open it again"
-                )
+            self._check_uuid(manifest)
             try:
                 snapshot = self.open_version(manifest)
             except NotFoundError as error:
@@ -160,6 +154,29 @@ class Store:
             self._seen = seen
             return snapshot
         raise StoreError(f"{self.path} changes faster than it can be opened: try again")
+
+    def _earlier(self, version: int) -> Snapshot:
+        """The version that was asked for, as long as the store at the path is still its own."""
+        seen = manifests.stamp(self._manifest)
+        if self._uuid and (seen is None or seen != self._seen):
+            try:
+                current = manifests.read(self.path)
+            except (StoreError, NotFoundError):
+                pass  # a version can be read beside a current manifest that cannot
+            else:
+                self._check_uuid(current)
+        if self._snapshot is None:
+            self._snapshot = self.open_version(versions.read_version(self.path, version))
+            self._check_uuid(self._snapshot.manifest)
+        self._seen = seen
+        return self._snapshot
+
+    def _check_uuid(self, manifest: Manifest) -> None:
+        self._uuid = self._uuid or manifest.uuid
+        if manifest.uuid != self._uuid:
+            raise StoreError(
+                f"{self.path} was replaced by another store since it was opened: open it again"
+            )
 
     def check_unchanged(self) -> None:
         """Refuse to commit over anything but the version of the current snapshot.

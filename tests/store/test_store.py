@@ -780,6 +780,20 @@ def test_a_handle_does_not_survive_the_replacement_of_its_store(store: Store, op
     assert Store.open(store.path).snapshot().ids(np.array([0])) == ["other"]
 
 
+def test_an_earlier_version_does_not_survive_the_replacement_of_its_store(store: Store) -> None:
+    append(store, some(["a"]))
+    first = store.snapshot().manifest.version
+    append(store, some(["b"]))
+    earlier = Store.open(store.path, version=first)
+    assert earlier.snapshot().ids(np.array([0])) == ["a"]
+    (store.path / "MANIFEST.json").write_text("damaged")
+    assert earlier.snapshot().ids(np.array([0])) == ["a"]  # what it was opened for
+    make_other(store.path)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="replaced by another store since it was opened"):
+            earlier.snapshot()
+
+
 def test_a_writer_whose_store_is_replaced_commits_nothing_to_the_new_one(store: Store) -> None:
     append(store, some(["a"]))
     with contextlib.suppress(StoreError), store.writer() as writer:
