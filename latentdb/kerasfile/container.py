@@ -35,6 +35,7 @@ _MAX_RATIO = 50  # unpacked to packed bytes
 _MIN_RATIO_CHECKED = 64 << 20  # bytes: the ratio of less is not checked, for zeros pack well
 _MAX_ENTRIES = 1000
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # an .h5 begins with
+_LFS = b"version https://git-lfs"
 _LOCAL_HEADER = 30  # bytes, before the name and extra fields, whose lengths are at 26
 _BLOCK = 1 << 16  # packed bytes unpacked at a time
 _MAX_OBJECTS = 20_000  # EfficientNetB7 has about 4,000 groups and arrays
@@ -130,7 +131,7 @@ class ModelFile:
     legacy: bool
 
 
-def read_file(path: str | os.PathLike[str], expected: str) -> bytes:
+def read_file(path: str | os.PathLike[str], expected: str, limit: int = MAX_UNPACKED) -> bytes:
     """The bytes of a model file.
 
     Parameters
@@ -139,6 +140,8 @@ def read_file(path: str | os.PathLike[str], expected: str) -> bytes:
         The file.
     expected
         What it should be, for the error.
+    limit
+        Its bytes, at most.
 
     Raises
     ------
@@ -149,17 +152,12 @@ def read_file(path: str | os.PathLike[str], expected: str) -> bytes:
     """
     path = Path(path)
     if path.is_dir():
-        if (path / "saved_model.pb").exists() or (path / "keras_metadata.pb").exists():
-            raise ModelError(
-                f"{path} is a SavedModel, which is a program and not data: in the program that "
-                "made it, save the Keras model itself with model.save('x.keras') or 'x.h5'"
-            )
         raise ModelError(f"{path} is a folder: expected {expected}")
     if not path.is_file():
         raise NotFoundError(f"{path} does not exist: expected {expected}")
     try:
-        if path.stat().st_size > MAX_UNPACKED:
-            raise ModelError(f"{path} is over {MAX_UNPACKED >> 30} GiB: expected {expected}")
+        if path.stat().st_size > limit:
+            raise ModelError(f"{path} is over {limit >> 20:,} MiB: expected {expected}")
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
@@ -182,7 +180,7 @@ def parse(data: bytes, name: str, architecture: bytes | None = None) -> ModelFil
     ModelError
         If it has neither format, is damaged, or exceeds a limit of this module.
     """
-    advice = _other_kind(data, name)
+    advice = other_kind(data, name)
     if advice is not None:
         raise ModelError(f"{name} {advice}")
     try:
@@ -199,8 +197,10 @@ def parse(data: bytes, name: str, architecture: bytes | None = None) -> ModelFil
         raise ModelError(f"{name} is not {kind} model file: {message}; {_ADVICE}") from error
 
 
-def _other_kind(data: bytes, name: str) -> str | None:
+def other_kind(data: bytes, name: str) -> str | None:
     """What a file is that people give for a Keras model, and what to do; None for others."""
+    if data.startswith(_LFS):
+        return "is a pointer of Git LFS, not the file itself: run git lfs pull"
     suffix = os.path.splitext(name)[1].lower()
     export = "in the program that made it, export it as .onnx (latentdb/onnx/README.md shows how)"
     if data[:4] == b"PK\x03\x04" and b"data.pkl" in data[:300]:
@@ -219,7 +219,7 @@ def _other_kind(data: bytes, name: str) -> str | None:
             "as --architecture"
         )
     if suffix == ".pb":
-        return f"is a graph of TensorFlow, which is a program and not data: {_ADVICE}"
+        return f"is a graph of TensorFlow, a program: give the folder that it is in, or {_ADVICE}"
     return None
 
 
@@ -234,7 +234,7 @@ def _parse_zip(data: bytes, name: str) -> ModelFile:
         if "model.weights.h5" not in archive.namelist():
             raise ModelError(f"{name} is refused: it holds no model.weights.h5; {_ADVICE}")
         weights = _unpack(archive, "model.weights.h5", MAX_UNPACKED, name)
-    return ModelFile(name, _json(config, name), _weights(weights, name), False)
+    return ModelFile(name, parse_config(config, name), _weights(weights, name), False)
 
 
 def _unpack(archive: zipfile.ZipFile, member: str, limit: int, name: str) -> bytes:
@@ -294,7 +294,24 @@ def _ratio_error(name: str, member: str, packed: int, unpacked: int) -> ModelErr
     )
 
 
-def _json(text: bytes, name: str) -> dict[str, Any]:
+def parse_config(text: bytes, name: str) -> dict[str, Any]:
+    """The configuration of a model from JSON; raises as `parse_json`."""
+    config = parse_json(text, name)
+    if not isinstance(config, dict) or not isinstance(config.get("config"), dict | list):
+        raise ModelError(f"{name} has no model configuration; {_ADVICE}")
+    return config
+
+
+def parse_json(text: bytes, name: str) -> Any:
+    """The value of a JSON text, whose size is checked before it is parsed.
+
+    Raises
+    ------
+    ModelError
+        If it exceeds a limit of this module.
+    ValueError
+        If it is no JSON.
+    """
     if len(text) > MAX_CONFIG:
         raise ModelError(
             f"{name} is refused: its configuration has {len(text):,} bytes, "
@@ -310,10 +327,7 @@ def _json(text: bytes, name: str) -> dict[str, Any]:
             f"{name} is refused: its configuration has {values:,} values, "
             f"expected at most {_MAX_VALUES:,}"
         )
-    config = json.loads(text)
-    if not isinstance(config, dict) or not isinstance(config.get("config"), dict | list):
-        raise ModelError(f"{name} has no model configuration; {_ADVICE}")
-    return config
+    return json.loads(text)
 
 
 def _count(text: bytes) -> tuple[int, int]:
@@ -328,7 +342,9 @@ def _count(text: bytes) -> tuple[int, int]:
 
 def _parse_h5(data: bytes, name: str) -> ModelFile:
     text = _model_config(data, name)
-    return ModelFile(name, _json(text, name), _weights(data, name, group="model_weights"), True)
+    return ModelFile(
+        name, parse_config(text, name), _weights(data, name, group="model_weights"), True
+    )
 
 
 def _parse_weights(data: bytes, architecture: bytes, name: str) -> ModelFile:
@@ -340,7 +356,7 @@ def _parse_weights(data: bytes, architecture: bytes, name: str) -> ModelFile:
     if not numbered and any(path.startswith("model_weights/") for path in weights):
         weights = _weights(data, name, group="model_weights")
     try:
-        config = _json(architecture, f"the architecture of {name}")
+        config = parse_config(architecture, f"the architecture of {name}")
     except (ValueError, RecursionError) as error:
         if isinstance(error, ModelError):
             raise

@@ -11,15 +11,17 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from latentdb.base.errors import ModelError, UntrustedModelError
 from latentdb.base.wording import clipped, quoted
 from latentdb.kerasfile.builder import Builder, Built, check
-from latentdb.kerasfile.container import Content, parse, read_file
+from latentdb.kerasfile.container import Content, ModelFile, parse, read_file
 from latentdb.kerasfile.graph import Architecture, Submodel, Tensor, input_shape, is_keras, upstream
 from latentdb.kerasfile.locate import ModelOutputs, decoder_of, find, is_mean, training_notes
 from latentdb.kerasfile.runtime import latentdb_layers, load_keras, run_and_load, save
+from latentdb.kerasfile.savedmodel import is_saved_model, read_saved_model
 
 Shape = tuple[int | None, ...]
 Source = str | os.PathLike[str] | Content
@@ -76,7 +78,8 @@ def convert(
     Parameters
     ----------
     encoder
-        A .keras or .h5 file, on disk or in memory: an encoder, or a whole VAE.
+        A .keras or .h5 file, on disk or in memory, or a SavedModel folder: an encoder, or a
+        whole VAE.
     decoder
         The file of its decoder; by default the one in the first file, if any.
     z_mean, z_log_var
@@ -95,14 +98,14 @@ def convert(
     UntrustedModelError
         If it can be used only with `trust_model`.
     """
-    name, data = _read(encoder, "a .keras or .h5 encoder")
     size = (image_size, channels)
     listed = [read_file(path, "the architecture of a model, .json") for path in architectures]
     if len(listed) > 1 + (decoder is not None):
         raise ModelError(f"{len(listed)} architectures were given: expected one for each file")
     shapes = (*listed, None, None)
     try:
-        model = Architecture(parse(data, name, shapes[0]))
+        file, data = _open(encoder, "a .keras or .h5 encoder", shapes[0])
+        model = Architecture(file)
         outputs = find(model, z_mean=z_mean, z_log_var=z_log_var)
         converted = _convert_as_data(model, outputs, size, with_decoder=decoder is None)
     except UntrustedModelError:
@@ -117,11 +120,14 @@ def convert(
     return replace(converted, decoder=saved, notes=(*converted.notes, *notes))
 
 
-def _read(source: Source, expected: str) -> tuple[str, bytes]:
-    """Name and bytes of a model file."""
+def _open(source: Source, expected: str, architecture: bytes | None) -> tuple[ModelFile, bytes]:
+    """A model file, and its bytes; none of a SavedModel folder."""
     if isinstance(source, Content):
-        return source.name, source.data
-    return os.fspath(source), read_file(source, expected)
+        return parse(source.data, source.name, architecture), source.data
+    if is_saved_model(source):
+        return read_saved_model(Path(source)), b""
+    data = read_file(source, expected)
+    return parse(data, os.fspath(source), architecture), data
 
 
 def _convert_as_data(
@@ -325,8 +331,8 @@ def _convert_decoder(
     trust_model: bool,
 ) -> tuple[bytes, tuple[str, ...]]:
     """The decoder of a file of its own, for an encoder that was converted; and notes."""
-    name, data = _read(source, "a .keras or .h5 decoder")
-    model = Architecture(parse(data, name, architecture))
+    file, data = _open(source, "a .keras or .h5 decoder", architecture)
+    model, name = Architecture(file), file.name
     dim = converted.latent_dim
     own = converted.latent_shape or (dim,)
     try:
@@ -356,6 +362,11 @@ def _convert_decoder(
 
 
 def _run(data: bytes, model: Architecture) -> Any:
+    if not data:
+        raise ModelError(
+            f"{model.file.name} is a SavedModel, whose code Keras 3 does not load: in the program "
+            "that made it, save encoder and decoder as .keras"
+        )
     try:
         return run_and_load(data, legacy=model.file.legacy)
     except Exception as error:  # whatever the code raises

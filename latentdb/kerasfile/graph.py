@@ -231,7 +231,8 @@ class Architecture:
                 self._add(self.top)
                 return
             for attribute, model, prefix in _attribute_models(file):
-                graph = _graph(model, (prefix, None), file.legacy, 0)
+                place = (prefix, attribute if file.legacy else None)
+                graph = _graph(model, place, file.legacy, 0)
                 if graph is not None:
                     self._add(Submodel(graph, (self.kind, attribute), file.name))
         except RecursionError as error:

@@ -21,6 +21,7 @@ from latentdb.base.errors import ImageError, ModelError
 from latentdb.images.decode import Preprocessing, read_image
 from latentdb.images.discover import BadFile, discover
 from latentdb.images.pixel_range import RANGES
+from latentdb.kerasfile.savedmodel import is_saved_model
 from latentdb.model.codec import Codec, RangeFit
 from latentdb.model.config import ModelOptions
 from latentdb.model.live import LiveModel
@@ -35,9 +36,11 @@ SUFFIXES = (".keras", ".h5", ".hdf5", ".onnx")
 
 
 def is_file(model: object) -> bool:
-    """Whether a model was given as one file: a whole VAE, or an encoder."""
+    """Whether a model was given as one file, or SavedModel: a whole VAE, or an encoder."""
     return isinstance(model, str | os.PathLike) and (
-        os.fspath(model).lower().endswith(SUFFIXES) or Path(model).is_file()
+        os.fspath(model).lower().endswith(SUFFIXES)
+        or Path(model).is_file()
+        or is_saved_model(model)
     )
 
 

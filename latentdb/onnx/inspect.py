@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from latentdb.base.errors import ModelError
+from latentdb.base.protobuf import LENGTH, VARINT, FieldReader
 from latentdb.base.wording import counted, quoted
 
 FINGERPRINT = "fingerprint"  # metadata key: the fingerprint of the compiled encoder or decoder
@@ -26,7 +27,7 @@ _OPERATOR_NAMES = """
     Constant ConstantOfShape Conv ConvTranspose Cos DepthToSpace Div Elu Equal Erf Exp
     Expand Flatten Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool Greater
     GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization
-    LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization MatMul Max
+    IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization MatMul Max
     MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow Reciprocal ReduceL2 ReduceMax
     ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round Selu
     Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze
@@ -66,7 +67,6 @@ _FORBIDDEN = {
     ("model", 25): "custom operators",
 }
 _TEXTS = ("domain", "operator", "key", "value")
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
 _IR_VERSION, _OPSETS, _GRAPH = 1, 8, 7  # the fields of a model that compute something
 _DROPPED = {  # texts for people, and the metadata that torch gives to each node
     "graph": (10, 16),
@@ -148,7 +148,7 @@ class _Parser:
 
     def __init__(self, any_operator: bool) -> None:
         self.any_operator = any_operator
-        self.fields = 0
+        self._reader = FieldReader(MAX_FIELDS)
         self.operators: set[str] = set()
         self.metadata: dict[str, str] = {}
         self.parts: list[Bytes] = []
@@ -182,7 +182,7 @@ class _Parser:
         """The fields of a message, inspected, and each written anew."""
         allowed = _FIELDS[message_type]
         entry = {"key": "", "value": ""}
-        for number, wire, value in self._split(data):
+        for number, wire, value in self._reader.split(data):
             if (message_type, number) in _FORBIDDEN:
                 raise ValueError(f"it has {_FORBIDDEN[message_type, number]}")
             if number not in allowed:
@@ -192,12 +192,12 @@ class _Parser:
             if isinstance(value, int):
                 parts: list[Bytes] = [tag, _encode(value)]
             else:
-                parts = [tag, value] if wire != _LENGTH else [tag, _encode(len(value)), value]
+                parts = [tag, value] if wire != LENGTH else [tag, _encode(len(value)), value]
             if value_type == "location":
-                if wire != _VARINT or value != 0:
+                if wire != VARINT or value != 0:
                     raise ValueError(f"it has {_FORBIDDEN['tensor', 13]}")
             elif value_type:
-                if wire != _LENGTH or not isinstance(value, memoryview):
+                if wire != LENGTH or not isinstance(value, memoryview):
                     raise ValueError(f"field {number} of its {message_type} has the wrong type")
                 if value_type in _TEXTS:
                     entry[value_type] = text = bytes(value).decode()
@@ -218,46 +218,6 @@ class _Parser:
             if text not in OPERATORS and not self.any_operator:
                 raise ValueError(f"operator {quoted(text)} is not on the list of allowed operators")
             self.operators.add(text)
-
-    def _split(self, data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-        """The fields of a message: field number, wire type, and a number or bytes."""
-        offset = 0
-        while offset < len(data):
-            self.fields += 1
-            if self.fields > MAX_FIELDS:
-                raise ValueError(f"it has more than {MAX_FIELDS:,} fields")
-            key, offset = _varint(data, offset)
-            number, wire = key >> 3, key & 7
-            if not 0 < number < 1 << 29:
-                raise ValueError(f"it has the invalid field number {number}")
-            if wire == _VARINT:
-                value, offset = _varint(data, offset)
-                yield number, wire, value
-                continue
-            if wire == _LENGTH:
-                length, offset = _varint(data, offset)
-            elif wire in (_FIXED64, _FIXED32):
-                length = 8 if wire == _FIXED64 else 4
-            else:
-                raise ValueError(f"it has a field of the unknown wire type {wire}")
-            if length > len(data) - offset:
-                raise ValueError("it is truncated")
-            yield number, wire, data[offset : offset + length]
-            offset += length
-
-
-def _varint(data: memoryview, offset: int) -> tuple[int, int]:
-    """A variable-length integer and the offset of the byte after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if offset >= len(data):
-            raise ValueError("it is truncated")
-        byte = data[offset]
-        offset += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, offset
-    raise ValueError("it has an integer of more than ten bytes")
 
 
 def _encode(value: int) -> bytes:

@@ -284,5 +284,5 @@ HOSTILE = (
     Case("truncated .keras", _cut, "is not a .keras model file"),
     Case("truncated .h5", _cut_h5, "is not an .h5 model file"),
     Case("weights only", _weights_only, "holds weights only"),
-    Case("SavedModel folder", _saved_model, "is a SavedModel, which is a program"),
+    Case("SavedModel folder", _saved_model, "is a SavedModel without Keras's configuration"),
 )  # fmt: skip

@@ -190,9 +190,9 @@ def test_paths_that_are_not_model_files(tmp_path: Path) -> None:
         read_file(tmp_path / "missing.keras", "an encoder")
     with pytest.raises(ModelError, match="is a folder: expected an encoder"):
         read_file(tmp_path, "an encoder")
-    (tmp_path / "saved_model.pb").touch()
-    with pytest.raises(ModelError, match="is a SavedModel, which is a program"):
-        read_file(tmp_path, "an encoder")
+    (tmp_path / "a.keras").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ModelError, match=r"a\.keras is a pointer of Git LFS.*run git lfs pull"):
+        parse(read_file(tmp_path / "a.keras", "an encoder"), "a.keras")
 
 
 def test_numbers_that_numpy_does_not_have_are_refused() -> None:
