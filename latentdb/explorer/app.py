@@ -52,7 +52,7 @@ def make_app(views: Views) -> Starlette:
         return JSONResponse({"error": text[:200]}, error.status_code)
 
     def crashed(request: Request, error: Exception) -> Response:
-        logging.getLogger(__name__).error("%s: %s", request.url.path, _one_line(error))
+        logging.getLogger(__name__).error("%s failed", request.url.path, exc_info=error)
         return JSONResponse({"error": "this request failed in the server: see its output"}, 500)
 
     api = Api(views)

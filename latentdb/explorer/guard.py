@@ -8,6 +8,7 @@ another origin, and must carry the token, which other pages cannot read.
 from __future__ import annotations
 
 import hmac
+import html
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -36,6 +37,10 @@ _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
+)
+_PAGE = (
+    b'<!doctype html><html lang="en"><meta name="color-scheme" content="light dark">'
+    b"<title>latentdb</title><h1>latentdb</h1><p>%s</p></html>\n"
 )
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -98,9 +103,8 @@ class Guard:
             headers = [(b"location", b"/"), (b"set-cookie", cookie.encode())]
             await self._answer(send, 303, "the token is accepted", headers)
         elif not self._is_known(scope):
-            await self._answer(
-                send, 401, "no valid token: open the URL that `latentdb serve` printed"
-            )
+            text = "no valid token: open the URL that `latentdb serve` printed"
+            await self._answer(send, 401, text, is_page=scope["path"] == "/")
         elif self._active >= MAX_ACTIVE:
             await self._answer(send, 429, f"{MAX_ACTIVE} requests are being answered: try again")
         else:
@@ -130,12 +134,20 @@ class Guard:
         await self._app(scope, limited, guarded)
 
     async def _answer(
-        self, send: Send, status: int, text: str, headers: list[tuple[bytes, bytes]] | None = None
+        self,
+        send: Send,
+        status: int,
+        text: str,
+        headers: list[tuple[bytes, bytes]] | None = None,
+        *,
+        is_page: bool = False,
     ) -> None:
         key = "error" if status >= 400 else "message"
-        body = json.dumps({key: text}).encode() + b"\n"
+        kind, body = b"application/json", json.dumps({key: text}).encode() + b"\n"
+        if is_page:
+            kind, body = b"text/html", _PAGE % html.escape(text).encode()
         head = [
-            (b"content-type", b"application/json"),
+            (b"content-type", kind),
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"no-store"),
             *self._headers,

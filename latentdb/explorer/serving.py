@@ -133,7 +133,7 @@ def _server(
     )
     config = uvicorn.Config(
         app,
-        log_level="error",
+        log_level="critical",  # `app.crashed` reports failures; one that Ctrl-C cuts off is none
         access_log=False,
         server_header=False,
         lifespan="off",

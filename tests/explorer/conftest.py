@@ -44,12 +44,12 @@ def browse() -> Callable[..., Any]:
         pytest.skip("needs chromium")
 
     @contextmanager
-    def opened(url: str) -> Iterator[Any]:
+    def opened(url: str, *flags: str, **options: Any) -> Iterator[Any]:
         errors: list[str] = []
         asked: list[str] = []
         with playwright.sync_playwright() as engine:
-            browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-            page = browser.new_page()
+            browser = engine.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
+            page = browser.new_page(**options)
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.on(
                 "console", lambda said: errors.append(said.text) if said.type == "error" else None

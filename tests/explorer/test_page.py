@@ -238,6 +238,32 @@ def test_an_image_of_the_visitor_and_lists_to_review(
         assert page.errors == []
 
 
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        (["--disable-gpu", "--disable-3d-apis"], {"color_scheme": "dark"}),
+        (["--use-angle=swiftshader"], {"viewport": {"width": 390, "height": 844}}),
+    ],
+    ids=["no-gpu-no-webgl-dark", "phone"],
+)
+def test_every_browser_draws_the_map(
+    served: str, browse: Callable[..., Any], flags: list[str], options: dict[str, Any]
+) -> None:
+    with browse(served, *flags, **options) as page:
+        drawn = page.evaluate(
+            """() => {
+                const { width, height } = document.querySelector("#map");
+                const pen = document.querySelector("#map").getContext("2d");
+                const shown = pen.getImageData(0, 0, width, height).data;
+                return shown.filter((value, place) => place % 4 === 3 && value).length;
+            }"""
+        )
+        assert drawn > 80  # a pixel for each point
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        select_one(page)
+        assert page.errors == []
+
+
 def test_filter_and_its_error(served: str, browse: Callable[..., Any]) -> None:
     with browse(served) as page:
         page.fill("#filter", 'label == "disc"')

@@ -293,6 +293,13 @@ def test_nothing_is_answered_without_the_token(stranger: TestClient, path: str) 
     assert stranger.get("/?token=x").status_code == 401
 
 
+def test_a_browser_without_the_token_shows_what_to_open(stranger: TestClient) -> None:
+    answer = stranger.get("/")
+    assert answer.headers["content-type"] == "text/html"
+    assert "open the URL that `latentdb serve` printed" in answer.text
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
 @pytest.mark.parametrize("path", ["/", "/page.js", f"{API}/info", f"{API}/thumb/0", "/nothing"])
 @pytest.mark.parametrize(
     "headers",

@@ -2,6 +2,7 @@
 
 const PALETTE = ["#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#edc948", "#b07aa1", "#ff9da7", "#9c755f", "#7f8c9b", "#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02", "#a6761d", "#3b8bba", "#c44e52", "#8172b3"];
 const PLAIN = "#5b8fc9", OTHER = "#888888", DIMMED = 0x33888888;
+const WHILE_MOVING = 100000, STILL_AFTER = 150; // points that are drawn while the map moves; ms after which all are
 const PICTURES_UNDER = 6000; // points in view: below it, pictures stand for points
 const SPACE = 40, MARGIN = 2, LANDMARK = 46, MAX_TILES = 64, KEPT_TILES = 160, AT_ONCE = 4;
 const CLICK = 4, REACH = 24, MAX_CORNERS = 300;
@@ -66,7 +67,14 @@ export class PointMap {
     this.moved();
   }
 
-  moved() { this.draw(); this.onMove(); }
+  // A million points take tens of milliseconds: while the map moves, a part of them is drawn.
+  moved() {
+    clearTimeout(this.rest);
+    this.moving = true;
+    this.rest = setTimeout(() => { this.moving = false; this.draw(); }, STILL_AFTER);
+    this.draw();
+    this.onMove();
+  }
 
   draw() {
     this.frame ??= requestAnimationFrame(() => { this.frame = null; this.paint(); });
@@ -107,17 +115,24 @@ export class PointMap {
   // Points as squares of pixels, the dimmed ones below the others; gives those to show as pictures, if they are few.
   paintPoints(width, height, ratio) {
     const { points, codes, shown, pixels, view } = this, n = this.rows.length, scale = view.scale * ratio;
-    const left = width / 2 - view.x * scale, top = height / 2 + view.y * scale, inView = [];
+    const left = width / 2 - view.x * scale, top = height / 2 + view.y * scale;
+    const look = (every) => {
+      const inView = [];
+      let seen = 0;
+      for (let i = 0; i < n; i += every) {
+        const x = points[2 * i] * scale + left, y = top - points[2 * i + 1] * scale;
+        if (x < 0 || y < 0 || x >= width || y >= height || (shown && !shown[i])) continue;
+        if (++seen <= PICTURES_UNDER) inView.push(i);
+      }
+      return [seen * every, inView];
+    };
+    // Points near on the map are near in their order, so that a part of them has all regions.
+    let every = this.moving ? Math.ceil(n / WHILE_MOVING) : 1, [seen, inView] = look(every);
+    if (every > 1 && seen < WHILE_MOVING) [seen, inView] = look(every = 1);
     pixels.fill(0);
-    let seen = 0;
-    for (let i = 0; i < n; i++) {
-      const x = points[2 * i] * scale + left, y = top - points[2 * i + 1] * scale;
-      if (x < 0 || y < 0 || x >= width || y >= height || (shown && !shown[i])) continue;
-      if (++seen <= PICTURES_UNDER) inView.push(i);
-    }
-    const size = Math.max(1, Math.round(ratio * (seen > 200000 ? 1 : seen > 20000 ? 2 : seen > 3000 ? 3 : 5))), half = size >> 1;
+    const drawn = seen / every, size = Math.max(1, Math.round(ratio * (drawn > 200000 ? 1 : drawn > 20000 ? 2 : drawn > 3000 ? 3 : 5))), half = size >> 1;
     for (let pass = shown ? 0 : 1; pass < 2; pass++) {
-      for (let i = 0; i < n; i++) {
+      for (let i = 0; i < n; i += every) {
         if (shown && shown[i] !== pass) continue;
         const x = (points[2 * i] * scale + left - half) | 0, y = (top - points[2 * i + 1] * scale - half) | 0;
         if (x < 0 || y < 0 || x + size > width || y + size > height) continue;

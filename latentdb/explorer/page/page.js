@@ -202,7 +202,7 @@ function rowButton(row, words, label = `row ${row}`, title = label) {
 }
 
 function grid(matches) {
-  return matches.map(({ row, id, distance, metadata }) => rowButton(row, `${distance.toPrecision(3)} ${metadata.label ?? id}`, id, `${id}, distance ${distance.toPrecision(6)}`));
+  return matches.map(({ row, id, distance, metadata }) => rowButton(row, `${metadata.label ?? id}\n${distance.toPrecision(3)}`, id, `${id}, distance ${distance.toPrecision(6)}`));
 }
 
 // Metrics that compare posteriors need a row's; other latents have none.
@@ -228,7 +228,7 @@ async function describe(thing, newest) {
   const list = element("dl");
   for (const [key, value] of Object.entries(facts.metadata)) list.append(element("dt", { textContent: key }), element("dd", { textContent: String(value) }));
   const actions = element("p", { className: "bar" });
-  if (decoded) actions.append(button("add to blend", () => app.add(thing), { id: "add" }));
+  if (decoded) actions.append(button("add to blend", () => app.add(isRow ? { row: thing.row, name: facts.id } : thing), { id: "add" }));
   if (isRow) actions.append(button("show on map", () => map.centre(map.indexOfRow.get(thing.row))));
   const choice = metricChoice(metricsFor(thing), metric, (name) => { state.metric = name; select(state.thing); }, { id: "metric" });
   const title = element("h2", {}, "Nearest rows by ", choice);
@@ -345,4 +345,4 @@ async function start() {
   document.body.dataset.ready = "yes";
   findLandmarks();
 }
-start().catch(report);
+start().catch((error) => { get("facts").textContent = ""; report(error); });
