@@ -16,6 +16,7 @@ from latentdb.base.files import as_path
 from latentdb.base.progress import Report
 from latentdb.base.validate import as_latents, check_ids
 from latentdb.exchange.importing import ImportReport, import_rows, opened
+from latentdb.exchange.naming import ColumnNames
 from latentdb.exchange.tables import TableLike, read_table
 from latentdb.images.selection import make_selection
 from latentdb.images.sources import split_sources
@@ -430,6 +431,8 @@ class LatentDB(Annotation):
         *,
         on_conflict: str = "error",
         ids: PathLike | None = None,
+        id_column: str | None = None,
+        vector_column: str | None = None,
         report: Report | None = None,
     ) -> ImportReport:
         """Add the ready-made vectors of a file, with ids and metadata, in one commit.
@@ -437,11 +440,14 @@ class LatentDB(Annotation):
         Parameters
         ----------
         file
-            ``.h5``, ``.npy``, ``.parquet`` or ``.csv``: see `latentdb.exchange.exporting.export`.
+            ``.h5``, ``.npy``, ``.npz``, ``.parquet`` or ``.csv``: ``exchange/README.md``.
         on_conflict
             As in `add`.
         ids
             For ``.npy``: a text file with one id per line; row numbers by default.
+        id_column, vector_column
+            Columns of the ids and the vectors, of a CSV what comes before ``_0``, ``_1``..;
+            by default found by their names, see `latentdb.exchange.naming`.
         report
             Called with the progress.
 
@@ -452,7 +458,8 @@ class LatentDB(Annotation):
         LockedError
             If another process is writing.
         """
-        with opened(file, ids) as source, self._writing(report) as writer:
+        columns = ColumnNames(id_column, vector_column)
+        with opened(file, ids, columns) as source, self._writing(report) as writer:
             return import_rows(
                 writer,
                 source,
@@ -469,22 +476,46 @@ class LatentDB(Annotation):
         *,
         on_conflict: str = "error",
         ids: PathLike | None = None,
+        id_column: str | None = None,
+        vector_column: str | None = None,
+        model: ModelLike | None = None,
         report: Report | None = None,
     ) -> ImportReport:
         """Import a file as `import_file` does, and make the store if there is none.
 
-        A new store has the dimensions of the file and no model; it is removed
-        again if the import fails.
+        A new store has the dimensions of the file, and the model if one is given: whose
+        latents the file holds, so that they can be decoded.  It is removed again if the
+        import fails.
+
+        Raises
+        ------
+        ModelMismatchError
+            If the store was made without this model.
         """
+        columns = ColumnNames(id_column, vector_column)
+
+        def fill(db: LatentDB) -> ImportReport:
+            return db.import_file(
+                file,
+                on_conflict=on_conflict,
+                ids=ids,
+                id_column=id_column,
+                vector_column=vector_column,
+                report=report,
+            )
+
         if cls.exists(path):
             with cls.open(path) as db:
-                return db.import_file(file, on_conflict=on_conflict, ids=ids, report=report)
-        with opened(file, ids) as source:
+                codec = db.read_model(model)
+                if codec is not None:
+                    check_same_model(db._snapshot(), codec)
+                return fill(db)
+        with opened(file, ids, columns) as source:
             dim = source.dim
         existed = os.path.exists(path)
-        with cls.create(path, dim=dim) as db:
+        with cls.create(path, model, dim=dim if model is None else None) as db:
             try:
-                return db.import_file(file, on_conflict=on_conflict, ids=ids, report=report)
+                return fill(db)
             except BaseException:
                 undo_creation(as_path(path), existed=existed)
                 raise

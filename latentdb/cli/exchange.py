@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from latentdb.base.wording import counted
+from latentdb.base.wording import counted, printable
 from latentdb.cli.console import print_json, print_site, progress
 from latentdb.cli.options import db_argument, force_option, json_option, quiet_option, where_option
 
@@ -89,20 +90,38 @@ def export(
     metavar="FILE",
     help="For .npy: a text file with one id per line.  [default: row numbers]",
 )
+@click.option(
+    "--id-column",
+    metavar="NAME",
+    help="Column of the ids.  [default: id, path, filename, ... by name]",
+)
+@click.option(
+    "--vector-column",
+    metavar="NAME",
+    help="Column of the vectors; of a .csv, NAME_0, NAME_1 and so on.  "
+    "[default: z_mean, embedding(s), features or vector(s) by name]",
+)
+@click.option(
+    "--model",
+    metavar="MODEL",
+    type=click.Path(),
+    help="The model whose latents these are: a new DB decodes with it.",
+)
 @json_option
 @quiet_option
-def import_file(
-    db: str, file: str, on_conflict: str, ids: str | None, as_json: bool, quiet: bool
-) -> None:
+def import_file(db: str, file: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Add ready-made vectors from a file.
 
-    FILE ends in .h5, .npy, .parquet or .csv.  DB is made if there is none;
-    the whole file is added, or nothing of it.
+    FILE ends in .h5, .npy, .npz, .parquet or .csv.  DB is made if there is
+    none; the whole file is added, or nothing of it.
     """
     from latentdb.database import LatentDB
 
     with progress(quiet) as report:
-        done = LatentDB.import_into(db, file, on_conflict=on_conflict, ids=ids, report=report)
+        done = LatentDB.import_into(db, file, **options, report=report)
+    if done.left_out and not as_json:
+        names = ", ".join(map(printable, done.left_out))
+        click.echo(f"note: left out, as a store cannot hold it: {names}", err=True)
     if as_json:
         print_json(done)
     else:

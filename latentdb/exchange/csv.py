@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError
 from latentdb.exchange import row_reader
+from latentdb.exchange.naming import ColumnNames
 from latentdb.exchange.row_reader import RowReader, read_lines, text_column
 from latentdb.exchange.row_writer import has_log_var, read_blocks
 from latentdb.store.cells import CellType, format_cell, parse_cell
@@ -23,6 +24,7 @@ from latentdb.store.rows import Ints, Rows
 from latentdb.store.snapshot import Snapshot
 
 _VECTOR_COLUMN = re.compile(r"z_(mean|log_var)_[0-9]+\Z")
+_NUMBERED = re.compile(r"(.+)_[0-9]+\Z")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets begin a formula with
 _MAX_CELL = 16 << 20  # characters
 _PIECE_CELLS = 131_072  # cells of a piece, whose text takes far more memory than its numbers
@@ -71,35 +73,41 @@ def _not_a_formula(text: str) -> str:
 
 
 class CsvReader(RowReader):
-    """Columns ``id``, ``path``, ``z_mean_0``.., ``z_log_var_0``.., and metadata."""
+    """Columns of ids, paths, ``z_mean_0``.., ``z_log_var_0``.., and metadata."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: ColumnNames) -> None:
         super().__init__(path)
         with self.reading():
             self._header = next(self._records())[1]
         twice = {name for name in self._header if self._header.count(name) > 1}
         if twice:
             raise self.refuse(f"has column {min(twice)!r} twice: rename one")
-        if "id" not in self._header:
-            first = ", ".join(self._header[:5])
-            raise self.refuse(f"has no column 'id' among {first}: expected id and z_mean_0..")
         self._positions = {name: position for position, name in enumerate(self._header)}
-        self._mean_columns = self._vector_columns("z_mean")
+        prefixes = [match[1] for match in map(_NUMBERED.match, self._header) if match]
+        self._id = columns.require_id(self._header, self.refuse, noun="column")
+        vector = columns.find_vector(
+            list(dict.fromkeys(prefixes)),
+            self.refuse,
+            noun="numbered columns",
+            holds=lambda name: f"{name}_0" in self._positions,
+        )
+        self.name_columns(self._id, vector)
+        self._mean_columns = self._vector_columns(vector)
         self.check_dim(len(self._mean_columns), "z_mean")
         self._log_var_columns = self._vector_columns("z_log_var")
         self.has_log_var = bool(self._log_var_columns)
         if self.has_log_var:
             self.check_dim(len(self._log_var_columns), "z_log_var")
+        vectors = {*self._mean_columns, *self._log_var_columns}
         self._keys = [
             name
-            for name in self._header
-            if name not in ("id", "path") and not _VECTOR_COLUMN.match(name)
+            for name, position in self._positions.items()
+            if name not in (self._id, "path") and position not in vectors and self.accepts(name)
         ]
-        self.check_keys(self._keys)
 
     def _vector_columns(self, name: str) -> list[int]:
         """Positions of the columns ``NAME_0``, ``NAME_1`` and so on."""
-        pattern = re.compile(rf"{name}_[0-9]+\Z")
+        pattern = re.compile(rf"{re.escape(name)}_[0-9]+\Z")
         count = sum(pattern.match(column) is not None for column in self._header)
         wanted = [f"{name}_{number}" for number in range(count)]
         missing = [column for column in wanted if column not in self._positions]
@@ -129,7 +137,7 @@ class CsvReader(RowReader):
             raise self.refuse("is empty, expected a header with id and z_mean_0..")
 
     def ids(self) -> Iterator[list[str]]:
-        id_column = self._positions["id"]
+        id_column = self._positions[self._id]
         guesses = {key: CellType(infinities=True) for key in self._keys}
         columns = [(guess, self._positions[key]) for key, guess in guesses.items()]
         names: list[str] = []
@@ -167,7 +175,7 @@ class CsvReader(RowReader):
             values = self._numbers(lines, records, self._log_var_columns)
             log_vars = self.vectors(values, "z_log_var", first)
         return Rows(
-            self._cells("id", records),
+            self._cells(self._id, records),
             self.vectors(self._numbers(lines, records, self._mean_columns), "z_mean", first),
             log_vars,
             paths if any(paths) else None,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError
 from latentdb.base.hdf5 import HeapText, SafeReader, is_variable
+from latentdb.exchange.naming import ColumnNames
 from latentdb.exchange.row_reader import BATCH_BYTES, RowReader, number_column, text_column
 from latentdb.exchange.row_writer import has_log_var, model_attributes, read_blocks
 from latentdb.store.cells import parse_cell
@@ -29,9 +30,9 @@ _TYPE = "metadata_type"  # attribute of text that is dates
 
 
 class H5Reader(RowReader):
-    """Data sets ``id``, ``path``, ``z_mean``, ``z_log_var`` and ``metadata/KEY``."""
+    """Data sets of ids, paths, z_mean, z_log_var and metadata (``KEY`` or ``metadata/KEY``)."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: ColumnNames) -> None:
         import h5py
 
         super().__init__(path)
@@ -46,7 +47,7 @@ class H5Reader(RowReader):
                 self._raw.close()
                 raise
             try:
-                self._open()
+                self._open(columns)
             except BaseException:
                 self.close()
                 raise
@@ -55,24 +56,21 @@ class H5Reader(RowReader):
         self._file.close()
         self._raw.close()
 
-    def _open(self) -> None:
+    def _open(self, columns: ColumnNames) -> None:
         self._arrays: dict[str, Any] = {}
         self._names: dict[str, str] = {}  # of data sets, by metadata key
         reader = SafeReader(self._size, self._refused, groups=["metadata"], any_layout=True)
         for name, item in reader.data_sets(self._file.id):
-            if name not in _DATA and not name.startswith("metadata/"):
-                raise self.refuse(
-                    f"{name!r} is none of {', '.join(_DATA)}, metadata/KEY: move or remove it"
-                )
             self._arrays[name] = self._checked(reader, name, item)
-        for name in ("id", "z_mean"):
-            if name not in self._arrays:
-                raise self.refuse(f"has no data set {name!r}, expected id and z_mean")
+        self._find(columns)
         shape: tuple[int, ...] = self._arrays["z_mean"].shape or ()
         if len(shape) != 2:
-            raise self.refuse(f"z_mean has shape {list(shape)}, expected [rows, dimensions]")
+            raise self.refuse(
+                f"{self.named['z_mean']} has shape {list(shape)}, expected [rows, dimensions]"
+            )
         self.check_dim(int(shape[1]), "z_mean")
         self.rows = self._count = int(shape[0])
+        self._leave_out()
         for name, data in self._arrays.items():
             wanted = shape if name in ("z_mean", "z_log_var") else shape[:1]
             found = data.shape or ()
@@ -83,6 +81,50 @@ class H5Reader(RowReader):
         self.has_log_var = "z_log_var" in self._arrays
         self._read_types()
         self.fingerprint = self._attribute(self._file, "encoder_fingerprint")
+
+    def _find(self, columns: ColumnNames) -> None:
+        """Find the data sets of ids and vectors, and call them ``id`` and ``z_mean``."""
+        arrays, names = self._arrays, list(self._arrays)
+        kinds = {
+            name: (len(data.shape or ()), "S" if data.dtype.kind == "O" else data.dtype.kind)
+            for name, data in arrays.items()
+        }
+        vector = columns.find_vector(
+            names,
+            self.refuse,
+            noun="data set",
+            holds=lambda name: kinds[name] in ((2, "f"), (2, "i"), (2, "u")),
+        )
+        id_ = columns.require_id(
+            names,
+            self.refuse,
+            noun="data set",
+            holds=lambda name: kinds[name] in ((1, "S"), (1, "i"), (1, "u")),
+        )
+        self.name_columns(id_, vector)
+        for role, name in self.named.items():
+            if role == name:
+                continue
+            if role in arrays:
+                self.left_out.append(role)
+            arrays[role] = arrays[name] if name == "path" else arrays.pop(name)
+            self._heap_texts.pop(role, None)
+            if name in self._heap_texts:
+                self._heap_texts[role] = self._heap_texts[name]
+
+    def _leave_out(self) -> None:
+        """Drop what is no row's, in a file of another program; refuse it in an export."""
+        for name, data in list(self._arrays.items()):
+            if name in _DATA or name.startswith("metadata/"):
+                continue
+            if self.is_own:
+                raise self.refuse(
+                    f"{name!r} is none of {', '.join(_DATA)}, metadata/KEY: move or remove it"
+                )
+            is_value = data.shape == (self._count,) and data.dtype.kind in "biufSO"
+            if not is_value or f"metadata/{name}" in self._arrays:
+                del self._arrays[name]
+                self.left_out.append(name)
 
     def _read_types(self) -> None:
         accepted = {"id": ("str", "int"), "path": ("str",)}
@@ -96,7 +138,10 @@ class H5Reader(RowReader):
             if name in _DATA:
                 continue
             if not name.endswith(_MISSING):
-                key = unescape_key(name.removeprefix("metadata/"))
+                prefixed = name.startswith("metadata/")
+                key = unescape_key(name.removeprefix("metadata/")) if prefixed else name
+                if not self.accepts(key):
+                    continue
                 written = self._attribute(data, _TYPE)
                 self.types[key] = written if type_ == "str" and written in LIMITS else type_
                 self._names[key] = name
@@ -104,7 +149,6 @@ class H5Reader(RowReader):
                 raise self.refuse(
                     f"{name} must hold booleans, and have {name.removesuffix(_MISSING)} beside it"
                 )
-        self.check_keys(self.types)
 
     def _checked(self, reader: SafeReader, name: str, item: Any) -> Any:
         """The data set, once it is known to be inside the file and no larger than it."""

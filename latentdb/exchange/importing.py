@@ -29,7 +29,9 @@ from latentdb.base.progress import Progress, Report
 from latentdb.base.validate import check_ids
 from latentdb.exchange.csv import CsvReader
 from latentdb.exchange.hdf5 import H5Reader
+from latentdb.exchange.naming import ColumnNames
 from latentdb.exchange.npy import NpyReader
+from latentdb.exchange.npz import NpzReader
 from latentdb.exchange.parquet import ParquetReader
 from latentdb.exchange.row_reader import RowReader
 from latentdb.ingest.ingest import CONFLICTS
@@ -40,13 +42,13 @@ from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import Writer
 
 PathLike = str | os.PathLike[str]
-_READERS: dict[str, Callable[[Path, Path | None], RowReader]] = {
-    ".h5": lambda path, _: H5Reader(path),
-    ".npy": NpyReader,
-    ".parquet": lambda path, _: ParquetReader(path),
-    ".csv": lambda path, _: CsvReader(path),
+_READERS: dict[str, Callable[[Path, ColumnNames], RowReader]] = {
+    ".h5": H5Reader,
+    ".parquet": ParquetReader,
+    ".csv": CsvReader,
+    ".npz": NpzReader,
 }
-FORMATS = tuple(_READERS)
+FORMATS = (".h5", ".npy", ".parquet", ".csv", ".npz")
 _FIRST_CHECK = 16_384  # ids after which duplicates are looked for; then at twice as many, and so on
 
 
@@ -63,6 +65,8 @@ class ImportReport:
         Rows in the store now.
     seconds
         Wall time.
+    left_out
+        Columns of the file that a store cannot hold.
     """
 
     added: int
@@ -70,10 +74,13 @@ class ImportReport:
     skipped: int
     rows: int
     seconds: float
+    left_out: tuple[str, ...] = ()
 
 
 @contextmanager
-def opened(file: PathLike, ids: PathLike | None = None) -> Iterator[RowReader]:
+def opened(
+    file: PathLike, ids: PathLike | None = None, columns: ColumnNames | None = None
+) -> Iterator[RowReader]:
     """Open a file of rows with the reader of its format.
 
     Parameters
@@ -82,6 +89,8 @@ def opened(file: PathLike, ids: PathLike | None = None) -> Iterator[RowReader]:
         Ends in one of `FORMATS`; `latentdb.exchange.exporting.export` says what each holds.
     ids
         For ``.npy``: a UTF-8 text file with one id a line.  By default the ids are row numbers.
+    columns
+        Which columns hold ids and vectors; found by their names where it does not say.
 
     Raises
     ------
@@ -94,17 +103,21 @@ def opened(file: PathLike, ids: PathLike | None = None) -> Iterator[RowReader]:
     """
     path = as_path(file)
     suffix = path.suffix.lower()
-    if suffix not in _READERS:
+    columns = columns or ColumnNames()
+    if suffix not in FORMATS:
         raise InvalidInputError(
             f"{path}: cannot import {suffix!r}, expected one of {', '.join(FORMATS)}"
         )
     if ids is not None and suffix != ".npy":
         raise InvalidInputError(f"{path} holds its ids itself: give a file of ids for .npy only")
+    if suffix == ".npy" and columns != ColumnNames():
+        raise InvalidInputError(f"{path} is one array: it has no columns to name")
     ids_path = None if ids is None else as_path(ids)
     _require_file(path)
     if ids_path is not None:
         _require_file(ids_path)
-    with closing(_READERS[suffix](path, ids_path)) as reader:
+    read = _READERS.get(suffix)
+    with closing(read(path, columns) if read else NpyReader(path, ids_path)) as reader:
         yield reader
 
 
@@ -173,7 +186,8 @@ def import_rows(
         writer.append(_batches(reader, hashes, wanted, report), replaced)
     added = len(rows) - len(existing)
     counts = (len(existing), 0) if on_conflict == "replace" else (0, len(existing))
-    return ImportReport(added, *counts, len(writer.snapshot), time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return ImportReport(added, *counts, len(writer.snapshot), seconds, tuple(reader.left_out))
 
 
 def _check_encoder(

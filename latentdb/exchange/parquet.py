@@ -11,12 +11,12 @@ import numpy as np
 
 from latentdb.base.arrow import require_pyarrow
 from latentdb.exchange import arrow
+from latentdb.exchange.naming import ColumnNames
 from latentdb.exchange.row_reader import RowReader, number_column
 from latentdb.store.columns import Column, absent
 from latentdb.store.rows import Floats, Ints, Rows
 from latentdb.store.snapshot import Snapshot
 
-_DATA = ("id", "path", "z_mean", "z_log_var")
 _BATCH_ROWS = 16_384
 _BUFFER_BYTES = 1 << 20  # without it, a whole column of a row group is read at once
 # Characters of the ids or paths of a batch: in a dictionary, one text may stand for many.
@@ -34,9 +34,9 @@ def write(snapshot: Snapshot, rows: Ints, file: IO[bytes]) -> None:
 
 
 class ParquetReader(RowReader):
-    """Columns ``id``, ``path``, ``z_mean`` and ``z_log_var`` (lists), and metadata."""
+    """Columns of ids, paths, z_mean and z_log_var (lists), and metadata."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: ColumnNames) -> None:
         super().__init__(path)
         pa, parquet = require_pyarrow()
         self._errors = pa.ArrowException
@@ -49,7 +49,7 @@ class ParquetReader(RowReader):
                 self._parquet = parquet.ParquetFile(
                     self._file, read_dictionary=texts, buffer_size=_BUFFER_BYTES, pre_buffer=False
                 )
-                self._read_schema(schema)
+                self._read_schema(schema, columns)
             except BaseException as error:
                 self._file.close()
                 if isinstance(error, self._errors):
@@ -60,42 +60,58 @@ class ParquetReader(RowReader):
         self._parquet.close()
         self._file.close()
 
-    def _read_schema(self, schema: Any) -> None:
+    def _read_schema(self, schema: Any, columns: ColumnNames) -> None:
         import pyarrow as pa
 
         twice = {name for name in schema.names if schema.names.count(name) > 1}
         if twice:
             raise self.refuse(f"has column {min(twice)!r} twice: rename one")
-        for name in ("id", "z_mean"):
-            if name not in schema.names:
-                raise self.refuse(f"has no column {name!r}, expected id and z_mean")
+        vector = columns.find_vector(
+            schema.names,
+            self.refuse,
+            noun="column",
+            holds=lambda name: _is_vector(schema.field(name).type),
+        )
+        id_ = columns.require_id(
+            schema.names,
+            self.refuse,
+            noun="column",
+            holds=lambda name: _value_type(schema.field(name).type) in ("str", "int"),
+        )
+        self.name_columns(id_, vector)
+        self._roles = dict(self.named)
+        self._roles.update({name: name for name in ("path", "z_log_var") if name in schema.names})
+        for role, name in self._roles.items():
+            self._check_role(role, schema.field(name))
         for field in schema:
             type_ = _value_type(field.type)
-            if field.name in ("id", "path"):
-                valid = type_ == "str" or (field.name == "id" and type_ == "int")
-            elif field.name in _DATA:
-                valid = _is_list(field.type) and _value_type(field.type.value_type) in (
-                    "float",
-                    "int",
+            if field.name in self._roles.values():
+                continue
+            if type_ is None and self.is_own:
+                raise self.refuse(
+                    f"column {field.name!r} holds {field.type}, expected text, numbers, booleans "
+                    "or dates"
                 )
-            else:
-                valid = type_ is not None
-            if not valid:
-                wanted = {"id": "text", "path": "text"}.get(
-                    field.name, "text, numbers, booleans or dates"
-                )
-                if field.name in ("z_mean", "z_log_var"):
-                    wanted = "lists of numbers"
-                raise self.refuse(f"column {field.name!r} holds {field.type}, expected {wanted}")
-            if field.name not in _DATA and type_ is not None and not pa.types.is_null(field.type):
+            if type_ is None:
+                self.left_out.append(field.name)
+            elif not pa.types.is_null(field.type) and self.accepts(field.name):
                 self.types[field.name] = type_
-        self.check_keys(self.types)
         self.rows = self._parquet.metadata.num_rows
-        self.has_log_var = "z_log_var" in schema.names
-        for name in ("z_mean", "z_log_var")[: 1 + self.has_log_var]:
-            self.check_dim(self._vector_dim(name, schema.field(name).type), name)
+        self.has_log_var = "z_log_var" in self._roles
+        for role in ("z_mean", "z_log_var")[: 1 + self.has_log_var]:
+            name = self._roles[role]
+            self.check_dim(self._vector_dim(name, schema.field(name).type), role)
         fingerprint = (schema.metadata or {}).get(b"encoder_fingerprint")
         self.fingerprint = None if fingerprint is None else fingerprint.decode()
+
+    def _check_role(self, role: str, field: Any) -> None:
+        type_ = _value_type(field.type)
+        if role in ("id", "path"):
+            valid, wanted = type_ == "str" or (role == "id" and type_ == "int"), "text"
+        else:
+            valid, wanted = _is_vector(field.type), "lists of numbers"
+        if not valid:
+            raise self.refuse(f"column {field.name!r} holds {field.type}, expected {wanted}")
 
     def _vector_dim(self, name: str, arrow_type: Any) -> int:
         import pyarrow as pa
@@ -124,24 +140,24 @@ class ParquetReader(RowReader):
 
     def ids(self) -> Iterator[list[str]]:
         first = 0
-        for batch in self._batches(["id"]):
+        for batch in self._batches([self._roles["id"]]):
             with self.reading():
-                names = self._names(batch.column("id"), "id", first)
+                names = self._names(batch.column(self._roles["id"]), "id", first)
             yield names
             first += len(names)
 
     def pieces(self) -> Iterator[Rows]:
-        names = [name for name in _DATA if name in self._parquet.schema_arrow.names]
         first = 0
-        for batch in self._batches([*names, *self.types]):
+        for batch in self._batches([*dict.fromkeys(self._roles.values()), *self.types]):
             with self.reading():
-                paths = self._names(batch.column("path"), "path", first) if "path" in names else []
+                data = {role: batch.column(name) for role, name in self._roles.items()}
+                paths = self._names(data["path"], "path", first) if "path" in data else []
                 log_vars = None
                 if self.has_log_var:
-                    log_vars = self._vectors(batch.column("z_log_var"), "z_log_var", first)
+                    log_vars = self._vectors(data["z_log_var"], "z_log_var", first)
                 rows = Rows(
-                    self._names(batch.column("id"), "id", first),
-                    self._vectors(batch.column("z_mean"), "z_mean", first),
+                    self._names(data["id"], "id", first),
+                    self._vectors(data["z_mean"], "z_mean", first),
                     log_vars,
                     paths if any(paths) else None,
                     columns={key: self._column(key, batch.column(key)) for key in self.types},
@@ -170,13 +186,15 @@ class ParquetReader(RowReader):
         import pyarrow as pa
 
         if array.null_count or array.flatten().null_count:
-            raise self.refuse(f"column {name!r} has missing values from row {first} on")
+            shown = self.named.get(name, name)
+            raise self.refuse(f"column {shown!r} has missing values from row {first} on")
         if not pa.types.is_fixed_size_list(array.type):
             lengths = np.diff(array.offsets.to_numpy())
             wrong = np.flatnonzero(lengths != self.dim)
             if len(wrong):
+                shown = self.named.get(name, name)
                 raise self.refuse(
-                    f"{name} of row {first + wrong[0]} has {lengths[wrong[0]]} numbers, "
+                    f"{shown} of row {first + wrong[0]} has {lengths[wrong[0]]} numbers, "
                     f"expected {self.dim}"
                 )
         values = array.flatten().to_numpy(zero_copy_only=False)
@@ -227,6 +245,10 @@ def _is_list(arrow_type: Any) -> bool:
 
     tests = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
     return any(test(arrow_type) for test in tests)
+
+
+def _is_vector(arrow_type: Any) -> bool:
+    return _is_list(arrow_type) and _value_type(arrow_type.value_type) in ("float", "int")
 
 
 def _value_type(arrow_type: Any) -> str | None:

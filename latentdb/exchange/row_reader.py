@@ -7,9 +7,12 @@ before it is used, and whatever is wrong with it is reported in one line.
 from __future__ import annotations
 
 import csv
+import lzma
 import tokenize
+import zipfile
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -47,7 +50,7 @@ def reading_errors(path: Path) -> Iterator[None]:
         raise InvalidInputError(f"{path}: its text is not UTF-8 ({error.reason})") from error
     except (
         OSError, ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, EOFError,
-        SyntaxError, tokenize.TokenError, csv.Error,
+        SyntaxError, tokenize.TokenError, csv.Error, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
     ) as error:  # fmt: skip
         reason = os_reason(error) if isinstance(error, OSError) else str(error)
         short = " ".join(reason.split())[:200] or type(error).__name__
@@ -86,6 +89,12 @@ class RowReader(ABC):
     types
         ``"str"``, ``"int"``, ``"float"`` or ``"bool"`` for each metadata key.  Those of a
         .csv are known once `ids` is exhausted.
+    named
+        Names in the file of ``"id"`` and ``"z_mean"``, where they are others.
+    is_own
+        Whether it is laid out as an export; if not, what a store cannot hold is left out.
+    left_out
+        Columns that were left out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,6 +104,9 @@ class RowReader(ABC):
         self.has_log_var = False
         self.fingerprint: str | None = None
         self.types: dict[str, str] = {}
+        self.named: dict[str, str] = {}
+        self.is_own = False
+        self.left_out: list[str] = []
 
     @abstractmethod
     def ids(self) -> Iterator[list[str]]:
@@ -132,6 +144,11 @@ class RowReader(ABC):
         if pieces:
             yield Rows.concat(pieces)
 
+    def name_columns(self, id_: str, vector: str) -> None:
+        """Set which columns hold the ids and the vectors, and `is_own` by that."""
+        self.named = {"id": id_, "z_mean": vector}
+        self.is_own = (id_, vector) == ("id", "z_mean")
+
     def refuse(self, reason: str) -> InvalidInputError:
         """The error for something in the file that cannot be used."""
         return InvalidInputError(f"{self.path}: {reason}")
@@ -151,9 +168,10 @@ class RowReader(ABC):
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(values, np.float32)
         bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+        shown = self.named.get(name, name)
         if len(bad):
-            raise self.refuse(f"{name} of row {first + bad[0]} is not finite (float32)")
-        reason = too_large(array, name, first) if name == "z_mean" else None
+            raise self.refuse(f"{shown} of row {first + bad[0]} is not finite (float32)")
+        reason = too_large(array, shown, first) if name == "z_mean" else None
         if reason is not None:
             raise self.refuse(reason)
         return array
@@ -167,24 +185,28 @@ class RowReader(ABC):
             If it is out of range, or differs.
         """
         if not 1 <= dim <= MAX_DIM:
-            raise self.refuse(f"{name} has {dim} dimensions, expected 1 to {MAX_DIM}")
+            shown = self.named.get(name, name)
+            raise self.refuse(f"{shown} has {dim} dimensions, expected 1 to {MAX_DIM}")
         if self.dim and dim != self.dim:
             raise self.refuse(f"{name} has {dim} dimensions and z_mean {self.dim}: make them equal")
         self.dim = dim
 
-    def check_keys(self, keys: Iterable[str]) -> None:
-        """Refuse metadata keys that a store cannot have.
+    def accepts(self, key: str) -> bool:
+        """Whether a store can have a metadata key; one that it cannot is left out.
 
         Raises
         ------
         InvalidInputError
-            For the first such key.
+            If it cannot, in an export.
         """
-        for key in keys:
-            try:
-                check_key(key)
-            except InvalidInputError as error:
+        try:
+            check_key(key)
+        except InvalidInputError as error:
+            if self.is_own:
                 raise self.refuse(str(error)) from error
+            self.left_out.append(key)
+            return False
+        return True
 
 
 def text_column(key: str, values: Sequence[str | None]) -> Column:

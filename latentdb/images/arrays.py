@@ -74,14 +74,15 @@ def _check_shape(dtype: np.dtype[Any], shape: Sequence[int]) -> None:
 
 
 def _npy_frames(stream: IO[bytes]) -> _Frames:
-    shape, fortran, dtype = _npy_header(stream)
+    shape, fortran, dtype = npy_header(stream)
     _check_shape(dtype, shape)
     if fortran:
         raise ValueError("is in Fortran order: save it in C order (np.ascontiguousarray)")
     return _Frames(stream, shape)
 
 
-def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran order, and dtype; leaves the stream at the first value."""
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(stream)
@@ -161,7 +162,7 @@ class NpzSource(_ArraySource):
         for info in archive.infolist():
             if info.filename.endswith(".npy"):
                 with archive.open(info) as stream:
-                    headers[info.filename.removesuffix(".npy")] = _npy_header(stream)
+                    headers[info.filename.removesuffix(".npy")] = npy_header(stream)
         found = [name for name, (shape, _, _) in headers.items() if len(shape) in (3, 4)]
         if not found:
             shapes = ", ".join(f"{name} {list(shape)}" for name, (shape, _, _) in headers.items())

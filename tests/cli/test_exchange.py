@@ -34,6 +34,18 @@ def test_export_for_a_spreadsheet(tmp_path: Path) -> None:
     assert (tmp_path / "o.csv").read_text().splitlines()[1] == "'=1,,0"
 
 
+def test_import_of_another_programs_file(store: Path, model: Path, tmp_path: Path) -> None:
+    vectors = LatentDB.open(store).vectors(["disc/000.png", "disc/001.png"])
+    np.savez(tmp_path / "v.npz", code=["a", "b"], mu=vectors, images=np.zeros((2, 3, 3)))
+    names = ("--id-column", "code", "--vector-column", "mu", "--model", model)
+    done = run("import", tmp_path / "s.ldb", tmp_path / "v.npz", *names)
+    assert done.stderr.splitlines()[-1] == "note: left out, as a store cannot hold it: images"
+    run("decode", tmp_path / "s.ldb", "a", "--out", tmp_path / "a.png")
+    assert "no array 'kode'" in run_error(
+        "import", tmp_path / "t.ldb", tmp_path / "v.npz", *names[2:], "--id-column", "kode"
+    )
+
+
 def test_import_makes_a_store_and_takes_ids_from_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", latents(2))
     (tmp_path / "ids.txt").write_text("a\nb\n")
