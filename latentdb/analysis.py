@@ -13,7 +13,7 @@ from latentdb.ann.metrics import L2, check_metric
 from latentdb.base.errors import InvalidInputError
 from latentdb.base.validate import as_latents
 from latentdb.search.selection import check_column, column_values, parse_where, select_rows
-from latentdb.store.columns import LABEL
+from latentdb.store.columns import LABEL, Value
 from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from latentdb.insight.map import Map
     from latentdb.model.codec import Codec
     from latentdb.model.generation import Sample, Traversal
-    from latentdb.model.posterior import Posteriors
+    from latentdb.model.posterior import Decode, Posteriors
     from latentdb.search.targets import Target, TargetLike
     from latentdb.store.rows import Floats
 
@@ -61,6 +61,29 @@ class Analysis(ABC):
 
     def _has_decoder(self, snapshot: Snapshot) -> bool:
         return snapshot.manifest.model is not None and self.codec.has_decoder
+
+    def _decode(self, snapshot: Snapshot) -> Decode | None:
+        """Decodes latents that need not be of rows.
+
+        None without a decoder, and of a conditional model without a condition.
+        """
+        if not self._has_decoder(snapshot) or self.codec.needs_condition:
+            return None
+        return self.codec.decode
+
+    def _conditions(self, snapshot: Snapshot, rows: Ints) -> list[dict[str, Value]] | None:
+        """The metadata of rows with which a conditional model decodes them; None for others."""
+        return snapshot.metadata(rows) if self.codec.needs_condition else None
+
+    def _target_conditions(
+        self, snapshot: Snapshot, targets: Sequence[Target]
+    ) -> list[dict[str, Value]] | None:
+        """As `_conditions`, of targets: what is no row has none."""
+        if not self.codec.needs_condition:
+            return None
+        names = [target.name for target in targets if target.kind == "id"]
+        found = iter(snapshot.metadata(snapshot.find(names)))
+        return [next(found) if target.kind == "id" else {} for target in targets]
 
     def _output(
         self, out: PathLike, *, overwrite: bool, snapshot: Snapshot | None = None
@@ -107,8 +130,7 @@ class Analysis(ABC):
         out = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
         rows = self._rows(snapshot, where)
-        decode = self.codec.decode if self._has_decoder(snapshot) else None
-        found, posteriors = diagnose(snapshot, rows, decode, seed=seed)
+        found, posteriors = diagnose(snapshot, rows, self._decode(snapshot), seed=seed)
         if out is not None:
             self._draw_diagnosis(snapshot, rows, found, posteriors, out, seed)
         return found
@@ -149,7 +171,7 @@ class Analysis(ABC):
             for dimension in shown
         ]
         sheet = [[cell] for cell in cells]
-        if self._has_decoder(snapshot):
+        if self._decode(snapshot) is not None:
             middle = posteriors.mean.astype(np.float32)
             walk = traverse(
                 middle,
@@ -213,8 +235,8 @@ class Analysis(ABC):
         named = dims if isinstance(dims, str) else ",".join(map(str, dims))
         generation.parse_dims(named, range(snapshot.dim))
         effects = None
-        if named.startswith("top") and self._has_decoder(snapshot):
-            decode = self.codec.decode
+        decode = self._decode(snapshot)
+        if named.startswith("top") and decode is not None:
             effects = diagnosis.effects_of(snapshot, rows, posteriors, decode, seed=seed)
         numbers = generation.parse_dims(named, diagnosis.order(posteriors, effects))
         start = posteriors.mean.astype(np.float32)

@@ -97,13 +97,13 @@ class Composition(Inspection):
         from latentdb.insight.position import locate
 
         snapshot = self._snapshot()
-        codec = self.codec if self._has_decoder(snapshot) else None
+        decode = self._decode(snapshot)
         return locate(
             snapshot,
             self._index_manager.searcher(snapshot, L2),
             as_latents(np.asarray(vector)[None], snapshot.dim, "the vector")[0],
-            None if codec is None else codec.decode,
-            None if codec is None else codec.encode,
+            decode,
+            None if decode is None else self.codec.encode,
         )
 
     def directions(
@@ -144,7 +144,7 @@ class Composition(Inspection):
         out = self._picture(out, overwrite=overwrite)
         snapshot = self._snapshot()
         rows = self._rows(snapshot, None)
-        decode = self.codec.decode if self._has_decoder(snapshot) else None
+        decode = self._decode(snapshot)
         found, axes = find_axes(snapshot, rows, decode, seed=seed)
         found = found[:n]
         if out is not None:

@@ -241,6 +241,7 @@ class LatentDB(Annotation):
         restore: bool = False,
         strict: bool = False,
         allow_bad: int | str = DEFAULT_ALLOWANCE,
+        condition: Value = None,
         report: Report | None = None,
     ) -> IndexReport:
         """Encode the new and changed images of folders into the store.
@@ -278,6 +279,9 @@ class LatentDB(Annotation):
         allow_bad
             Number of unreadable files, or share of all as ``"P%"``, beyond which the
             report says that the run failed.
+        condition
+            Of a conditional model: the value of all these images, instead of that in their
+            metadata.
         report
             Called with the progress.
 
@@ -314,6 +318,7 @@ class LatentDB(Annotation):
                 prune=prune,
                 strict=strict,
                 allow_bad=allow_bad,
+                condition=condition,
                 report=report,
             )
             self._codec = store_compiled(writer, codec)

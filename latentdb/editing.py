@@ -13,6 +13,7 @@ from latentdb.search.targets import IdLike, as_ids
 from latentdb.store import edits
 from latentdb.store.columns import Column, Value, check_key, make_column
 from latentdb.store.edits import RetypeReport
+from latentdb.stored_model import config_of
 
 
 class Editing(Saving):
@@ -50,6 +51,7 @@ class Editing(Saving):
         """
         for key in values:
             check_key(key)
+            self._check_no_condition(key, encoded=True)
         with self._writing(None) as writer:
             if isinstance(rows, str):
                 numbers = self._rows(writer.snapshot, rows)
@@ -98,6 +100,7 @@ class Editing(Saving):
             If another process is writing.
         """
         with self._writing(None) as writer:
+            self._check_no_condition(key)
             edits.rename_column(writer, key, new)
 
     def drop_column(self, key: str) -> None:
@@ -111,7 +114,19 @@ class Editing(Saving):
             If another process is writing.
         """
         with self._writing(None) as writer:
+            self._check_no_condition(key)
             edits.drop_columns(writer, key)
+
+    def _check_no_condition(self, key: str, *, encoded: bool = False) -> None:
+        """Refuse to change the condition of the model, or only one that latents depend on."""
+        config = config_of(self._snapshot())
+        condition = None if config is None else config.condition
+        if condition is None or condition.key != key or (encoded and condition.encoder is None):
+            return
+        raise InvalidInputError(
+            f"metadata {key!r} is the condition of this store's model, and cannot be edited: index "
+            f"the images again with other values (--metadata FILE, --condition {key}=VALUE)"
+        )
 
 
 def _column(key: str, value: Any, count: int, *, listed: bool) -> Column | None:

@@ -243,7 +243,7 @@ class Inspection(Analysis):
 
         rows = snapshot.find([outlier.id for outlier in shown])
         images = self._images(snapshot, rows)
-        rebuilt = self.codec.decode(snapshot.vectors(rows))
+        rebuilt = self.codec.decode(snapshot.vectors(rows), self._conditions(snapshot, rows))
         cells: list[Cell] = []
         for outlier, image, other in zip(shown, images, rebuilt, strict=True):
             cells.append((image, f"{by} {getattr(outlier, by):.2f}\n{one_line(outlier.id)}"))

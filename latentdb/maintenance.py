@@ -102,6 +102,10 @@ class Maintenance(Serving):
         The index is built without the lock: others write meanwhile.
         """
         store = self._open_store()
+        if self._condition is not None:
+            raise InvalidInputError(
+                "with_condition is for reading: write with the store that it was called on"
+            )
         with store.writer() as writer:
             writer.collect_garbage()
             yield writer

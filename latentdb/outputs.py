@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from latentdb.output.sinks import Decoded
     from latentdb.search.results import Average, Matches
     from latentdb.search.targets import TargetLike
+    from latentdb.store.columns import Value
     from latentdb.store.rows import Floats
     from latentdb.store.snapshot import Snapshot
     from latentdb.stored_model import ModelLike
@@ -128,11 +129,13 @@ class Outputs(Composition):
         others: dict[str, str | None] = {}  # names that are no ids, and their files
         if targets is None:
             rows = self._rows(snapshot, where)
-            names, batches = snapshot.ids(rows), sinks.row_batches(snapshot, rows, size)
+            names = snapshot.ids(rows)
+            batches = sinks.row_batches(snapshot, rows, size, self._conditions)
         else:
             examples = self._resolve(snapshot, targets)
             names = [example.name for example in examples]
-            batches = sinks.target_batches(examples, size)
+            conditions = self._target_conditions(snapshot, examples)
+            batches = sinks.target_batches(examples, size, conditions)
             others = {
                 example.name: example.name if example.kind == "file" else None
                 for example in examples
@@ -330,12 +333,13 @@ class Outputs(Composition):
         shown = []
         for target in self._resolve(snapshot, targets):
             path, value = target.name if target.kind == "file" else None, None
+            metadata: Mapping[str, Value] = {}
             if target.kind == "id":
                 rows = snapshot.find([target.name])
                 (path,) = painter.find_files(snapshot, rows)
-                _, _, metadata = snapshot.records(rows)[0]
+                (metadata,) = snapshot.metadata(rows)
                 value = painter.label_of(metadata)
-            shown.append(Shown(target, path, value))
+            shown.append(Shown(target, path, value, metadata))
         return shown
 
     @staticmethod

@@ -35,6 +35,7 @@ from latentdb.search.targets import (
     resolve,
     stored_rows,
 )
+from latentdb.store.columns import Value
 from latentdb.store.manifest import MANIFEST
 from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
@@ -70,6 +71,7 @@ class Reader(Outputs, RowAccess):
         opened = store if isinstance(store, Store) else Store.open(store, version=version)
         self._store: Store | None = opened
         self._trust_model = trust_model
+        self._condition: Value = None
         self._process = os.getpid()
         self._codec: Codec | None = None
         self._index_manager = IndexManager()
@@ -132,7 +134,8 @@ class Reader(Outputs, RowAccess):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By path: DataLoader and joblib send a store to processes, which open it there.
-        return partial(type(self), **self._options()), (os.path.abspath(self._open_store().path),)
+        path = os.path.abspath(self._open_store().path)
+        return partial(type(self), **self._options()), (path,), {"_condition": self._condition}
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -186,7 +189,36 @@ class Reader(Outputs, RowAccess):
         snapshot = self._snapshot()  # always: the store may have been replaced by another
         if self._codec is None:
             self._codec = codec_of(snapshot, trust_model=self._trust_model)
+            if self._condition is not None:
+                self._codec = self._codec.with_condition(self._condition)
         return self._codec
+
+    def with_condition(self: AnyReader, value: Value) -> AnyReader:
+        """The same store, read with one condition for everything that is encoded or decoded.
+
+        Of a store with a conditional VAE, whose rows are decoded with their own condition
+        otherwise: ``db.with_condition("8").decode(["3/1507.png"])`` is that image as an 8.
+        What is no row, such as a blend, a sample or a new image, has no other.  It is for
+        reading: a call that writes is refused.
+
+        Parameters
+        ----------
+        value
+            Of the model's condition; None for each row's own.
+
+        Raises
+        ------
+        InvalidInputError
+            If the model has no condition, or the value is not accepted.
+        """
+        if value is None and self._condition is None:
+            return self
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other._condition, other._codec = value, None
+        if value is not None:
+            _ = other.codec  # refuses a value that is not accepted
+        return other
 
     def _check_model(self, model: ModelLike | None) -> None:
         if model is None:
@@ -548,15 +580,22 @@ class Reader(Outputs, RowAccess):
         self._check_model(model)
         if (targets is None) == (where is None):
             raise InvalidInputError("give targets or an expression to decode, one of them")
-        latents = self.vectors(where=where) if targets is None else self._latents(targets)
-        return self.codec.decode(latents)
+        snapshot = self._snapshot()
+        if targets is None:
+            rows = self._rows(snapshot, where)
+            return self.codec.decode(snapshot.vectors(rows), self._conditions(snapshot, rows))
+        if isinstance(targets, np.ndarray):
+            return self.codec.decode(self._latents(targets))
+        found = self._resolve(snapshot, _as_list(targets))
+        vectors = [np.empty((0, snapshot.dim), np.float32), *(one.vector[None] for one in found)]
+        return self.codec.decode(np.concatenate(vectors), self._target_conditions(snapshot, found))
 
     def _latents(self, targets: TargetLike | Sequence[TargetLike]) -> Floats:
         snapshot = self._snapshot()
         if isinstance(targets, np.ndarray):
             array = targets[None] if targets.ndim == 1 else targets
             return as_latents(array, snapshot.dim, "latents")
-        items: Any = [targets] if isinstance(targets, str | os.PathLike | Match | Row) else targets
+        items = _as_list(targets)
         if not len(items):
             return np.empty((0, snapshot.dim), np.float32)
         return np.stack([target.vector for target in self._resolve(snapshot, items)])
@@ -614,3 +653,7 @@ class Reader(Outputs, RowAccess):
         from latentdb.stored_model import describe
 
         return describe(self._snapshot())
+
+
+def _as_list(targets: Any) -> Any:
+    return [targets] if isinstance(targets, str | os.PathLike | Match | Row) else targets

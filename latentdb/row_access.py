@@ -314,7 +314,7 @@ class RowAccess(ABC):
         from latentdb.images.decode import read_image
         from latentdb.images.render import contact_sheet, one_line, write_picture
 
-        cells = [(self.codec.decode(row.z_mean[None])[0], "reconstruction")]
+        cells = [(self.codec.decode(row.z_mean[None], [row.metadata])[0], "reconstruction")]
         if path is not None:
             try:
                 image = read_image(path, self.codec.config.preprocessing)

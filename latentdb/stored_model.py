@@ -21,8 +21,8 @@ from latentdb.base.errors import (
 )
 from latentdb.kerasfile.container import parse
 from latentdb.model.calibration import import_model, is_file
-from latentdb.model.codec import CONFIG_FILE, Codec
-from latentdb.model.config import KERAS, NETWORK_FILES, ONNX, ModelConfig, ModelOptions
+from latentdb.model.codec import Codec
+from latentdb.model.config import CONFIG_FILE, KERAS, NETWORK_FILES, ONNX, ModelConfig, ModelOptions
 from latentdb.model.fingerprint import VERSION, encoder_fingerprint, version_of
 from latentdb.model.live import LiveModel, is_live, live_model
 from latentdb.onnx.compiled import ENCODER_ONNX, ONNX_FILES, compiled_name
@@ -214,7 +214,9 @@ def is_own_encoder(snapshot: Snapshot, fingerprint: str) -> bool:
         return False  # there was no other format before version 2
     name = NETWORK_FILES[KERAS][0]
     file, spec = parse(codec.files[name], name), codec.config.preprocessing
-    return fingerprint == encoder_fingerprint(file, spec, version=version_of(fingerprint))
+    return fingerprint == encoder_fingerprint(
+        file, spec, codec.config.condition, version=version_of(fingerprint)
+    )
 
 
 def describe(snapshot: Snapshot) -> Info:

@@ -34,8 +34,8 @@ from latentdb.base.files import (
     write_new,
 )
 from latentdb.base.wording import counted
-from latentdb.model.codec import CONFIG_FILE, Codec
-from latentdb.model.config import NETWORK_FILES, ModelConfig
+from latentdb.model.codec import Codec
+from latentdb.model.config import CONFIG_FILE, NETWORK_FILES, ModelConfig
 from latentdb.onnx.compiled import compiled_name
 from latentdb.onnx.inspect import inspect
 from latentdb.store import manifest as manifests

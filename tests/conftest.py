@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import settings
 from PIL import Image, ImageDraw
 
 from latentdb.database import LatentDB
+from latentdb.kerasfile.runtime import load_keras
 from latentdb.model.outcome import TrainReport
 from latentdb.model.training import train_model
 
@@ -78,6 +80,42 @@ def _filled(images: Path, model: Path, tmp_path_factory: pytest.TempPathFactory)
     with LatentDB.create(path, model=model) as db:
         db.index_images(images, labels_from_folders=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Conditional VAEs of two classes, of random weights; not to be changed.
+
+    ``encoder.keras`` and ``decoder.keras`` take a one-hot class, ``embedding.keras`` is a
+    decoder that looks its number up, ``plain.keras`` an encoder without a condition.
+    """
+    keras = load_keras()
+    layers = keras.layers
+    keras.utils.set_random_seed(4)
+    folder = tmp_path_factory.mktemp("conditional")
+
+    def encoder(image: Any, *conditions: Any) -> Any:
+        hidden = layers.Flatten()(image)
+        if conditions:
+            hidden = layers.Concatenate()([hidden, *conditions])
+        hidden = layers.Dense(24, activation="relu")(hidden)
+        outputs = [layers.Dense(4, name=name)(hidden) for name in ("z_mean", "z_log_var")]
+        return keras.Model([image, *conditions] if conditions else image, outputs, name="encoder")
+
+    def decoder(latent: Any, condition: Any, code: Any) -> Any:
+        hidden = layers.Dense(24, activation="relu")(layers.Concatenate()([latent, code]))
+        pixels = layers.Dense(SIZE * SIZE * 3, activation="sigmoid")(hidden)
+        image = layers.Reshape((SIZE, SIZE, 3))(pixels)
+        return keras.Model([latent, condition], image, name="decoder")
+
+    image, latent = keras.Input((SIZE, SIZE, 3), name="image"), keras.Input((4,), name="z")
+    one_hot, number = keras.Input((2,), name="label"), keras.Input((), name="y", dtype="int32")
+    encoder(image, one_hot).save(folder / "encoder.keras")
+    encoder(image).save(folder / "plain.keras")
+    decoder(latent, one_hot, one_hot).save(folder / "decoder.keras")
+    embedded = layers.Embedding(2, 3, keras.initializers.RandomNormal(stddev=2))(number)
+    decoder(latent, number, embedded).save(folder / "embedding.keras")
+    return folder
 
 
 @pytest.fixture

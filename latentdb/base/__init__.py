@@ -8,5 +8,6 @@ validate    checks of vectors and ids that come from a caller
 progress    what a long run reports
 wording     numbers with their nouns, for messages
 arrow       pyarrow, where it is installed
+condition   how a network takes the condition of a conditional model
 cores       how many cores this process may use
 """

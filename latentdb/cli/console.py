@@ -538,8 +538,18 @@ def _model_lines(info: Info) -> list[tuple[str, str]]:
             + ("" if spec.background == "white" else f", transparency over {spec.background}"),
         ),
         ("engine", f"{info.model.precision}, {engine}"),
+        *_condition_lines(info.model),
         *_verdict_lines(info.model),
     ]
+
+
+def _condition_lines(config: ModelConfig) -> list[tuple[str, str]]:
+    """What a conditional model is conditioned on."""
+    condition = config.condition
+    if condition is None:
+        return []
+    networks = [name for name in ("encoder", "decoder") if condition.form(name)]
+    return [("condition", f"{condition.key} of {' and '.join(networks)}: {condition.accepted}")]
 
 
 def _verdict_lines(config: ModelConfig) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from latentdb.base.wording import counted
 from latentdb.cli.console import print_json, print_matches, print_paths, print_position, progress
 from latentdb.cli.options import (
     Weights,
+    condition_option,
     db_argument,
     force_option,
     json_option,
@@ -53,6 +54,7 @@ from latentdb.cli.options import (
 @click.option(
     "--model", type=click.Path(), help="Fail if the store was made with another model than this."
 )
+@condition_option
 @force_option
 @trust_option
 @json_option
@@ -64,6 +66,7 @@ def decode(
     everything: bool,
     recipe: str | None,
     save: str | None,
+    condition: str | None,
     trust_model: bool,
     as_json: bool,
     quiet: bool,
@@ -79,13 +82,14 @@ def decode(
     if bool(targets) + (where is not None) + everything + (recipe is not None) != 1:
         raise click.UsageError("give one of TARGETS, --where EXPR, --recipe RECIPE, --all")
     if recipe is not None:
-        _decode_recipe(db, recipe, save, as_json, trust_model=trust_model, **output)
+        _decode_recipe(db, recipe, save, as_json, condition, trust_model=trust_model, **output)
         return
     if save is not None:
         raise click.UsageError("--save NAME saves a --recipe")
     if output["out"] is None and output["sheet"] is None:
         raise click.UsageError("give --out, --sheet, or both")
-    with Reader.open(db, trust_model=trust_model) as store, progress(quiet) as report:
+    with Reader.open(db, trust_model=trust_model) as opened, progress(quiet) as report:
+        store = opened.with_condition(condition)
         written = store.decode_to(targets or None, where=where, report=report, **output)
     if as_json:
         print_json(written)
@@ -98,6 +102,7 @@ def _decode_recipe(
     recipe: str,
     save: str | None,
     as_json: bool,
+    condition: str | None,
     *,
     trust_model: bool,
     overwrite: bool,
@@ -108,12 +113,13 @@ def _decode_recipe(
     if output["out"] is None and output["sheet"] is None and save is None:
         raise click.UsageError("give --out, --sheet, --save, or several of them")
     with LatentDB.open(db, trust_model=trust_model) as store:
-        latent = store.recipe(recipe)
+        reader = store.with_condition(condition)
+        latent = reader.recipe(recipe)
         if save is not None:
             store.save_recipe(save, recipe, overwrite=overwrite)
         written = None
         if output["out"] is not None or output["sheet"] is not None:
-            written = store.decode_to([latent.vector], overwrite=overwrite, **output)
+            written = reader.decode_to([latent.vector], overwrite=overwrite, **output)
     if as_json:
         files = [] if written is None else list(written.written)
         print_json({**vars(latent), "saved": save, "written": files})
@@ -146,6 +152,7 @@ def _decode_recipe(
     help="Draw TARGETS, the blend, and what --query finds.",
 )
 @scale_option
+@condition_option
 @force_option
 @trust_option
 @json_option
@@ -159,6 +166,7 @@ def blend(
     scale: int,
     overwrite: bool,
     k: int | None,
+    condition: str | None,
     trust_model: bool,
     as_json: bool,
 ) -> None:
@@ -167,7 +175,7 @@ def blend(
 
     if out is None and k is None and sheet is None:
         raise click.UsageError("give --out PNG, --query K, --sheet PNG, or several of them")
-    with Reader.open(db, trust_model=trust_model) as store:
+    with Reader.open(db, trust_model=trust_model).with_condition(condition) as store:
         vector = store.blend(targets, weights=weights, method=method)
         if out is not None:
             store.write(vector, out, scale=scale, overwrite=overwrite)
@@ -203,6 +211,7 @@ def blend(
     "--sheet", type=click.Path(), metavar="PNG", help="Draw the average beside ten of its rows."
 )
 @scale_option
+@condition_option
 @force_option
 @trust_option
 @json_option
@@ -213,6 +222,7 @@ def average(
     sheet: str | None,
     scale: int,
     overwrite: bool,
+    condition: str | None,
     trust_model: bool,
     as_json: bool,
 ) -> None:
@@ -221,7 +231,7 @@ def average(
 
     if out is None and sheet is None:
         raise click.UsageError("give --out PNG, --sheet PNG, or both")
-    with Reader.open(db, trust_model=trust_model) as store:
+    with Reader.open(db, trust_model=trust_model).with_condition(condition) as store:
         mean = store.average(where=where)
         if out is not None:
             store.write(mean.vector, out, scale=scale, overwrite=overwrite)
@@ -250,6 +260,7 @@ def average(
     help="Draw the path between the images of A and B, with the position of each step.",
 )
 @scale_option
+@condition_option
 @force_option
 @trust_option
 @json_option
@@ -263,6 +274,7 @@ def interpolate(
     sheet: str | None,
     scale: int,
     overwrite: bool,
+    condition: str | None,
     trust_model: bool,
     as_json: bool,
 ) -> None:
@@ -271,7 +283,7 @@ def interpolate(
 
     if out is None and sheet is None:
         raise click.UsageError("give --out PNG, --sheet PNG, or both")
-    with Reader.open(db, trust_model=trust_model) as store:
+    with Reader.open(db, trust_model=trust_model).with_condition(condition) as store:
         path = store.interpolate(a, b, steps=steps, method=method)
         if out is not None:
             store.write(path, out, scale=scale, overwrite=overwrite)

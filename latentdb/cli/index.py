@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 @click.argument("images", nargs=-1, required=True, type=click.Path())
 @model_options
 @click.option(
+    "--condition",
+    metavar="KEY[=VALUE]",
+    help="Of a conditional VAE: the metadata that is its condition; =VALUE gives it to all "
+    "IMAGES of this run.",
+)
+@click.option(
     "--metadata",
     type=click.Path(),
     metavar="FILE",
@@ -89,6 +95,7 @@ def index(
     with_errors: bool,
     recall: float | None,
     precision: str | None,
+    condition: str | None,
     as_json: bool,
     quiet: bool,
     **values: Any,
@@ -106,6 +113,7 @@ def index(
     from latentdb.images.selection import make_selection
     from latentdb.images.sources import require_images
     from latentdb.ingest.allowance import parse_allowance
+    from latentdb.model.calibration import is_file
 
     how = {name: values.pop(name) for name in _HOW}
     if metadata_column is not None and metadata is None:
@@ -113,8 +121,14 @@ def index(
     selection = make_selection(how["include"], how["exclude"], follow_links=how["follow_links"])
     files = require_images(images, selection)
     parse_allowance(how["allow_bad"])
-    codec, opened = _open(db, files, recall, precision, values)
+    key, equals, value = (condition or "").partition("=")
+    if condition is not None and not (key and (value or not equals)):
+        raise click.UsageError(f"--condition {condition!r}: give KEY, or KEY=VALUE")
+    is_imported = values["encoder"] or values["builder"] or is_file(values["model"])
+    model = {**values, "condition": (key or None) if is_imported else None}
+    codec, opened = _open(db, files, recall, precision, model)
     with opened as store:
+        _check_condition(store, key)
         rows_before = len(store)
         try:
             with progress(quiet) as report:
@@ -124,6 +138,7 @@ def index(
                     metadata=metadata,
                     metadata_column=metadata_column,
                     labels_from_folders=labels_from_folders,
+                    condition=value or None,
                     report=report,
                     **how,
                 )
@@ -142,6 +157,17 @@ def index(
         print_report(done, metadata, how["allow_bad"])
     if done.failed:
         raise click.exceptions.Exit(1)
+
+
+def _check_condition(store: LatentDB, key: str) -> None:
+    """Refuse another key than that of the store's condition."""
+    model = store.info().model
+    own = "" if model is None or model.condition is None else model.condition.key
+    if key not in ("", own):
+        raise click.UsageError(
+            f"--condition {key}: "
+            + (f"that of this store is {own}" if own else "the model of this store has none")
+        )
 
 
 _HOW = (

@@ -18,6 +18,7 @@ from latentdb.cli.console import (
 )
 from latentdb.cli.options import (
     Range,
+    condition_option,
     db_argument,
     force_option,
     json_option,
@@ -82,6 +83,7 @@ def diagnose(
 @click.option("--steps", type=int, default=9, show_default=True, help="Images per dimension.")
 @click.option("--out", required=True, type=click.Path(), help="A picture; .gif for an animation.")
 @seed_option
+@condition_option
 @force_option
 @trust_option
 @json_option
@@ -94,6 +96,7 @@ def traverse(
     out: str,
     overwrite: bool,
     seed: int,
+    condition: str | None,
     trust_model: bool,
     as_json: bool,
 ) -> None:
@@ -102,7 +105,7 @@ def traverse(
     from latentdb.reader import Reader
 
     low, high = span
-    with Reader.open(db, trust_model=trust_model) as store:
+    with Reader.open(db, trust_model=trust_model).with_condition(condition) as store:
         walk = store.traverse(
             target,
             dims=dims,
@@ -135,6 +138,7 @@ def traverse(
 @where_option
 @click.option("--out", required=True, type=click.Path(), help="A picture, or .npy for the vectors.")
 @seed_option
+@condition_option
 @force_option
 @trust_option
 @json_option
@@ -146,6 +150,7 @@ def sample(
     out: str,
     overwrite: bool,
     seed: int,
+    condition: str | None,
     trust_model: bool,
     as_json: bool,
 ) -> None:
@@ -153,7 +158,7 @@ def sample(
     from latentdb.base.wording import counted
     from latentdb.reader import Reader
 
-    with Reader.open(db, trust_model=trust_model) as store:
+    with Reader.open(db, trust_model=trust_model).with_condition(condition) as store:
         drawn = store.sample(
             count, source=source, where=where, out=out, overwrite=overwrite, seed=seed
         )

@@ -64,6 +64,18 @@ class Weights(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             self.fail(f"{value!r} is not a list of numbers: give W,W,...", param, ctx)
 
 
+class Categories(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Texts with commas between them."""
+
+    name = "categories"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        del param, ctx
+        return value if isinstance(value, tuple) else tuple(str(value).split(","))
+
+
 class Range(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """Two numbers: LOW..HIGH."""
 
@@ -116,6 +128,12 @@ trust_option = click.option(
     "--trust-model",
     is_flag=True,
     help="Run the code inside the model: only if you trust its author.",
+)
+condition_option = click.option(
+    "--condition",
+    metavar="VALUE",
+    help="Of a conditional model: under which condition images and latents are encoded and "
+    "decoded.  [default: that of each row]",
 )
 method_option = click.option(
     "--method",
@@ -195,6 +213,12 @@ _MODEL_OPTIONS = (
         help="How images of another shape are fitted.  [default: stretch]",
     ),
     background_option,
+    click.option(
+        "--categories",
+        type=Categories(),
+        metavar="A,B..",
+        help="Classes of a conditional model in its order.  [default: 0,1,2..]",
+    ),
     trust_option,
 )
 

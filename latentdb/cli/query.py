@@ -10,6 +10,7 @@ from latentdb.ann.metrics import METRICS
 from latentdb.cli.console import print_answers, print_json, print_matches
 from latentdb.cli.options import (
     collection_option,
+    condition_option,
     db_argument,
     force_option,
     json_option,
@@ -54,6 +55,7 @@ from latentdb.cli.options import (
 )
 @click.option("--on", "uri", metavar="URI", help="Search in the engine that DB was pushed to.")
 @collection_option
+@condition_option
 @force_option
 @trust_option
 @json_option
@@ -67,6 +69,7 @@ def query(
     uri: str | None,
     collection: str | None,
     overwrite: bool,
+    condition: str | None,
     trust_model: bool,
     as_json: bool,
     **how: Any,
@@ -79,7 +82,7 @@ def query(
             raise click.UsageError(
                 "--targets cannot be combined with TARGET, --like, --unlike or --on"
             )
-        with Serving.open(db, trust_model=trust_model) as store:
+        with Serving.open(db, trust_model=trust_model).with_condition(condition) as store:
             answers = store.query_file(targets, **how)
             print_answers(answers, as_json=as_json)
             if sheet is not None:  # last: if it fails, the answers are printed
@@ -89,7 +92,7 @@ def query(
         raise click.UsageError("give a TARGET, --like TARGET, or --targets FILE")
     if uri is None and collection is not None:
         raise click.UsageError("--collection is of --on URI")
-    with Serving.open(db, trust_model=trust_model) as store:
+    with Serving.open(db, trust_model=trust_model).with_condition(condition) as store:
         if uri is None:
             matches = store.query(target, like=like, unlike=unlike, **how)
         else:

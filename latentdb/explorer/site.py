@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentdb.ann.metrics import VECTOR_METRICS
-from latentdb.base.errors import AlreadyExistsError, MissingExtraError
+from latentdb.base.errors import AlreadyExistsError, MissingExtraError, ModelError
 from latentdb.base.files import write_new
 from latentdb.base.outputs import check_new_folder, output_folder
 from latentdb.base.progress import report_stage
@@ -133,9 +133,16 @@ def write_site(
         If there are no rows.
     MissingExtraError
         If the decoder is not compiled, and cannot be.
+    ModelError
+        If the model is conditional.
     """
     if Originals(db._snapshot()).find([os.fspath(path)]) is not None:
         raise AlreadyExistsError(f"{path} lies in the store: give another path")
+    if db._has_decoder(db._snapshot()) and db.codec.config.condition is not None:
+        raise ModelError(
+            "a site decodes in the browser, which does not know the condition of a conditional "
+            "model: latentdb serve --condition VALUE shows the same page"
+        )
     replaced = overwrite and os.path.isfile(os.path.join(path, MARK))
     if not replaced:
         _check_new(path)

@@ -121,7 +121,7 @@ class Views:
 
     @property
     def _has_decoder(self) -> bool:
-        return self._db._has_decoder(self.snapshot)
+        return self._db._decode(self.snapshot) is not None
 
     @property
     def metrics(self) -> list[str]:
@@ -236,7 +236,7 @@ class Views:
         """A tile, and the indices in it of the rows without an image file."""
         rows = self.map.rows[PER_TILE * number : PER_TILE * (number + 1)]
         codec = self._db.codec
-        decode = codec.decode if self._has_decoder else None
+        decode = codec.decode if codec.has_decoder else None
         with self._turn():
             images, missing = read_or_decode(
                 self.snapshot, rows, codec.config.preprocessing, decode

@@ -150,7 +150,7 @@ class MemberPlanner:
         digest = xxhash.xxh3_64_intdigest(data)
         if stored is not None:
             elsewhere = stored.is_elsewhere(file.path)
-            if digest == stored.digest:
+            if digest == stored.digest and not self._planner.encodes(stored, values):
                 batch.add_unchanged(file, stored, values, elsewhere=elsewhere)
                 return
             if elsewhere:

@@ -20,7 +20,7 @@ from latentdb.ingest.ingest import (
     check_log_var,
 )
 from latentdb.model.codec import BATCH, Codec
-from latentdb.store.columns import make_columns
+from latentdb.store.columns import Column, make_columns
 from latentdb.store.edits import free_columns
 from latentdb.store.rows import Floats, Ints, Rows
 from latentdb.store.writer import Writer
@@ -76,7 +76,7 @@ def add_images(
     check_conflicts(ids, old, on_conflict)
     skipped = (old >= 0) & (on_conflict == "skip")
     written = 0
-    pieces = _encoded(codec, ids, images, skipped, report)
+    pieces = _encoded(codec, ids, images, skipped, columns, report)
     while commit := list(_up_to(pieces, COMMIT_ROWS)):
         rows = np.concatenate([piece[0] for piece in commit])
         log_vars = [piece[2] for piece in commit if piece[2] is not None]
@@ -100,6 +100,7 @@ def _encoded(
     ids: Sequence[str],
     images: Iterable[ImageLike],
     skipped: np.ndarray[tuple[int], np.dtype[np.bool_]],
+    columns: Mapping[str, Column],
     report: Report | None,
 ) -> Iterator[_Piece]:
     """Positions of ids, z_mean, z_log_var and paths, a batch at a time."""
@@ -115,7 +116,12 @@ def _encoded(
                 paths.append(_path(image))
                 taken.append(row)
         if taken:
-            yield np.array(taken, np.int64), *codec.encode(np.stack(pixels)), paths
+            metadata = None
+            if codec.config.condition is not None:
+                metadata = [
+                    {key: column.item(row) for key, column in columns.items()} for row in taken
+                ]
+            yield np.array(taken, np.int64), *codec.encode(np.stack(pixels), metadata), paths
         if len(batch) < len(names):
             raise _wrong_number("fewer", len(ids))
         if report is not None:

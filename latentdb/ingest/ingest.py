@@ -11,15 +11,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.base.progress import Progress, Report
+from latentdb.base.wording import quoted
 from latentdb.images.discover import Search
 from latentdb.images.selection import EVERYTHING, Selection
 from latentdb.images.sources import split_sources
@@ -33,7 +35,7 @@ from latentdb.ingest.report import Counts, IndexReport
 from latentdb.ingest.roots import RootPlan, plan_roots
 from latentdb.ingest.table import RowMatcher, Table, Unmatched
 from latentdb.model.codec import Codec
-from latentdb.store.columns import LABEL, make_columns
+from latentdb.store.columns import LABEL, Value, make_columns
 from latentdb.store.compaction import compact_if_due
 from latentdb.store.edits import free_columns
 from latentdb.store.restamp import Stamp, restamp
@@ -145,6 +147,7 @@ def index_images(
     prune: bool = False,
     strict: bool = False,
     allow_bad: int | str = DEFAULT_ALLOWANCE,
+    condition: Value = None,
     report: Report | None = None,
 ) -> IndexReport:
     """Encode the new and changed images of folders into a store.
@@ -180,6 +183,8 @@ def index_images(
     allow_bad
         Number of bad files, or share of all as ``"P%"``, beyond which the report
         says that the run failed.
+    condition
+        Of a conditional model: the value of all images, in place of their metadata.
     report
         Called with the progress.
 
@@ -198,6 +203,7 @@ def index_images(
         plan.search.require_images()
     check_log_var(writer.snapshot, codec.config.has_z_log_var)
     types = _column_types(writer, table, labels_from_folders)
+    given = _given_condition(codec, types, condition, archives=bool(archives))
     if plan.recorded.all != writer.snapshot.manifest.roots:
         writer.set_roots(plan.recorded.all)
     matcher = None if table is None else RowMatcher(table)
@@ -210,6 +216,8 @@ def index_images(
         labels=labels,
         rehash=rehash,
         restore=restore,
+        condition=codec.config.condition,
+        given=given,
     )
     counts = Counts()
     write = partial(_write_batches, writer, codec, types, counts, strict=strict, report=report)
@@ -312,7 +320,8 @@ def _missing(planner: ImagePlanner, plan: RootPlan) -> Ints:
 
 def _encode(batch: Batch, pending: _PendingRows, snapshot: Snapshot, codec: Codec) -> None:
     if batch.images:
-        pending.add(batch.images, *codec.encode(batch.pixels))
+        metadata = [row.metadata for row in batch.images]
+        pending.add(batch.images, *codec.encode(batch.pixels, metadata))
     if batch.reused:
         rows = np.array([row.source for row in batch.reused], np.int64)
         log_vars = snapshot.log_vars(rows) if codec.config.has_z_log_var else None
@@ -408,6 +417,40 @@ def _column_types(writer: Writer, table: Table | None, labels_from_folders: bool
                 f"convert it, use another key, or run latentdb metadata DB retype {key} {type_}"
             )
     return types
+
+
+def _given_condition(
+    codec: Codec, types: dict[str, str], value: Value, *, archives: bool
+) -> dict[str, Value]:
+    """The metadata that gives all images of a run one condition; its column joins the types.
+
+    Raises
+    ------
+    InvalidInputError
+        If the value is none of the model's, or images can have none for lack of it.
+    """
+    condition = codec.config.condition
+    if value is not None:
+        codec.with_condition(value)  # refuses it
+    if condition is None:
+        return {}
+    if value is None:
+        if condition.key not in types and not archives:
+            raise InvalidInputError(
+                f"the model is conditional, and these images have no metadata "
+                f"{quoted(condition.key)}: give it by --metadata FILE, --labels-from-folders or "
+                f"--condition {condition.key}=VALUE"
+            )
+        return {}
+    type_ = types.setdefault(condition.key, "str" if condition.categories else "float")
+    kinds: dict[str, Callable[[Any], Value]] = {"str": str, "int": int, "float": float}
+    try:
+        return {condition.key: kinds[type_](value)}
+    except (KeyError, ValueError) as error:
+        raise InvalidInputError(
+            f"condition {quoted(value)} does not fit the column {quoted(condition.key)} of this "
+            f"store, which is {type_}"
+        ) from error
 
 
 class _FileCounter:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from latentdb.base.errors import ImageError
+from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.images.decode import Preprocessing, decode_pixels, has_vanished, read_file
 from latentdb.images.discover import (
     BadFile,
@@ -24,6 +24,7 @@ from latentdb.ingest.known_images import KnownImages, is_gone
 from latentdb.ingest.labels import FolderLabels
 from latentdb.ingest.roots import Rivals, RootPlan
 from latentdb.ingest.table import RowMatcher
+from latentdb.model.condition import Condition
 from latentdb.store.columns import LABEL, MEASURED, Value
 from latentdb.store.originals import file_digest
 from latentdb.store.restamp import Stamp
@@ -187,6 +188,10 @@ class ImagePlanner:
         are those of its row.
     restore
         Whether images that were deleted are taken in again.
+    condition
+        Of a conditional model: the metadata of an image must have its value.
+    given
+        Metadata of all images of this run, before any other.
     """
 
     def __init__(
@@ -199,6 +204,8 @@ class ImagePlanner:
         labels: FolderLabels | None = None,
         rehash: bool = False,
         restore: bool = False,
+        condition: Condition | None = None,
+        given: Mapping[str, Value] | None = None,
     ) -> None:
         self.snapshot = snapshot
         self.preprocessing = preprocessing
@@ -211,6 +218,8 @@ class ImagePlanner:
         self._labels = labels
         self._rehash = rehash
         self._restore = restore
+        self._condition = condition
+        self._given = given or {}
         self._found: list[Ints] = []  # rows whose ids were met
         self._vanished: set[int] = set()  # those whose files were deleted meanwhile
 
@@ -302,7 +311,7 @@ class ImagePlanner:
         data, status = read_file(candidate.path)
         file = ImageFile(candidate.id, candidate.path, status.st_size, status.st_mtime_ns)
         digest = xxhash.xxh3_64_intdigest(data)
-        if stored is not None and digest == stored.digest:
+        if stored is not None and digest == stored.digest and not self.encodes(stored, values):
             elsewhere = self._is_elsewhere(stored, file.path, file.id)
             batch.add_unchanged(file, stored, values, elsewhere=elsewhere)
             return
@@ -341,10 +350,17 @@ class ImagePlanner:
             deleted = self.known.was_deleted(file.id, file.size, file.mtime_ns)
             batch.deleted += deleted
             return deleted
-        if self._rehash or _stamp(file) != stored.stamp:
+        if self._rehash or _stamp(file) != stored.stamp or self.encodes(stored, values):
             return False
         batch.add_unchanged(file, stored, values)
         return True
+
+    def encodes(self, stored: StoredImage, values: Mapping[str, Value]) -> bool:
+        """Whether a row needs another latent for new metadata: the encoder's condition changed."""
+        if self._condition is None or self._condition.encoder is None:
+            return False
+        key = self._condition.key
+        return values.get(key, stored.metadata.get(key)) != stored.metadata.get(key)
 
     def add_by_content(
         self,
@@ -375,14 +391,24 @@ class ImagePlanner:
                 number = np.array([renamed], np.int64)
                 self._found.append(number)
                 (image,) = self._stored_images(number)
-                if image is not None:
+                if image is not None and self.encodes(image, values):
+                    stored = image
+                elif image is not None:
                     batch.renamed += 1
                     batch.add_unchanged(file, image, values, renamed=True)
-                return None
+                if stored is None:
+                    return None
         old = {} if stored is None else _of_other_content(stored.metadata)
         replaces = -1 if stored is None else stored.row
         source = int(rows[0]) if len(rows) else -1
         row = PlannedRow(file, digest, replaces, {**old, **values}, source)
+        if self._condition is not None:
+            try:
+                self._condition.of_row(row.metadata)
+            except InvalidInputError as error:
+                raise ImageError(file.path, str(error)) from error
+            if self._condition.encoder is not None:  # a copy may be of another class
+                return replace(row, source=-1)
         if source < 0:
             return row
         batch.reused.append(row)
@@ -407,7 +433,7 @@ class ImagePlanner:
         if self._matcher is not None:
             row = self._matcher.find(candidate.id, candidate.path, below) or {}
             values.update({key: value for key, value in row.items() if value is not None})
-        return values
+        return {**values, **self._given}
 
 
 def _of_other_content(metadata: Mapping[str, Value]) -> dict[str, Value]:

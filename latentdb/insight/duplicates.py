@@ -12,7 +12,6 @@ from latentdb.ann.exact import chunk_rows
 from latentdb.ann.neighbours import others_mask
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.images.decode import Preprocessing
-from latentdb.images.pixel_range import Pixels
 from latentdb.insight.blocks import sample_rows
 from latentdb.insight.copies import NEIGHBOURS, Threshold, calibrate
 from latentdb.insight.grouping import Pairs, complete_linkage
@@ -23,7 +22,7 @@ from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
 Report = Callable[[int, int], None]
-Posteriors = Callable[[Pixels], tuple[Floats, "Floats | None"]]
+Posteriors = Callable[..., tuple[Floats, "Floats | None"]]  # of images, and their metadata
 
 KEEP = ("medoid", "largest")
 _SAMPLE, _LEAST = 1_000, 20  # rows to calibrate on
@@ -200,7 +199,7 @@ def _calibrate(
         images,
         own,
         np.sort(gaps.reshape(len(drawn), NEIGHBOURS), axis=1).astype(np.float32),
-        lambda pixels: searcher.space.embed(*encode(pixels)),
+        lambda pixels: searcher.space.embed(*encode(pixels, snapshot.metadata(drawn))),
         searcher.space.distances,
         seed=seed,
     )

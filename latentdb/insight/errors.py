@@ -49,7 +49,8 @@ def measure(
     for start in range(0, len(rows), step):
         indices, images = read_originals(snapshot, rows[start : start + step], spec)
         if len(indices):
-            rebuilt = decode(snapshot.vectors(rows[start + indices])).astype(np.float32)
+            read = rows[start + indices]
+            rebuilt = decode(snapshot.vectors(read), snapshot.metadata(read)).astype(np.float32)
             squares = np.square(images - rebuilt, dtype=np.float64)
             errors[start + indices] = squares.mean(axis=(1, 2, 3))
             textures[start + indices] = [texture(image) for image in images]

@@ -19,6 +19,7 @@ from latentdb.insight.fidelity import ssim
 from latentdb.insight.originals import read_originals
 from latentdb.model.outcome import psnr
 from latentdb.model.pca import PCA, fit_pca
+from latentdb.model.posterior import Decode
 from latentdb.search.embedded_rows import EmbeddedRows
 from latentdb.search.searcher import Searcher
 from latentdb.search.selection import check_column, column_values
@@ -330,14 +331,15 @@ def _reconstructions(
     snapshot: Snapshot,
     sample: _Sample,
     pca: PCA | None,
-    decode: Callable[[Floats], Pixels] | None,
+    decode: Decode | None,
 ) -> Iterator[Fidelity]:
     """PSNR and SSIM of the queries, by the model and by PCA."""
     if sample.images is None:
         return
     images = sample.images[np.searchsorted(sample.gallery, sample.queries)]
     if decode is not None:
-        yield _fidelity(MODEL, images, decode(snapshot.vectors(sample.queries)))
+        rebuilt = decode(snapshot.vectors(sample.queries), snapshot.metadata(sample.queries))
+        yield _fidelity(MODEL, images, rebuilt)
     if pca is not None:
         rebuilt = np.empty_like(images)
         for part in _parts(len(images), pca):

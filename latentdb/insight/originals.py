@@ -60,5 +60,6 @@ def read_or_decode(
     images[readable] = originals
     missing = np.setdiff1d(np.arange(len(rows)), readable)
     if len(missing) and decode is not None:
-        images[missing] = decode(snapshot.vectors(rows[missing]))
+        gone = rows[missing]
+        images[missing] = decode(snapshot.vectors(gone), snapshot.metadata(gone))
     return images, missing

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latentdb.images.pixel_range import Pixels
 from latentdb.insight.blocks import norms, sample_rows
 from latentdb.model.posterior import Decode
 from latentdb.search.results import Match, to_matches
@@ -15,7 +14,7 @@ from latentdb.search.searcher import Searcher
 from latentdb.store.rows import Floats
 from latentdb.store.snapshot import Snapshot
 
-Encode = Callable[[Pixels], tuple[Floats, Floats | None]]
+Encode = Callable[..., tuple[Floats, Floats | None]]
 
 NEAREST = 3
 _USUAL_ROWS = 64  # whose drift is what is usual

@@ -107,7 +107,7 @@ class Builder:
         name
             Name of the model.
         flat_inputs
-            Take inputs as vectors, and reshape them.
+            Take one vector, of which the inputs are parts in the order of `inputs`.
 
         Raises
         ------
@@ -126,6 +126,10 @@ class Builder:
         tensors: dict[Tensor, Any] = {}
         layers: dict[Layer, Any] = {}
         model_inputs = []
+        parts: dict[Tensor, Any] = {}
+        if flat_inputs and len(inputs) > 1:
+            whole, parts = self._parts(inputs)
+            model_inputs.append(whole)
         for step in steps:
             if step.action == "input":
                 if step.tensor not in inputs:
@@ -135,6 +139,9 @@ class Builder:
                     )
                 shape = inputs[step.tensor]
                 self._cost.add_tensor(step.tensor.label, shape)
+                if parts:
+                    tensors[step.tensor] = parts[step.tensor]
+                    continue
                 name_of_input = self._name(step.tensor.layer)
                 is_flat = flat_inputs and len(shape) > 1
                 size = (math.prod(side or 0 for side in shape),) if is_flat else shape
@@ -157,6 +164,19 @@ class Builder:
                 f"{self._file.name} is refused: it is {len(steps)} layers deep"
             ) from error
         return Built(model)
+
+    def _parts(
+        self, inputs: Mapping[Tensor, tuple[int | None, ...]]
+    ) -> tuple[Any, dict[Tensor, Any]]:
+        """A vector, and the inputs that are parts of it."""
+        sizes = [math.prod(side or 0 for side in shape) for shape in inputs.values()]
+        whole = self._keras.Input((sum(sizes),), name="values")
+        parts, start = {}, 0
+        for (tensor, shape), size in zip(inputs.items(), sizes, strict=True):
+            part = whole[:, start : start + size]
+            parts[tensor] = part if len(shape) == 1 else self._keras.layers.Reshape(shape)(part)
+            start += size
+        return whole, parts
 
     def _name(self, layer: Layer) -> str:
         base = re.sub(r"[^\w.-]+", "_", layer.name)[:80] or "layer"

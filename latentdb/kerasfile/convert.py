@@ -14,12 +14,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from latentdb.base.condition import INDEX, NUMBER, ONE_HOT, ConditionInput
 from latentdb.base.errors import ModelError, UntrustedModelError
 from latentdb.base.wording import clipped, quoted
 from latentdb.kerasfile.builder import Builder, Built, check
 from latentdb.kerasfile.container import Content, ModelFile, parse, read_file
 from latentdb.kerasfile.graph import Architecture, Submodel, Tensor, input_shape, is_keras, upstream
-from latentdb.kerasfile.locate import ModelOutputs, decoder_of, find, is_mean, training_notes
+from latentdb.kerasfile.locate import (
+    CONDITION_HINT,
+    ModelOutputs,
+    decoder_of,
+    find,
+    is_mean,
+    split_inputs,
+    training_notes,
+)
+from latentdb.kerasfile.operations import operation_of
 from latentdb.kerasfile.runtime import latentdb_layers, load_keras, run_and_load, save
 from latentdb.kerasfile.savedmodel import is_saved_model, read_saved_model
 
@@ -27,6 +37,8 @@ Shape = tuple[int | None, ...]
 Source = str | os.PathLike[str] | Content
 Size = tuple[tuple[int, int] | None, int | None]  # height and width, channels, if given
 _MAX_LATENT = 1 << 20  # numbers of a latent
+# Layers and operations that leave a class what it is.
+_MOVES = frozenset(("Flatten", "Reshape", "get_item", "reshape", "squeeze", "expand_dims"))
 _DIVISORS = (255, 256, 127.5, 128)  # bring pixels of 0..255 into 0..1 or 0..2
 
 
@@ -44,6 +56,9 @@ class ConvertedModel:
         Dimensions of z_mean.
     latent_shape
         Shape of z_mean where the model's own is no vector; it is flattened.
+    encoder_condition, decoder_condition
+        What the second input of each took.  As latentdb saves it, a network with a condition
+        takes one vector: the image, flattened, or the latent, and the condition after it.
     has_z_log_var
         Whether the encoder's second output is z_log_var.
     divides
@@ -60,6 +75,8 @@ class ConvertedModel:
     divides: bool
     notes: tuple[str, ...]
     latent_shape: tuple[int, ...] = ()
+    encoder_condition: ConditionInput | None = None
+    decoder_condition: ConditionInput | None = None
 
 
 def convert(
@@ -72,6 +89,7 @@ def convert(
     channels: int | None = None,
     trust_model: bool = False,
     architectures: Sequence[str | os.PathLike[str]] = (),
+    conditional: bool = False,
 ) -> ConvertedModel:
     """Find the encoder and the decoder in model files, and build them from allow-listed layers.
 
@@ -90,6 +108,8 @@ def convert(
         Run the code in the files if they cannot be used as data.
     architectures
         Of an encoder and of a decoder that are files of weights: .json files.
+    conditional
+        Whether encoder and decoder may have a second input, the condition.
 
     Raises
     ------
@@ -106,18 +126,24 @@ def convert(
     try:
         file, data = _open(encoder, "a .keras or .h5 encoder", shapes[0])
         model = Architecture(file)
-        outputs = find(model, z_mean=z_mean, z_log_var=z_log_var)
-        converted = _convert_as_data(model, outputs, size, with_decoder=decoder is None)
+        outputs = find(model, z_mean=z_mean, z_log_var=z_log_var, conditional=conditional)
+        converted = _convert_as_data(
+            model, outputs, size, with_decoder=decoder is None, conditional=conditional
+        )
     except UntrustedModelError:
-        if not trust_model:
+        if not trust_model or conditional:
             raise
         layers = (z_mean, z_log_var)
         converted = _convert_by_running(data, model, layers, size, with_decoder=decoder is None)
     if decoder is None:
         return converted
     label = outputs.z_mean.label if model.submodels else "its layer"
-    saved, notes = _convert_decoder(decoder, converted, label, shapes[1], trust_model=trust_model)
-    return replace(converted, decoder=saved, notes=(*converted.notes, *notes))
+    saved, taken, notes = _convert_decoder(
+        decoder, converted, label, shapes[1], trust_model=trust_model, conditional=conditional
+    )
+    return replace(
+        converted, decoder=saved, decoder_condition=taken, notes=(*converted.notes, *notes)
+    )
 
 
 def _open(source: Source, expected: str, architecture: bytes | None) -> tuple[ModelFile, bytes]:
@@ -131,15 +157,22 @@ def _open(source: Source, expected: str, architecture: bytes | None) -> tuple[Mo
 
 
 def _convert_as_data(
-    model: Architecture, found: ModelOutputs, size: Size, *, with_decoder: bool
+    model: Architecture,
+    found: ModelOutputs,
+    size: Size,
+    *,
+    with_decoder: bool,
+    conditional: bool,
 ) -> ConvertedModel:
     """Build encoder and decoder without running code."""
     keras, name = load_keras(), model.file.name
     notes = list(found.notes)
     outputs = [found.z_mean] + ([found.z_log_var] if found.z_log_var is not None else [])
-    inputs, image = _image_inputs(outputs, size, name)
+    inputs, image = _image_inputs(outputs, size, name, conditional=conditional)
+    taken = _condition_input(tuple(inputs)[1:], outputs, notes)
+    flat = taken is not None
     builder = Builder(model.file, keras)
-    built = _take_parts(builder.build(outputs, inputs, name="encoder"), found)
+    built = _take_parts(builder.build(outputs, inputs, name="encoder", flat_inputs=flat), found)
     shape = tuple(side or 0 for side in built.shapes[0])
     dim = math.prod(shape)
     if not 0 < dim <= _MAX_LATENT or (len(shape) > 1 and dim >= math.prod(image)):
@@ -152,21 +185,27 @@ def _convert_as_data(
             f"{outputs[1].quoted} is not used as z_log_var: its shape is "
             f"{list(built.shapes[1])}, that of z_mean is {list(shape)}"
         )
-        built = _take_parts(builder.build(outputs[:1], inputs, name="encoder"), found)
+        built = _take_parts(
+            builder.build(outputs[:1], inputs, name="encoder", flat_inputs=flat), found
+        )
     notes += _notes_on_pairs(found, dim, has_log_var=len(built.shapes) > 1)
     if len(shape) > 1:
         built = _flattened(built)
         notes.append(f"latents of shape {list(shape)} are stored as {dim:,} numbers each")
-    decoder = None
+    decoder = of_decoder = None
     if with_decoder and found.decoder is not None and found.latent is not None:
         _check_halves(found.latent, dim, name, found.z_mean.label)
         try:
-            decoder = _build_decoder(model, found.decoder, found.latent, shape, math.prod(image))
+            latent = (found.latent, *([found.condition] if found.condition is not None else []))
+            decoder, of_decoder = _build_decoder(
+                model, found.decoder, latent, shape, math.prod(image), notes
+            )
         except ModelError as error:
             notes.append(f"the decoder is not used: {error}")
     return ConvertedModel(
         save(built.model), decoder, image, dim, len(built.shapes) > 1,
-        _divides(outputs[0]), tuple(notes), shape if len(shape) > 1 else (),
+        _divides(outputs[0], next(iter(inputs))), tuple(notes), shape if len(shape) > 1 else (),
+        taken, of_decoder,
     )  # fmt: skip
 
 
@@ -228,15 +267,18 @@ def _check_halves(latent: Tensor, dim: int, name: str, label: str) -> None:
 
 
 def _image_inputs(
-    outputs: Sequence[Tensor], size: Size, name: str
+    outputs: Sequence[Tensor], size: Size, name: str, *, conditional: bool
 ) -> tuple[dict[Tensor, Shape], tuple[int, int, int]]:
-    """The encoder's input with its shape, and the shape of an image."""
+    """The encoder's inputs with their shapes, the image first, and the shape of an image."""
     inputs = [step.tensor for step in upstream(outputs) if step.action == "input"]
-    if len(inputs) != 1:
+    if len(inputs) == 2 and conditional:
+        inputs = list(split_inputs(inputs))
+    elif len(inputs) != 1:
         labels = ", ".join(clipped(tensor.label) for tensor in inputs[:8]) or "none"
+        hint = f"; {CONDITION_HINT}" if len(inputs) == 2 else ""
         raise ModelError(
             f"{name} is refused: z_mean depends on {len(inputs)} inputs ({labels}), expected one "
-            "image; a conditional encoder is taken as .onnx with its condition as a constant"
+            f"image{hint}"
         )
     shape = input_shape(inputs[0].layer)
     image = image_shape(shape, size, name)
@@ -244,7 +286,42 @@ def _image_inputs(
         shape = tuple(
             default if side is None else side for side, default in zip(shape, image, strict=True)
         )
-    return {inputs[0]: shape}, image
+    return {inputs[0]: shape, **{other: input_shape(other.layer) for other in inputs[1:]}}, image
+
+
+def _condition_input(
+    conditions: Sequence[Tensor], outputs: Sequence[Tensor], notes: list[str]
+) -> ConditionInput | None:
+    """What a second input takes, if there is one; notes which it is."""
+    if not conditions:
+        return None
+    (condition,) = conditions
+    shape = input_shape(condition.layer)
+    if len(shape) > 1 or None in shape:
+        raise ModelError(
+            f"the input {condition.quoted} has shape {list(shape)}: expected a condition, which "
+            "is [k], one-hot, or one number"
+        )
+    classes, same = None, {condition}
+    for step in upstream(outputs):
+        if not same.intersection(step.needs):
+            continue
+        layer = step.tensor.layer
+        if step.action == "same" or layer.kind in _MOVES or operation_of(layer) in _MOVES:
+            same.add(step.tensor)
+        elif layer.kind == "Embedding" and is_keras(layer):
+            classes = layer.config.get("input_dim")
+    width = math.prod(side or 0 for side in shape)
+    found = ConditionInput(NUMBER) if width == 1 else ConditionInput(ONE_HOT, width)
+    if classes is not None:
+        if type(classes) is not int or classes < 1 or width != 1:
+            raise ModelError(f"the input {condition.quoted} of an embedding is not one class")
+        found = ConditionInput(INDEX, classes)
+    what = "a number" if found.form == NUMBER else f"{found.classes} classes"
+    note = f"the condition is the input {condition.quoted}, {what}"
+    if note not in notes:
+        notes.append(note)
+    return found
 
 
 def image_shape(shape: Shape, size: Size, name: str) -> tuple[int, int, int]:
@@ -292,10 +369,15 @@ def image_shape(shape: Shape, size: Size, name: str) -> tuple[int, int, int]:
     )
 
 
-def _divides(z_mean: Tensor) -> bool:
+def _divides(z_mean: Tensor, image: Tensor) -> bool:
     """Whether the first layer of an encoder scales pixels of 0..255."""
-    first = next((step for step in upstream([z_mean]) if step.action == "layer"), None)
-    if first is None:
+    same = {image}
+    for first in upstream([z_mean]):
+        if first.action == "layer" and same.intersection(first.needs):
+            break
+        if first.action == "same" and same.intersection(first.needs):
+            same.add(first.tensor)
+    else:
         return False
     layer = first.tensor.layer
     if layer.kind == "Rescaling" and is_keras(layer):
@@ -310,16 +392,23 @@ def _divides(z_mean: Tensor) -> bool:
 
 
 def _build_decoder(
-    model: Architecture, image: Tensor, latent: Tensor, latent_shape: Shape, numbers: int
-) -> bytes:
+    model: Architecture,
+    image: Tensor,
+    inputs: Sequence[Tensor],
+    latent_shape: Shape,
+    numbers: int,
+    notes: list[str],
+) -> tuple[bytes, ConditionInput | None]:
+    """The decoder with these inputs, the latent first, and what its condition takes."""
+    latent, *conditions = inputs
+    taken = _condition_input(conditions, [image], notes)
     builder = Builder(model.file, load_keras())
-    built = builder.build(
-        [image], {latent: latent_shape}, cut=[latent], name="decoder", flat_inputs=True
-    )
+    shapes = {latent: latent_shape, **{other: input_shape(other.layer) for other in conditions}}
+    built = builder.build([image], shapes, cut=[latent], name="decoder", flat_inputs=True)
     shape = built.shapes[0]
     if None in shape or math.prod(side or 0 for side in shape) != numbers:
         raise ModelError(f"the decoder gives {list(shape)}, expected images of {numbers} numbers")
-    return save(built.model)
+    return save(built.model), taken
 
 
 def _convert_decoder(
@@ -329,14 +418,18 @@ def _convert_decoder(
     architecture: bytes | None,
     *,
     trust_model: bool,
-) -> tuple[bytes, tuple[str, ...]]:
+    conditional: bool,
+) -> tuple[bytes, ConditionInput | None, tuple[str, ...]]:
     """The decoder of a file of its own, for an encoder that was converted; and notes."""
     file, data = _open(source, "a .keras or .h5 decoder", architecture)
     model, name = Architecture(file), file.name
     dim = converted.latent_dim
     own = converted.latent_shape or (dim,)
     try:
-        image, latent = decoder_of(model)
+        image, *inputs = decoder_of(model, conditional=conditional)
+        if len(inputs) == 2 and input_shape(inputs[0].layer) != own == input_shape(inputs[1].layer):
+            inputs.reverse()
+        latent = inputs[0]
         _check_halves(latent, dim, "the encoder", label)
         if latent.layer.is_input:
             shape = input_shape(latent.layer)
@@ -349,13 +442,14 @@ def _convert_decoder(
                     f"the decoder does not take latents of shape {list(own)}: {name} takes "
                     f"{list(shape)}"
                 )
-        notes = tuple(training_notes(upstream([image], [latent])))
-        return _build_decoder(model, image, latent, own, math.prod(converted.image)), notes
+        notes = training_notes(upstream([image], [latent]))
+        saved, taken = _build_decoder(model, image, inputs, own, math.prod(converted.image), notes)
+        return saved, taken, tuple(notes)
     except UntrustedModelError:
-        if not trust_model:
+        if not trust_model or conditional:
             raise
     decoder = _loaded_submodel(_run(data, model), image.submodel)
-    return save(decoder), (_code_note(name),)
+    return save(decoder), None, (_code_note(name),)
 
 
 # --- by running the code in the file ---------------------------------------------------
@@ -415,6 +509,11 @@ def _convert_by_running(
     if len(shape) != 1:
         raise ModelError(f"z_mean of {model.file.name} has shape {list(shape)}: expected [d]")
     outputs = outputs[:1] + [out for out in outputs[1:2] if tuple(out.shape[1:]) == shape]
+    if len(encoder.inputs) != 1:
+        raise ModelError(
+            f"{model.file.name} has {len(encoder.inputs)} inputs: --trust-model takes no "
+            "conditional model"
+        )
     image = image_shape(tuple(encoder.inputs[0].shape[1:]), size, model.file.name)
     saved_encoder = save(keras.Model(encoder.inputs, outputs, name="encoder"))
     decoder = None

@@ -496,7 +496,7 @@ def _batch_shape(config: Mapping[str, Any]) -> Any:
 
 
 def input_shape(layer: Layer) -> tuple[int | None, ...]:
-    """Shape of an input layer, without the batch axis.
+    """Shape of an input layer, without the batch axis; empty where it takes single numbers.
 
     Raises
     ------
@@ -505,7 +505,7 @@ def input_shape(layer: Layer) -> tuple[int | None, ...]:
     """
     shape = _batch_shape(layer.config)
     sides = shape[1:] if isinstance(shape, list) else []
-    if not sides or not all(
+    if not (shape and isinstance(shape, list)) or not all(
         side is None or (type(side) is int and 0 < side <= _MAX_SIDE) for side in sides
     ):
         shown = clipped(list(sides)) if sides else "none"

@@ -53,6 +53,7 @@ ALLOWED_LAYERS: Mapping[str, frozenset[str]] = {
     **_settings("Reshape", "target_shape"),
     **_settings("Permute", "dims"),
     **_settings("RepeatVector", "n"),
+    **_settings("Embedding", "input_dim output_dim"),
     **_settings("Add Subtract Multiply Average Maximum Minimum", ""),
     **_settings("Concatenate", "axis"),
     **_settings("ZeroPadding1D ZeroPadding2D ZeroPadding3D", "padding data_format"),
@@ -75,7 +76,7 @@ ACTIVATION_LAYERS = frozenset(("ReLU", "LeakyReLU", "ELU", "Softmax", "Activatio
 # Settings that do not change what a trained layer computes.
 IGNORED_SETTINGS = re.compile(
     r"name|trainable|dtype|seed|implementation|(renorm_)?momentum|autocast|synchronized|(batch_)?input_shape"
-    r"|batch_size|input_dtype|dropout|(query|key|value)_shape|input_dim|activity_regularizer|\w+_(initializer|regularizer|constraint)"
+    r"|batch_size|input_dtype|dropout|(query|key|value)_shape|input_dim|input_length|activity_regularizer|\w+_(initializer|regularizer|constraint)"
 )
 # Settings that do not change it if they have these values.
 HARMLESS_VALUES: Mapping[str, Any] = {

@@ -7,6 +7,7 @@ lists the candidates.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from latentdb.kerasfile.graph import (
     Step,
     Submodel,
     Tensor,
+    input_shape,
     is_keras,
     origin,
     step_to,
@@ -47,6 +49,11 @@ _HEADS = frozenset(
 _RESHAPES = frozenset(("Flatten", "Reshape", "BatchNormalization"))
 _ENCODERS = frozenset(("encoder", "enc", "encode", "inference", "recognition"))
 _DECODERS = frozenset(("decoder", "dec", "decode", "generator", "generative"))
+_CONDITIONS = frozenset(
+    ("condition", "conditions", "cond", "label", "labels", "class", "classes", "y", "c",
+     "attribute", "attributes", "attr", "category", "digit")
+)  # fmt: skip
+CONDITION_HINT = "of a conditional VAE, --condition KEY names the metadata that is its condition"
 _PART = re.compile(r"(.+)\[(\d{0,6}):(\d{0,6})\]")
 _MAX_CANDIDATES = 12  # in a message
 _MAX_WALKED = 40_000  # steps: each tensor tried as the decoder's input is a walk of the graph
@@ -64,6 +71,8 @@ class ModelOutputs:
         The posterior's log variance; None if the file has none.
     decoder, latent
         The decoder's output and its input; None if the file has no decoder.
+    condition
+        The decoder's second input; None if it has none.
     notes
         One sentence for each choice that a person may want to override.
     parts
@@ -76,6 +85,7 @@ class ModelOutputs:
     latent: Tensor | None
     notes: tuple[str, ...]
     parts: tuple[slice | None, slice | None] = (None, None)
+    condition: Tensor | None = None
 
 
 def words(name: str) -> list[str]:
@@ -117,6 +127,7 @@ def find(
     z_mean: str | None = None,
     z_log_var: str | None = None,
     trust_model: bool = False,
+    conditional: bool = False,
 ) -> ModelOutputs:
     """Find the encoder's outputs and the decoder.
 
@@ -128,6 +139,8 @@ def find(
         Names of their layers; found if not given.
     trust_model
         Whether z_mean may depend on code in the file.
+    conditional
+        Whether the decoder may have a second input.
 
     Raises
     ------
@@ -152,13 +165,14 @@ def find(
         log_var = _layer_named(model, z_log_var)
     elif first is None:
         log_var, notes = _find_log_var(model, mean)
-    image, latent = _find_decoder(model, mean, log_var) or (None, None)
+    image, *inputs = _find_decoder(model, mean, log_var, conditional) or (None, None)
     notes += training_notes(upstream([mean] + ([log_var] if log_var is not None else [])))
     if mean.layer.config.get("activation") == "softmax" or mean.layer.kind == "Softmax":
         notes.append(
             f"{mean.quoted} ends in softmax, as a classifier does: --z-mean names another layer"
         )
-    return ModelOutputs(mean, log_var, image, latent, tuple(notes), (first, second))
+    latent, condition = (*inputs, None)[:2]
+    return ModelOutputs(mean, log_var, image, latent, tuple(notes), (first, second), condition)
 
 
 def _without_part(name: str | None) -> tuple[str | None, slice | None]:
@@ -181,13 +195,17 @@ def training_notes(steps: Collection[Step]) -> list[str]:
     ]
 
 
-def decoder_of(model: Architecture) -> tuple[Tensor, Tensor]:
+def decoder_of(model: Architecture, *, conditional: bool = False) -> tuple[Tensor, ...]:
     """Output and input of the decoder in a file: a model named so, or the outermost one.
+
+    Of a conditional one its condition follows; which input is which is known by their
+    names, else by their order.
 
     Raises
     ------
     ModelError
-        If there is no such model, or it does not have exactly one input.
+        If there is no such model, or it does not have exactly one input, or two of a
+        conditional one.
     """
     submodel = _submodel_named(model, _DECODERS) or model.top
     if submodel is None:
@@ -199,11 +217,33 @@ def decoder_of(model: Architecture) -> tuple[Tensor, Tensor]:
     submodel = Submodel(submodel.graph, submodel.path, submodel.file_name)
     image = Tensor(submodel, submodel.graph.outputs[0])
     inputs = [step.tensor for step in upstream([image]) if step.action == "input"]
+    order = [ref.layer for ref in submodel.graph.inputs]
+    inputs.sort(key=lambda tensor: order.index(tensor.ref.layer))
+    if len(inputs) == 2 and conditional:
+        latent, condition = sorted(inputs, key=lambda tensor: is_condition(tensor.ref.layer))
+        return image, latent, condition
     if len(inputs) != 1:
+        hint = f"; {CONDITION_HINT}" if len(inputs) == 2 else ""
         raise ModelError(
-            f"{model.file.name} has {len(inputs)} inputs: expected a decoder with one input"
+            f"{model.file.name} has {len(inputs)} inputs: expected a decoder with one input{hint}"
         )
     return image, inputs[0]
+
+
+def is_condition(name: str) -> bool:
+    """Whether an input is named as a condition is."""
+    return bool(set(words(name)) & _CONDITIONS)
+
+
+def split_inputs(inputs: Collection[Tensor]) -> tuple[Tensor, Tensor]:
+    """Image and condition of the two inputs of an encoder: the larger one is the image."""
+
+    def size(tensor: Tensor) -> tuple[int, int]:
+        shape = input_shape(tensor.layer)
+        return len(shape), math.prod(side or 1 for side in shape)
+
+    image, condition = sorted(inputs, key=size, reverse=True)
+    return image, condition
 
 
 def candidates(model: Architecture) -> list[str]:
@@ -361,27 +401,35 @@ def _ambiguous_scale(label: str) -> str:
 
 
 def _find_decoder(
-    model: Architecture, mean: Tensor, log_var: Tensor | None
-) -> tuple[Tensor, Tensor] | None:
-    """Output and input of the decoder in a whole VAE."""
+    model: Architecture, mean: Tensor, log_var: Tensor | None, conditional: bool
+) -> tuple[Tensor, ...] | None:
+    """Output and input of the decoder in a whole VAE, and its condition if it has one."""
     named = _submodel_named(model, _DECODERS)
     if named is not None and named is not mean.submodel and named.graph.inputs:
         try:
-            return decoder_of(model)
+            return decoder_of(model, conditional=conditional)
         except ModelError:
             return None
     if model.top is None:
         return None
+    encoded = [step.tensor for step in upstream([mean]) if step.action == "input"]
+    images = {split_inputs(encoded)[0]} if len(encoded) == 2 else set(encoded)
     for ref in model.top.graph.outputs:
         image = Tensor(model.top, ref)
-        latent = _decoder_input(image, mean, log_var)
-        if latent is not None:
-            return image, latent
+        inputs = _decoder_inputs(image, mean, log_var, images if conditional else None)
+        if inputs:
+            return image, *inputs
     return None
 
 
-def _decoder_input(image: Tensor, mean: Tensor, log_var: Tensor | None) -> Tensor | None:
-    """The first tensor downstream of z_mean that dominates the output."""
+def _decoder_inputs(
+    image: Tensor, mean: Tensor, log_var: Tensor | None, images: Collection[Tensor] | None
+) -> list[Tensor]:
+    """The first tensor downstream of z_mean that dominates the output; empty if none does.
+
+    Where the inputs `images` of the encoder are given, one other input, the condition, may
+    join it, and follows it.
+    """
     end = origin(image)
     heads = {mean} | ({log_var} if log_var is not None else set())
     downstream = set(heads)
@@ -395,8 +443,10 @@ def _decoder_input(image: Tensor, mean: Tensor, log_var: Tensor | None) -> Tenso
         rest = upstream([image], [step.tensor])
         walked += len(rest)
         if walked > _MAX_WALKED:
-            return None
+            return []
         inputs = [other.tensor for other in rest if other.action == "input"]
-        if inputs == [step.tensor] and _first_unsupported(rest) is None:
-            return step.tensor
-    return None
+        others = [tensor for tensor in inputs if tensor != step.tensor]
+        known = not others or (images is not None and len(others) == 1 and others[0] not in images)
+        if step.tensor in inputs and known and _first_unsupported(rest) is None:
+            return [step.tensor, *others]
+    return []

@@ -1,6 +1,7 @@
 """A model: an encoder and a decoder, trained or imported, used and described.
 
 config       model.json, and the options of a model file made elsewhere
+condition    what a conditional model is conditioned on
 fingerprint  which model it is
 codec        images to latents and latents to images
 vae          the Keras VAE, its loss, and the plain training loop of the mlp

@@ -84,7 +84,9 @@ def import_model(
     if options is not None and options.pixel_range is not None:
         return codec
     spec = codec.config.preprocessing
-    sample = _sample(images, spec) if images and codec.has_decoder else None
+    # The conditions of these images are not known before they are indexed.
+    calibrates = codec.has_decoder and codec.config.condition is None
+    sample = _sample(images, spec) if images and calibrates else None
     if sample is not None and len(sample):
         fits = None
         if options is None or options.decoder_activation is None:

@@ -24,19 +24,15 @@ from numpy.typing import NDArray
 from latentdb.base.errors import InvalidInputError, ModelError, NotFoundError
 from latentdb.base.files import is_temporary
 from latentdb.base.outputs import Output
+from latentdb.base.wording import quoted
 from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import Normalization, PixelRange, parse_pixel_range
 from latentdb.kerasfile.canonical import output_count
 from latentdb.kerasfile.container import parse, read_file
 from latentdb.kerasfile.convert import load_model
 from latentdb.kerasfile.runtime import quiet_stderr
-from latentdb.model.config import KERAS, NETWORK_FILES, ONNX, ModelConfig, ModelOptions
-from latentdb.model.fingerprint import (
-    decoder_fingerprint,
-    encoder_fingerprint,
-    fingerprints,
-    version_of,
-)
+from latentdb.model.config import CONFIG_FILE, KERAS, NETWORK_FILES, ONNX, ModelConfig, ModelOptions
+from latentdb.model.fingerprint import check_fingerprints, fingerprints
 from latentdb.model.foreign import ForeignModel, read_foreign, read_live, with_sigmoid
 from latentdb.model.keras_networks import (
     check_plot,
@@ -49,12 +45,13 @@ from latentdb.model.live import LiveModel, agrees
 from latentdb.onnx import export, runtime
 from latentdb.onnx.compiled import ONNX_FILES, CompiledModel, OnnxModel, compile_model, map_chunks
 
-CONFIG_FILE = "model.json"
 BATCH = 256  # images that reading and decoding hold at a time
 _NO_LOG_VAR = (
     f"the encoder gives z_mean alone, and its {CONFIG_FILE} says has_z_log_var: "
     "set it to false, or give the encoder that has both"
 )
+
+RowsMetadata = Sequence[Mapping[str, Any]]
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -98,6 +95,7 @@ class Codec:
         self._trust_model = trust_model
         self._encoder_bytes = encoder
         self._decoder_bytes = decoder
+        self._value: float | None = None  # of the condition, where one holds for everything
         self._compiled = self._with_files(compiled or {})
 
     @classmethod
@@ -160,20 +158,10 @@ class Codec:
         ModelError
             If a fingerprint, or the number of outputs, differs from the config's.
         """
+        check_fingerprints(config, encoder, decoder, name)
         if config.format == ONNX:
-            found_prints = fingerprints(encoder, decoder, config.preprocessing, name, ONNX)
-            _check_stated("encoder", name, config.encoder_fingerprint, found_prints[0])
-            _check_stated("decoder", name, config.decoder_fingerprint, found_prints[1])
             return cls(config, encoder, decoder)
-        spec, file = config.preprocessing, parse(encoder, f"the encoder in {name}")
-        stated, other = config.encoder_fingerprint, config.decoder_fingerprint
-        found: str | None = encoder_fingerprint(file, spec, version=version_of(stated))
-        _check_stated("encoder", name, stated, found)
-        found = None
-        if decoder is not None:
-            second = parse(decoder, f"the decoder in {name}")
-            found = decoder_fingerprint(second, spec, version=version_of(other or ""))
-        _check_stated("decoder", name, other, found)
+        file = parse(encoder, f"the encoder in {name}")
         if config.has_z_log_var and output_count(file) == 1:
             raise ModelError(f"in {name}, {_NO_LOG_VAR}")
         return cls(config, encoder, decoder, compiled=compiled, trust_model=trust_model)
@@ -231,7 +219,9 @@ class Codec:
             codec = cls._of(found)
             codec._check_outputs(model.name)
             decode = codec._run_decoder if codec.has_decoder else None
-            if agrees(model, codec._run_encoder, decode, found.config.preprocessing.shape):
+            shape = found.config.preprocessing.shape
+            is_conditional = found.config.condition is not None  # takes what files hold, as data
+            if is_conditional or agrees(model, codec._run_encoder, decode, shape):
                 return codec
         raise ModelError(
             f"{model.name}: what a store can keep of it gives other latents or images than it "
@@ -253,14 +243,17 @@ class Codec:
         random = np.random.default_rng(0)
         # One image: a file made to exhaust the memory may take a GiB for each.
         images = random.integers(0, 256, (1, *self.config.preprocessing.shape), np.uint8)
-        z_mean = self._run_encoder(self._prepare(images))[0]
-        if not np.array_equal(z_mean, self._run_encoder(self._prepare(images))[0]):
+        # Of whichever class: the first.
+        codec = self if self.config.condition is None else self._with_value(0.0)
+        values = codec._conditioned(codec._prepare(images), "encoder", None)
+        z_mean = codec._run_encoder(values)[0]
+        if not np.array_equal(z_mean, codec._run_encoder(values)[0]):
             raise ModelError(
                 f"the first output of {name} differs from run to run: it is a sampled z, "
                 "expected z_mean; --z-mean LAYER names its layer"
             )
         if self.has_decoder:
-            self.decode(z_mean)
+            codec.decode(z_mean)
 
     # --- copies with one thing changed -------------------------------------------
 
@@ -280,9 +273,11 @@ class Codec:
         return self._fingerprints_with(self.config.preprocessing)
 
     def _fingerprints_with(self, spec: Preprocessing) -> tuple[str, str | None]:
+        config = self.config
         return fingerprints(
-            self._encoder_bytes, self._decoder_bytes, spec, "the model", self.config.format
-        )
+            self._encoder_bytes, self._decoder_bytes, spec, "the model", config.format,
+            config.condition,
+        )  # fmt: skip
 
     def with_sigmoid(self) -> Codec:
         """The same model with a sigmoid behind its decoder, which gives logits.
@@ -308,6 +303,26 @@ class Codec:
         runtime.check_precision(precision)
         return self._with_config(replace(self.config, precision=precision))
 
+    def with_condition(self, value: object) -> Codec:
+        """The same model, which encodes and decodes everything under one value of its condition.
+
+        Raises
+        ------
+        InvalidInputError
+            If the model has no condition, or the value is not accepted.
+        """
+        condition = self.config.condition
+        if condition is None:
+            raise InvalidInputError(
+                f"condition {quoted(value)}: this model is not conditional, leave it out"
+            )
+        return self._with_value(condition.parse(value))
+
+    def _with_value(self, value: float) -> Codec:
+        other = copy(self)
+        other._value = value
+        return other
+
     def with_notes(self, *notes: str) -> Codec:
         """The same model with further notes."""
         other = copy(self)
@@ -324,12 +339,14 @@ class Codec:
         if self._compiled.is_complete or not (runtime.is_available() and export.is_available()):
             return self
         config = self.config
+        images = self._prepare(export.comparison_images(config.preprocessing.shape))
         with quiet_stderr():
             files, problems = compile_model(
-                self._prepare(export.comparison_images(config.preprocessing.shape)),
+                self._in_turn(images, "encoder"),
                 (self._encoder, config.encoder_fingerprint),
                 (self._decoder, config.decoder_fingerprint) if config.decoder_fingerprint else None,
                 config.precision,
+                lambda latents: self._in_turn(latents, "decoder"),
             )
         for problem in problems:  # outside of quiet_stderr, which would swallow the warning
             warnings.warn(problem, RuntimeWarning, stacklevel=3)
@@ -380,6 +397,11 @@ class Codec:
     def has_decoder(self) -> bool:
         return self._decoder_bytes is not None
 
+    @property
+    def needs_condition(self) -> bool:
+        """Whether the model is conditional, and no one value of the condition holds."""
+        return self.config.condition is not None and self._value is None
+
     # --- encode and decode -------------------------------------------------------
 
     def _keras_model(self, data: bytes, name: str) -> Any:
@@ -412,13 +434,30 @@ class Codec:
         run = self._compiled.decoder or self._decoder
         return run_network(run, latents, "the decoder does not accept latents")[0]
 
-    def encode(self, images: Pixels) -> tuple[Floats, Floats | None]:
+    def _conditioned(self, values: Floats, network: str, metadata: RowsMetadata | None) -> Floats:
+        """The input of a network: of a conditional one, vectors that end in the condition."""
+        condition = self.config.condition
+        if condition is None:
+            return values
+        return condition.input(network, values, metadata, self._value)
+
+    def _in_turn(self, values: Floats, network: str) -> Floats:
+        """The input of a network, under each class in turn."""
+        condition = self.config.condition
+        return values if condition is None else condition.in_turn(network, values)
+
+    def encode(
+        self, images: Pixels, metadata: RowsMetadata | None = None
+    ) -> tuple[Floats, Floats | None]:
         """The posteriors of images.
 
         Parameters
         ----------
         images
             uint8 ``[n, height, width, channels]``, as `read_image` returns them.
+        metadata
+            Of each, whence a conditional model takes its condition, unless `with_condition`
+            gave one.
 
         Returns
         -------
@@ -444,7 +483,9 @@ class Codec:
         chunks = [[empty] for _ in range(2 if self.config.has_z_log_var else 1)]
 
         def work(part: slice) -> list[Floats]:
-            return self._run_encoder(self._prepare(images[part]))
+            values = self._prepare(images[part])
+            rows = None if metadata is None else metadata[part]
+            return self._run_encoder(self._conditioned(values, "encoder", rows))
 
         for outputs in map_chunks(self._compiled.encoder, work, len(images)):
             if len(outputs) < len(chunks):  # found here where code connects the encoder
@@ -461,13 +502,15 @@ class Codec:
             raise ModelError("the encoder gave a latent that is not finite: check its weights")
         return z_mean, z_log_var[0] if z_log_var else None
 
-    def decode(self, latents: Floats) -> Pixels:
+    def decode(self, latents: Floats, metadata: RowsMetadata | None = None) -> Pixels:
         """The images of latents.
 
         Parameters
         ----------
         latents
             float32 ``[n, d]``.
+        metadata
+            As in `encode`.
 
         Returns
         -------
@@ -488,7 +531,8 @@ class Codec:
 
         def work(part: slice) -> Pixels:
             batch = np.asarray(latents[part], np.float32)
-            values = self._run_decoder(batch)
+            rows = None if metadata is None else metadata[part]
+            values = self._run_decoder(self._conditioned(batch, "decoder", rows))
             if values.size != len(batch) * math.prod(spec.shape):
                 raise ModelError(
                     f"the decoder gives images of shape {values.shape[1:]}: expected {spec.shape}"
@@ -564,6 +608,8 @@ class Codec:
         """
         output = Output(os.fspath(path), overwrite)
         output.check()
+        if self.config.condition is not None:
+            raise ModelError("a conditional model cannot be drawn: info lists its layers")
         check_plot()
         plot(*self._keras_models(), output)
 
@@ -577,14 +623,4 @@ class Codec:
         return (
             self._keras_model(self._encoder_bytes, "the encoder"),
             None if decoder is None else self._keras_model(decoder, "the decoder"),
-        )
-
-
-def _check_stated(network: str, name: str, stated: str | None, actual: str | None) -> None:
-    """Refuse an encoder or a decoder that is not the one of its config."""
-    if stated != actual:
-        raise ModelError(
-            f"the {network} in {name} has fingerprint {actual}, its {CONFIG_FILE} says "
-            f"{stated}: the files are of different models; put the original file back, or "
-            "give encoder and decoder as files of their own (--encoder, --decoder)"
         )

@@ -9,8 +9,10 @@ from typing import Any
 
 from latentdb.base.errors import ModelError
 from latentdb.images.decode import Preprocessing
+from latentdb.model.condition import Condition
 from latentdb.onnx.runtime import FLOAT32, PRECISIONS
 
+CONFIG_FILE = "model.json"
 KERAS, ONNX = "keras", "onnx"
 ACTIVATIONS = ("sigmoid", "none")  # of `ModelOptions.decoder_activation`
 # Encoder and decoder.  The names of ONNX models are not those of compiled files, which a
@@ -43,6 +45,8 @@ class ModelConfig:
         Of encoding and decoding: ``"float32"`` or ``"bf16"``.
     format
         Of the encoder's and the decoder's file: ``"keras"`` or ``"onnx"``.
+    condition
+        What a conditional VAE is conditioned on; None for any other model.
     """
 
     preprocessing: Preprocessing
@@ -53,6 +57,7 @@ class ModelConfig:
     about: Mapping[str, Any] = field(default_factory=dict)
     precision: str = FLOAT32
     format: str = KERAS
+    condition: Condition | None = None
 
     def to_json(self) -> str:
         values = {**asdict(self), "preprocessing": self.preprocessing.to_record()}
@@ -60,6 +65,9 @@ class ModelConfig:
             del values["precision"]  # older versions of latentdb refuse the key
         if self.format == KERAS:
             del values["format"]  # likewise, and they can read no other format
+        del values["condition"]  # likewise
+        if self.condition is not None:
+            values["condition"] = self.condition.to_record()
         return json.dumps(values, indent=2) + "\n"
 
     @classmethod
@@ -74,6 +82,8 @@ class ModelConfig:
         try:
             values = json.loads(text)
             values["preprocessing"] = Preprocessing(**values["preprocessing"])
+            if "condition" in values:
+                values["condition"] = Condition.from_record(values["condition"])
             config = cls(**values)
             if type(config.has_z_log_var) is not bool:
                 raise ValueError(f"has_z_log_var {config.has_z_log_var!r} is not true or false")
@@ -120,6 +130,11 @@ class ModelOptions:
     architectures
         .json files (``model.to_json()``) of an encoder, and of a decoder, that are files of
         weights only.
+    condition
+        The metadata column that is the condition of a conditional VAE.
+    categories
+        Values of that column, in the order of the model's classes; ``"0"``, ``"1"`` and so on
+        if None.
     """
 
     z_mean: str | None = None
@@ -133,6 +148,8 @@ class ModelOptions:
     trust_model: bool = False
     decoder_activation: str | None = None
     architectures: tuple[str, ...] = ()
+    condition: str | None = None
+    categories: tuple[str, ...] | None = None
 
     def with_defaults(self, spec: Preprocessing) -> ModelOptions:
         """The same options, with the rules of `spec` for reading images where they are None."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from latentdb.base.condition import ConditionInput
 from latentdb.base.errors import (
     InvalidInputError,
     LayerError,
@@ -15,12 +16,14 @@ from latentdb.base.errors import (
 from latentdb.images.decode import Preprocessing
 from latentdb.kerasfile.container import Content, read_file
 from latentdb.kerasfile.convert import Source, convert, load_model
+from latentdb.model.condition import Condition
 from latentdb.model.config import ACTIVATIONS, ONNX, ModelConfig, ModelOptions
 from latentdb.model.fingerprint import fingerprints
 from latentdb.model.keras_networks import add_sigmoid as add_sigmoid_to_keras
 from latentdb.model.live import LiveModel, as_files, as_onnx
 from latentdb.onnx.adopt import add_sigmoid as add_sigmoid_to_onnx
 from latentdb.onnx.adopt import adopt, is_onnx
+from latentdb.store.columns import check_key
 
 PathLike = str | os.PathLike[str]
 
@@ -58,7 +61,7 @@ def read_foreign(
     ModelError, UntrustedModelError
         As `Codec.from_files`.
     """
-    _check_activation(options)
+    _check_options(options)
     if not is_onnx(encoder) and not is_onnx(decoder):
         return _finished(_read_keras(encoder, decoder, options), options)
     if not is_onnx(encoder) or not (decoder is None or is_onnx(decoder)):
@@ -68,12 +71,16 @@ def read_foreign(
     return _finished(_read_onnx(encoder, decoder, options), options)
 
 
-def _check_activation(options: ModelOptions) -> None:
+def _check_options(options: ModelOptions) -> None:
     activation = options.decoder_activation
     if activation not in (None, *ACTIVATIONS):
         raise InvalidInputError(
             f"decoder_activation {activation!r} is unknown: use {' or '.join(ACTIVATIONS)}"
         )
+    if options.condition is not None:
+        check_key(options.condition)
+    elif options.categories is not None:
+        raise InvalidInputError("categories are those of a condition: give --condition KEY")
 
 
 def _finished(model: ForeignModel, options: ModelOptions) -> ForeignModel:
@@ -88,7 +95,7 @@ def read_live(model: LiveModel, options: ModelOptions) -> Iterator[ForeignModel]
     ModelError
         If it has neither.
     """
-    _check_activation(options)
+    _check_options(options)
     if options.architectures:
         raise InvalidInputError("architectures are for files of weights: leave them out")
     reason = "it is computed in code of its own"
@@ -110,12 +117,15 @@ def _read_keras(encoder: Source, decoder: Source | None, options: ModelOptions) 
     found = convert(
         encoder, decoder, z_mean=options.z_mean, z_log_var=options.z_log_var,
         image_size=options.image_size, channels=options.channels, trust_model=options.trust_model,
-        architectures=options.architectures,
+        architectures=options.architectures, conditional=options.condition is not None,
     )  # fmt: skip
+    condition = _condition(options, found.encoder_condition, found.decoder_condition)
     spec = _preprocessing(found.image, options, "0..255:0..1" if found.divides else "0..1")
-    prints = fingerprints(found.encoder, found.decoder, spec, "the model")
+    prints = fingerprints(found.encoder, found.decoder, spec, "the model", condition=condition)
     about = {"latent_shape": list(found.latent_shape)} if found.latent_shape else {}
-    config = ModelConfig(spec, found.latent_dim, *prints, found.has_z_log_var, about)
+    config = ModelConfig(
+        spec, found.latent_dim, *prints, found.has_z_log_var, about, condition=condition
+    )
     return ForeignModel(config, found.encoder, found.decoder, found.notes, options.trust_model)
 
 
@@ -126,11 +136,16 @@ def _read_onnx(encoder: Source, decoder: Source | None, options: ModelOptions) -
         None if decoder is None else _content(decoder, "its decoder"),
         z_mean=options.z_mean, z_log_var=options.z_log_var,
         image_size=options.image_size, channels=options.channels,
+        conditional=options.condition is not None,
     )  # fmt: skip
+    condition = _condition(options, found.encoder_condition, found.decoder_condition)
     spec = _preprocessing(found.image, options, "0..1")
-    prints = fingerprints(found.encoder, found.decoder, spec, "the model", ONNX)
+    prints = fingerprints(found.encoder, found.decoder, spec, "the model", ONNX, condition)
     about = {"latent_shape": list(found.latent_shape)} if len(found.latent_shape) > 1 else {}
-    config = ModelConfig(spec, found.latent_dim, *prints, found.has_z_log_var, about, format=ONNX)
+    config = ModelConfig(
+        spec, found.latent_dim, *prints, found.has_z_log_var, about, format=ONNX,
+        condition=condition,
+    )  # fmt: skip
     return ForeignModel(config, found.encoder, found.decoder, found.notes)
 
 
@@ -139,6 +154,15 @@ def _content(source: Source, expected: str) -> tuple[bytes, str]:
     if isinstance(source, Content):
         return source.data, source.name
     return read_file(source, expected), os.fspath(source)
+
+
+def _condition(
+    options: ModelOptions, encoder: ConditionInput | None, decoder: ConditionInput | None
+) -> Condition | None:
+    """The condition that options name, of what the networks take."""
+    if options.condition is None:
+        return None
+    return Condition.of(options.condition, options.categories, encoder, decoder)
 
 
 def with_sigmoid(model: ForeignModel) -> ForeignModel:
@@ -158,7 +182,7 @@ def with_sigmoid(model: ForeignModel) -> ForeignModel:
         keras_model = load_model(model.decoder, name, trust_model=model.trust_model)
         decoder = add_sigmoid_to_keras(keras_model)
     _, printed = fingerprints(
-        model.encoder, decoder, config.preprocessing, "the model", config.format
+        model.encoder, decoder, config.preprocessing, "the model", config.format, config.condition
     )
     return replace(model, config=replace(config, decoder_fingerprint=printed), decoder=decoder)
 

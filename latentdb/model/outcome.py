@@ -20,8 +20,8 @@ from latentdb.base.outputs import write_folder
 from latentdb.images.decode import Preprocessing
 from latentdb.images.discover import BadFile
 from latentdb.kerasfile.runtime import save
-from latentdb.model.codec import BATCH, CONFIG_FILE, Codec
-from latentdb.model.config import ModelConfig
+from latentdb.model.codec import BATCH, Codec
+from latentdb.model.config import CONFIG_FILE, ModelConfig
 from latentdb.model.fingerprint import fingerprints
 from latentdb.model.label_free import MAX_OTHERS, neighbour_agreement
 from latentdb.model.picture_page import picture_page

@@ -12,7 +12,8 @@ from latentdb.base.errors import InvalidInputError
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-Decode = Callable[[Floats], NDArray[np.uint8]]  # [n, d] to [n, height, width, channels]
+# [n, d], and metadata of rows if they are such, to [n, height, width, channels].
+Decode = Callable[..., NDArray[np.uint8]]
 
 ACTIVE_VARIANCE = 0.01  # of z_mean over the data, above which a unit is active (Burda et al. 2016)
 MAX_AXES = 4_096  # dimensions whose covariance is computed

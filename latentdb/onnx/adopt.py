@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdb.base.condition import INDEX, NUMBER, ONE_HOT, ConditionInput
 from latentdb.base.errors import InvalidInputError, MissingExtraError, ModelError
 from latentdb.base.wording import quoted
 from latentdb.onnx.inspect import DOMAINS, inspect, rewrite
@@ -31,6 +32,8 @@ _MEANS = (
 _LOG_VARS = ("z_log_var", "zlogvar", "log_var", "logvar", "log_variance", "log_covariance")
 _SIGMAS = ("sigma", "std", "z_sigma", "z_std", "scale", "stddev")
 _FLOAT32 = 1  # in TensorProto.DataType
+_NUMBERS = (_FLOAT32, 6, 7)  # and int32, int64
+_MOVES = frozenset(("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"))
 _MAX_SIDE = 4096  # pixels of an image, and numbers of a latent, that a trial run may make
 _MAX_LATENT = 1 << 20
 _PREFIX = "latentdb."  # of the names of nodes and tensors added here
@@ -53,6 +56,8 @@ class AdoptedModel:
         Dimensions of z_mean.
     latent_shape
         Shape of z_mean in the file.
+    encoder_condition, decoder_condition
+        What the second input of each took: as in `latentdb.kerasfile.convert.ConvertedModel`.
     has_z_log_var
         Whether the encoder's second output is z_log_var.
     notes
@@ -66,6 +71,8 @@ class AdoptedModel:
     has_z_log_var: bool
     notes: tuple[str, ...]
     latent_shape: tuple[int, ...]
+    encoder_condition: ConditionInput | None = None
+    decoder_condition: ConditionInput | None = None
 
 
 def is_onnx(path: object) -> bool:
@@ -169,6 +176,7 @@ def adopt(
     z_log_var: str | None = None,
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
+    conditional: bool = False,
 ) -> AdoptedModel:
     """An encoder and a decoder of ONNX files, of whichever framework and layout.
 
@@ -180,6 +188,8 @@ def adopt(
         Names of the encoder's outputs; found by name, then by position.
     image_size, channels
         Height and width, and 1 or 3; from the encoder's input if not given.
+    conditional
+        Whether encoder and decoder may have a second input, the condition.
 
     Raises
     ------
@@ -190,10 +200,11 @@ def adopt(
     """
     check_extra()
     data, name = encoder
-    graph = _Graph(data, name)
+    graph = _Graph(data, name, conditional=conditional)
     image = graph.read_images(image_size, channels)
-    notes = graph.choose_latents(z_mean, z_log_var)
-    batch = np.zeros((2, *image), np.float32)
+    taken, condition_notes = graph.join_condition(image)
+    notes = [*graph.choose_latents(z_mean, z_log_var), *condition_notes]
+    batch = np.zeros((2, *graph.input_shape), np.float32)
     own_shape = graph.run(batch)[0].shape[1:]  # before it is flattened: the decoder may want it
     dim = math.prod(own_shape)
     if not 0 < dim <= _MAX_LATENT:
@@ -203,15 +214,19 @@ def adopt(
     if any(output.shape != (2, dim) for output in outputs):
         shapes = " and ".join(str(list(output.shape[1:])) for output in outputs)
         raise ModelError(f"the outputs of {name} have shapes {shapes}: expected equal ones")
-    graph.check_batch(_noise(image))
+    graph.check_batch(_noise(graph.input_shape))
     if len(own_shape) > 1:
         notes.append(f"latents of shape {list(own_shape)} are stored as {dim:,} numbers each")
-    second = None
+    second = of_decoder = None
     if decoder is not None:
-        second = _adopt_decoder(*decoder, own_shape, image)
+        second, of_decoder, more = _adopt_decoder(
+            *decoder, own_shape, image, conditional=conditional
+        )
+        notes += more
     return AdoptedModel(
-        graph.bytes(), second, image, dim, len(outputs) > 1, tuple(notes), own_shape
-    )
+        graph.bytes(), second, image, dim, len(outputs) > 1, tuple(notes), own_shape,
+        taken, of_decoder,
+    )  # fmt: skip
 
 
 def _noise(shape: tuple[int, ...]) -> Floats:
@@ -220,19 +235,25 @@ def _noise(shape: tuple[int, ...]) -> Floats:
 
 
 def _adopt_decoder(
-    data: bytes, name: str, latent: tuple[int, ...], image: tuple[int, int, int]
-) -> bytes:
-    graph = _Graph(data, name)
+    data: bytes,
+    name: str,
+    latent: tuple[int, ...],
+    image: tuple[int, int, int],
+    *,
+    conditional: bool,
+) -> tuple[bytes, ConditionInput | None, list[str]]:
+    graph = _Graph(data, name, conditional=conditional, latent=latent)
     graph.read_latents(latent)
+    taken, notes = graph.join_condition((math.prod(latent),))
     graph.keep_outputs(graph.outputs)
-    results = graph.run(np.zeros((2, math.prod(latent)), np.float32))
+    results = graph.run(np.zeros((2, *graph.input_shape), np.float32))
     height, width, channels = image
     for output, result in zip(list(graph.outputs), results, strict=True):
         shape = result.shape[1:]
         if result.ndim < 2 or len(result) != 2 or math.prod(shape) != math.prod(image):
             continue
         graph.keep_outputs([output])
-        graph.check_batch(_noise((math.prod(latent),)))
+        graph.check_batch(_noise(graph.input_shape))
         if shape == (channels, height, width) and shape != image:
             graph.append("Transpose", output, perm=[0, 2, 3, 1])
         elif len(shape) == 1 and channels > 1:
@@ -240,7 +261,7 @@ def _adopt_decoder(
                 f"{name} gives flat images of {channels} channels, whose order it does not say: "
                 "reshape them to [n, channels, height, width] before the export"
             )
-        return graph.bytes()
+        return graph.bytes(), taken, notes
     shapes = " and ".join(str(list(result.shape)) for result in results)
     raise ModelError(
         f"{name} gives {shapes} for 2 latents: expected images of {height}x{width} with "
@@ -248,10 +269,29 @@ def _adopt_decoder(
     )
 
 
+def _dims(value: Any) -> Dims:
+    """The sizes that an input states; None for any."""
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
+
+
+def _order(value: Any, latent: tuple[int, ...] | None) -> tuple[bool, int, int]:
+    """Sorts image or latent before the condition: by its shape, else by its size."""
+    sizes = _dims(value)[1:]
+    return sizes != latent, -len(sizes), -math.prod(size or 1 for size in sizes)
+
+
 class _Graph:
     """One network, changed in place."""
 
-    def __init__(self, data: bytes, name: str) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        name: str,
+        *,
+        conditional: bool = False,
+        latent: tuple[int, ...] | None = None,
+    ) -> None:
         inspect(data, name, any_operator=True)  # nothing below reads a field that it refuses
         import onnx
 
@@ -266,18 +306,20 @@ class _Graph:
             raise ModelError(f"{name} states no version of the standard operators")
         weights = {tensor.name for tensor in graph.initializer}
         inputs = [value for value in graph.input if value.name not in weights]
-        if len(inputs) != 1:
+        if len(inputs) == 2 and conditional:
+            inputs.sort(key=lambda value: _order(value, latent))
+        elif len(inputs) != 1:
             names = ", ".join(quoted(value.name) for value in inputs[:5])
             raise ModelError(
-                f"{name} has {len(inputs)} inputs ({names}): expected one; of a conditional model "
-                "export one condition as a constant"
+                f"{name} has {len(inputs)} inputs ({names}): expected one; of a conditional VAE, "
+                "--condition KEY names the metadata that is its condition"
             )
+        self._condition = inputs[1] if len(inputs) > 1 else None
         tensor = inputs[0].type.tensor_type
         if tensor.elem_type != _FLOAT32:
             raise ModelError(f"{name} does not take float32: export it as float32")
         self.input: str = inputs[0].name
-        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
-        self.shape: Dims = tuple(sizes)
+        self.shape: Dims = _dims(inputs[0])
         self.outputs: list[str] = [value.name for value in graph.output]
         if not self.shape or not self.outputs:
             raise ModelError(f"{name} states no shape of its input, or has no output")
@@ -352,6 +394,72 @@ class _Graph:
             self._set_input(self.input, latent)
         else:
             self._prepend_reshape((math.prod(latent),), list(latent))
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of what `run` takes, without the batch axis."""
+        return tuple(size or 0 for size in _dims(self._graph.input[0])[1:])
+
+    def join_condition(self, shape: tuple[int, ...]) -> tuple[ConditionInput | None, list[str]]:
+        """Make the input one vector: the input, of a shape, and the condition after it.
+
+        Returns what the condition takes, and a note; without a condition nothing is changed.
+        """
+        if self._condition is None:
+            return None, []
+        name, own = self._condition.name, _dims(self._condition)[1:]
+        kind = self._condition.type.tensor_type.elem_type
+        width, size = math.prod(side or 0 for side in own), math.prod(shape)
+        if len(own) > 1 or not 0 < width <= _MAX_SIDE or kind not in _NUMBERS:
+            raise ModelError(
+                f"{self.name} takes {quoted(name)} of shape {list(own)}: expected a condition of "
+                "float32 or int64, which is [k], one-hot, or one number"
+            )
+        taken = ConditionInput(ONE_HOT, width)
+        if width == 1:
+            rows = self._table_rows(name)
+            is_number = kind == _FLOAT32 and rows is None
+            taken = ConditionInput(NUMBER) if is_number else ConditionInput(INDEX, rows)
+        whole, main = _PREFIX + "joined", self._graph.input[0].name
+        nodes = [
+            *self._part(whole, main, range(size), shape, _FLOAT32),
+            *self._part(whole, name, range(size, size + width), own, kind),
+        ]
+        self._replace(self._graph.node, [*nodes, *self._graph.node])
+        self._set_input(whole, [size + width])
+        what = "a number" if taken.form == NUMBER else f"{taken.classes or 'some'} classes"
+        return taken, [f"the condition is the input {quoted(name)}, {what}"]
+
+    def _part(
+        self, whole: str, name: str, columns: range, shape: Sequence[int | None], kind: int
+    ) -> list[Any]:
+        """Nodes that make a tensor, of a shape and a type, of some columns of another."""
+        helper, steps = self._onnx.helper, [f"{_PREFIX}{name}.{number}" for number in range(2)]
+        limits = {"starts": [columns.start], "ends": [columns.stop], "axes": [1]}
+        constants = {**limits, "shape": [-1, *(side or 1 for side in shape)]}
+        for key, values in constants.items():
+            tensor = self._onnx.numpy_helper.from_array(
+                np.array(values, np.int64), f"{_PREFIX}{name}.{key}"
+            )
+            self._graph.initializer.append(tensor)
+        *inputs, sizes = (f"{_PREFIX}{name}.{key}" for key in constants)
+        return [
+            helper.make_node("Slice", [whole, *inputs], [steps[0]]),
+            helper.make_node("Reshape", [steps[0], sizes], [steps[1]]),
+            helper.make_node("Cast", [steps[1]], [name], to=kind),
+        ]
+
+    def _table_rows(self, name: str) -> int | None:
+        """Rows of the embedding that an input is looked up in; None if that does not show."""
+        weights = {tensor.name: tensor.dims for tensor in self._graph.initializer}
+        same = {name}
+        for node in self._graph.node:
+            if node.op_type in _MOVES and node.input and node.input[0] in same:
+                same.update(node.output)
+            elif node.op_type == "Gather" and len(node.input) > 1 and node.input[1] in same:
+                dims = weights.get(node.input[0])
+                return int(dims[0]) if dims else None
+        return None
 
     def choose_latents(self, z_mean: str | None, z_log_var: str | None) -> list[str]:
         """Make z_mean and z_log_var the outputs, by name or else by position; returns notes."""

@@ -217,17 +217,20 @@ def compile_model(
     encoder: tuple[Function, str],
     decoder: tuple[Function, str] | None,
     precision: str,
+    conditioned: Callable[[Floats], Floats] = lambda latents: latents,
 ) -> tuple[dict[str, bytes], list[str]]:
     """Compile an encoder and a decoder as far as possible.
 
     Parameters
     ----------
     images
-        float32 ``[n, height, width, channels]``, to compare on.
+        The encoder's input, float32 ``[n, ...]``, to compare on.
     encoder, decoder
         Tensorflow functions and their fingerprints.
     precision
         That they will be used in.
+    conditioned
+        Makes the decoder's input of latents.
 
     Returns
     -------
@@ -238,7 +241,7 @@ def compile_model(
     problems: list[str] = []
     means = np.asarray(encoder[0](images)[0], np.float32)
     prior = np.random.default_rng(0).standard_normal(means.shape).astype(np.float32)
-    latents = np.concatenate([means, prior])
+    latents = conditioned(np.concatenate([means, prior]))
     for name, file, network, inputs in (
         ("encoder", ENCODER_ONNX, encoder, images),
         ("decoder", DECODER_ONNX, decoder, latents),

@@ -28,7 +28,7 @@ _OPERATOR_NAMES = """
     Expand Flatten Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool Greater
     GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization
     IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization MatMul Max
-    MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow Reciprocal ReduceL2 ReduceMax
+    MaxPool Mean Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow Reciprocal ReduceL2 ReduceMax
     ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round Selu
     Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze
     Sub Tanh ThresholdedRelu Tile Transpose Unsqueeze Where

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +39,7 @@ class Shown:
     target: Target
     path: str | None = None
     label: Value | None = None
+    metadata: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ class SheetPainter:
     ) -> None:
         """Draw an average beside some of the rows it is of, and their files."""
         check_tiles(len(some) + 1)
-        images = self._codec.decode(np.stack([average, *(row.z_mean for row in some)]))
+        latents = np.stack([average, *(row.z_mean for row in some)])
+        images = self._codec.decode(latents, [{}, *(row.metadata for row in some)])
         tiles = []
         for row, file, rebuilt in zip(some, files, images[1:], strict=True):
             pixels, mark = self._image(file, rebuilt)
@@ -174,7 +176,8 @@ class SheetPainter:
         self._write(out, draw_tiles([Block(tiles[:1], steps, tiles[1:])], columns=columns))
 
     def _decode_targets(self, shown: Sequence[Shown]) -> Pixels:
-        return self._codec.decode(np.stack([one.target.vector for one in shown]))
+        vectors = np.stack([one.target.vector for one in shown])
+        return self._codec.decode(vectors, [one.metadata for one in shown])
 
     def _original(self, one: Shown, rebuilt: Pixels, caption: str) -> Tile:
         pixels, mark = self._image(one.path, rebuilt)
@@ -192,7 +195,7 @@ class SheetPainter:
         return rebuilt, "~"
 
     def _match_tiles(self, found: Answer, expected: Value | None) -> Iterator[Tile]:
-        decoded = self._codec.decode(found.latents)
+        decoded = self._codec.decode(found.latents, [one.metadata for one in found.matches])
         for match, file, rebuilt in zip(found.matches, found.files, decoded, strict=True):
             pixels, mark = self._image(file, rebuilt)
             value = self.label_of(match.metadata)

@@ -11,7 +11,7 @@ import io
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -50,11 +50,14 @@ from latentdb.model.outcome import psnr
 from latentdb.output.figures import check_count, check_scale, write_images
 from latentdb.output.file_names import FileNames, numbered
 from latentdb.search.targets import Target
+from latentdb.store.columns import Value
 from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
 PathLike = str | os.PathLike[str]
-NamedLatents: TypeAlias = tuple[Sequence[str], Floats]  # names, and float32 [n, d]
+# Names, float32 [n, d], and the metadata with which a conditional model decodes them.
+Conditions: TypeAlias = Sequence[Mapping[str, Value]] | None
+NamedLatents: TypeAlias = tuple[Sequence[str], Floats, Conditions]
 Task: TypeAlias = Callable[[], object]
 # Of names: uint8 [height, width, channels] of the image each was encoded from, if there is one.
 ReadOriginals: TypeAlias = Callable[[Sequence[str]], Sequence[Pixels | None]]
@@ -157,8 +160,8 @@ def decode_all(
         for sink in sinks:
             stack.enter_context(sink.open())
         submit = stack.enter_context(_task_threads())  # exits before the sinks do
-        for names, latents in batches:
-            images = codec.decode(latents)
+        for names, latents, conditions in batches:
+            images = codec.decode(latents, conditions)
             for sink in sinks:
                 for task in sink.write(names, images):
                     submit(task)
@@ -234,18 +237,26 @@ def output_format(out: PathLike | None, format: str | None, *, one_file: bool) -
     return "picture"
 
 
-def row_batches(snapshot: Snapshot, rows: Ints, size: int) -> Iterator[NamedLatents]:
-    """Ids and latents of rows, in batches of `size`."""
+def row_batches(
+    snapshot: Snapshot,
+    rows: Ints,
+    size: int,
+    conditions: Callable[[Snapshot, Ints], Conditions],
+) -> Iterator[NamedLatents]:
+    """Ids, latents and conditions of rows, in batches of `size`."""
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        yield snapshot.ids(part), snapshot.vectors(part)
+        yield snapshot.ids(part), snapshot.vectors(part), conditions(snapshot, part)
 
 
-def target_batches(targets: Sequence[Target], size: int) -> Iterator[NamedLatents]:
-    """Names and latents of targets, in batches of `size`."""
+def target_batches(
+    targets: Sequence[Target], size: int, conditions: Conditions = None
+) -> Iterator[NamedLatents]:
+    """Names, latents and conditions of targets, in batches of `size`."""
     for start in range(0, len(targets), size):
         part = targets[start : start + size]
-        yield [target.name for target in part], np.stack([target.vector for target in part])
+        own = None if conditions is None else conditions[start : start + size]
+        yield [target.name for target in part], np.stack([target.vector for target in part]), own
 
 
 def stored_ids(snapshot: Snapshot) -> Iterator[str]:

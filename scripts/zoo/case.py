@@ -39,6 +39,10 @@ class ModelFiles:
         Arguments of `ModelOptions`.
     marker
         A file that the code in the model would write.
+    condition
+        Of a conditional model: what follows each of the 16 images or latents.
+    conditional
+        The networks that take it.
     """
 
     encoder: Path
@@ -48,6 +52,14 @@ class ModelFiles:
     decoded: Callable[[Floats], Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     marker: Path | None = None
+    condition: Floats | None = None
+    conditional: tuple[str, ...] = ("encoder", "decoder")
+
+    def joined(self, values: Floats, network: str) -> Floats:
+        """The input of a converted network."""
+        if self.condition is None or network not in self.conditional:
+            return values
+        return np.concatenate([values.reshape(len(values), -1), self.condition], axis=1)
 
 
 @dataclass(frozen=True)
@@ -109,7 +121,8 @@ def _compare(codec: Codec, files: ModelFiles) -> tuple[str, bool]:
     assert files.z_mean is not None
     random = np.random.default_rng(3)
     values = random.random((16, *files.shape)).astype(np.float32)
-    outputs = load_model(codec.files["encoder.keras"], "the encoder")(values)
+    encoder = load_model(codec.files["encoder.keras"], "the encoder")
+    outputs = encoder(files.joined(values, "encoder"))
     mean = np.asarray(outputs[0] if isinstance(outputs, list | tuple) else outputs)
     gap = _gap(mean, np.asarray(files.z_mean(values)))
     result = f"z_mean equal to {gap:.0e}" if gap else "z_mean equal"
@@ -118,7 +131,8 @@ def _compare(codec: Codec, files: ModelFiles) -> tuple[str, bool]:
         if not codec.has_decoder:
             return result + ", NO DECODER", False
         latents = random.normal(size=(16, mean.shape[1])).astype(np.float32)
-        images = np.asarray(load_model(codec.files["decoder.keras"], "the decoder")(latents))
+        decoder = load_model(codec.files["decoder.keras"], "the decoder")
+        images = np.asarray(decoder(files.joined(latents, "decoder")))
         gap = _gap(images, np.asarray(files.decoded(latents)))
         result += f"; decoder equal to {gap:.0e}" if gap else "; decoder equal"
         passed = passed and gap < 1e-5

@@ -287,6 +287,54 @@ def _halved(folder: Path) -> ModelFiles:
     return ModelFiles(folder / "encoder.keras", lambda x: encoder(x)[:, :4], GREY, options=options)
 
 
+def _conditional(
+    folder: Path, which: str = "keras", suffix: str = ".keras", *, kind: str = "one-hot"
+) -> ModelFiles:
+    """A conditional VAE of five classes.
+
+    Their one-hot vectors are joined to images and latents, or their numbers are looked up in
+    an embedding by the decoder alone; ``"flat"`` is the former in one graph.
+    """
+    import numpy as np
+
+    keras = keras_of(which)
+    layers = keras.layers
+    image, latent = keras.Input(GREY, name="image"), keras.Input((4,), name="latent")
+    looked_up = kind == "embedding"
+    label = keras.Input((1,) if looked_up else (5,), name="label")
+    flat = layers.Flatten()(image)
+    hidden = layers.Dense(16, activation="relu")(
+        flat if looked_up else layers.Concatenate()([flat, label])
+    )
+    mean, log_var = (layers.Dense(4, name=name)(hidden) for name in ("z_mean", "z_log_var"))
+    code = layers.Flatten()(layers.Embedding(5, 3)(label)) if looked_up else label
+    upwards = layers.Dense(784, activation="sigmoid")
+    pixels = layers.Reshape(GREY)(upwards(layers.Concatenate()([latent, code])))
+    encoder = with_random_weights(keras.Model(image if looked_up else [image, label], mean))
+    decoder = with_random_weights(keras.Model([latent, label], pixels, name="decoder"))
+    path, other = folder / f"encoder{suffix}", folder / f"decoder{suffix}"
+    if kind == "flat":
+        extra = {"output_shape": (4,)} if which == "keras" else {}
+        z = layers.Lambda(sample, name="z", **extra)([mean, log_var])
+        joined = layers.Reshape(GREY)(upwards(layers.Concatenate()([z, label])))
+        keras.Model([image, label], joined, name="vae").save(path)
+    else:
+        keras.Model(encoder.inputs, [mean, log_var], name="encoder").save(path)
+        decoder.save(other)
+    classes = np.arange(16, dtype=np.float32)[:, None] % 5
+    given = classes if looked_up else np.eye(5, dtype=np.float32)[classes[:, 0].astype(int)]
+    return ModelFiles(
+        path,
+        lambda x: encoder(x if looked_up else [x, given]),
+        GREY,
+        decoder=None if kind == "flat" else other,
+        decoded=lambda z: decoder([z, given]),
+        options={"condition": "label"},
+        condition=given,
+        conditional=("decoder",) if looked_up else ("encoder", "decoder"),
+    )
+
+
 def _with_architecture(folder: Path, which: str, suffix: str) -> ModelFiles:
     vae = Pair(which)
     listed = []
@@ -378,6 +426,10 @@ NEW = (
          lambda f: Pair(shape=RGB, hidden=_operated).saved(f)),
     Case("latents of 8x8x2, fully convolutional", _spatial),
     Case("z_mean and z_log_var in one layer, with --z-mean 'both[:4]'", _halved),
+    Case("conditional, a one-hot class, with --condition", _conditional),
+    Case("conditional, a class that the decoder looks up in an embedding",
+         lambda f: _conditional(f, kind="embedding")),
+    Case("conditional, whole VAE, flat", lambda f: _conditional(f, kind="flat")),
     Case("weights with --architecture",
          lambda f: _with_architecture(f, "keras", ".weights.h5")),
     Case("Keras 3's .h5, three outputs", lambda f: Pair().saved(f, ".h5")),
@@ -393,6 +445,10 @@ OLD = (
     Case("tf-keras .h5, whole VAE, flat, Lambda",
          lambda f: Pair("tf_keras", sampler="lambda").whole(f, ".h5", flat=True)),
     Case("tf-keras .h5, whole VAE, add_loss of tensors", _with_loss),
+    Case("tf-keras .h5, conditional, a one-hot class",
+         lambda f: _conditional(f, "tf_keras", ".h5")),
+    Case("tf-keras .h5, conditional, an embedding",
+         lambda f: _conditional(f, "tf_keras", ".h5", kind="embedding")),
     Case("tf-keras weights with --architecture",
          lambda f: _with_architecture(f, "tf_keras", ".h5")),
     Case("tf-keras .h5, Sequential", lambda f: _sequential(f, "tf_keras", ".h5")),

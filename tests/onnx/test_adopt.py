@@ -231,6 +231,82 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(
     assert len(text) < 700
 
 
+def conditional_encoder(kind: int, size: list[int], *, batch: Any = "n") -> Any:
+    """An encoder whose z_mean depends on a class, given as a vector or looked up."""
+    given, table = [("x", TensorProto.FLOAT, FIRST), ("y", kind, size)], WEIGHTS[: 3 * DIM, 0]
+    look = ("Gather", ["table", "y"]) if kind != TensorProto.FLOAT else ("MatMul", ["y", "table"])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["x"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "w"], ["h"]),
+            helper.make_node(*look, ["own"]),
+            helper.make_node("Reshape", ["own", "shape"], ["vector"]),
+            helper.make_node("Add", ["h", "vector"], ["mu"]),
+        ],
+        "network",
+        [helper.make_tensor_value_info(name, of, [batch, *dims]) for name, of, dims in given[::-1]],
+        [helper.make_tensor_value_info("mu", TensorProto.FLOAT, None)],
+        [
+            numpy_helper.from_array(WEIGHTS, "w"),
+            numpy_helper.from_array(100 * table.reshape(3, DIM), "table"),
+            numpy_helper.from_array(np.array([-1, DIM], np.int64), "shape"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def conditional_decoder() -> Any:
+    """A decoder that adds a number to the latents."""
+    model = decoder()
+    model.graph.node[0].input[0] = "sum"
+    model.graph.node.insert(0, helper.make_node("Add", ["x", "angle"], ["sum"]))
+    angle = helper.make_tensor_value_info("angle", TensorProto.FLOAT, ["n", 1])
+    model.graph.input.insert(0, angle)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "form"),
+    [
+        (TensorProto.FLOAT, [3], "one_hot"),
+        (TensorProto.INT64, [], "index"),
+        (TensorProto.INT32, [1], "index"),
+    ],
+)
+@pytest.mark.parametrize("batch", ["n", 2])
+def test_the_condition_is_the_second_input(
+    tmp_path: Path, kind: int, size: list[int], form: str, batch: Any
+) -> None:
+    options = ModelOptions(condition="digit")
+    path, _ = save(tmp_path, conditional_encoder(kind, size, batch=batch))
+    codec = Codec.from_files(path, options=options)
+    condition = codec.config.condition
+    assert condition is not None
+    assert (condition.encoder, condition.categories) == (form, ("0", "1", "2"))
+    images = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
+    labels = [2, 0, 1, 1, 2]
+    found, _ = codec.encode(images, [{"digit": number} for number in labels])
+    values = (images / np.float32(255)).transpose(0, 3, 1, 2).reshape(5, -1)
+    table = 100 * WEIGHTS[: 3 * DIM, 0].reshape(3, DIM)
+    assert np.allclose(found, values @ WEIGHTS + table[labels], atol=1e-4)
+    assert Codec.from_bytes(codec.config, codec.files["encoder.model.onnx"], None, name="it")
+
+
+def test_a_number_is_the_condition_of_a_decoder(tmp_path: Path) -> None:
+    files = save(tmp_path, encoder(), conditional_decoder())
+    with pytest.raises(ModelError, match=r"2 inputs .*--condition KEY names"):
+        Codec.from_files(*files)
+    codec = Codec.from_files(*files, options=ModelOptions(condition="angle"))
+    assert codec.config.condition is not None
+    assert codec.config.condition.decoder == "number"
+    plain = Codec.from_files(*save(tmp_path, encoder(), decoder((DIM,))))
+    latents = np.random.default_rng(1).normal(size=(3, DIM)).astype(np.float32)
+    moved = codec.decode(latents, [{"angle": value} for value in (0.5, -1, 0)])
+    shift = np.array([[0.5], [-1], [0]], np.float32)
+    assert np.array_equal(moved, plain.decode(latents + shift))
+    assert not np.array_equal(moved, plain.decode(latents))
+
+
 def test_a_decoder_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="takes latents of shape"):
         Codec.from_files(*save(tmp_path, encoder(), decoder((DIM, 1))))

@@ -224,12 +224,12 @@ def test_what_fails_half_way_leaves_no_half_file(
     decode = Codec.decode
     left = 3
 
-    def failing(self: Codec, latents: Any) -> Any:
+    def failing(self: Codec, latents: Any, metadata: Any = None) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
             raise ModelError("it broke")
-        return decode(self, latents)
+        return decode(self, latents, metadata)
 
     (tmp_path / "x.npy").write_bytes(b"old")
     with LatentDB.open(store) as db:
@@ -263,12 +263,12 @@ from latentdb.model.codec import Codec
 from latentdb.output.sinks import NpySink, decode_all
 
 class Fast(Codec):
-    def decode(self, latents):
+    def decode(self, latents, metadata=None):
         return np.zeros((len(latents), *self.config.preprocessing.shape), np.uint8)
 
 codec = Fast.from_folder(sys.argv[1])
 def run(count, out):
-    given = ((["a"] * 256, np.zeros((256, 4), "f4")) for _ in range(count))
+    given = ((["a"] * 256, np.zeros((256, 4), "f4"), None) for _ in range(count))
     decode_all(codec, given, 256 * count, [NpySink(out, 256 * count, codec.config)])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 unit = 1 if sys.platform == "darwin" else 1024
@@ -292,7 +292,7 @@ def test_memory_does_not_grow_with_the_array(model: Path, tmp_path: Path) -> Non
 def test_arrays_are_written_in_order(model: Path, tmp_path: Path) -> None:
     codec = Codec.from_folder(model)
     latents = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
-    given = [(["a"] * 4, latents[:4]), (["b"] * 5, latents[4:])]
+    given = [(["a"] * 4, latents[:4], None), (["b"] * 5, latents[4:], None)]
     sink = NpySink(tmp_path / "x.npy", 9, codec.config)
     assert list(decode_all(codec, given, 9, [sink])) == [str(tmp_path / "x.npy")]
     assert np.array_equal(np.load(tmp_path / "x.npy"), codec.decode(latents))
