@@ -35,7 +35,7 @@ from latentdb.store.creation import check_absent, remove_empty, undo_creation
 from latentdb.store.edits import held_types
 from latentdb.store.manifest import Settings
 from latentdb.store.rows import Rows
-from latentdb.store.store import Store
+from latentdb.store.store import Store, check_dtype
 from latentdb.stored_model import (
     ModelLike,
     check_same_model,
@@ -86,6 +86,7 @@ class LatentDB(Annotation):
         dim: int | None = None,
         recall: float = 0.99,
         precision: str = FLOAT32,
+        dtype: str = FLOAT32,
         lock_timeout: float = LOCK_TIMEOUT,
         auto_index: bool = True,
     ) -> LatentDB:
@@ -113,6 +114,9 @@ class LatentDB(Annotation):
         precision
             Precision of the encoder: ``"float32"``, or ``"bf16"`` where the
             processor supports it and the extra of that name is installed.
+        dtype
+            Of the latents on disk: ``"float32"``, or ``"float16"``, which takes half the space
+            and keeps three digits.  They are searched and decoded as float32.
         lock_timeout, auto_index
             As in `open`.
 
@@ -134,8 +138,9 @@ class LatentDB(Annotation):
         recall = check_recall(recall)
         check_timeout(lock_timeout)  # before anything is made
         if dim is not None:
-            made = Store.create(path, dim=dim, settings=Settings(recall=recall))
+            made = Store.create(path, dim=dim, settings=Settings(recall=recall), dtype=dtype)
             return cls(made, lock_timeout=lock_timeout, auto_index=auto_index)
+        check_dtype(dtype)
         check_absent(as_path(path))  # before tensorflow is loaded to compile the model
         options = options or ModelOptions()
         samples = [images] if isinstance(images, str | os.PathLike) else images
@@ -148,7 +153,9 @@ class LatentDB(Annotation):
         config = codec.config
         prints = (config.encoder_fingerprint, config.decoder_fingerprint, codec.files)
         settings = search_settings(config, recall)
-        store = Store.create(path, dim=config.latent_dim, model=prints, settings=settings)
+        store = Store.create(
+            path, dim=config.latent_dim, model=prints, settings=settings, dtype=dtype
+        )
         db = cls(
             store,
             trust_model=options.trust_model,
@@ -223,6 +230,21 @@ class LatentDB(Annotation):
             raise ModelMismatchError(
                 f"precision {precision} was asked for, but the images of this store are encoded "
                 f"in {config.precision}: leave precision out, or index into a new store"
+            )
+
+    def check_dtype(self, dtype: str | None) -> None:
+        """Refuse any dtype but that of the latents on disk; None is never refused.
+
+        Raises
+        ------
+        InvalidInputError
+            If it differs; names both.
+        """
+        own = self._snapshot().manifest.dtype
+        if dtype is not None and dtype != own:
+            raise InvalidInputError(
+                f"dtype {dtype} was asked for, but this store keeps {own}: leave dtype out, or "
+                "make a new store"
             )
 
     def index_images(
@@ -484,13 +506,14 @@ class LatentDB(Annotation):
         id_column: str | None = None,
         vector_column: str | None = None,
         model: ModelLike | None = None,
+        dtype: str | None = None,
         report: Report | None = None,
     ) -> ImportReport:
         """Import a file as `import_file` does, and make the store if there is none.
 
         A new store has the dimensions of the file, and the model if one is given: whose
-        latents the file holds, so that they can be decoded.  It is removed again if the
-        import fails.
+        latents the file holds, so that they can be decoded; and the dtype (see `create`).
+        It is removed again if the import fails.
 
         Raises
         ------
@@ -511,6 +534,7 @@ class LatentDB(Annotation):
 
         if cls.exists(path):
             with cls.open(path) as db:
+                db.check_dtype(dtype)
                 codec = db.read_model(model)
                 if codec is not None:
                     check_same_model(db._snapshot(), codec)
@@ -518,7 +542,8 @@ class LatentDB(Annotation):
         with opened(file, ids, columns) as source:
             dim = source.dim
         existed = os.path.exists(path)
-        with cls.create(path, model, dim=dim if model is None else None) as db:
+        own = dim if model is None else None
+        with cls.create(path, model, dim=own, dtype=dtype or FLOAT32) as db:
             try:
                 return fill(db)
             except BaseException:

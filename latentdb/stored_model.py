@@ -245,6 +245,7 @@ def describe(snapshot: Snapshot) -> Info:
         default_metric=manifest.settings.default_metric,
         roots=manifest.roots,
         buried=0 if manifest.tombstones is None else manifest.tombstones.rows,
+        dtype=manifest.dtype,
     )
 
 

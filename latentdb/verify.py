@@ -298,7 +298,8 @@ class _Check:
         segment = self.intact.get(entry)
         if segment is None:
             check_file(self.folder / entry.file.name, entry.file.bytes, entry.file.checksum)
-            segment = Segment(self.folder, entry, self.manifest.dim, self.manifest.columns)
+            manifest = self.manifest
+            segment = Segment(self.folder, entry, manifest.dim, manifest.columns, manifest.dtype)
             segment.check()
             self.intact[entry] = segment
         self.segments.append(segment)

@@ -31,6 +31,7 @@ from latentdb.base.errors import (
 
 _TEMPORARY = r"\.([0-9]+)(?:-[0-9a-f]{8})?\.tmp"  # ending of a temporary name, with the process
 _MAX_WRITING_SECONDS = 86_400  # since the last write to a temporary file: its process has ended
+_TICK_NS = 50_000_000  # clocks of file systems tick every 1 to 10 ms
 _READ_BYTES = 4 << 20  # at a time, of a file that is read whole
 
 
@@ -487,3 +488,14 @@ def unwritable(path: Path, error: OSError) -> StoreError:
 def _unreadable(path: Path, error: OSError | ValueError) -> StoreError:
     reason = os_reason(error) if isinstance(error, OSError) else str(error)
     return StoreError(f"{path} cannot be read: {reason}")
+
+
+def stamp(file: str) -> tuple[int, int, int] | None:
+    """Inode, time and size of a file; None where they cannot identify what it holds."""
+    try:
+        status = os.stat(file)  # a Path would take microseconds
+    except OSError:
+        return None
+    if time.time_ns() - status.st_mtime_ns < _TICK_NS:
+        return None  # within a tick of the clock an inode can be reused with the same time
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -494,7 +494,7 @@ def print_info(info: Info, as_json: bool) -> None:
         ("store", f"{info.path}, version {info.version}"),
         ("rows", f"{info.rows:,}" + (f" ({deleted} still on disk)" if info.deleted_rows else "")),
         ("size", f"{_megabytes(info.bytes)} in {counted(info.segments, 'segment')}"),
-        ("latents", f"{counted(info.dim, 'dimension')}, float32"),
+        ("latents", f"{counted(info.dim, 'dimension')}, {info.dtype}"),
         *_root_lines(info),
         ("metadata", ", ".join(f"{key} ({kind})" for key, kind in info.columns.items()) or "none"),
         *_model_lines(info),

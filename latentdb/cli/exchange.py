@@ -9,7 +9,14 @@ import click
 
 from latentdb.base.wording import counted, printable
 from latentdb.cli.console import print_json, print_site, progress
-from latentdb.cli.options import db_argument, force_option, json_option, quiet_option, where_option
+from latentdb.cli.options import (
+    db_argument,
+    dtype_option,
+    force_option,
+    json_option,
+    quiet_option,
+    where_option,
+)
 
 
 @click.command()
@@ -107,6 +114,7 @@ def export(
     type=click.Path(),
     help="The model whose latents these are: a new DB decodes with it.",
 )
+@dtype_option
 @json_option
 @quiet_option
 def import_file(db: str, file: str, as_json: bool, quiet: bool, **options: Any) -> None:

@@ -10,6 +10,7 @@ import click
 
 from latentdb.cli.options import (
     db_argument,
+    dtype_option,
     json_option,
     model_arguments,
     model_options,
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     type=click.Choice(["float32", "bf16"]),
     help="Precision of the encoder, for a new store.  [default: float32]",
 )
+@dtype_option
 @strict_option
 @click.option(
     "--allow-bad",
@@ -96,6 +98,7 @@ def index(
     recall: float | None,
     precision: str | None,
     condition: str | None,
+    dtype: str | None,
     as_json: bool,
     quiet: bool,
     **values: Any,
@@ -126,7 +129,7 @@ def index(
         raise click.UsageError(f"--condition {condition!r}: give KEY, or KEY=VALUE")
     is_imported = values["encoder"] or values["builder"] or is_file(values["model"])
     model = {**values, "condition": (key or None) if is_imported else None}
-    codec, opened = _open(db, files, recall, precision, model)
+    codec, opened = _open(db, files, recall, precision, dtype, model)
     with opened as store:
         _check_condition(store, key)
         rows_before = len(store)
@@ -181,6 +184,7 @@ def _open(
     images: Sequence[str],
     recall: float | None,
     precision: str | None,
+    dtype: str | None,
     values: Mapping[str, Any],
 ) -> tuple[Codec | None, AbstractContextManager[LatentDB]]:
     """The model that was given, and the store; one that is made now and gets no row is removed."""
@@ -197,6 +201,7 @@ def _open(
         codec = store.read_model(**arguments)
         if codec is None or len(store) or store.has_model(codec):
             store.check_precision(precision)
+            store.check_dtype(dtype)
             return codec, store
         store.close()
         LatentDB.remove_empty(db)
@@ -213,6 +218,7 @@ def _open(
         images=images or None,
         recall=0.99 if recall is None else recall,
         precision=precision or "float32",
+        dtype=dtype or "float32",
     )
     print_notes(store.codec)
     print_verdict(store.codec.config)

@@ -135,6 +135,11 @@ condition_option = click.option(
     help="Of a conditional model: under which condition images and latents are encoded and "
     "decoded.  [default: that of each row]",
 )
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    help="Of the latents on disk, for a new store.  [default: float32]",
+)
 method_option = click.option(
     "--method",
     type=click.Choice(["linear", "slerp", "norm"]),

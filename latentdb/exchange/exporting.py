@@ -16,6 +16,7 @@ from latentdb.base.files import as_path
 from latentdb.base.outputs import open_output, open_stdout
 from latentdb.exchange import csv, hdf5, npy, parquet
 from latentdb.exchange.row_writer import RowWriter
+from latentdb.store.manifest import FLOAT32
 from latentdb.store.rows import Ints
 from latentdb.store.segment import Segment
 from latentdb.store.snapshot import Snapshot
@@ -97,6 +98,8 @@ def _check_room(snapshot: Snapshot, rows: Ints, suffix: str, target: Path) -> No
     """Report a full disk before much is written to it."""
     size = sum(segment.entry.file.bytes + _text_bytes(segment) for segment in snapshot.segments)
     row_bytes = size // max(1, sum(len(segment) for segment in snapshot.segments))
+    if snapshot.manifest.dtype != FLOAT32:
+        row_bytes += 4 * snapshot.dim  # half a float32 each, of z_mean and z_log_var
     if suffix == ".csv":
         # 16 characters a number, for the 4 bytes of z_mean and z_log_var
         row_bytes += 24 * snapshot.dim

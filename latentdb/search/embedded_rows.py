@@ -147,8 +147,8 @@ class EmbeddedRows:
             yield Block(part, self.fetch(part))
 
     def _embed(self, segment: Segment, part: slice) -> Floats:
-        log_vars = segment.z_log_var if self.space.posterior else None
-        return self.space.embed(segment.z_mean[part], None if log_vars is None else log_vars[part])
+        log_vars = segment.scan_log_vars(part) if self.space.posterior else None
+        return self.space.embed(segment.scan(part), log_vars)
 
     def rank(self, queries: Floats, candidates: Ints, k: int, *, exact: bool, scanned: int) -> Hits:
         """The k nearest candidates of each query, by the metric's own distance.

@@ -204,6 +204,8 @@ class Info:
         Folders that images were indexed from, and what ids of each begin with.
     buried
         Images that were deleted, which indexing does not bring back.
+    dtype
+        Of the latents on disk: ``"float32"`` or ``"float16"``.
     why
         After `LatentDB.optimize`: why there is no index, or not the one preferred.
     """
@@ -226,6 +228,7 @@ class Info:
     default_metric: str
     roots: tuple[Root, ...] = ()
     buried: int = 0
+    dtype: str = "float32"
     why: str = ""
 
 

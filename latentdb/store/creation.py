@@ -17,6 +17,7 @@ from latentdb.base.files import checksum, os_reason, sync_folder, try_remove, wr
 from latentdb.store import manifest as manifests
 from latentdb.store.lock import INDEX_LOCK, LOCK, writer_lock
 from latentdb.store.manifest import (
+    FLOAT32,
     FOLDERS,
     HISTORY,
     MANIFEST,
@@ -62,7 +63,9 @@ def is_unfinished(folder: Path) -> bool:
     return locked or not any(item.is_dir() and any(item.iterdir()) for item in items)
 
 
-def create_files(folder: Path, *, dim: int, model: Model | None, settings: Settings) -> str:
+def create_files(
+    folder: Path, *, dim: int, model: Model | None, settings: Settings, dtype: str = FLOAT32
+) -> str:
     """Make the folder of an empty store, durably, and give its uuid.
 
     Raises
@@ -87,7 +90,9 @@ def create_files(folder: Path, *, dim: int, model: Model | None, settings: Setti
             entry = ModelEntry(model[0], model[1], _write_model(folder, model[2]))
         for name in FOLDERS:
             sync_folder(folder / name)
-        first = Manifest(manifests.unique_name(), 1, dim, model=entry, settings=settings)
+        first = Manifest(
+            manifests.unique_name(), 1, dim, model=entry, settings=settings, dtype=dtype
+        )
         manifests.commit(folder, first)
         sync_folder(folder.absolute().parent)
     return first.uuid

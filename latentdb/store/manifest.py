@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -35,25 +34,29 @@ from latentdb.store.similar import similar_store
 # metric or a centre have, "cosine" was centred and the index had the centre.  Before version 4,
 # which only manifests with tombstones have, garbage collection would delete their file.  Before
 # version 5, which only manifests with either have, there were no dates, and keys were names.
-FORMAT_VERSION = 5
-_READABLE = (1, 2, 3, 4, 5)
+# Before version 6, which only manifests with float16 have, latents were float32.
+FORMAT_VERSION = 6
+_READABLE = range(1, FORMAT_VERSION + 1)
 MANIFEST = "MANIFEST.json"
 PREVIOUS = "MANIFEST.previous"
 TEMPORARY_MANIFEST = ".MANIFEST."  # prefix of a manifest that is not in force yet
 FOLDERS = ("segments", "index", "model")
 QUARANTINE, HISTORY = "quarantine", "history"
 RECIPES = "recipes"  # of no version: see `latentdb.store.recipes`
+FLOAT32, FLOAT16 = "float32", "float16"
+DTYPES = (FLOAT32, FLOAT16)
 MAX_DIM = 65_536
 MAX_ROW = 2**48  # row numbers ever given: a million a second for nine years
 MAX_BYTES = 256 << 20  # of a manifest
-_TICK_NS = 50_000_000  # clocks of file systems tick every 1 to 10 ms
 _SEGMENT = re.compile(r"segments/[A-Za-z0-9_-]+\.h5\Z")
 _DELETIONS = re.compile(r"segments/[A-Za-z0-9_-]+\.deleted\Z")
 _TOMBSTONES = re.compile(r"segments/[A-Za-z0-9_-]+\.tombstones\Z")
 _INDEX = re.compile(r"index/[A-Za-z0-9_-]+\.faiss\Z")
 _MODEL = re.compile(r"model/([A-Za-z0-9_-]+\.){1,2}(keras|json|onnx)\Z")
 _CHECKSUM = re.compile(r"[0-9a-f]{32}\Z")
-_LEFT_OUT_IF_EMPTY = ("roots", "tombstones")  # so that older manifests keep their bytes
+# So that older manifests keep their bytes.
+_LEFT_OUT_IF_EMPTY = ("roots", "tombstones")
+_LEFT_OUT = (("default_metric", L2), ("dtype", FLOAT32))
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,8 @@ class Manifest:
         Folders that images were indexed from; those with the oldest rows first.
     tombstones
         Images that were deleted, and do not come back with the next indexing.
+    dtype
+        Of z_mean and z_log_var in the segments.
     """
 
     uuid: str
@@ -235,6 +240,7 @@ class Manifest:
     settings: Settings = field(default_factory=Settings)
     roots: tuple[Root, ...] = ()
     tombstones: TombstonesEntry | None = None
+    dtype: str = FLOAT32
 
     @property
     def rows(self) -> int:
@@ -278,6 +284,8 @@ def dump(manifest: Manifest) -> bytes:
 def _least_version(manifest: Manifest) -> int:
     """The lowest format version whose readers take a manifest for what it is."""
     settings, index = manifest.settings, manifest.index
+    if manifest.dtype != FLOAT32:
+        return 6
     if any(type_ in LIMITS or not is_name(key) for key, type_ in manifest.columns.items()):
         return 5
     if manifest.tombstones is not None:
@@ -306,7 +314,7 @@ def _fields(part: Any) -> dict[str, Any]:
     return {
         key: value
         for key, value in fields.items()
-        if (value or key not in _LEFT_OUT_IF_EMPTY) and (key, value) != ("default_metric", L2)
+        if (value or key not in _LEFT_OUT_IF_EMPTY) and (key, value) not in _LEFT_OUT
     }
 
 
@@ -375,7 +383,9 @@ def _manifest(body: Any) -> Manifest:
         settings=_settings(body["settings"]),
         roots=tuple(_root(item) for item in body.get("roots", ())),
         tombstones=None if body.get("tombstones") is None else _tombstones(body["tombstones"]),
+        dtype=_text(body.get("dtype", FLOAT32)),
     )
+    _require(manifest.dtype in DTYPES, f"its dtype {manifest.dtype!r} is unknown")
     _require(len(manifest.roots) <= MAX_ROOTS, f"it has more than {MAX_ROOTS:,} roots")
     last = -1
     for segment in manifest.segments:
@@ -553,17 +563,6 @@ def read_bytes(folder: Path) -> bytes:
             f"{folder} {problem}: {similar_store(folder, MANIFEST)}make one with latentdb index, "
             "or check the path"
         ) from error
-
-
-def stamp(file: str) -> tuple[int, int, int] | None:
-    """Inode, time and size of a manifest file; None where they cannot identify it."""
-    try:
-        status = os.stat(file)  # a Path would take microseconds
-    except OSError:
-        return None
-    if time.time_ns() - status.st_mtime_ns < _TICK_NS:
-        return None  # within a tick of the clock an inode can be reused with the same time
-    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def commit(folder: Path, manifest: Manifest) -> None:

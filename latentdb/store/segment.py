@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from latentdb.base.errors import CorruptStoreError, InvalidInputError
 from latentdb.base.files import read_limited
+from latentdb.base.wording import clipped
 from latentdb.store.blocks import (
     BLOCKS,
     CHECKSUMS,
@@ -32,10 +33,11 @@ from latentdb.store.blocks import (
 from latentdb.store.blocks import dump as dump_arrays
 from latentdb.store.columns import DTYPES, Column, Value, absent, escape_key, plain_value
 from latentdb.store.dates import LIMITS
-from latentdb.store.manifest import SegmentEntry
+from latentdb.store.manifest import FLOAT16, FLOAT32, SegmentEntry
 from latentdb.store.rows import FileStats, Floats, Ints, Rows
 from latentdb.store.texts import Texts, encode
 
+_TYPES = {FLOAT32: "<f4", FLOAT16: "<f2"}
 MAX_COLUMNS = 1_000  # each is up to six HDF5 objects, of at most 10,000
 
 
@@ -47,7 +49,7 @@ def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
     )
 
 
-def dump(rows: Rows, numbers: Ints) -> SegmentBytes:
+def dump(rows: Rows, numbers: Ints, dtype: str = FLOAT32) -> SegmentBytes:
     """Write rows into a segment file in memory.
 
     Parameters
@@ -56,17 +58,24 @@ def dump(rows: Rows, numbers: Ints) -> SegmentBytes:
         At least one.
     numbers
         int64 ``[n]``: their row numbers, ascending.
+    dtype
+        Of z_mean and z_log_var in the file.
+
+    Raises
+    ------
+    InvalidInputError
+        If a value is too large for it.
     """
     hashes = hash_ids(rows.ids) if rows.hashes is None else rows.hashes
     order = np.argsort(hashes, kind="stable")
     arrays: dict[str, NDArray[Any]] = {
         "row": numbers.astype("<i8"),
-        "z_mean": np.ascontiguousarray(rows.z_mean, "<f4"),
+        "z_mean": _latents(rows.z_mean, "z_mean", dtype, rows.ids),
         "id/hashes": hashes[order].astype("<u8"),
         "id/order": order.astype("<i4"),
     }
     if rows.z_log_var is not None:
-        arrays["z_log_var"] = np.ascontiguousarray(rows.z_log_var, "<f4")
+        arrays["z_log_var"] = _latents(rows.z_log_var, "z_log_var", dtype, rows.ids)
     arrays.update(_text_arrays("id", rows.ids))
     if rows.paths is not None:
         arrays.update(_text_arrays("path", rows.paths))
@@ -82,6 +91,23 @@ def dump(rows: Rows, numbers: Ints) -> SegmentBytes:
         if column.type == "str":
             arrays.update(_text_arrays(f"{name}/categories", column.categories))
     return dump_arrays(arrays)
+
+
+def _latents(values: Floats, name: str, dtype: str, ids: Sequence[str]) -> NDArray[Any]:
+    """Latents as they are stored."""
+    if dtype == FLOAT32:
+        return np.ascontiguousarray(values, _TYPES[dtype])
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(values, _TYPES[dtype])
+    beyond = np.argwhere(~np.isfinite(stored))
+    if len(beyond):
+        row, column = beyond[0].tolist()
+        raise InvalidInputError(
+            f"{name} of {clipped(ids[row])!r} has the value {values[row, column]:g}, and this "
+            "store keeps float16, which ends at 65,504: make one with dtype float32 "
+            "(--dtype float32)"
+        )
+    return stored
 
 
 def _column_name(key: str) -> str:
@@ -136,6 +162,10 @@ def _text_arrays(name: str, texts: Iterable[str]) -> dict[str, NDArray[Any]]:
     return {f"{name}/offsets": offsets.astype("<i8"), f"{name}/bytes": blob}
 
 
+def _as_float32(values: NDArray[Any]) -> Floats:
+    return values.astype(np.float32, copy=False)
+
+
 class Segment:
     """An open segment: arrays mapped from the file, not copied; those of a small one are read.
 
@@ -149,6 +179,8 @@ class Segment:
         Dimensions of z_mean.
     columns
         Metadata types by key, from the manifest.
+    dtype
+        Of z_mean and z_log_var in the file.
 
     Raises
     ------
@@ -157,7 +189,12 @@ class Segment:
     """
 
     def __init__(
-        self, folder: Path, entry: SegmentEntry, dim: int, columns: Mapping[str, str]
+        self,
+        folder: Path,
+        entry: SegmentEntry,
+        dim: int,
+        columns: Mapping[str, str],
+        dtype: str = FLOAT32,
     ) -> None:
         self.entry = entry
         self.name = str(folder / entry.file.name)
@@ -170,9 +207,9 @@ class Segment:
         count = entry.rows
         get = self._arrays.get
         self._rows = get("row", "<i8", (count,))
-        self._z_mean = get("z_mean", "<f4", (count, dim))
+        self._z_mean = get("z_mean", _TYPES[dtype], (count, dim))
         self._z_log_var = (
-            get("z_log_var", "<f4", (count, dim)) if "z_log_var" in self._arrays else None
+            get("z_log_var", _TYPES[dtype], (count, dim)) if "z_log_var" in self._arrays else None
         )
         self._id_lookup = get("id/hashes", "<u8", (count,)), get("id/order", "<i4", (count,))
         self.ids = self._texts("id", count)
@@ -199,13 +236,13 @@ class Segment:
 
     @property
     def z_mean(self) -> Floats:
-        """float32 ``[n, d]``, mapped; all of it is verified."""
-        return self._z_mean.whole()
+        """float32 ``[n, d]``, mapped, or a copy of float16; all of it is verified."""
+        return _as_float32(self._z_mean.whole())
 
     @property
     def z_log_var(self) -> Floats | None:
-        """float32 ``[n, d]``, mapped; all of it is verified.  None where there is none."""
-        return None if self._z_log_var is None else self._z_log_var.whole()
+        """As `z_mean`; None where there is none."""
+        return None if self._z_log_var is None else _as_float32(self._z_log_var.whole())
 
     @property
     def has_log_var(self) -> bool:
@@ -214,11 +251,19 @@ class Segment:
 
     def z_means(self, positions: Ints) -> Floats:
         """Copies of z_mean at some positions: float32 ``[n, d]``; only their blocks are read."""
-        return self._z_mean.take(positions)
+        return _as_float32(self._z_mean.take(positions))
 
     def z_log_vars(self, positions: Ints) -> Floats | None:
         """As `z_means`, of z_log_var."""
-        return None if self._z_log_var is None else self._z_log_var.take(positions)
+        return None if self._z_log_var is None else _as_float32(self._z_log_var.take(positions))
+
+    def scan(self, part: slice) -> Floats:
+        """z_mean of a part of the rows, float32 ``[n, d]``; all of z_mean is verified."""
+        return _as_float32(self._z_mean.whole()[part])
+
+    def scan_log_vars(self, part: slice) -> Floats | None:
+        """As `scan`, of z_log_var."""
+        return None if self._z_log_var is None else _as_float32(self._z_log_var.whole()[part])
 
     def read(self, positions: Ints) -> Rows:
         """Copies of the rows at some positions, with all their metadata."""

@@ -52,7 +52,8 @@ class Snapshot:
         for entry in self.manifest.segments:
             segment = self._cache.get(entry.file.name)
             if segment is None or segment.entry != entry:
-                segment = Segment(self.folder, entry, self.dim, self.manifest.columns)
+                manifest = self.manifest
+                segment = Segment(self.folder, entry, self.dim, manifest.columns, manifest.dtype)
                 self._cache[entry.file.name] = segment
             elif segment.columns != self.manifest.columns:
                 segment = segment.with_columns(self.manifest.columns)

@@ -19,20 +19,26 @@ from latentdb.base.errors import (
     NotFoundError,
     StoreError,
 )
-from latentdb.base.files import as_path, sync_folder
+from latentdb.base.files import as_path, stamp, sync_folder
 from latentdb.store import manifest as manifests
 from latentdb.store import versions
 from latentdb.store.creation import Model, create_files
 from latentdb.store.garbage import remove_unnamed
 from latentdb.store.id_filter import IdFilter
 from latentdb.store.lock import committed_version, index_lock, writer_lock
-from latentdb.store.manifest import FileEntry, Manifest, Settings
+from latentdb.store.manifest import DTYPES, FLOAT32, FileEntry, Manifest, Settings
 from latentdb.store.recovery import put_back
 from latentdb.store.segment import Segment
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import Writer, write_file
 
 _RETRIES = 10
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise `InvalidInputError` for a dtype that latents are not stored in."""
+    if dtype not in DTYPES:
+        raise InvalidInputError(f"dtype {dtype!r} is unknown: use {' or '.join(DTYPES)}")
 
 
 class Store:
@@ -68,6 +74,7 @@ class Store:
         dim: int,
         model: Model | None = None,
         settings: Settings | None = None,
+        dtype: str = FLOAT32,
     ) -> Store:
         """Make an empty store.
 
@@ -81,6 +88,8 @@ class Store:
             Fingerprints of encoder and decoder, and the model's files.
         settings
             Search settings to store with it.
+        dtype
+            Of z_mean and z_log_var on disk: ``"float32"`` or ``"float16"``.
 
         Raises
         ------
@@ -89,9 +98,11 @@ class Store:
         """
         if type(dim) is not int or not 1 <= dim <= manifests.MAX_DIM:
             raise InvalidInputError(f"dim {dim!r} cannot be used: give 1 to {manifests.MAX_DIM}")
+        check_dtype(dtype)
         folder = as_path(path)
         store = cls(folder)
-        store._uuid = create_files(folder, dim=dim, model=model, settings=settings or Settings())
+        first = settings or Settings()
+        store._uuid = create_files(folder, dim=dim, model=model, settings=first, dtype=dtype)
         return store
 
     @classmethod
@@ -129,7 +140,7 @@ class Store:
         if self.version is not None:
             return self._earlier(self.version)
         for _ in range(_RETRIES):
-            seen = manifests.stamp(self._manifest)
+            seen = stamp(self._manifest)
             if self._snapshot is not None and seen is not None and seen == self._seen:
                 return self._snapshot
             committed = committed_version(self.path)
@@ -157,7 +168,7 @@ class Store:
 
     def _earlier(self, version: int) -> Snapshot:
         """The version that was asked for, as long as the store at the path is still its own."""
-        seen = manifests.stamp(self._manifest)
+        seen = stamp(self._manifest)
         if self._uuid and (seen is None or seen != self._seen):
             try:
                 current = manifests.read(self.path)

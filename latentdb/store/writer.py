@@ -310,13 +310,15 @@ class Writer:
         self, rows: Rows, numbers: Ints, written: list[FileEntry], *, single: bool = False
     ) -> list[SegmentEntry]:
         """Write rows as segments of at most `SEGMENT_BYTES`, or as a single one."""
-        row_bytes = 4 * self.snapshot.dim * (1 if rows.z_log_var is None else 2)
+        dtype = self.snapshot.manifest.dtype
+        each = np.dtype(dtype).itemsize * self.snapshot.dim
+        row_bytes = each * (1 if rows.z_log_var is None else 2)
         step = len(rows) if single else max(1, SEGMENT_BYTES // row_bytes)
         entries = []
         for start in range(0, len(rows), step):
             block = rows.take(slice(start, start + step))
             taken = numbers[start : start + step]
-            made = dump(block, taken)
+            made = dump(block, taken, dtype)
             file = self._write("segments", ".h5", made.data, written)
             entries.append(
                 SegmentEntry(file, len(block), int(taken[0]), int(taken[-1]), made.layout)

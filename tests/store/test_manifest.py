@@ -249,8 +249,8 @@ def test_what_is_no_manifest_is_told(data: bytes) -> None:
 
 
 def test_a_newer_format_is_told_before_its_content_is_judged() -> None:
-    with pytest.raises(StoreError, match=r"M has format version 6, .* reads up to 5: upgrade"):
-        load(sealed({"anything": "else"}, version=6), "M")
+    with pytest.raises(StoreError, match=r"M has format version 7, .* reads up to 6: upgrade"):
+        load(sealed({"anything": "else"}, version=7), "M")
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", None, 1.5])
@@ -322,6 +322,18 @@ def test_earlier_versions_would_delete_tombstones_as_garbage() -> None:
     buried = replace(FULL, tombstones=TombstonesEntry(entry("segments/e.tombstones"), 3))
     assert json.loads(dump(buried))["format_version"] == 4
     assert load(dump(buried), "M") == buried
+
+
+def test_half_precision_takes_a_newer_format() -> None:
+    # Older readers would say that a segment is damaged.
+    assert "dtype" not in body_of(FULL)
+    half = replace(FULL, dtype="float16")
+    assert json.loads(dump(half))["format_version"] == 6
+    assert load(dump(half), "M") == half
+    body = body_of(half)
+    body["dtype"] = "float8"
+    with pytest.raises(CorruptStoreError, match="its dtype 'float8' is unknown"):
+        load(sealed(body), "M")
 
 
 @pytest.mark.parametrize("sides", [1, 63, 65])
