@@ -19,6 +19,7 @@ from tests.cli.running import run, run_error, run_json
 
 OPTIONS = ModelOptions(condition="label", categories=("disc", "square"), pixel_range="0..1")
 DISC, SQUARE = "disc/000.png", "square/000.png"
+KIND = "label =="
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,9 @@ def test_commands(path: Path, conditional: Path, images: Path, tmp_path: Path) -
         ("interpolate", path, *pair, "--out", out),
         ("sample", path, "-n", 2, "--out", out),
         ("traverse", path, "--out", out),
+        ("cluster", path, "-n", 2, "--out", out),
+        ("directions", path, "--out", out),
+        ("direction", path, "--from", f"{KIND} 'disc'", "--to", f"{KIND} 'square'", "--out", out),
         ("query", path, images / DISC),
     ):
         run(*command, "--condition", "square")

@@ -37,6 +37,7 @@ from latentdb.cli.options import (
 )
 @seed_option
 @force_option
+@condition_option
 @trust_option
 @json_option
 def diagnose(
@@ -45,13 +46,14 @@ def diagnose(
     out: str | None,
     overwrite: bool,
     seed: int,
+    condition: str | None,
     trust_model: bool,
     as_json: bool,
 ) -> None:
     """Show which dimensions carry something, and whether the posterior collapsed."""
     from latentdb.reader import Reader
 
-    with Reader.open(db, trust_model=trust_model) as store:
+    with Reader.open(db, trust_model=trust_model).with_condition(condition) as store:
         found = store.diagnose(where=where, out=out, overwrite=overwrite, seed=seed)
     if as_json:
         print_json(found)
@@ -191,6 +193,7 @@ indexed_metric_option = click.option(
 )
 @seed_option
 @force_option
+@condition_option
 @trust_option
 @json_option
 def cluster(
@@ -203,6 +206,7 @@ def cluster(
     out: str | None,
     overwrite: bool,
     seed: int,
+    condition: str | None,
     trust_model: bool,
     as_json: bool,
 ) -> None:
@@ -211,7 +215,7 @@ def cluster(
     from latentdb.database import LatentDB
 
     with LatentDB.open(db, trust_model=trust_model) as store:
-        found = store.cluster(
+        found = store.with_condition(condition).cluster(
             count, where=where, metric=metric, label=label, out=out, overwrite=overwrite, seed=seed
         )
         if save is not None:

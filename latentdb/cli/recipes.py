@@ -6,6 +6,7 @@ import click
 
 from latentdb.cli.console import print_axes, print_direction, print_json, print_recipes
 from latentdb.cli.options import (
+    condition_option,
     db_argument,
     force_option,
     json_option,
@@ -40,6 +41,7 @@ def list_recipes(db: str, name: str | None, as_json: bool) -> None:
 @click.option("--out", type=click.Path(), help="A picture: walks along the first 12.")
 @seed_option
 @force_option
+@condition_option
 @trust_option
 @json_option
 def directions(
@@ -48,6 +50,7 @@ def directions(
     out: str | None,
     seed: int,
     overwrite: bool,
+    condition: str | None,
     trust_model: bool,
     as_json: bool,
 ) -> None:
@@ -57,7 +60,7 @@ def directions(
     """
     from latentdb.reader import Reader
 
-    with Reader.open(db, trust_model=trust_model) as store:
+    with Reader.open(db, trust_model=trust_model).with_condition(condition) as store:
         found = store.directions(count, out=out, overwrite=overwrite, seed=seed)
     if as_json:
         print_json({"directions": found, "out": out})
@@ -85,6 +88,7 @@ def directions(
 @click.option("--out", type=click.Path(), help="A picture: four rows of --from, walked along it.")
 @seed_option
 @force_option
+@condition_option
 @trust_option
 @json_option
 def direction(
@@ -96,6 +100,7 @@ def direction(
     out: str | None,
     seed: int,
     overwrite: bool,
+    condition: str | None,
     trust_model: bool,
     as_json: bool,
 ) -> None:
@@ -106,7 +111,7 @@ def direction(
     from latentdb.database import LatentDB
 
     with LatentDB.open(db, trust_model=trust_model) as store:
-        found = store.direction(
+        found = store.with_condition(condition).direction(
             source, target, method=method, out=out, overwrite=overwrite, seed=seed
         )
         if save is not None:
