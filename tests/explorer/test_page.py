@@ -271,6 +271,17 @@ def test_filter_and_its_error(served: str, browse: Callable[..., Any]) -> None:
         page.click("#average")
         title = page.locator("#selected h2 >> nth=0")
         playwright.expect(title).to_have_text('average of label == "disc" (40)')
+        page.focus("#map")
+        page.keyboard.press("+")
+        page.wait_for_url(lambda url: "camera=" in url and "average" in url)
+        page.wait_for_timeout(300)  # the address is written 200 ms after a move
+        camera = page.url.split("camera=")[1]
+        page.reload()
+        page.wait_for_selector("body[data-ready=yes]")
+        playwright.expect(page.locator("#filter-note")).to_have_text("40 rows")
+        assert page.input_value("#filter") == 'label == "disc"'
+        page.wait_for_timeout(300)
+        assert page.url.split("camera=")[1] == camera
         assert page.errors == []
         page.fill("#filter", "label ==")
         page.wait_for_selector("#filter-note.bad")
