@@ -360,7 +360,8 @@ class Outputs(Composition):
         overwrite: bool = False,
     ) -> int:
         """Write rows to a file, and give their number: see `latentdb.exchange.exporting.export`."""
-        from latentdb.exchange.exporting import STDOUT, export
+        from latentdb.base.outputs import STDOUT
+        from latentdb.exchange.exporting import export
 
         snapshot = self._snapshot()
         rows = self._rows(snapshot, where)

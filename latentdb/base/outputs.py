@@ -10,10 +10,10 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
 from latentdb.base.errors import AlreadyExistsError, LatentDBError, StoreError
 from latentdb.base.files import (
@@ -26,6 +26,9 @@ from latentdb.base.files import (
     write_all,
     write_new,
 )
+
+STDOUT = "-"  # the path that stands for it
+_stdout: list[TextIO] = []  # while text goes elsewhere
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Output(os.PathLike[str]):
             Names the first such path.
         """
         paths = [self.path] if paths is None else paths
+        if list(paths) == [STDOUT]:
+            return
         protected = None if self.find_protected is None else self.find_protected(paths)
         if protected is not None:
             raise AlreadyExistsError(
@@ -130,15 +135,28 @@ def open_stdout() -> Iterator[IO[bytes]]:
     with tempfile.TemporaryFile() as file:
         yield file
         file.seek(0)
-        shutil.copyfileobj(file, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        stdout = _stdout[-1] if _stdout else sys.stdout
+        shutil.copyfileobj(file, stdout.buffer)
+        stdout.buffer.flush()
+
+
+@contextmanager
+def text_beside_stdout() -> Iterator[None]:
+    """In the context text goes to stderr, so that stdout holds nothing but an output."""
+    _stdout.append(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _stdout.pop()
 
 
 @contextmanager
 def open_output(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Write a file piece by piece; leaving the context gives it its name.
 
-    The file may be read back while it is written.
+    ``-`` is stdout, which gets the whole of it at the end.  The file may be read back
+    while it is written.
 
     Raises
     ------
@@ -148,6 +166,10 @@ def open_output(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         If it cannot be written; an old file is unchanged then.
     """
     output = as_output(path)
+    if output.path == STDOUT:
+        with open_stdout() as file:
+            yield file
+        return
     output.check()
     target = _output_path(path)
     sweep(target.parent, re.escape(target.name))

@@ -9,6 +9,7 @@ import click
 from latentdb.base.wording import counted
 from latentdb.cli.console import print_json, print_matches, print_paths, print_position, progress
 from latentdb.cli.options import (
+    PicturePath,
     Weights,
     condition_option,
     db_argument,
@@ -35,7 +36,7 @@ from latentdb.cli.options import (
 @click.option("--save", metavar="NAME", help="With --recipe: save it as @NAME for other recipes.")
 @click.option(
     "--out",
-    type=click.Path(),
+    type=PicturePath(),
     help="A folder for one file per image, a .npy file of all pixels, or one picture.",
 )
 @click.option(
@@ -45,7 +46,7 @@ from latentdb.cli.options import (
 )
 @click.option(
     "--sheet",
-    type=click.Path(),
+    type=PicturePath(),
     metavar="PNG",
     help="Contact sheet with ids; several are numbered.",
 )
@@ -143,11 +144,11 @@ def _decode_recipe(
     "sum of 1, but for those that sum to 0, a difference.",
 )
 @method_option
-@click.option("--out", type=click.Path(), help="A picture, or .npy for the vector.")
+@click.option("--out", type=PicturePath(), help="A picture, or .npy for the vector.")
 @click.option("--query", "k", type=int, metavar="K", help="Find the K images nearest to the blend.")
 @click.option(
     "--sheet",
-    type=click.Path(),
+    type=PicturePath(),
     metavar="PNG",
     help="Draw TARGETS, the blend, and what --query finds.",
 )
@@ -206,9 +207,9 @@ def blend(
 @click.command()
 @db_argument
 @where_option
-@click.option("--out", type=click.Path(), help="A picture, or .npy for the vector.")
+@click.option("--out", type=PicturePath(), help="A picture, or .npy for the vector.")
 @click.option(
-    "--sheet", type=click.Path(), metavar="PNG", help="Draw the average beside ten of its rows."
+    "--sheet", type=PicturePath(), metavar="PNG", help="Draw the average beside ten of its rows."
 )
 @scale_option
 @condition_option
@@ -252,10 +253,10 @@ def average(
     "--steps", type=int, default=10, show_default=True, help="Number of images, A and B included."
 )
 @method_option
-@click.option("--out", type=click.Path(), help="A strip (.png), an animation (.gif), or .npy.")
+@click.option("--out", type=PicturePath(), help="A strip (.png), an animation (.gif), or .npy.")
 @click.option(
     "--sheet",
-    type=click.Path(),
+    type=PicturePath(),
     metavar="PNG",
     help="Draw the path between the images of A and B, with the position of each step.",
 )

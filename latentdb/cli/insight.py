@@ -17,6 +17,7 @@ from latentdb.cli.console import (
     progress,
 )
 from latentdb.cli.options import (
+    PicturePath,
     Range,
     condition_option,
     db_argument,
@@ -33,7 +34,7 @@ from latentdb.cli.options import (
 @db_argument
 @where_option
 @click.option(
-    "--out", type=click.Path(), help="A picture: histograms and walks of the first 12 dimensions."
+    "--out", type=PicturePath(), help="A picture: histograms and walks of the first 12 dimensions."
 )
 @seed_option
 @force_option
@@ -83,7 +84,7 @@ def diagnose(
     help="In standard deviations of the aggregate posterior.",
 )
 @click.option("--steps", type=int, default=9, show_default=True, help="Images per dimension.")
-@click.option("--out", required=True, type=click.Path(), help="A picture; .gif for an animation.")
+@click.option("--out", required=True, type=PicturePath(), help="A picture; .gif for an animation.")
 @seed_option
 @condition_option
 @force_option
@@ -138,7 +139,9 @@ def traverse(
     help="prior: N(0, 1).  aggregate: a Gaussian fitted to the posteriors in the store.",
 )
 @where_option
-@click.option("--out", required=True, type=click.Path(), help="A picture, or .npy for the vectors.")
+@click.option(
+    "--out", required=True, type=PicturePath(), help="A picture, or .npy for the vectors."
+)
 @seed_option
 @condition_option
 @force_option
@@ -189,7 +192,7 @@ indexed_metric_option = click.option(
 @label_option
 @click.option("--save", metavar="KEY", help="Keep the cluster of each row as a metadata column.")
 @click.option(
-    "--out", type=click.Path(), help="A picture: decoded mean, medoid and nearest rows of each."
+    "--out", type=PicturePath(), help="A picture: decoded mean, medoid and nearest rows of each."
 )
 @seed_option
 @force_option
@@ -235,7 +238,7 @@ def cluster(
 @where_option
 @metric_option
 @click.option("--color", metavar="KEY", help="Metadata column.  [default: label, if there is one]")
-@click.option("--out", required=True, type=click.Path(), help="A picture.")
+@click.option("--out", required=True, type=PicturePath(), help="A picture.")
 @click.option("--renew", is_flag=True, help="Make the layout anew: all points move.")
 @seed_option
 @force_option
@@ -299,7 +302,7 @@ def map_rows(
 @click.option("--metric", type=click.Choice(INDEXED_METRICS), help="Only this one.  [default: all]")
 @click.option("-k", type=int, default=10, show_default=True, help="Neighbours of each query.")
 @click.option("--queries", type=int, default=2_000, show_default=True, help="Most queries.")
-@click.option("--out", type=click.Path(), help="A picture: the scores as bars.")
+@click.option("--out", type=PicturePath(), help="A picture: the scores as bars.")
 @seed_option
 @force_option
 @trust_option
@@ -356,7 +359,7 @@ def evaluate(
 )
 @click.option("--delete", "delete_rows", is_flag=True, help="Delete all rows but those to keep.")
 @click.option("--yes", is_flag=True, help="With --delete: do it.")
-@click.option("--sheet", type=click.Path(), help="A picture: up to 40 groups, the farthest first.")
+@click.option("--sheet", type=PicturePath(), help="A picture: up to 40 groups, the farthest first.")
 @seed_option
 @force_option
 @trust_option
@@ -435,7 +438,7 @@ def duplicates(
     help="Neighbours of the distance: a group of more similar images is no outlier by it.",
 )
 @indexed_metric_option
-@click.option("--sheet", type=click.Path(), help="A picture: images beside their reconstructions.")
+@click.option("--sheet", type=PicturePath(), help="A picture: images beside their reconstructions.")
 @force_option
 @trust_option
 @json_option
@@ -497,7 +500,7 @@ def outliers(
 @indexed_metric_option
 @click.option("--rows", type=int, default=5_000, show_default=True, help="Most rows to compare.")
 @click.option(
-    "--out", type=click.Path(), help="A picture: both maps, the second laid on the first."
+    "--out", type=PicturePath(), help="A picture: both maps, the second laid on the first."
 )
 @seed_option
 @force_option

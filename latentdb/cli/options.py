@@ -10,6 +10,7 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_STDOUT_OF = "latentdb.stdout"  # the option whose output goes there
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -27,6 +28,19 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         if len(sides) > 2 or not all(side.isdigit() for side in sides):
             self.fail(f"{value!r} is not a size: give 64, or HEIGHTxWIDTH", param, ctx)
         return int(sides[0]), int(sides[-1])
+
+
+class PicturePath(click.Path):  # type: ignore[type-arg,unused-ignore]
+    """A picture to write; ``-`` is stdout, as PNG, and text goes to stderr then."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from latentdb.base.outputs import STDOUT, text_beside_stdout
+
+        if value == STDOUT and ctx is not None:
+            if ctx.meta.setdefault(_STDOUT_OF, param) is not param:
+                self.fail("another output is -, too: give one of them a file", param, ctx)
+            ctx.with_resource(text_beside_stdout())
+        return super().convert(value, param, ctx)
 
 
 class Memory(click.ParamType):  # type: ignore[type-arg,unused-ignore]

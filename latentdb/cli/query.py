@@ -9,6 +9,7 @@ import click
 from latentdb.ann.metrics import METRICS
 from latentdb.cli.console import print_answers, print_json, print_matches
 from latentdb.cli.options import (
+    PicturePath,
     collection_option,
     condition_option,
     db_argument,
@@ -49,7 +50,7 @@ from latentdb.cli.options import (
 )
 @click.option(
     "--sheet",
-    type=click.Path(),
+    type=PicturePath(),
     metavar="PNG",
     help="Draw the query and its matches; with --targets, ten queries to a sheet.",
 )

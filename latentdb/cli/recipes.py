@@ -6,6 +6,7 @@ import click
 
 from latentdb.cli.console import print_axes, print_direction, print_json, print_recipes
 from latentdb.cli.options import (
+    PicturePath,
     condition_option,
     db_argument,
     force_option,
@@ -38,7 +39,7 @@ def list_recipes(db: str, name: str | None, as_json: bool) -> None:
 @click.option(
     "-n", "count", type=int, default=20, show_default=True, help="Most directions to list."
 )
-@click.option("--out", type=click.Path(), help="A picture: walks along the first 12.")
+@click.option("--out", type=PicturePath(), help="A picture: walks along the first 12.")
 @seed_option
 @force_option
 @condition_option
@@ -85,7 +86,7 @@ def directions(
     "the inverse covariance within both.  logistic: regression.",
 )
 @click.option("--save", metavar="NAME", help="Save it as @NAME for recipes.")
-@click.option("--out", type=click.Path(), help="A picture: four rows of --from, walked along it.")
+@click.option("--out", type=PicturePath(), help="A picture: four rows of --from, walked along it.")
 @seed_option
 @force_option
 @condition_option

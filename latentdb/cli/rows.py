@@ -5,7 +5,14 @@ from __future__ import annotations
 import click
 
 from latentdb.cli.console import print_details, print_json, print_rows
-from latentdb.cli.options import db_argument, force_option, json_option, trust_option, where_option
+from latentdb.cli.options import (
+    PicturePath,
+    db_argument,
+    force_option,
+    json_option,
+    trust_option,
+    where_option,
+)
 
 
 @click.command("list")
@@ -52,7 +59,7 @@ def list_rows(
 @click.command()
 @db_argument
 @click.argument("name", metavar="ID")
-@click.option("--out", type=click.Path(), help="A picture: the image beside its reconstruction.")
+@click.option("--out", type=PicturePath(), help="A picture: the image beside its reconstruction.")
 @force_option
 @trust_option
 @json_option

@@ -13,7 +13,7 @@ import numpy as np
 from latentdb.base.arrow import require_pyarrow
 from latentdb.base.errors import InvalidInputError, StoreError
 from latentdb.base.files import as_path
-from latentdb.base.outputs import open_output, open_stdout
+from latentdb.base.outputs import STDOUT, open_output, open_stdout
 from latentdb.exchange import csv, hdf5, npy, parquet
 from latentdb.exchange.row_writer import RowWriter
 from latentdb.store.manifest import FLOAT32
@@ -28,7 +28,6 @@ _WRITERS: dict[str, RowWriter] = {
     ".csv": csv.write,
 }
 FORMATS = tuple(_WRITERS)
-STDOUT = "-"
 
 
 def export(

@@ -345,6 +345,8 @@ def _ignore_bomb_warnings() -> None:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, (LookupError, TypeError, AttributeError)):  # its text is about Pillow
+        text = "a part of it is missing or not what it should be"
     return text.replace("not identified by this driver", "its header is not valid")
 
 

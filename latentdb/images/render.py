@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from latentdb.base.errors import InvalidInputError
-from latentdb.base.outputs import write_output
+from latentdb.base.outputs import STDOUT, write_output
 from latentdb.images import jpeg
 from latentdb.images.decode import to_pil
 from latentdb.images.fonts import fitted
@@ -53,7 +53,7 @@ def encode_pixels(pixels: Pixels, format: str) -> bytes:
 
 
 def picture_format(path: str | os.PathLike[str]) -> str:
-    """The Pillow format that the suffix of a path stands for.
+    """The Pillow format that the suffix of a path stands for; PNG for stdout.
 
     Raises
     ------
@@ -62,6 +62,8 @@ def picture_format(path: str | os.PathLike[str]) -> str:
     """
     from PIL import Image
 
+    if os.fspath(path) == STDOUT:
+        return "PNG"
     suffix = Path(path).suffix.lower()
     format = Image.registered_extensions().get(suffix)
     if format not in FORMATS:

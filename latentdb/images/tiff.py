@@ -86,6 +86,8 @@ class Layout:
         alpha, 2 unassociated alpha.
     is_raw
         Whether it is camera raw, or the preview of such a file.
+    has_tiles_as_strips
+        Whether tiles are listed under the tags of strips, which Pillow takes for strips.
     """
 
     width: int
@@ -103,6 +105,7 @@ class Layout:
     is_big_endian: bool
     is_bigtiff: bool
     is_raw: bool
+    has_tiles_as_strips: bool = False
 
     @property
     def colours(self) -> int:
@@ -152,6 +155,7 @@ def read_layout(data: bytes) -> Layout | None:
         data[:2] == b"MM",
         data[2:4] in (b"\0+", b"+\0"),
         raw,
+        322 in tags and 324 not in tags,
     )
 
 
@@ -198,6 +202,8 @@ def is_right_in_pillow(layout: Layout) -> bool:
     """Whether Pillow decodes a layout that is not refused to the pixels it stores."""
     bits, extras = layout.bits[0], layout.samples - layout.colours
     photometric, compression = layout.photometric, layout.compression
+    if layout.has_tiles_as_strips:
+        return False
     if layout.is_big_endian and (layout.is_bigtiff or (photometric == 0 and bits == 16)):
         return False
     if compression in _CCITT:

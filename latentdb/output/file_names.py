@@ -12,6 +12,8 @@ from unicodedata import normalize
 import numpy as np
 import xxhash
 
+from latentdb.base.errors import InvalidInputError
+from latentdb.base.outputs import STDOUT
 from latentdb.images.formats import SUFFIXES
 
 _UNSAFE = re.compile(r'[<>:"|?*\\]')  # in a name, on one file system or another
@@ -91,9 +93,17 @@ def _safe(part: str) -> str:
 
 
 def numbered(path: str, count: int) -> list[str]:
-    """The path of a picture; or of several, whose numbers stand before its suffix."""
+    """The path of a picture; or of several, whose numbers stand before its suffix.
+
+    Raises
+    ------
+    InvalidInputError
+        For several on stdout.
+    """
     if count == 1:
         return [path]
+    if path == STDOUT:
+        raise InvalidInputError(f"{count:,} pictures do not go to stdout: give a file, not {path}")
     whole = Path(path)
     width = len(str(count))
     return [

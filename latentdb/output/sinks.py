@@ -24,6 +24,7 @@ import numpy as np
 from latentdb.base.cores import core_count
 from latentdb.base.errors import InvalidInputError
 from latentdb.base.outputs import (
+    STDOUT,
     Output,
     as_output,
     make_output_folder,
@@ -218,7 +219,7 @@ def output_format(out: PathLike | None, format: str | None, *, one_file: bool) -
         return "png"
     path = os.fspath(out)
     suffix = Path(path).suffix.lower()
-    is_folder = os.path.isdir(path) or path.endswith(os.sep) or not suffix
+    is_folder = path != STDOUT and (os.path.isdir(path) or path.endswith(os.sep) or not suffix)
     is_npy = suffix == ".npy" and not is_folder
     if is_npy or format == "npy":
         if not is_npy or format not in (None, "npy"):

@@ -290,6 +290,11 @@ def _as_vector(values: Any, dim: int, name: str) -> Floats:
         array = np.asanyarray(values)  # keeps a mask, which as_latents refuses
     except (ValueError, TypeError) as error:
         raise InvalidInputError(f"{name} is not numbers ({error}): expected [{dim}]") from error
+    if isinstance(values, list | tuple) and array.dtype.kind == "U":
+        raise InvalidInputError(
+            f"{name} is a list of texts, not numbers: expected one target (an id, an image file, a "
+            f"vector [{dim}]); query_many and decode take several"
+        )
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2 or len(array) != 1:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from latentdb.database import LatentDB
-from tests.cli.running import run, run_json
+from tests.cli.running import run, run_error, run_json
 
 
 def test_blend_average_interpolate(store: Path, tmp_path: Path) -> None:
@@ -96,3 +96,25 @@ def test_options_of_a_recipe(store: Path, tmp_path: Path) -> None:
     assert "give --out" in run("decode", store, "--recipe", "mean()", code=2).stderr
     saved = run("decode", store, "--all", "--save", "x", "--out", tmp_path / "x", code=2)
     assert "--save NAME saves a --recipe" in saved.stderr
+
+
+def test_a_picture_to_stdout(store: Path, tmp_path: Path) -> None:
+    names = ("disc/000.png", "square/001.png")
+    for words, said in (
+        (("blend", store, *names, "--query", 2, "--out"), "disc/"),
+        (("average", store, "--out"), "average of 80 rows"),
+        (("interpolate", store, *names, "--steps", 3, "--sheet"), "3 steps"),
+        (("decode", store, names[0], "--out"), ""),
+        (("decode", store, *names, "--compare", "--sheet"), ""),
+        (("query", store, names[0], "-k", 2, "--sheet"), "disc/000.png"),
+        (("show", store, names[0], "--out"), "disc/000.png"),
+    ):
+        run(*words, tmp_path / "a.png", "--force")
+        done = run(*words, "-")
+        assert done.stdout_bytes == (tmp_path / "a.png").read_bytes(), words
+        assert said in done.stderr
+    assert not Path("-").exists()
+    assert "another output is -, too" in run_error(
+        "blend", store, *names, "--out", "-", "--sheet", "-", code=2
+    )
+    assert "- is one picture" in run_error("decode", store, "--all", "--out", "-")

@@ -176,6 +176,22 @@ def test_both_readers_apply_the_orientation(bits: int, orientation: int, tmp_pat
     assert np.abs(found - turned).max() <= 1
 
 
+def test_tiles_under_the_tags_of_strips(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", picture(), photometric="rgb", tile=(16, 16))
+    content = bytearray(Path(path).read_bytes())
+    for tiles, strips in ((324, 273), (325, 279)):
+        (place,) = (
+            place
+            for place in range(0, len(content) - 2, 2)
+            if content[place : place + 2] == tiles.to_bytes(2, "little")
+            and content[place + 2] in (3, 4)
+            and content[place + 3] == 0
+        )
+        content[place : place + 2] = strips.to_bytes(2, "little")
+    Path(path).write_bytes(content)
+    np.testing.assert_array_equal(read(path), picture())
+
+
 def test_strips_of_unknown_length_are_damage(tmp_path: Path) -> None:
     path = Path(write(tmp_path / "a.tif", picture(), photometric="rgb", rowsperstrip=8))
     data = path.read_bytes()

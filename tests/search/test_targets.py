@@ -168,7 +168,7 @@ def test_a_vector_may_come_in_many_types(snapshot: Snapshot, vector: Any) -> Non
         (np.zeros(0), r"shape \[1, 0\]"),
         (3.0, r"the vector has shape \[\]"),
         (None, r"the vector has shape \[\]"),
-        (["cats/a.png", "cats/b.png"], "not numbers"),
+        (["cats/a.png", "cats/b.png"], "a list of texts, not numbers: expected one target"),
         ([1j] * DIM, "not numbers"),
         ([True] * DIM, "not numbers"),
         ([None] * DIM, "not numbers"),
