@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from latentdb.images.selection import make_selection
 from latentdb.images.sources import split_sources
 from latentdb.images.values import ImageLike
 from latentdb.ingest.allowance import DEFAULT_ALLOWANCE
+from latentdb.ingest.execution import Executor, LocalExecutor
 from latentdb.ingest.images import add_images
 from latentdb.ingest.ingest import add_rows, index_images
 from latentdb.ingest.report import IndexReport
@@ -39,6 +41,7 @@ from latentdb.store.store import Store, check_dtype
 from latentdb.stored_model import (
     ModelLike,
     check_same_model,
+    codec_of,
     config_of,
     is_own_encoder,
     load_model,
@@ -264,6 +267,7 @@ class LatentDB(Annotation):
         strict: bool = False,
         allow_bad: int | str = DEFAULT_ALLOWANCE,
         condition: Value = None,
+        ray: str | None = None,
         report: Report | None = None,
     ) -> IndexReport:
         """Encode the new and changed images of folders into the store.
@@ -304,6 +308,9 @@ class LatentDB(Annotation):
         condition
             Of a conditional model: the value of all these images, instead of that in their
             metadata.
+        ray
+            Encode on a Ray cluster: its ``HOST:PORT``, ``"auto"`` for the one of this machine,
+            or ``""`` for one that is started for this run.  See `latentdb.cluster`.
         report
             Called with the progress.
 
@@ -311,6 +318,8 @@ class LatentDB(Annotation):
         ------
         ModelMismatchError
             If `model` is not the store's.
+        ClusterError, MissingExtraError
+            If the cluster cannot be reached or is lost, or its extra is not installed.
         LockedError
             If another process is writing.
         ImageError, InvalidInputError, NotFoundError
@@ -327,7 +336,7 @@ class LatentDB(Annotation):
         )
         codec = self.codec
         codec.check_precision()
-        with self._writing(report) as writer:
+        with self._executor(ray) as executor, self._writing(report) as writer:
             done = index_images(
                 writer,
                 codec,
@@ -342,9 +351,23 @@ class LatentDB(Annotation):
                 allow_bad=allow_bad,
                 condition=condition,
                 report=report,
+                executor=executor,
             )
             self._codec = store_compiled(writer, codec)
         return done
+
+    def _executor(self, ray: str | None) -> AbstractContextManager[Executor]:
+        """What encodes the images of a run: this process, or a Ray cluster."""
+        if ray is None:
+            return nullcontext(LocalExecutor())
+        from latentdb.cluster.executor import ClusterExecutor
+        from latentdb.cluster.ray_pool import check_address, ray_pool, require_ray
+
+        require_ray()
+        check_address(ray)
+        store = os.path.abspath(self._open_store().path)
+        open_codec = partial(codec_of, trust_model=self._trust_model)
+        return ClusterExecutor(partial(ray_pool, ray, store, open_codec))
 
     def add(
         self,

@@ -39,7 +39,7 @@ from latentdb.model.config import CONFIG_FILE, NETWORK_FILES, ModelConfig
 from latentdb.onnx.compiled import compiled_name
 from latentdb.onnx.inspect import inspect
 from latentdb.store import manifest as manifests
-from latentdb.store import versions
+from latentdb.store import plan, versions
 from latentdb.store.blocks import SegmentBytes
 from latentdb.store.garbage import remove_unnamed, start_grace
 from latentdb.store.lock import committed_version, writer_lock
@@ -96,8 +96,8 @@ class VerifyReport:
     files, rows
         Number of files checked, and of live rows.
     orphans
-        Files that no version names: left by a killed writer, or replaced and
-        kept for readers.  A later writer deletes them.
+        Files that neither a version nor the plan of an unfinished run names: left by a
+        killed writer, or replaced and kept for readers.  A later writer deletes them.
     problems
         Empty if nothing was found.
     lost_rows
@@ -235,7 +235,8 @@ class _Check:
             self._try("segments", self._unique_ids)
         self._model()
         names = self.manifest.file_names()
-        orphans = sum(f"{name}/{path.name}" not in names for name, path in self._on_disk())
+        known = names | plan.segment_names(self.folder)
+        orphans = sum(f"{name}/{path.name}" not in known for name, path in self._on_disk())
         return VerifyReport(
             len(names) + 1, self.manifest.rows, orphans, tuple(self.problems), lost_rows=0
         )

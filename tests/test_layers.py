@@ -20,7 +20,7 @@ ORDER = (
     "row_access saving serving stored_model verify",
     "explorer",
     "insight",
-    "engines exchange output",
+    "cluster engines exchange output",
     "ingest search",
     "model",
     "kerasfile onnx store",
@@ -44,6 +44,7 @@ HEAVY = {
     "uvicorn": {"explorer"},
     "psycopg": {"engines"},
     "pymilvus": {"engines"},
+    "ray": {"cluster"},
 }
 # They are about keras alone: they import it at their heads, and nobody else imports them there.
 KERAS_MODULES = {

@@ -101,6 +101,10 @@ class EngineError(LatentDBError, RuntimeError):
     """A search engine cannot be reached, or does not hold what it should."""
 
 
+class ClusterError(LatentDBError, RuntimeError):
+    """A cluster cannot be reached, or its workers were lost."""
+
+
 class ClosedError(LatentDBError, RuntimeError):
     """A database was used after it was closed."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -80,6 +82,14 @@ if TYPE_CHECKING:
 @dtype_option
 @strict_option
 @click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="",
+    metavar="[ADDRESS]",
+    help="Encode on a Ray cluster: HOST:PORT, or auto; alone, on one that is started for this "
+    "run. Give it after IMAGES.",
+)
+@click.option(
     "--allow-bad",
     metavar="N|P%",
     default="50%",
@@ -134,7 +144,9 @@ def index(
         _check_condition(store, key)
         rows_before = len(store)
         try:
-            with progress(quiet) as report:
+            # Ray prints what happens to its workers on stdout, where the document of --json goes.
+            talk = nullcontext() if how["ray"] is None else redirect_stdout(sys.stderr)
+            with talk, progress(quiet) as report:
                 done = store.index_images(
                     images,
                     model=codec,
@@ -175,7 +187,7 @@ def _check_condition(store: LatentDB, key: str) -> None:
 
 _HOW = (
     *("rehash", "include", "exclude", "follow_links", "prune", "restore"),
-    *("strict", "allow_bad"),
+    *("strict", "allow_bad", "ray"),
 )  # options that are passed on as they are
 
 

@@ -1,7 +1,8 @@
 """Image files to rows of a store: find, compare, decode, encode and commit.
 
-ingest       index_images: encode new and changed images, with a commit every few
-             seconds; add_rows: append ready-made rows
+ingest       index_images: encode new and changed images; add_rows: append ready-made rows
+execution    who encodes and commits the batches of a run: this process, or a cluster
+adoption     commit segments that other processes have written
 images       add_images: encode images that are in memory
 report       what a run did
 roots        which ids images have, whatever folder was typed

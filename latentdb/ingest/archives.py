@@ -49,25 +49,25 @@ class MemberPlanner:
         selection: Selection,
         types: MutableMapping[str, str],
     ) -> None:
-        self._planner = planner
         self.known = planner.known
-        self._archives = archives
-        self._selection = selection
-        self._types = types
+        self.planner = planner
+        self.archives = archives
+        self.selection = selection
+        self.types = types
         self._seen: set[int] = set()  # hashes of the ids of this run
-        self._left_out: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
 
     def notes(self) -> list[str]:
         """What was left out of the metadata in archives."""
         return [
             f"{count:,} values of {key!r} in archives were left out: they are of another type "
             "than the column, or its name is none that a key can have"
-            for key, count in self._left_out.items()
+            for key, count in self.left_out.items()
         ]
 
     def batches(self) -> Iterator[Batch]:
         """Images that were read and decoded, about `BATCH` in each."""
-        shape = self._planner.preprocessing.shape
+        shape = self.planner.preprocessing.shape
         most = max(1, min(BATCH, _ENOUGH // int(np.prod(shape))))
         with ThreadPoolExecutor(core_count(), "latentdb-decode") as pool:
             waiting: list[Batch] = []
@@ -81,12 +81,12 @@ class MemberPlanner:
 
     def _chunks(self) -> Iterator[list[Member | BadFile]]:
         """Members of one archive at a time, which is open until the next chunk is asked for."""
-        for archive in self._archives:
+        for archive in self.archives:
             make = source_type(archive)
             chunk: list[Member | BadFile] = []
             for member in () if make is None else make(archive).members():
-                if isinstance(member, Member) and not self._selection.takes(member.id):
-                    self._planner.search.tally.excluded += 1
+                if isinstance(member, Member) and not self.selection.takes(member.id):
+                    self.planner.search.tally.excluded += 1
                 elif member is not None:
                     chunk.append(member)
                 if chunk and (member is None or len(chunk) == _CHUNK):
@@ -96,11 +96,11 @@ class MemberPlanner:
                 yield chunk
 
     def _read(self, chunk: Sequence[Member | BadFile], pool: ThreadPoolExecutor) -> Batch:
-        shape = self._planner.preprocessing.shape
+        shape = self.planner.preprocessing.shape
         batch = Batch(np.empty((len(chunk), *shape), np.uint8))
         members = [member for member in chunk if isinstance(member, Member)]
         batch.bad += [member for member in chunk if isinstance(member, BadFile)]
-        stored = self._planner.look_up([Candidate(each.id, each.path, 0) for each in members])
+        stored = self.planner.look_up([Candidate(each.id, each.path, 0) for each in members])
         contents: list[tuple[Member, bytes, PlannedRow]] = []
         for member, image in zip(members, stored, strict=True):
             try:
@@ -123,7 +123,7 @@ class MemberPlanner:
     def _decode(self, content: tuple[Member, bytes, PlannedRow]) -> Any:
         member, data, _ = content
         try:
-            return decode_pixels(data, self._planner.preprocessing, name=member.path)
+            return decode_pixels(data, self.planner.preprocessing, name=member.path)
         except ImageError as error:
             return BadFile(error.path, error.reason)
 
@@ -142,21 +142,21 @@ class MemberPlanner:
             return
         self._seen.add(number)
         values = self._fitting(member.metadata)
-        values |= self._planner.metadata_of(Candidate(member.id, member.path, 0))
-        if self._planner.add_by_stamp(file, stored, values, batch):
+        values |= self.planner.metadata_of(Candidate(member.id, member.path, 0))
+        if self.planner.add_by_stamp(file, stored, values, batch):
             return
         with reading(member.path):
             data = member.read()
         digest = xxhash.xxh3_64_intdigest(data)
         if stored is not None:
             elsewhere = stored.is_elsewhere(file.path)
-            if digest == stored.digest and not self._planner.encodes(stored, values):
+            if digest == stored.digest and not self.planner.encodes(stored, values):
                 batch.add_unchanged(file, stored, values, elsewhere=elsewhere)
                 return
             if elsewhere:
                 batch.add_conflict(file, str(stored.path))
                 return
-        row = self._planner.add_by_content(file, digest, stored, values, batch, renames=False)
+        row = self.planner.add_by_content(file, digest, stored, values, batch, renames=False)
         if row is not None:
             contents.append((member, data, row))
 
@@ -167,21 +167,21 @@ class MemberPlanner:
             try:
                 check_key(key)
             except InvalidInputError:
-                self._left_out[key[:40]] += 1
+                self.left_out[key[:40]] += 1
                 continue
             kind = type(value).__name__
-            type_ = self._types.setdefault(key, kind)
+            type_ = self.types.setdefault(key, kind)
             if (type_, kind) == ("int", "float"):
-                type_ = self._types[key] = "float"
+                type_ = self.types[key] = "float"
             if type_ == "str":
                 value = str(value)
             elif kind != type_ and (kind, type_) != ("int", "float"):
-                self._left_out[key[:40]] += 1
+                self.left_out[key[:40]] += 1
                 continue
             if _can_be_stored(value):
                 fitting[key] = value
             else:
-                self._left_out[key[:40]] += 1
+                self.left_out[key[:40]] += 1
         return fitting
 
 

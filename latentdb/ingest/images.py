@@ -12,8 +12,8 @@ import numpy as np
 from latentdb.base.errors import InvalidInputError
 from latentdb.base.progress import Progress, Report
 from latentdb.images.values import ImageLike, to_pixels
+from latentdb.ingest.execution import COMMIT_ROWS
 from latentdb.ingest.ingest import (
-    COMMIT_ROWS,
     add_rows,
     check_conflict_rule,
     check_conflicts,

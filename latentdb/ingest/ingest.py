@@ -1,137 +1,43 @@
-"""Images to rows: encode what was read and append it, with a commit every few seconds.
+"""Images to rows of a store: which are wanted, who encodes them, and what is reported.
 
-Reading (`latentdb.ingest.read_ahead`), encoding and writing run concurrently;
-none is more than a few batches ahead of the next, so that memory does not grow
-with the folder.  A run that was killed resumes at its last commit: the next run
-finds the committed images unchanged and skips them.
+A run that was killed resumes at its last commit: the next run finds the committed images
+unchanged and skips them.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from latentdb.base.errors import ImageError, InvalidInputError
-from latentdb.base.progress import Progress, Report
+from latentdb.base.errors import InvalidInputError
+from latentdb.base.progress import Report
 from latentdb.base.wording import quoted
-from latentdb.images.discover import Search
 from latentdb.images.selection import EVERYTHING, Selection
 from latentdb.images.sources import split_sources
 from latentdb.ingest.allowance import DEFAULT_ALLOWANCE, parse_allowance
-from latentdb.ingest.archives import MemberPlanner, ahead
+from latentdb.ingest.archives import MemberPlanner
+from latentdb.ingest.execution import Executor, LocalExecutor, Run
 from latentdb.ingest.known_images import missing_rows
 from latentdb.ingest.labels import FolderLabels
-from latentdb.ingest.planner import Batch, ImagePlanner, PlannedRow
-from latentdb.ingest.read_ahead import read_batches
-from latentdb.ingest.report import Counts, IndexReport
+from latentdb.ingest.planner import ImagePlanner
+from latentdb.ingest.report import IndexReport
 from latentdb.ingest.roots import RootPlan, plan_roots
 from latentdb.ingest.table import RowMatcher, Table, Unmatched
 from latentdb.model.codec import Codec
-from latentdb.store.columns import LABEL, Value, make_columns
-from latentdb.store.compaction import compact_if_due
+from latentdb.store.columns import LABEL, Value
 from latentdb.store.edits import free_columns
-from latentdb.store.restamp import Stamp, restamp
 from latentdb.store.roots import Root
-from latentdb.store.rows import FileStats, Floats, Ints, Rows
+from latentdb.store.rows import Ints, Rows
 from latentdb.store.segment import hash_ids
 from latentdb.store.snapshot import Snapshot
 from latentdb.store.writer import Writer
 
-COMMIT_ROWS = 16_384
-COMMIT_SECONDS = 5.0
-FIRST_SECONDS = 0.5  # until the first commit, so that the store can be queried early
-_MOST_STAMPS = 65_536  # of moved files in memory
 CONFLICTS = ("error", "skip", "replace")
-
-
-class _PendingRows:
-    """Encoded rows that wait for the next commit; a thread makes the commits."""
-
-    def __init__(self, writer: Writer, column_types: dict[str, str]) -> None:
-        self._writer = writer
-        self._column_types = column_types
-        self._thread = ThreadPoolExecutor(1, "latentdb-commit")
-        self._commit: Future[None] | None = None
-        self._seconds = FIRST_SECONDS
-        self._clear()
-
-    def _clear(self) -> None:
-        self._planned: list[PlannedRow] = []
-        self._means: list[Floats] = []
-        self._log_vars: list[Floats] = []
-        self._since = time.monotonic()
-
-    def add(self, planned: Sequence[PlannedRow], z_mean: Floats, log_var: Floats | None) -> None:
-        self._planned += planned
-        self._means.append(z_mean)
-        if log_var is not None:
-            self._log_vars.append(log_var)
-
-    def restamp(self, stamps: Mapping[int, Stamp]) -> None:
-        """Give rows that are committed the stamps of their files, in the same thread."""
-        self._wait()
-        self._commit = self._thread.submit(restamp, self._writer, stamps)
-
-    def is_due(self) -> bool:
-        waited = time.monotonic() - self._since
-        count = len(self._planned)
-        return count >= COMMIT_ROWS or (count > 0 and waited > self._seconds)
-
-    def start_commit(self) -> None:
-        """Commit the waiting rows; returns at once, unless the previous commit is not done."""
-        self._wait()
-        if self._planned:
-            self._seconds = COMMIT_SECONDS
-            rows = self._rows()
-            replaced = np.array([p.replaces for p in self._planned if p.replaces >= 0], np.int64)
-            self._clear()
-            self._commit = self._thread.submit(self._write, rows, replaced)
-
-    def _wait(self) -> None:
-        """Wait for the commit that was started, and raise its error."""
-        commit, self._commit = self._commit, None
-        if commit is not None:
-            commit.result()
-
-    def close(self) -> None:
-        """Commit all waiting rows, and wait for it."""
-        try:
-            self.start_commit()
-            self._wait()
-        finally:
-            self._thread.shutdown()
-
-    def _rows(self) -> Rows:
-        planned = self._planned
-        keys = sorted({key for row in planned for key in row.metadata})
-        columns = make_columns(
-            {key: [row.metadata.get(key) for row in planned] for key in keys}, len(planned)
-        )
-        types = self._column_types
-        return Rows(
-            ids=[row.file.id for row in planned],
-            z_mean=np.concatenate(self._means),
-            z_log_var=np.concatenate(self._log_vars) if self._log_vars else None,
-            paths=[row.file.path for row in planned],
-            file_stats=FileStats(
-                np.array([row.file.size for row in planned], np.int64),
-                np.array([row.file.mtime_ns for row in planned], np.int64),
-                np.array([row.digest for row in planned], np.uint64),
-            ),
-            columns={key: column.cast(types[key], key) for key, column in columns.items()},
-        )
-
-    def _write(self, rows: Rows, replaced: Ints) -> None:
-        self._writer.append(rows, replaced)
-        compact_if_due(self._writer)
 
 
 def index_images(
@@ -149,6 +55,7 @@ def index_images(
     allow_bad: int | str = DEFAULT_ALLOWANCE,
     condition: Value = None,
     report: Report | None = None,
+    executor: Executor | None = None,
 ) -> IndexReport:
     """Encode the new and changed images of folders into a store.
 
@@ -187,6 +94,8 @@ def index_images(
         Of a conditional model: the value of all images, in place of their metadata.
     report
         Called with the progress.
+    executor
+        What reads, encodes and commits; this process by default.
 
     Raises
     ------
@@ -202,10 +111,13 @@ def index_images(
     if not archives:
         plan.search.require_images()
     check_log_var(writer.snapshot, codec.config.has_z_log_var)
-    types = _column_types(writer, table, labels_from_folders)
-    given = _given_condition(codec, types, condition, archives=bool(archives))
     if plan.recorded.all != writer.snapshot.manifest.roots:
         writer.set_roots(plan.recorded.all)
+    run = Run(writer, codec, plan, archives, selection, strict=strict, report=report)
+    executor = executor or LocalExecutor()
+    executor.start(run)
+    run.types = _column_types(writer, table, labels_from_folders)
+    given = _given_condition(codec, run.types, condition, archives=bool(archives))
     matcher = None if table is None else RowMatcher(table)
     labels = FolderLabels([root.path for root in plan.tops]) if labels_from_folders else None
     planner = ImagePlanner(
@@ -219,19 +131,12 @@ def index_images(
         condition=codec.config.condition,
         given=given,
     )
-    counts = Counts()
-    write = partial(_write_batches, writer, codec, types, counts, strict=strict, report=report)
-    counter = _FileCounter(planner.search) if report is not None and not archives else None
-    try:
-        with read_batches(planner) as batches:
-            write(planner.snapshot, batches, counter)
-    finally:
-        if counter is not None:
-            counter.stop()
+    executor.index_files(run, planner)
     # Planned anew: images of this run may have the ids or the contents of members.
-    members = MemberPlanner(planner.at(writer.snapshot), archives, selection, types)
-    with ahead(members.batches()) as batches:
-        write(writer.snapshot, batches, None)
+    members = MemberPlanner(planner.at(writer.snapshot), archives, selection, run.types)
+    if archives:
+        executor.index_archives(run, members)
+    counts = run.counts
     missing = _missing(planner, plan)
     if prune and len(missing):
         writer.delete(missing)
@@ -265,46 +170,11 @@ def index_images(
             *(table.notes if table else ()),
             *((labels.note(),) if labels else ()),
             *members.notes(),
+            *executor.notes(),
         ),
         rows=len(writer.snapshot),
         seconds=time.monotonic() - start,
     )
-
-
-def _write_batches(
-    writer: Writer,
-    codec: Codec,
-    column_types: dict[str, str],
-    counts: Counts,
-    snapshot: Snapshot,
-    batches: Iterator[Batch],
-    counter: _FileCounter | None,
-    *,
-    strict: bool,
-    report: Report | None,
-) -> None:
-    """Encode and commit what was planned against a snapshot."""
-    pending = _PendingRows(writer, column_types)
-    stamps: dict[int, Stamp] = {}
-    try:
-        for batch in batches:
-            if strict and (wrong := batch.bad + batch.conflicts):
-                raise ImageError(wrong[0].path, wrong[0].reason)
-            _encode(batch, pending, snapshot, codec)
-            counts.add(batch)
-            stamps.update(batch.restamped)
-            if len(stamps) >= _MOST_STAMPS:
-                pending.restamp(stamps)
-                stamps = {}
-            if pending.is_due():
-                pending.start_commit()
-            if report is not None:
-                total = None if counter is None else counter.total
-                report(Progress("indexing", counts.files, total, len(counts.bad)))
-        if stamps:
-            pending.restamp(stamps)
-    finally:
-        pending.close()
 
 
 def _missing(planner: ImagePlanner, plan: RootPlan) -> Ints:
@@ -316,16 +186,6 @@ def _missing(planner: ImagePlanner, plan: RootPlan) -> Ints:
         ]
     rows = missing_rows(planner.snapshot, planner.found_rows(), folders)
     return np.fromiter(rows, np.int64)
-
-
-def _encode(batch: Batch, pending: _PendingRows, snapshot: Snapshot, codec: Codec) -> None:
-    if batch.images:
-        metadata = [row.metadata for row in batch.images]
-        pending.add(batch.images, *codec.encode(batch.pixels, metadata))
-    if batch.reused:
-        rows = np.array([row.source for row in batch.reused], np.int64)
-        log_vars = snapshot.log_vars(rows) if codec.config.has_z_log_var else None
-        pending.add(batch.reused, snapshot.vectors(rows), log_vars)
 
 
 def add_rows(writer: Writer, rows: Rows, on_conflict: str) -> int:
@@ -451,27 +311,3 @@ def _given_condition(
             f"condition {quoted(value)} does not fit the column {quoted(condition.key)} of this "
             f"store, which is {type_}"
         ) from error
-
-
-class _FileCounter:
-    """Counts the files of a run in a thread, so that indexing starts at once.
-
-    Attributes
-    ----------
-    total
-        Number of files; None until all are counted.
-    """
-
-    def __init__(self, search: Search) -> None:
-        self.total: int | None = None
-        self._search = search
-        self._stop = threading.Event()
-        threading.Thread(target=self._run, name="latentdb-count", daemon=True).start()
-
-    def stop(self) -> None:
-        self._stop.set()
-
-    def _run(self) -> None:
-        total = self._search.count(self._stop.is_set)
-        if not self._stop.is_set():
-            self.total = total

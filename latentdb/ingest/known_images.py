@@ -27,11 +27,16 @@ class KnownImages:
         The snapshot.
     restore
         Take images in that were deleted.
+    rows_below
+        Rows from this number on are not looked at; None for all rows.
     """
 
-    def __init__(self, snapshot: Snapshot, *, restore: bool = False) -> None:
+    def __init__(
+        self, snapshot: Snapshot, *, restore: bool = False, rows_below: int | None = None
+    ) -> None:
         self._snapshot = snapshot
         self._restore = restore
+        self._rows_below = rows_below
         self._tombstones = Tombstones.of(snapshot)
         self._renamed: set[int] = set()
         self._lock = threading.Lock()
@@ -47,6 +52,8 @@ class KnownImages:
             if stats is not None:
                 live = self._snapshot.live_positions(segment)
                 live = live[stats.sizes[live] > 0]
+                if self._rows_below is not None:
+                    live = live[segment.rows[live] < self._rows_below]
                 digests.append(stats.digests[live])
                 rows.append(segment.rows[live])
         every, numbers = np.concatenate(digests), np.concatenate(rows)

@@ -192,6 +192,13 @@ class ImagePlanner:
         Of a conditional model: the metadata of an image must have its value.
     given
         Metadata of all images of this run, before any other.
+    rows_below
+        Rows from this number on are as if they were not there; None for none.
+
+    Attributes
+    ----------
+    values
+        Labels and metadata of images, by path, where they were looked up before.
     """
 
     def __init__(
@@ -206,22 +213,31 @@ class ImagePlanner:
         restore: bool = False,
         condition: Condition | None = None,
         given: Mapping[str, Value] | None = None,
+        rows_below: int | None = None,
     ) -> None:
         self.snapshot = snapshot
         self.preprocessing = preprocessing
+        self.plan = plan
         self.search = plan.search
-        self.known = KnownImages(snapshot, restore=restore)
+        self.rehash = rehash
+        self.restore = restore
+        self.known = KnownImages(snapshot, restore=restore, rows_below=rows_below)
+        self.values: dict[str, dict[str, Value]] = {}
+        self._rows_below = rows_below
         self._roots = plan.roots
         self._rivals = Rivals(plan.roots)
         self._tops = plan.tops
         self._matcher = matcher
         self._labels = labels
-        self._rehash = rehash
-        self._restore = restore
         self._condition = condition
         self._given = given or {}
         self._found: list[Ints] = []  # rows whose ids were met
         self._vanished: set[int] = set()  # those whose files were deleted meanwhile
+
+    @property
+    def gives_metadata(self) -> bool:
+        """Whether it gives images labels, metadata of a table, or a condition."""
+        return self._labels is not None or self._matcher is not None or bool(self._given)
 
     def at(self, snapshot: Snapshot) -> ImagePlanner:
         """The same planner against a later snapshot."""
@@ -229,7 +245,7 @@ class ImagePlanner:
             return self
         later = copy(self)
         later.snapshot = snapshot
-        later.known = KnownImages(snapshot, restore=self._restore)
+        later.known = KnownImages(snapshot, restore=self.restore)
         later._found = []
         return later
 
@@ -240,6 +256,8 @@ class ImagePlanner:
             return stored
         ids = [(n, item.id) for n, item in enumerate(candidates) if isinstance(item, Candidate)]
         rows = self.snapshot.locate([name for _, name in ids])
+        if self._rows_below is not None:
+            rows[rows >= self._rows_below] = -1
         self._found.append(rows[rows >= 0])
         for (position, _), image in zip(ids, self._stored_images(rows), strict=True):
             stored[position] = image
@@ -350,7 +368,7 @@ class ImagePlanner:
             deleted = self.known.was_deleted(file.id, file.size, file.mtime_ns)
             batch.deleted += deleted
             return deleted
-        if self._rehash or _stamp(file) != stored.stamp or self.encodes(stored, values):
+        if self.rehash or _stamp(file) != stored.stamp or self.encodes(stored, values):
             return False
         batch.add_unchanged(file, stored, values)
         return True
@@ -423,6 +441,8 @@ class ImagePlanner:
 
     def metadata_of(self, candidate: Candidate) -> dict[str, Value]:
         """Label and metadata of an image, as the run was told to give them."""
+        if candidate.path in self.values:
+            return dict(self.values[candidate.path])
         values: dict[str, Value] = {}
         below = candidate.id  # of an image in an archive
         if split_member_path(candidate.path) is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -17,6 +17,7 @@ from itertools import islice
 import numpy as np
 
 from latentdb.base.cores import core_count
+from latentdb.images.discover import BadFile, Candidate
 from latentdb.ingest.planner import Batch, ImagePlanner
 from latentdb.model.codec import BATCH
 
@@ -29,12 +30,26 @@ _BATCH_SECONDS = 1.0  # longest wait for a batch to fill
 
 
 @contextmanager
-def read_batches(planner: ImagePlanner) -> Iterator[Iterator[Batch]]:
+def read_batches(
+    planner: ImagePlanner,
+    candidates: Iterable[Candidate | BadFile] | None = None,
+    *,
+    eager: bool = True,
+) -> Iterator[Iterator[Batch]]:
     """Batches in the order of the search, read by threads that end with the context.
 
     At most two batches wait in memory, besides what the threads are reading.
+
+    Parameters
+    ----------
+    candidates
+        The files to read; those of the planner's search by default.
+    eager
+        Whether the first batches are small, so that the encoder begins at once.
     """
-    reader = _BatchReader(planner)
+    if candidates is None:
+        candidates = planner.search.candidates()
+    reader = _BatchReader(planner, candidates, _SMALL_TASKS if eager else 0)
     reader.start()
     try:
         yield reader.batches()
@@ -45,9 +60,15 @@ def read_batches(planner: ImagePlanner) -> Iterator[Iterator[Batch]]:
 class _BatchReader:
     """The threads of `read_batches`."""
 
-    def __init__(self, planner: ImagePlanner) -> None:
+    def __init__(
+        self,
+        planner: ImagePlanner,
+        candidates: Iterable[Candidate | BadFile],
+        small_tasks: int,
+    ) -> None:
         self._planner = planner
-        self._candidates = planner.search.candidates()
+        self._small_tasks = small_tasks
+        self._candidates = iter(candidates)
         image_bytes = int(np.prod(planner.preprocessing.shape))
         self._batch_images = max(1, min(BATCH, _BATCH_BYTES // image_bytes))
         self._task_files = min(_TASK_FILES, self._batch_images)
@@ -77,7 +98,7 @@ class _BatchReader:
             results.append(result)
             images = sum(len(each.pixels) for each in results)
             full = images + self._task_files > self._batch_images or len(results) == _BATCH_TASKS
-            if full or number < _SMALL_TASKS or time.monotonic() - since > _BATCH_SECONDS:
+            if full or number < self._small_tasks or time.monotonic() - since > _BATCH_SECONDS:
                 yield Batch.concat(results)
                 results, since = [], time.monotonic()
         if results:
@@ -97,7 +118,7 @@ class _BatchReader:
             with ThreadPoolExecutor(self._threads, "latentdb-read") as pool:
                 for number in range(1 << 62):
                     size = self._task_files
-                    if number < _SMALL_TASKS:
+                    if number < self._small_tasks:
                         size = min(size, _FIRST_TASK_FILES << number // 2)
                     candidates = list(islice(self._candidates, size))
                     if not candidates or self._stop.is_set():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from latentdb.images.discover import BadFile
 from latentdb.ingest.planner import Batch
@@ -108,6 +108,11 @@ class Counts:
         self.bad += batch.bad
         self.conflicts += batch.conflicts
         self.vanished += batch.vanished
+
+    def merge(self, other: Counts) -> None:
+        """Count what another part of the run did, too."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
     @property
     def files(self) -> int:

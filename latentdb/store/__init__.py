@@ -17,6 +17,7 @@ edits       other values, types and names of metadata columns
 store       open, create, current snapshot, write
 restamp     new paths and times of image files, under the same row numbers
 compaction  merging small segments and dropping deleted rows
+plan        which segment each task of a run on many machines writes
 garbage     deleting files that no version names
 quarantine  keeping what a repair takes out of a version
 backup      a copy of a store, while a writer works

@@ -21,6 +21,7 @@ from latentdb.store.manifest import (
     FOLDERS,
     HISTORY,
     MANIFEST,
+    PLAN,
     PREVIOUS,
     RECIPES,
     TEMPORARY_MANIFEST,
@@ -142,7 +143,7 @@ def remove_empty(folder: Path) -> None:
     """
     with writer_lock(folder):
         rows = manifests.read(folder).rows
-        known = {MANIFEST, PREVIOUS, *FOLDERS, HISTORY, RECIPES, LOCK, INDEX_LOCK, LAYOUTS}
+        known = {MANIFEST, PREVIOUS, *FOLDERS, HISTORY, PLAN, RECIPES, LOCK, INDEX_LOCK, LAYOUTS}
         others = sorted(
             name
             for name in os.listdir(folder)
@@ -164,7 +165,7 @@ def _take_apart(folder: Path) -> None:
     # Without a manifest, the rest is what a killed creation leaves.
     (folder / MANIFEST).unlink()
     (folder / PREVIOUS).unlink(missing_ok=True)
-    for name in (*FOLDERS, HISTORY, RECIPES, LAYOUTS):
+    for name in (*FOLDERS, HISTORY, PLAN, RECIPES, LAYOUTS):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / INDEX_LOCK).unlink(missing_ok=True)
     (folder / LOCK).unlink()

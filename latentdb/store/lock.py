@@ -13,7 +13,7 @@ from pathlib import Path
 
 from latentdb.base.errors import LatentDBError, LockedError, StoreError
 from latentdb.base.files import os_reason, read_limited
-from latentdb.store.manifest import FOLDERS, HISTORY, QUARANTINE, RECIPES
+from latentdb.store.manifest import FOLDERS, HISTORY, PLAN, QUARANTINE, RECIPES
 
 LOCK = "LOCK"
 INDEX_LOCK = "INDEX.LOCK"
@@ -128,7 +128,7 @@ def _lock(folder: Path, name: str, busy: str, timeout: float) -> Iterator[HeldLo
 
 @contextmanager
 def _try_lock(folder: Path, file: str, busy: str) -> Iterator[HeldLock]:
-    for name in (*FOLDERS, HISTORY, QUARANTINE, RECIPES):
+    for name in (*FOLDERS, HISTORY, PLAN, QUARANTINE, RECIPES):
         if os.path.islink(folder / name):
             raise StoreError(
                 f"{folder / name} is a link, to which nothing is written: "

@@ -42,7 +42,7 @@ PREVIOUS = "MANIFEST.previous"
 TEMPORARY_MANIFEST = ".MANIFEST."  # prefix of a manifest that is not in force yet
 FOLDERS = ("segments", "index", "model")
 QUARANTINE, HISTORY = "quarantine", "history"
-RECIPES = "recipes"  # of no version: see `latentdb.store.recipes`
+RECIPES, PLAN = "recipes", "plan"  # of no version: see the modules of these names
 FLOAT32, FLOAT16 = "float32", "float16"
 DTYPES = (FLOAT32, FLOAT16)
 MAX_DIM = 65_536
@@ -375,7 +375,7 @@ def _manifest(body: Any) -> Manifest:
         version=_integer(body["version"]),
         dim=_integer(body["dim"], 1, MAX_DIM),
         next_row=_integer(body["next_row"], most=MAX_ROW),
-        segments=tuple(_segment(item) for item in body["segments"]),
+        segments=tuple(parse_segment(item) for item in body["segments"]),
         deletions=None if body["deletions"] is None else _deletions(body["deletions"]),
         index=None if body["index"] is None else _index(body["index"]),
         model=None if body["model"] is None else _model(body["model"]),
@@ -436,7 +436,8 @@ def _digest(value: Any) -> str:
     return digest
 
 
-def _segment(item: Any) -> SegmentEntry:
+def parse_segment(item: Any) -> SegmentEntry:
+    """A segment as JSON states it; ValueError, KeyError or TypeError for what is none."""
     first, last = _integer(item["first_row"]), _integer(item["last_row"])
     rows = _integer(item["rows"], 1)
     _require(rows <= last - first + 1, "a segment has more rows than row numbers")

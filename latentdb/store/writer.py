@@ -18,9 +18,9 @@ from latentdb.base.errors import (
     StoreError,
 )
 from latentdb.base.files import checksum, make_folder, sync_folder, try_remove, write_new
-from latentdb.store import garbage, versions
+from latentdb.store import garbage, plan, versions
 from latentdb.store import manifest as manifests
-from latentdb.store.columns import Column
+from latentdb.store.columns import Column, absent
 from latentdb.store.lock import HeldLock
 from latentdb.store.manifest import (
     DeletionsEntry,
@@ -108,6 +108,48 @@ class Writer:
                 )
             )
         return np.arange(first, next_row, dtype=np.int64)
+
+    def adopt(
+        self, entries: Sequence[SegmentEntry], types: Mapping[str, str], replaced: Ints
+    ) -> None:
+        """Add segments that other processes have written, and delete rows, in one commit.
+
+        Parameters
+        ----------
+        entries
+            At least one, durable, with row numbers that ascend and that no row had yet; no
+            remaining row has one of their ids.
+        types
+            Type of every metadata key in them.
+        replaced
+            Row numbers to delete.
+
+        Raises
+        ------
+        InvalidInputError
+            If a row number was given to another row already, or a type does not fit.
+        StoreError
+            If it cannot be written, or a segment cannot be read; the store is as before.
+        """
+        old = self.snapshot.manifest
+        if entries[0].first_row < old.next_row:
+            raise InvalidInputError(
+                f"{entries[0].file.name} has row {entries[0].first_row}, and the store has given "
+                f"rows up to {old.next_row - 1}: append its rows"
+            )
+        columns = dict(old.columns)
+        merge_types(types, columns)
+        with self._written() as written:
+            deletions = self._deletions(replaced, written) if len(replaced) else old.deletions
+            self._commit(
+                replace(
+                    old,
+                    next_row=entries[-1].last_row + 1,
+                    segments=(*old.segments, *entries),
+                    deletions=deletions,
+                    columns=columns,
+                )
+            )
 
     def delete(self, rows: Ints, *, bury: bool = False) -> None:
         """Delete rows by number, in one commit; compaction frees their space on disk.
@@ -311,18 +353,12 @@ class Writer:
     ) -> list[SegmentEntry]:
         """Write rows as segments of at most `SEGMENT_BYTES`, or as a single one."""
         dtype = self.snapshot.manifest.dtype
-        each = np.dtype(dtype).itemsize * self.snapshot.dim
-        row_bytes = each * (1 if rows.z_log_var is None else 2)
-        step = len(rows) if single else max(1, SEGMENT_BYTES // row_bytes)
+        step = len(rows) if single else rows_of_segment(rows, dtype)
         entries = []
         for start in range(0, len(rows), step):
-            block = rows.take(slice(start, start + step))
-            taken = numbers[start : start + step]
-            made = dump(block, taken, dtype)
-            file = self._write("segments", ".h5", made.data, written)
-            entries.append(
-                SegmentEntry(file, len(block), int(taken[0]), int(taken[-1]), made.layout)
-            )
+            block, taken = rows.take(slice(start, start + step)), numbers[start : start + step]
+            entries.append(write_segment(self._store.path, unique_name(), block, taken, dtype))
+            written.append(entries[-1].file)
         return entries
 
     def _deletions(self, rows: Ints, written: list[FileEntry]) -> DeletionsEntry | None:
@@ -410,7 +446,10 @@ class Writer:
         root, named = self._store.path, self.snapshot.manifest.file_names()
         versions.expire(root, time.time() - GRACE_SECONDS)
         return garbage.collect_garbage(
-            root, named, GRACE_SECONDS, lambda: versions.names_of_previous(root)
+            root,
+            named,
+            GRACE_SECONDS,
+            lambda: versions.names_of_previous(root) | plan.segment_names(root),
         )
 
 
@@ -441,9 +480,47 @@ def fit_columns(columns: Mapping[str, Column], types: dict[str, str]) -> dict[st
     return fitting
 
 
-def write_file(root: Path, folder: str, suffix: str, data: bytes | memoryview) -> FileEntry:
+def merge_types(types: Mapping[str, str], into: dict[str, str]) -> None:
+    """As `fit_columns`, for the types of columns that are in segments already."""
+    fit_columns({key: absent(type_, 0) for key, type_ in types.items()}, into)
+
+
+def rows_of_segment(rows: Rows, dtype: str) -> int:
+    """How many rows a segment of at most `SEGMENT_BYTES` has, by their vectors."""
+    each = np.dtype(dtype).itemsize * int(rows.z_mean.shape[1])
+    row_bytes = each * (1 if rows.z_log_var is None else 2)
+    return max(1, SEGMENT_BYTES // row_bytes)
+
+
+def write_segment(root: Path, name: str, rows: Rows, numbers: Ints, dtype: str) -> SegmentEntry:
+    """Write rows as a segment that no version names yet, durably.
+
+    Parameters
+    ----------
+    root
+        Folder of the store.
+    name
+        Of the file in `segments`, without its ending.
+    rows, numbers
+        The rows, and their row numbers, ascending.
+    dtype
+        Of the latents of the store.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written, or there is a file of that name.
+    """
+    made = dump(rows, numbers, dtype)
+    file = write_file(root, "segments", ".h5", made.data, name=name)
+    return SegmentEntry(file, len(rows), int(numbers[0]), int(numbers[-1]), made.layout)
+
+
+def write_file(
+    root: Path, folder: str, suffix: str, data: bytes | memoryview, *, name: str | None = None
+) -> FileEntry:
     """Write a new file into a folder of a store, durably, under a name that no version names."""
-    file = FileEntry(f"{folder}/{unique_name()}{suffix}", len(data), checksum(data))
+    file = FileEntry(f"{folder}/{name or unique_name()}{suffix}", len(data), checksum(data))
     path = root / file.name
     make_folder(path.parent)  # the folder index/ may have been deleted: it can be rebuilt
     write_new(path, data)

@@ -40,6 +40,7 @@ STANDARD: dict[str, type[Exception]] = {
     "StoreError": OSError,
     "CorruptStoreError": OSError,
     "LockedError": OSError,
+    "ClusterError": RuntimeError,
     "EngineError": RuntimeError,
     "ClosedError": RuntimeError,
     "MissingExtraError": ImportError,

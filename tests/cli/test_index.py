@@ -115,9 +115,9 @@ def test_progress_shows_on_a_terminal_and_ctrl_c_ends_a_run_cleanly(
     db = tmp_path / "db.ldb"
     code = (
         "import sys, time\n"
-        "from latentdb.ingest import ingest, planner, read_ahead\n"
+        "from latentdb.ingest import execution, planner, read_ahead\n"
         "from latentdb.cli.main import main\n"
-        "read_ahead.BATCH = 16; ingest.COMMIT_ROWS = 64; ingest.FIRST_SECONDS = 1e9\n"
+        "read_ahead.BATCH = 16; execution.COMMIT_ROWS = 64; execution.FIRST_SECONDS = 1e9\n"
         "one = planner.ImagePlanner._read_one\n"
         "def slow(self, *a): time.sleep(0.02); return one(self, *a)\n"
         "planner.ImagePlanner._read_one = slow\n"

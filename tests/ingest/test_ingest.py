@@ -204,9 +204,10 @@ def test_progress_counts_every_file(store: Path, images: Path) -> None:
 
 RUN = """
 import sys
-from latentdb.ingest import ingest, read_ahead
+from latentdb.ingest import execution, ingest, read_ahead
 from latentdb.database import LatentDB
-ingest.COMMIT_ROWS, ingest.COMMIT_SECONDS, ingest.FIRST_SECONDS, read_ahead.BATCH = 8, 1e9, 1e9, 4
+execution.COMMIT_ROWS, execution.COMMIT_SECONDS, execution.FIRST_SECONDS = 8, 1e9, 1e9
+read_ahead.BATCH = 4
 append = ingest.Writer.append
 def announce(self, *rows):
     append(self, *rows)
