@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from latentdb.ann.metrics import INDEXED_METRICS, KL, check_metric
 from latentdb.base.errors import InvalidInputError
-from latentdb.reader import DEFAULT_K, Reader
+from latentdb.querying import DEFAULT_K
+from latentdb.reader import Reader
 from latentdb.search.results import Matches, to_matches
 from latentdb.search.searcher import check_k
 from latentdb.search.targets import TargetLike, stored_rows

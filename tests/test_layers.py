@@ -16,8 +16,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "latentdb"
 # A package imports packages of the lines below it, and itself.
 ORDER = (
     "cli keras",
-    "analysis annotation composition database editing inspection maintenance outputs reader "
-    "row_access saving serving stored_model verify",
+    "analysis annotation composition database editing inspection maintenance outputs querying "
+    "reader row_access saving serving stored_model verify",
     "explorer",
     "insight",
     "cluster engines exchange output",

@@ -16,6 +16,7 @@ training     from image files to a model folder
 foreign      files made elsewhere, in the form that a store keeps
 outcome      what training leaves: the folder, and a report
 calibration  import a Keras file, and find its pixel range
+range_fit    how well a pixel range fits a model
 posterior    statistics of posteriors, and what each dimension does to the picture
 generation   samples, and walks along dimensions
 label_free   which metric finds neighbours that mean the same, without labels

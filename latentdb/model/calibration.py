@@ -22,9 +22,10 @@ from latentdb.images.decode import Preprocessing, read_image
 from latentdb.images.discover import BadFile, discover
 from latentdb.images.pixel_range import RANGES
 from latentdb.kerasfile.savedmodel import is_saved_model
-from latentdb.model.codec import Codec, RangeFit
+from latentdb.model.codec import Codec
 from latentdb.model.config import ModelOptions
 from latentdb.model.live import LiveModel
+from latentdb.model.range_fit import RangeFit
 
 PathLike = str | os.PathLike[str]
 SAMPLE_SIZE = 32  # images to reconstruct

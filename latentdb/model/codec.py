@@ -16,7 +16,7 @@ from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from latentdb.base.files import is_temporary
 from latentdb.base.outputs import Output
 from latentdb.base.wording import quoted
 from latentdb.images.decode import Preprocessing
-from latentdb.images.pixel_range import Normalization, PixelRange, parse_pixel_range
+from latentdb.images.pixel_range import PixelRange, parse_pixel_range
 from latentdb.kerasfile.canonical import output_count
 from latentdb.kerasfile.container import parse, read_file
 from latentdb.kerasfile.convert import load_model
@@ -42,6 +42,7 @@ from latentdb.model.keras_networks import (
     summaries,
 )
 from latentdb.model.live import LiveModel, agrees
+from latentdb.model.range_fit import RangeFit, fit_ranges
 from latentdb.onnx import export, runtime
 from latentdb.onnx.compiled import ONNX_FILES, CompiledModel, OnnxModel, compile_model, map_chunks
 
@@ -55,14 +56,6 @@ RowsMetadata = Sequence[Mapping[str, Any]]
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-
-
-class RangeFit(NamedTuple):
-    """How well a pixel range fits a model: see `Codec.reconstruction_errors`."""
-
-    error: float
-    z_mean_rms: float
-    logits_error: float = math.inf
 
 
 class Codec:
@@ -560,27 +553,7 @@ class Codec:
             z_mean; and the error with a sigmoid behind the decoder.
         """
         channels = self.config.preprocessing.channels
-        parsed = {text: parse_pixel_range(text, channels) for text in ranges}
-        decoded, sizes = {}, {}
-        for scale in {one.encoder for one in parsed.values()}:
-            z_mean = self._run_encoder(scale.normalize(images))[0]
-            sizes[scale] = float(np.sqrt(np.mean(z_mean**2, dtype=np.float64)))
-            values = self._run_decoder(z_mean).reshape(images.shape)
-            squashed = (1 / (1 + np.exp(-np.clip(values, -80, 80)))).astype(np.float32)
-            decoded[scale] = values, squashed
-        originals = images.astype(np.float32)
-
-        def error(values: Floats, scale: Normalization) -> float:
-            if not np.isfinite(values).all():
-                return math.inf
-            pixels = scale.denormalize(values).astype(np.float32)
-            return float(np.mean((pixels - originals) ** 2, dtype=np.float64))
-
-        fits = {}
-        for text, one in parsed.items():
-            plain, logits = (error(values, one.decoder) for values in decoded[one.encoder])
-            fits[text] = RangeFit(plain, sizes[one.encoder], logits)
-        return fits
+        return fit_ranges(self._run_encoder, self._run_decoder, images, ranges, channels)
 
     # --- for people --------------------------------------------------------------
 

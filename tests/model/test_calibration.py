@@ -16,8 +16,9 @@ from latentdb.database import LatentDB
 from latentdb.images.decode import Preprocessing, read_image
 from latentdb.kerasfile.runtime import load_keras
 from latentdb.model.calibration import calibrate, import_model
-from latentdb.model.codec import Codec, RangeFit
+from latentdb.model.codec import Codec
 from latentdb.model.config import ModelOptions
+from latentdb.model.range_fit import RangeFit
 from tests.kerasfile.test_convert import with_lambda
 
 ROOT = Path(__file__).resolve().parents[2]
