@@ -81,7 +81,7 @@ class Worker:
             for batch in batches:
                 counts.add(batch)
                 restamped.update(batch.restamped)
-                output.add(batch, planner.snapshot, self._codec)
+                counts.encoded += output.add(batch, planner.snapshot, self._codec)
         return TaskResult(
             receipt=output.finish(),
             counts=counts,
@@ -163,10 +163,12 @@ class _Output:
         self._columns: set[str] = set()
         self._row = order.task.first_row
 
-    def add(self, batch: Batch, snapshot: Snapshot, codec: Codec) -> None:
-        self._encoded.encode(batch, snapshot, codec)
+    def add(self, batch: Batch, snapshot: Snapshot, codec: Codec) -> int:
+        """Encode and keep the rows of a batch; the number of images that were encoded."""
+        count = self._encoded.encode(batch, snapshot, codec)
         if len(self._encoded) >= COMMIT_ROWS:
             self._flush()
+        return count
 
     def finish(self) -> Receipt:
         self._flush()

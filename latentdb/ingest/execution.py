@@ -37,6 +37,7 @@ from latentdb.store.writer import Writer
 COMMIT_ROWS = 16_384
 COMMIT_SECONDS = 5.0
 FIRST_SECONDS = 0.5  # until the first commit, so that the store can be queried early
+_Latent = tuple[Floats, Floats | None]  # z_mean and z_log_var
 _MOST_STAMPS = 65_536  # of moved files in memory
 
 
@@ -128,19 +129,47 @@ class EncodedRows:
         self._planned: list[PlannedRow] = []
         self._means: list[Floats] = []
         self._log_vars: list[Floats] = []
+        self._latents: dict[int, _Latent] = {}  # of the images, by digest
 
     def __len__(self) -> int:
         return len(self._planned)
 
-    def encode(self, batch: Batch, snapshot: Snapshot, codec: Codec) -> None:
-        """Add the rows of a batch, which was planned against a snapshot."""
-        if batch.images:
-            metadata = [row.metadata for row in batch.images]
-            self._add(batch.images, *codec.encode(batch.pixels, metadata))
+    def encode(self, batch: Batch, snapshot: Snapshot, codec: Codec) -> int:
+        """Add the rows of a batch, which was planned against a snapshot.
+
+        Of equal images among these rows one is encoded, except by a conditional model.
+
+        Returns
+        -------
+        int
+            The number of images that were encoded.
+        """
+        rows, count = batch.images, len(batch.images)
+        if rows and codec.config.condition is not None:
+            self._add(rows, *codec.encode(batch.pixels, [row.metadata for row in rows]))
+        elif rows:
+            places = {row.digest: place for place, row in enumerate(rows)}
+            new = sorted(places[digest] for digest in places.keys() - self._latents.keys())
+            count = len(new)
+            if count == len(rows):
+                found = codec.encode(batch.pixels)
+                self._remember(rows, *found)
+            else:
+                if new:
+                    self._remember([rows[place] for place in new], *codec.encode(batch.pixels[new]))
+                found = _stacked([self._latents[row.digest] for row in rows])
+            self._add(rows, *found)
         if batch.reused:
-            rows = np.array([row.source for row in batch.reused], np.int64)
-            log_vars = snapshot.log_vars(rows) if codec.config.has_z_log_var else None
-            self._add(batch.reused, snapshot.vectors(rows), log_vars)
+            sources = np.array([row.source for row in batch.reused], np.int64)
+            log_vars = snapshot.log_vars(sources) if codec.config.has_z_log_var else None
+            self._add(batch.reused, snapshot.vectors(sources), log_vars)
+        return count
+
+    def _remember(
+        self, planned: Sequence[PlannedRow], z_mean: Floats, log_var: Floats | None
+    ) -> None:
+        for place, row in enumerate(planned):
+            self._latents[row.digest] = z_mean[place], None if log_var is None else log_var[place]
 
     def _add(self, planned: Sequence[PlannedRow], z_mean: Floats, log_var: Floats | None) -> None:
         self._planned += planned
@@ -171,6 +200,11 @@ class EncodedRows:
             ),
             columns={key: column.cast(types[key], key) for key, column in columns.items()},
         )
+
+
+def _stacked(latents: Sequence[_Latent]) -> _Latent:
+    log_vars = [log_var for _, log_var in latents if log_var is not None]
+    return np.stack([mean for mean, _ in latents]), np.stack(log_vars) if log_vars else None
 
 
 class _PendingRows:
@@ -238,7 +272,7 @@ def write_batches(
     try:
         for batch in batches:
             run.check(batch)
-            pending.encoded.encode(batch, snapshot, run.codec)
+            run.counts.encoded += pending.encoded.encode(batch, snapshot, run.codec)
             run.counts.add(batch)
             stamps.update(batch.restamped)
             if len(stamps) >= _MOST_STAMPS:

@@ -95,13 +95,12 @@ class Counts:
     vanished: list[str] = field(default_factory=list)
 
     def add(self, batch: Batch) -> None:
-        """Count a batch, too."""
+        """Count a batch, too, but for the images that were encoded for it."""
         written = [*batch.images, *batch.reused]
         replacing = sum(row.replaces >= 0 for row in written)
         self.added += len(written) - replacing
         self.updated += replacing
         self.unchanged += batch.unchanged
-        self.encoded += len(batch.images)
         self.renamed += batch.renamed
         self.restamped += len(batch.restamped)
         self.deleted += batch.deleted

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from latentdb import LatentDB
 from latentdb.base.errors import InvalidInputError
@@ -68,6 +69,22 @@ def test_no_content_is_encoded_twice(db: LatentDB, folder: Path) -> None:
     for name in ("copy.png", *(f"disc/00{number}.png" for number in range(4))):
         pixels = decode.read_image(str(folder / name), model.config.preprocessing)
         assert np.allclose(db.vectors([name]), model.encode(pixels[None])[0], atol=1e-5)
+
+
+def test_of_equal_new_files_one_is_encoded(db: LatentDB, folder: Path) -> None:
+    with Image.open(folder / "disc/000.png") as image:
+        new = image.rotate(90)
+    for name in ("b.png", "disc/c.png", "a.png"):
+        new.save(folder / name)
+    new.rotate(90).save(folder / "d.png")
+    done = db.index_images(folder)
+    assert (done.added, done.encoded) == (4, 2)
+    vectors = db.vectors(["a.png", "b.png", "disc/c.png", "d.png"])
+    assert (vectors[:3] == vectors[0]).all()
+    assert not np.allclose(vectors[3], vectors[0])
+    pixels = decode.read_image(str(folder / "a.png"), db.codec.config.preprocessing)
+    assert np.allclose(vectors[0], db.codec.encode(pixels[None])[0], atol=1e-5)
+    assert len({row.z_log_var.tobytes() for row in db.get(["a.png", "b.png"])}) == 1  # type: ignore[union-attr]
 
 
 def test_files_that_are_gone_are_listed_and_pruned(db: LatentDB, folder: Path) -> None:
