@@ -22,6 +22,7 @@ SHIMMED = (
     "base.outputs",
     "store.garbage",
     "store.lock",
+    "store.plan",
     "store.quarantine",
     "store.versions",
 )  # all that touch a store
