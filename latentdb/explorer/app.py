@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from latentdb.base.cores import core_count
 from latentdb.base.errors import LatentDBError, MissingExtraError, NotFoundError
 from latentdb.explorer.guard import TooLargeError
 from latentdb.explorer.views import BusyError, Views
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from latentdb.explorer.api import Answer
 
 API = "/api/v1"
+_THREADS = 4  # that answer, at least: some may be busy for seconds
 _KINDS = {
     ".html": "text/html",
     ".svg": "image/svg+xml",
@@ -62,7 +66,16 @@ def make_app(views: Views) -> Starlette:
         Route(f"{API}/{path}", answer, methods=["POST"]) for path, answer in api.posts.items()
     ]
     handlers: Any = {LatentDBError: failed, HTTPException: refused, Exception: crashed}
-    return Starlette(routes=routes, exception_handlers=handlers)
+    return Starlette(routes=routes, exception_handlers=handlers, lifespan=_few_threads)
+
+
+@asynccontextmanager
+async def _few_threads(_: Starlette) -> AsyncIterator[None]:
+    """Answer in a few threads: each of the usual forty would keep the memory it once needed."""
+    import anyio.to_thread
+
+    anyio.to_thread.current_default_thread_limiter().total_tokens = max(_THREADS, core_count())
+    yield
 
 
 def _pages() -> dict[str, Answer]:

@@ -136,7 +136,7 @@ def _server(
         log_level="critical",  # `app.crashed` reports failures; one that Ctrl-C cuts off is none
         access_log=False,
         server_header=False,
-        lifespan="off",
+        lifespan="on",
         ws="none",
         http=make_protocol(),
         timeout_keep_alive=5,
