@@ -460,4 +460,10 @@ OLD = (
     Case("tf-keras .keras, whole VAE, class with get_config", lambda f: _official(f, "tf_keras")),
     Case("tf-keras .h5, MobileNetV2 inside",
          lambda f: Pair("tf_keras", RGB, hidden=_mobile).saved(f, ".h5")),
+    Case("tf-keras SavedModel, three outputs, Sampling class",
+         lambda f: Pair("tf_keras").saved(f, ""), quick=False),
+    Case("tf-keras SavedModel, whole VAE, nested",
+         lambda f: Pair("tf_keras").whole(f, ""), quick=False),
+    Case("tf-keras SavedModel, RGB, nested backbone",
+         lambda f: Pair("tf_keras", RGB, hidden=_backbone).saved(f, ""), quick=False),
 )  # fmt: skip
