@@ -132,7 +132,7 @@ def index(
     if metadata_column is not None and metadata is None:
         raise click.UsageError("--metadata-column: only with --metadata")
     selection = make_selection(how["include"], how["exclude"], follow_links=how["follow_links"])
-    files = require_images(images, selection)
+    files, _ = require_images(images, selection)
     parse_allowance(how["allow_bad"])
     key, equals, value = (condition or "").partition("=")
     if condition is not None and not (key and (value or not equals)):

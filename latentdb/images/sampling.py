@@ -18,7 +18,7 @@ from latentdb.images.decode import ImageShape, Preprocessing, decode_pixels, pro
 from latentdb.images.discover import BadFile, discover
 from latentdb.images.members import Member, reading
 from latentdb.images.pixel_range import Pixels
-from latentdb.images.sources import require_images, source_type, split_member_path, split_sources
+from latentdb.images.sources import members_of, require_images, split_member_path
 
 MAX_IMAGES = 1_000_000  # of a sample
 _PROBED = 100  # images whose headers decide the size and channels
@@ -113,13 +113,13 @@ def draw_images(
     NotFoundError, InvalidInputError
         If a source does not exist, or there is no image in them.
     """
-    require_images(sources)
+    files, archives = require_images(sources)
     paths: list[str] = []
     bad: list[BadFile] = []
     member_shapes: list[ImageShape | None] = []
     probing = np.random.default_rng(0)
     found = members = 0
-    for item in _images(sources):
+    for item in _images(files, archives):
         if isinstance(item, BadFile):
             bad.append(item)
             continue
@@ -140,21 +140,17 @@ def draw_images(
             report(Progress("finding images", found, None))
     # Two members of an archive may share a name.
     paths = list(dict.fromkeys(paths[position] for position in random.permutation(len(paths))))
-    files = islice((path for path in paths if split_member_path(path) is None), _PROBED)
-    shapes = [_shape(path) for path in files] + member_shapes
+    of_files = islice((path for path in paths if split_member_path(path) is None), _PROBED)
+    shapes = [_shape(path) for path in of_files] + member_shapes
     return ImageSample(paths, [shape for shape in shapes if shape is not None], bad, found)
 
 
-def _images(sources: Sequence[str | os.PathLike[str]]) -> Iterator[str | Member | BadFile]:
-    files, archives = split_sources(sources)
+def _images(files: Sequence[str], archives: Sequence[str]) -> Iterator[str | Member | BadFile]:
     if files:
         for item in discover(files):
             yield item if isinstance(item, BadFile) else item.path
     for archive in archives:
-        make = source_type(archive)
-        for member in () if make is None else make(archive).members():
-            if member is not None:
-                yield member
+        yield from (member for member in members_of(archive) if member is not None)
 
 
 def _path(item: str | Member) -> str:
@@ -186,9 +182,8 @@ def _contents(
     for start in range(0, len(files), _CHUNK):
         yield files[start : start + _CHUNK]
     for archive, left in archives.items():
-        make = source_type(archive)
         chunk: list[tuple[str, bytes | None]] = []
-        for member in () if make is None else make(archive).members():
+        for member in members_of(archive):
             if not isinstance(member, Member) or member.path not in places:
                 continue
             try:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from latentdb.base.errors import ImageError
 from latentdb.images.archives import TAR_ENDINGS, TarSource, ZipSource
 from latentdb.images.arrays import IdxSource, NpySource, NpzSource
-from latentdb.images.discover import Search, check_sources
-from latentdb.images.members import ImageSource, reading
+from latentdb.images.discover import BadFile, Search, check_sources
+from latentdb.images.members import ImageSource, Member, reading
 from latentdb.images.parquet import ParquetSource
 from latentdb.images.selection import EVERYTHING, Selection
 
@@ -107,8 +107,10 @@ def split_sources(sources: Sequence[PathLike]) -> tuple[list[str], list[str]]:
     return files, list(dict.fromkeys(archives))
 
 
-def require_images(sources: Sequence[PathLike], selection: Selection = EVERYTHING) -> list[str]:
-    """Check that there are image files or archives; the folders and files without archives.
+def require_images(
+    sources: Sequence[PathLike], selection: Selection = EVERYTHING
+) -> tuple[list[str], list[str]]:
+    """Check that there are image files or archives; as `split_sources`.
 
     Raises
     ------
@@ -118,7 +120,13 @@ def require_images(sources: Sequence[PathLike], selection: Selection = EVERYTHIN
     files, archives = split_sources(sources)
     if not archives:
         Search.of(files, selection).require_images()
-    return files
+    return files, archives
+
+
+def members_of(archive: str) -> Iterator[Member | BadFile | None]:
+    """The images in an archive: see `latentdb.images.members.ImageSource`."""
+    make = source_type(archive)
+    return iter(()) if make is None else make(archive).members()
 
 
 def _shards(folder: str) -> list[str]:

@@ -17,7 +17,7 @@ from latentdb.images.decode import decode_pixels, has_vanished
 from latentdb.images.discover import BadFile, Candidate, ImageFile
 from latentdb.images.members import Member, reading
 from latentdb.images.selection import Selection
-from latentdb.images.sources import source_type
+from latentdb.images.sources import members_of
 from latentdb.ingest.planner import Batch, ImagePlanner, PlannedRow, StoredImage
 from latentdb.model.codec import BATCH
 from latentdb.store.columns import Value, check_key
@@ -82,9 +82,8 @@ class MemberPlanner:
     def _chunks(self) -> Iterator[list[Member | BadFile]]:
         """Members of one archive at a time, which is open until the next chunk is asked for."""
         for archive in self.archives:
-            make = source_type(archive)
             chunk: list[Member | BadFile] = []
-            for member in () if make is None else make(archive).members():
+            for member in members_of(archive):
                 if isinstance(member, Member) and not self.selection.takes(member.id):
                     self.planner.search.tally.excluded += 1
                 elif member is not None:
