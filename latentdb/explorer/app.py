@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from latentdb.base.cores import core_count
 from latentdb.base.errors import LatentDBError, MissingExtraError, NotFoundError
 from latentdb.explorer.guard import TooLargeError
-from latentdb.explorer.views import BusyError, Views
+from latentdb.explorer.views import Views
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -100,8 +100,6 @@ def _one_line(error: Exception) -> str:
 
 
 def _status(error: Exception) -> int:
-    if isinstance(error, BusyError):
-        return 429
     if isinstance(error, TooLargeError):
         return 413
     return 404 if isinstance(error, NotFoundError) else 400

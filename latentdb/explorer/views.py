@@ -10,7 +10,6 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import date
 from functools import lru_cache
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentdb.ann.metrics import CENTERED_COSINE, L2, METRICS, VECTOR_METRICS
-from latentdb.base.errors import InvalidInputError, LatentDBError, NotFoundError
+from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.explorer.blends import MAX_BLENDS, MAX_WHERE, Blend, Selection
 from latentdb.explorer.latents import Latents, Upload
 from latentdb.explorer.lists import Lists
@@ -32,8 +31,6 @@ from latentdb.model import arithmetic, generation
 from latentdb.search.selection import check_column, column_values, parse_where, select_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from latentdb.base.progress import Report
     from latentdb.images.pixel_range import Pixels
     from latentdb.reader import Reader
@@ -47,15 +44,10 @@ UPLOADS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 KINDS = ("png", "gif")
 _CATEGORIES = 20  # colours of a legend
 _RANGES = 8
-_WAITING = 32
 _KEPT_COLUMNS = 8
 _FRAME_MS = 80
 _KEPT_TILES = 256  # of some 100 kB
 _MAX_SAFE = 2**53  # beyond it, JavaScript rounds a whole number
-
-
-class BusyError(LatentDBError):
-    """More pictures are waited for than the server queues."""
 
 
 class Views:
@@ -101,19 +93,7 @@ class Views:
         self.lists = Lists(db, self.snapshot, self.latents)
         self._kept_column = lru_cache(_KEPT_COLUMNS)(self._make_column)
         self._version = secrets.token_hex(4)
-        self._lock = threading.Lock()
-        self._queue = threading.BoundedSemaphore(_WAITING)
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Run one model at a time, with a bounded number of others waiting."""
-        if not self._queue.acquire(blocking=False):
-            raise BusyError(f"{_WAITING} pictures are being waited for: try again")
-        try:
-            with self._lock:
-                yield
-        finally:
-            self._queue.release()
+        self._lock = threading.Lock()  # models run one at a time
 
     @property
     def _has_model(self) -> bool:
@@ -222,7 +202,7 @@ class Views:
     def thumb(self, row: int) -> bytes:
         """A JPEG of the image at the model's size: of its file, else of its latent."""
         rows = self.latents.check([row])
-        with self._turn():
+        with self._lock:
             (pixels,) = self._db._images(self.snapshot, rows)
         return encode_pixels(pixels, "jpeg")
 
@@ -237,7 +217,7 @@ class Views:
         rows = self.map.rows[PER_TILE * number : PER_TILE * (number + 1)]
         codec = self._db.codec
         decode = codec.decode if codec.has_decoder else None
-        with self._turn():
+        with self._lock:
             images, missing = read_or_decode(
                 self.snapshot, rows, codec.config.preprocessing, decode
             )
@@ -279,7 +259,7 @@ class Views:
         return encode_pixels(_side_by_side(self._decoded(latents)), "png")
 
     def _decoded(self, latents: Floats) -> Pixels:
-        with self._turn():
+        with self._lock:
             return self._db.codec.decode(latents)
 
     def interpolate(self, start: Blend, end: Blend, *, steps: int, method: str, kind: str) -> bytes:
@@ -314,7 +294,7 @@ class Views:
             raise InvalidInputError("this store has no model: it cannot encode an image")
         check_upload(data)
         codec, token = self._db.codec, secrets.token_hex(8)
-        with self._turn():
+        with self._lock:
             pixels = decode_pixels(data, codec.config.preprocessing, name="this image")
             vector = codec.encode(pixels[None])[0][0]
         self.latents.keep_upload(token, Upload(vector, encode_pixels(pixels, "png")))
