@@ -13,7 +13,7 @@ import numpy as np
 from latentdb.base.arrow import require_pyarrow
 from latentdb.base.errors import InvalidInputError, StoreError
 from latentdb.base.files import as_path
-from latentdb.base.outputs import STDOUT, open_output, open_stdout
+from latentdb.base.outputs import STDOUT, open_output
 from latentdb.exchange import csv, hdf5, npy, parquet
 from latentdb.exchange.row_writer import RowWriter
 from latentdb.store.manifest import FLOAT32
@@ -84,7 +84,7 @@ def export(
     if suffix == ".csv":
         csv.check_keys(snapshot.manifest.columns)
     try:
-        with open_stdout() if to_stdout else open_output(out) as file:
+        with open_output(out) as file:
             place = Path(tempfile.gettempdir(), STDOUT) if to_stdout else target
             _check_room(snapshot, rows, suffix, place)
             writer(snapshot, rows, file)

@@ -28,7 +28,7 @@ from latentdb.base.wording import quoted
 from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import PixelRange, parse_pixel_range
 from latentdb.kerasfile.canonical import output_count
-from latentdb.kerasfile.container import parse, read_file
+from latentdb.kerasfile.container import read_file
 from latentdb.kerasfile.convert import load_model
 from latentdb.kerasfile.runtime import quiet_stderr
 from latentdb.model.config import CONFIG_FILE, KERAS, NETWORK_FILES, ONNX, ModelConfig, ModelOptions
@@ -151,10 +151,9 @@ class Codec:
         ModelError
             If a fingerprint, or the number of outputs, differs from the config's.
         """
-        check_fingerprints(config, encoder, decoder, name)
-        if config.format == ONNX:
+        file = check_fingerprints(config, encoder, decoder, name)
+        if file is None:
             return cls(config, encoder, decoder)
-        file = parse(encoder, f"the encoder in {name}")
         if config.has_z_log_var and output_count(file) == 1:
             raise ModelError(f"in {name}, {_NO_LOG_VAR}")
         return cls(config, encoder, decoder, compiled=compiled, trust_model=trust_model)

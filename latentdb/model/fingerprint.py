@@ -126,8 +126,13 @@ def fingerprints(
 
 def check_fingerprints(
     config: ModelConfig, encoder: bytes, decoder: bytes | None, name: str
-) -> None:
+) -> ModelFile | None:
     """Refuse an encoder or a decoder that is not the one of its config.
+
+    Returns
+    -------
+    ModelFile or None
+        The encoder as it was read; None of ONNX.
 
     Raises
     ------
@@ -136,6 +141,7 @@ def check_fingerprints(
     """
     spec, condition = config.preprocessing, config.condition
     stated = (config.encoder_fingerprint, config.decoder_fingerprint)
+    file: ModelFile | None = None
     if config.format == ONNX:
         found = fingerprints(encoder, decoder, spec, name, ONNX, condition)
     else:
@@ -152,6 +158,7 @@ def check_fingerprints(
                 f"{one}: the files are of different models; put the original file back, or "
                 "give encoder and decoder as files of their own (--encoder, --decoder)"
             )
+    return file
 
 
 def _fingerprint(file: ModelFile, part: object, outputs: int, version: int) -> str:
