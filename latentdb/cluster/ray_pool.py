@@ -92,7 +92,7 @@ def _connect(ray: Any, address: str) -> None:
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
         ray.init(address, log_to_driver=False, logging_level="error", **own)
-    except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ClusterError(
             f"no Ray cluster at {address} ({reason}): start one with ray start --head, give its "
@@ -114,7 +114,6 @@ class RayPool:
         self._working: dict[Any, tuple[Any, Order]] = {}
         self._idle: list[Any] = []
         self._losses: Counter[int] = Counter()
-        self._lost_workers = 0
         cores = int(ray.cluster_resources().get("CPU", 0))
         if not cores:
             raise ClusterError("the Ray cluster has no CPU: start its nodes with --num-cpus")
@@ -155,9 +154,9 @@ class RayPool:
             self._finished(done[0])
 
     def notes(self) -> Sequence[str]:
-        if not self._lost_workers:
+        if not self._losses:
             return ()
-        lost = counted(self._lost_workers, "worker")
+        lost = counted(self._losses.total(), "worker")
         return (f"{lost} of the cluster ended unasked; their tasks were done again by others",)
 
     def close(self) -> None:
@@ -194,8 +193,7 @@ class RayPool:
 
     def _lose(self, order: Order | None, error: Exception) -> None:
         """Replace an actor that ended, and give its order to another."""
-        cause = getattr(error, "cause", None) or getattr(error, "__cause__", None)
-        self._lost_workers += 1
+        cause = getattr(error, "cause", None) or error.__cause__
         number = -1 if order is None else order.number
         self._losses[number] += 1
         if self._losses[number] >= _MOST_LOSSES:

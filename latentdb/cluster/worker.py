@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
@@ -75,7 +76,7 @@ class Worker:
         excluded = planner.search.tally.excluded
         counts = Counts()
         restamped: dict[int, Stamp] = {}
-        output = _Output(self._store, order, types)
+        output = _Output(self._store.path, order, types, planner.snapshot.manifest.dtype)
         reading = _read_files(planner, data) if members is None else ahead(members.batches())
         with reading as batches:
             for batch in batches:
@@ -153,8 +154,9 @@ def _read_files(planner: _TaskPlanner, data: bytes) -> Iterator[Iterator[Batch]]
 class _Output:
     """The segments of an order, written as the rows come."""
 
-    def __init__(self, store: Store, order: Order, types: Mapping[str, str]) -> None:
-        self._store = store
+    def __init__(self, root: Path, order: Order, types: Mapping[str, str], dtype: str) -> None:
+        self._root = root
+        self._dtype = dtype
         self._order = order
         self._types = types
         self._encoded = EncodedRows()
@@ -176,7 +178,7 @@ class _Output:
         used = {key: type_ for key, type_ in self._types.items() if key in self._columns}
         receipt = Receipt(order.task.digest, tuple(self._entries), used, tuple(self._replaced))
         epoch = order.context.epoch
-        write_receipt(self._store.path, order.task, epoch, order.attempt, receipt)
+        write_receipt(self._root, order.task, epoch, order.attempt, receipt)
         return receipt
 
     def _flush(self) -> None:
@@ -193,12 +195,11 @@ class _Output:
                 f"a task has more than the {task.rows:,} images that row numbers were reserved "
                 "for: index its archive without a cluster"
             )
-        dtype = self._store.snapshot().manifest.dtype
-        step = rows_of_segment(rows, dtype)
+        step = rows_of_segment(rows, self._dtype)
         for start in range(0, len(rows), step):
             block = rows.take(slice(start, start + step))
             numbers = np.arange(self._row, self._row + len(block), dtype=np.int64)
             epoch, attempt = self._order.context.epoch, self._order.attempt
             name = segment_name(task, epoch, attempt, len(self._entries))
-            self._entries.append(write_segment(self._store.path, name, block, numbers, dtype))
+            self._entries.append(write_segment(self._root, name, block, numbers, self._dtype))
             self._row += len(block)

@@ -73,11 +73,12 @@ def adopt(writer: Writer, first_row: int, receipts: Sequence[Receipt]) -> list[B
     if not entries:
         return []
     snapshot = writer.snapshot
+    next_row = snapshot.manifest.next_row
     replaced = np.array([row for each in receipts for row in each.replaced], np.int64)
     finished = [part for receipt in receipts for part in _opened(snapshot, receipt)]
     stored = np.concatenate([part.stored for part in finished])
     hashes = np.concatenate([part.hashes for part in finished])
-    is_new = len(np.unique(hashes)) == len(hashes) and entries[0].first_row >= next_row(writer)
+    is_new = len(np.unique(hashes)) == len(hashes) and entries[0].first_row >= next_row
     if is_new and np.array_equal(np.sort(stored[stored >= 0]), np.sort(replaced)):
         types: dict[str, str] = {}
         for receipt in receipts:
@@ -90,11 +91,6 @@ def adopt(writer: Writer, first_row: int, receipts: Sequence[Receipt]) -> list[B
         conflicts = _append(writer, first_row, finished, replaced)
     compact_if_due(writer)
     return conflicts
-
-
-def next_row(writer: Writer) -> int:
-    """The next row number of a store."""
-    return writer.snapshot.manifest.next_row
 
 
 def _opened(snapshot: Snapshot, receipt: Receipt) -> list[_Finished]:

@@ -49,11 +49,10 @@ class MemberPlanner:
         selection: Selection,
         types: MutableMapping[str, str],
     ) -> None:
-        self.known = planner.known
         self.planner = planner
-        self.archives = archives
-        self.selection = selection
-        self.types = types
+        self._archives = archives
+        self._selection = selection
+        self._types = types
         self._seen: set[int] = set()  # hashes of the ids of this run
         self.left_out: Counter[str] = Counter()
 
@@ -81,10 +80,10 @@ class MemberPlanner:
 
     def _chunks(self) -> Iterator[list[Member | BadFile]]:
         """Members of one archive at a time, which is open until the next chunk is asked for."""
-        for archive in self.archives:
+        for archive in self._archives:
             chunk: list[Member | BadFile] = []
             for member in members_of(archive):
-                if isinstance(member, Member) and not self.selection.takes(member.id):
+                if isinstance(member, Member) and not self._selection.takes(member.id):
                     self.planner.search.tally.excluded += 1
                 elif member is not None:
                     chunk.append(member)
@@ -169,9 +168,9 @@ class MemberPlanner:
                 self.left_out[key[:40]] += 1
                 continue
             kind = type(value).__name__
-            type_ = self.types.setdefault(key, kind)
+            type_ = self._types.setdefault(key, kind)
             if (type_, kind) == ("int", "float"):
-                type_ = self.types[key] = "float"
+                type_ = self._types[key] = "float"
             if type_ == "str":
                 value = str(value)
             elif kind != type_ and (kind, type_) != ("int", "float"):

@@ -141,7 +141,7 @@ def index_images(
     if prune and len(missing):
         writer.delete(missing)
     if restore:
-        known = planner.known, members.known
+        known = planner.known, members.planner.known
         writer.unbury(
             set().union(*(each.restored_ids for each in known)),
             set().union(*(each.restored_contents for each in known)),

@@ -217,7 +217,6 @@ class ImagePlanner:
     ) -> None:
         self.snapshot = snapshot
         self.preprocessing = preprocessing
-        self.plan = plan
         self.search = plan.search
         self.rehash = rehash
         self.restore = restore
