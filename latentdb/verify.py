@@ -28,7 +28,7 @@ from latentdb.base.errors import (
 from latentdb.base.files import (
     check_file,
     checksum,
-    map_checked,
+    map_sized,
     sync_folder,
     try_remove,
     write_new,
@@ -293,7 +293,7 @@ class _Check:
         """The content of a file, mapped after all of it could be read."""
         path = self.folder / file.name
         check_file(path, file.bytes, file.checksum)
-        return map_checked(path, file.bytes, file.checksum)
+        return map_sized(path, file.bytes)
 
     def _segment(self, entry: SegmentEntry) -> None:
         segment = self.intact.get(entry)
