@@ -346,4 +346,12 @@ def _close(text: str, ids: Sequence[str]) -> list[str]:
         ids,
         key=lambda name: sum(map(eq, text, name)) + sum(map(eq, text[::-1], name[::-1])),
     )
-    return difflib.get_close_matches(text, nearest, n=3)
+    matcher = difflib.SequenceMatcher(b=text)
+    scores = {}
+    for name in nearest:
+        matcher.set_seq1(name)
+        scores[name] = matcher.ratio()
+    # get_close_matches would order equal ones by the alphabet, not by what agrees.
+    return [
+        name for name in heapq.nlargest(3, nearest, key=scores.__getitem__) if scores[name] > 0.6
+    ]

@@ -99,20 +99,28 @@ def test_few_ids_are_compared_in_full_and_the_nearest_is_found(
     ids = [f"class_{n % 10}/img_{n * 41:05}.png" for n in range(500)]
     LatentDB.create(tmp_path / "s", dim=DIM).add(ids, np.zeros((500, DIM), np.float32))
     (nearest,) = difflib.get_close_matches(typed, ids, n=1)
-    calls: list[tuple[int, list[str]]] = []
-    real = difflib.get_close_matches
+    compared = []
+    ratio = difflib.SequenceMatcher.ratio
 
-    def record(text: str, names: list[str], n: int) -> list[str]:
-        calls.append((len(names), real(text, names, n)))
-        return calls[-1][1]
+    def counted_ratio(matcher: difflib.SequenceMatcher[str]) -> float:
+        compared.append(matcher)
+        return ratio(matcher)
 
-    monkeypatch.setattr(difflib, "get_close_matches", record)
-    with pytest.raises(IdNotFoundError, match="did you mean 'class_"):
+    monkeypatch.setattr(difflib.SequenceMatcher, "ratio", counted_ratio)
+    with pytest.raises(IdNotFoundError, match="did you mean 'class_") as caught:
         one(Store.open(tmp_path / "s").snapshot(), typed)
-    ((compared, found),) = calls
-    ratios = [difflib.SequenceMatcher(None, name, typed).ratio() for name in (found[0], nearest)]
-    assert compared == 100
+    assert len(compared) == 100
+    monkeypatch.undo()
+    found = str(caught.value).split("did you mean '")[1].split("'")[0]
+    ratios = [difflib.SequenceMatcher(None, name, typed).ratio() for name in (found, nearest)]
     assert ratios[0] == ratios[1]  # of several that are equally near, it may be another
+
+
+def test_of_equally_near_ids_the_one_that_agrees_longest_is_suggested(tmp_path: Path) -> None:
+    ids = [f"cat/{n:04}.jpg" for n in range(60)]
+    LatentDB.create(tmp_path / "s", dim=DIM).add(ids, np.zeros((60, DIM), np.float32))
+    with pytest.raises(IdNotFoundError, match=r"did you mean 'cat/000\d\.jpg' or 'cat/000\d"):
+        one(Store.open(tmp_path / "s").snapshot(), "cat/000l.jpg")
 
 
 def test_an_empty_store_says_how_to_fill_it(tmp_path: Path) -> None:
