@@ -110,13 +110,15 @@ class Outputs(Composition):
         Raises
         ------
         InvalidInputError
-            If `out` and `format` do not fit each other, or neither `out` nor `sheet` is given.
+            If `out` and `format` do not fit each other, neither `out` nor `sheet` is given, or
+            `out` is in a folder of indexed images, unless `overwrite` is set.
         AlreadyExistsError
             If a file exists; nothing is written then.
         StoreError
             If a file cannot be written.
         """
         from latentdb.output import sinks
+        from latentdb.output.originals import Originals
 
         self._check_model(model)
         if targets is not None and where is not None:
@@ -150,6 +152,8 @@ class Outputs(Composition):
         outputs = sinks.make_sinks(
             out, kind, sheet, names, collection, codec.config, scale=scale, originals=originals
         )
+        if out is not None and kind in sinks.SUFFIXES and not overwrite:
+            Originals(snapshot).check_folder(os.fspath(out))
         return sinks.decode_all(codec, batches, len(names), outputs, report)
 
     def _read_originals(

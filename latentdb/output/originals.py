@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
+from latentdb.base.errors import InvalidInputError
 from latentdb.search.text_tests import mask_texts
+from latentdb.store.roots import known_roots
 from latentdb.store.snapshot import Snapshot
 
 _FEW = 16  # paths that are looked up one by one; for more, all paths of the store are read
@@ -36,6 +39,22 @@ class Originals:
             if resolved in known:
                 return path
         return None
+
+    def check_folder(self, path: str) -> None:
+        """Refuse to fill a folder that images are indexed from.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is one, or lies below one: the next index would take what is written for images.
+        """
+        folder = os.path.realpath(path)
+        for root in known_roots(self._snapshot).all:
+            if replace(root, path=os.path.realpath(root.path)).holds(folder):
+                raise InvalidInputError(
+                    f"{path} is in {root.path}, whose images are indexed: the next index would "
+                    "take these for more of them; give another folder, or --force (overwrite=True)"
+                )
 
     def _named(self, name: str) -> set[str]:
         """The files with a name."""

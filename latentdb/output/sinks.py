@@ -65,7 +65,7 @@ ReadOriginals: TypeAlias = Callable[[Sequence[str]], Sequence[Pixels | None]]
 MANIFEST_FILE = "manifest.csv"
 _MANIFEST_HEADER = ("id", "file")
 FORMATS = ("png", "jpeg", "webp", "npy")
-_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}  # of one file per image
 _TASK_IMAGES = 32  # files written by one task
 _PENDING_TASKS = 4  # per thread, before the decoder has to wait
 _COLUMNS, _LINES = 10, 12  # of one contact sheet
@@ -323,7 +323,7 @@ class FolderSink:
         self._output = as_output(path)
         self._format, self._scale = format, scale
         naming = FileNames(
-            _SUFFIXES[format], dict.fromkeys(names) if collection is None else collection
+            SUFFIXES[format], dict.fromkeys(names) if collection is None else collection
         )
         self._names = naming.paths(names)
         self.written = [os.path.join(path, name) for name in self._names]
@@ -336,7 +336,7 @@ class FolderSink:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        make_output_folder(self._output, _SUFFIXES[self._format], self._names)
+        make_output_folder(self._output, SUFFIXES[self._format], self._names)
         yield
         self._write_manifest()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from latentdb.base.errors import AlreadyExistsError
+from latentdb.base.errors import AlreadyExistsError, InvalidInputError
 from latentdb.database import LatentDB
 from latentdb.output import originals
 from latentdb.output.originals import Originals
@@ -32,6 +32,21 @@ def test_decoding_into_the_folder_of_the_images_changes_none(db: LatentDB, folde
         with pytest.raises(AlreadyExistsError, match=r"disc/000\.png is part of the store or the"):
             db.decode_to(None, folder, overwrite=overwrite)
     assert {path: path.read_bytes() for path in folder.rglob("*.png")} == before
+
+
+@pytest.mark.parametrize("below", ["", "decoded", "linked"])
+def test_no_folder_of_indexed_images_is_filled(db: LatentDB, folder: Path, below: str) -> None:
+    out = folder / below
+    if below == "linked":
+        out = folder.parent / below
+        out.symlink_to(folder)
+    with pytest.raises(InvalidInputError, match="next index would take these for more"):
+        db.decode_to(["disc/001.png"], out, format="jpeg")
+    assert {path.suffix for path in folder.rglob("*.*")} == {".png"}
+    db.decode_to(["disc/001.png"], out, format="jpeg", overwrite=True)
+    assert (out / "disc/001.jpg").is_file()
+    db.decode_to(["disc/001.png"], folder.parent / "flatter")  # no part of it
+    db.write(db.vectors(["disc/001.png"])[0], folder / "one.jpg")  # one picture may lie there
 
 
 def test_no_call_replaces_an_image(db: LatentDB, folder: Path) -> None:
