@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -134,6 +135,12 @@ class Reader(Querying, Outputs, RowAccess):
         snapshot = self._snapshot()
         rows, dims = counted(len(snapshot), "row"), counted(snapshot.dim, "dimension")
         return f"<{name} {os.fspath(self._store.path)!r}: {rows}, {dims}>"
+
+    def _repr_html_(self) -> str:
+        """What the store holds, as a table, for a notebook."""
+        from latentdb.search.summary import info_table
+
+        return html.escape(repr(self)) if self._store is None else info_table(self.info())
 
     def close(self) -> None:
         """Release the files and the model; closing twice does nothing."""

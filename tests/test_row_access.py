@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,12 +196,25 @@ def test_notebooks_show_rows_and_matches(store: Path, tmp_path: Path) -> None:
         assert text.count("<tr>") == 3
         found = db.query("disc/000.png", k=3)._repr_html_()
         assert found.count("data:image/png;base64,") == 3
+        assert f"{len(db)}</td>" in db._repr_html_()
     with LatentDB.create(tmp_path / "odd.ldb", dim=1) as db:
-        db.add(["<b>&"], np.zeros((1, 1)), metadata={"note": ["<script>"]})
+        db.add(["<b>&"], np.zeros((1, 1)), metadata={"note": ["<script>"], "<i>x": [1]})
         assert "<script>" not in db.rows()._repr_html_()
         found = db.query("<b>&")._repr_html_()
         assert "<b>" not in found
         assert "data:image" not in found
+        assert "&lt;i&gt;x (int)" in db._repr_html_()
+
+
+def test_matches_are_printed_as_lines(db: LatentDB) -> None:
+    found = db.query("p2", k=2)
+    head, first, second = repr(found).splitlines()
+    assert head == "<Matches: 2 by l2, every row compared>"
+    assert first.split() == ["1", "0.0000", "p2", "half=low", "year=2002"]
+    assert second.split()[2] == found[1].id
+    few = replace(found, exact=False, recall=0.99, matches=found.matches * 30)
+    assert repr(few).startswith("<Matches: 60 by l2, recall 0.99>")
+    assert repr(few).endswith("\nand 10 more")
 
 
 def test_show_describes_a_row(store: Path, tmp_path: Path) -> None:

@@ -12,6 +12,11 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def megabytes(size: int) -> str:
+    """A number of bytes, in MB; small ones in kB."""
+    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
+
+
 def printable(text: str) -> str:
     """A text in one line, without what a terminal would obey: control characters are escaped."""
     if text.isprintable():

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from latentdb.base.wording import counted, printable
+from latentdb.base.wording import counted, megabytes, printable
 
 if TYPE_CHECKING:
     from latentdb.base.progress import Progress, Report
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from latentdb.search.results import Info, Matches
     from latentdb.store.recipes import SavedRecipe
 
-MAX_LISTED = 100  # files that are printed; --json lists all
+MAX_LISTED = 20  # files that are printed; --json lists all
 _EXAMPLES = 5  # files that are printed of those with the same reason
 _LINE_SECONDS = 10.0
 _NUMBER = re.compile(r"[0-9][0-9,]*")
@@ -224,16 +224,10 @@ def print_answers(answers: Sequence[tuple[str, Matches]], *, as_json: bool) -> N
 
 def print_matches(matches: Matches) -> None:
     """Print matches, a line each: rank, distance, id, metadata."""
-    if not len(matches):
-        click.echo("no matches")
-        return
-    names = [printable(match.id) for match in matches]
-    width = max(map(len, names))
-    for match, name in zip(matches, names, strict=True):
-        metadata = "  ".join(printable(f"{key}={value}") for key, value in match.metadata.items())
-        distance = round(match.distance, 4) + 0.0  # never -0.0000
-        line = f"{match.rank:4d}  {distance:10.4f}  {name:<{width}}  {metadata}"
-        click.echo(line.rstrip())
+    from latentdb.search.summary import match_lines
+
+    for line in match_lines(matches) or ["no matches"]:
+        click.echo(line)
 
 
 def print_rows(records: Sequence[Mapping[str, Any]], total: int) -> None:
@@ -457,11 +451,11 @@ def print_outliers(found: Outliers) -> None:
 def print_site(site: Site) -> None:
     """Print where a site is, what its size is made of, and how to look at it."""
     largest = sorted(site.parts.items(), key=lambda part: -part[1])
-    parts = ", ".join(f"{name} {_megabytes(size)}" for name, size in largest[:4])
+    parts = ", ".join(f"{name} {megabytes(size)}" for name, size in largest[:4])
     click.echo(
         f"{site.path}: {counted(site.rows, 'row')}, {counted(site.files, 'file')}, ", nl=False
     )
-    click.echo(f"{_megabytes(site.bytes)} ({parts})")
+    click.echo(f"{megabytes(site.bytes)} ({parts})")
     click.echo(f"To look at it: python3 -m http.server --directory {shlex.quote(site.path)}")
 
 
@@ -486,93 +480,10 @@ def print_comparison(found: Comparison) -> None:
 
 def print_info(info: Info, as_json: bool) -> None:
     """Print what a store holds and how it is searched."""
+    from latentdb.search.summary import info_lines
+
     if as_json:
         print_json(info)
         return
-    deleted = counted(info.deleted_rows, "deleted or replaced row")
-    lines = [
-        ("store", f"{info.path}, version {info.version}"),
-        ("rows", f"{info.rows:,}" + (f" ({deleted} still on disk)" if info.deleted_rows else "")),
-        ("size", f"{_megabytes(info.bytes)} in {counted(info.segments, 'segment')}"),
-        ("latents", f"{counted(info.dim, 'dimension')}, {info.dtype}"),
-        *_root_lines(info),
-        ("metadata", ", ".join(f"{key} ({kind})" for key, kind in info.columns.items()) or "none"),
-        *_model_lines(info),
-        ("search", _search_line(info)),
-    ]
-    if info.why:
-        lines.append(("note", info.why))
-    for key, value in lines:
+    for key, value in info_lines(info):
         click.echo(f"{key:<9} {value}")
-
-
-def _root_lines(info: Info) -> list[tuple[str, str]]:
-    """Where images come from; those of a store with very many roots are counted."""
-    lines = []
-    for root in info.roots[:MAX_LISTED]:
-        note = f" (ids begin with {_text(root.prefix)})" if root.prefix else ""
-        lines.append(("root", _text(root.path) + note))
-    if len(info.roots) > MAX_LISTED:
-        lines.append(("root", f"and {len(info.roots) - MAX_LISTED:,} more folders"))
-    if info.buried:
-        lines.append(("deleted", f"{counted(info.buried, 'image')} that index leaves out"))
-    return lines
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
-
-
-def _model_lines(info: Info) -> list[tuple[str, str]]:
-    if info.model is None:
-        return [("model", "none: ready-made vectors")]
-    spec = info.model.preprocessing
-    engine = "compiled" if info.compiled else "not compiled, so tensorflow is loaded to encode"
-    return [
-        ("encoder", f"fingerprint {info.model.encoder_fingerprint}"),
-        ("decoder", f"fingerprint {info.model.decoder_fingerprint or 'none'}"),
-        (
-            "images",
-            f"{spec.height}x{spec.width}x{spec.channels}, pixels {spec.pixel_range}, "
-            f"resized by {spec.resize}"
-            + ("" if spec.background == "white" else f", transparency over {spec.background}"),
-        ),
-        ("engine", f"{info.model.precision}, {engine}"),
-        *_condition_lines(info.model),
-        *_verdict_lines(info.model),
-    ]
-
-
-def _condition_lines(config: ModelConfig) -> list[tuple[str, str]]:
-    """What a conditional model is conditioned on."""
-    condition = config.condition
-    if condition is None:
-        return []
-    networks = [name for name in ("encoder", "decoder") if condition.form(name)]
-    return [("condition", f"{condition.key} of {' and '.join(networks)}: {condition.accepted}")]
-
-
-def _verdict_lines(config: ModelConfig) -> list[tuple[str, str]]:
-    """What the model was measured to be worth, where training recorded it."""
-    from latentdb.model.verdict import verdict_of
-
-    verdict = verdict_of(config)
-    if verdict is None:
-        return []
-    return [("verdict", verdict.line), *(("warning", text) for text in verdict.warnings)]
-
-
-def _search_line(info: Info) -> str:
-    from latentdb.ann.metrics import L2
-
-    index = info.index
-    by = "" if info.default_metric == L2 else f"; by {info.default_metric} unless --metric is given"
-    if index is None:
-        return f"exact scan (recall 1; target {info.recall_target}){by}"
-    return (
-        f"{index.kind} index by {index.metric} over {counted(index.rows, 'row')}, "
-        "newer rows are scanned; "
-        f"recall@{index.recall_k} {index.recall_measured:.4f} measured on "
-        f"{counted(index.queries, 'row')}, target {index.recall_target}; "
-        f"{index.milliseconds:.2f} ms per query{by}"
-    )

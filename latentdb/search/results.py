@@ -6,7 +6,7 @@ Field names are the keys of ``--json``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from latentdb.store.snapshot import Snapshot
 
 
-_SHOWN = 50  # matches in a notebook
+_SHOWN = 50  # matches in a notebook or a repr
 _MATCH_COLUMNS = ("rank", "id", "distance", "path")
 
 
@@ -100,7 +100,7 @@ class Match:
     metadata: Mapping[str, Value]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Matches:
     """The result of one query: a sequence of `Match`.
 
@@ -136,6 +136,15 @@ class Matches:
 
     def __getitem__(self, position: int) -> Match:
         return self.matches[position]
+
+    def __repr__(self) -> str:
+        from latentdb.search.summary import match_lines
+
+        how = "every row compared" if self.exact else f"recall {self.recall}"
+        head = f"<Matches: {len(self.matches)} by {self.metric}, {how}>"
+        more = len(self) - _SHOWN
+        lines = match_lines(replace(self, matches=self.matches[:_SHOWN]))
+        return "\n".join([head, *lines, *([f"and {more:,} more"] if more > 0 else [])])
 
     def _columns(self) -> dict[str, list[Value]]:
         """The matches by column: rank, id, distance, path, and the metadata of any of them."""
