@@ -464,7 +464,6 @@ class Analysis(ABC):
         InvalidInputError
             If there is no such column or metric.
         """
-        from latentdb.base.progress import report_stage
         from latentdb.insight.map import make_map
 
         out = self._picture(out, overwrite=overwrite)
@@ -478,7 +477,7 @@ class Analysis(ABC):
             metric=check_metric(metric),
             seed=seed,
             renew=renew,
-            report=report_stage(report, "laying out"),
+            report=report,
         )
         if out is not None:
             self._draw_map(snapshot, found, label, out)

@@ -76,7 +76,6 @@ class Views:
     def __init__(
         self, db: Reader, *, where: str | None = None, report: Report | None = None
     ) -> None:
-        from latentdb.base.progress import report_stage
         from latentdb.insight.map import make_map
 
         self._db = db
@@ -84,8 +83,7 @@ class Views:
         if not len(self.snapshot):
             raise NotFoundError("the store is empty: index images before you look at it")
         self._rows = select_rows(self.snapshot, parse_where(self.snapshot, where))
-        rounds = report_stage(report, "laying out")
-        made = make_map(self.snapshot, self._rows, metric=L2, report=rounds)
+        made = make_map(self.snapshot, self._rows, metric=L2, report=report)
         order = curve_order(made.points)  # a tile then holds what is seen together
         self.map = replace(made, rows=made.rows[order], points=made.points[order])
         self._kept_tile = lru_cache(_KEPT_TILES)(lambda number: self.draw_tile(number)[0])

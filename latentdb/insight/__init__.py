@@ -5,6 +5,7 @@ diagnosis    which dimensions carry something, and whether the space collapsed
 clusters     k-means: centres, medoids, purity
 layout       vectors as points of a plane that keep their neighbours
 map          the rows of a store as such points, which do not move
+map_cache    the file in which a store keeps them
 originals    the image files behind rows
 evaluation   recall, agreement of labels, reconstructions
 fidelity     structural similarity
