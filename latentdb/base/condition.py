@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 ONE_HOT, INDEX, NUMBER = "one_hot", "index", "number"
 FORMS = (ONE_HOT, INDEX, NUMBER)
+CONDITION_HINT = "of a conditional VAE, --condition KEY names the metadata that is its condition"
 
 
 class ConditionInput(NamedTuple):
@@ -22,3 +23,8 @@ class ConditionInput(NamedTuple):
 
     form: str
     classes: int | None = None
+
+    def note(self, name: str) -> str:
+        """For people: which input it is, by its name in quotes, and what it takes."""
+        what = "a number" if self.form == NUMBER else f"{self.classes or 'some'} classes"
+        return f"the condition is the input {name}, {what}"

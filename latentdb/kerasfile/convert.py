@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from latentdb.base.condition import INDEX, NUMBER, ONE_HOT, ConditionInput
+from latentdb.base.condition import CONDITION_HINT, INDEX, NUMBER, ONE_HOT, ConditionInput
 from latentdb.base.errors import ModelError, UntrustedModelError
 from latentdb.base.wording import clipped, quoted
 from latentdb.kerasfile.builder import Builder, Built, check
 from latentdb.kerasfile.container import Content, ModelFile, parse, read_file
 from latentdb.kerasfile.graph import Architecture, Submodel, Tensor, input_shape, is_keras, upstream
 from latentdb.kerasfile.locate import (
-    CONDITION_HINT,
     ModelOutputs,
     decoder_of,
     find,
@@ -317,9 +316,7 @@ def _condition_input(
         if type(classes) is not int or classes < 1 or width != 1:
             raise ModelError(f"the input {condition.quoted} of an embedding is not one class")
         found = ConditionInput(INDEX, classes)
-    what = "a number" if found.form == NUMBER else f"{found.classes} classes"
-    note = f"the condition is the input {condition.quoted}, {what}"
-    if note not in notes:
+    if (note := found.note(condition.quoted)) not in notes:
         notes.append(note)
     return found
 

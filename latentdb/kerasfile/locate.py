@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from latentdb.base.condition import CONDITION_HINT
 from latentdb.base.errors import ModelError, UntrustedModelError
 from latentdb.base.wording import clipped, quoted
 from latentdb.kerasfile.builder import TRUST_HINT
@@ -53,7 +54,6 @@ _CONDITIONS = frozenset(
     ("condition", "conditions", "cond", "label", "labels", "class", "classes", "y", "c",
      "attribute", "attributes", "attr", "category", "digit")
 )  # fmt: skip
-CONDITION_HINT = "of a conditional VAE, --condition KEY names the metadata that is its condition"
 _PART = re.compile(r"(.+)\[(\d{0,6}):(\d{0,6})\]")
 _MAX_CANDIDATES = 12  # in a message
 _MAX_WALKED = 40_000  # steps: each tensor tried as the decoder's input is a walk of the graph

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from latentdb.base.condition import INDEX, NUMBER, ONE_HOT, ConditionInput
+from latentdb.base.condition import CONDITION_HINT, INDEX, NUMBER, ONE_HOT, ConditionInput
 from latentdb.base.errors import InvalidInputError, MissingExtraError, ModelError
 from latentdb.base.wording import quoted
 from latentdb.onnx.inspect import DOMAINS, inspect, rewrite
@@ -310,10 +310,8 @@ class _Graph:
             inputs.sort(key=lambda value: _order(value, latent))
         elif len(inputs) != 1:
             names = ", ".join(quoted(value.name) for value in inputs[:5])
-            raise ModelError(
-                f"{name} has {len(inputs)} inputs ({names}): expected one; of a conditional VAE, "
-                "--condition KEY names the metadata that is its condition"
-            )
+            hint = f"; {CONDITION_HINT}" if len(inputs) == 2 else ""
+            raise ModelError(f"{name} has {len(inputs)} inputs ({names}): expected one{hint}")
         self._condition = inputs[1] if len(inputs) > 1 else None
         tensor = inputs[0].type.tensor_type
         if tensor.elem_type != _FLOAT32:
@@ -427,8 +425,7 @@ class _Graph:
         ]
         self._replace(self._graph.node, [*nodes, *self._graph.node])
         self._set_input(whole, [size + width])
-        what = "a number" if taken.form == NUMBER else f"{taken.classes or 'some'} classes"
-        return taken, [f"the condition is the input {quoted(name)}, {what}"]
+        return taken, [taken.note(quoted(name))]
 
     def _part(
         self, whole: str, name: str, columns: range, shape: Sequence[int | None], kind: int
