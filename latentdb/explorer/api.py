@@ -57,6 +57,7 @@ class Api:
             "thumb/{row:int}": self._picture(lambda asked: views.thumb(asked.path_params["row"])),
             "tiles/{tile:int}": self._picture(lambda asked: views.tile(asked.path_params["tile"])),
             "neighbors/{row:int}": self._of(self._neighbours),
+            "added": self._of(lambda asked: views.versions.added(_known(asked))),
             "sample": self._sample,
             "images/{token}": self._picture(
                 lambda asked: views.uploaded(asked.path_params["token"]), "image/png"
@@ -76,6 +77,7 @@ class Api:
         self.posts: dict[str, Answer] = {
             "query": self._query,
             "decode": self._decode,
+            "place": self._place,
             "interpolate": self._interpolate,
             "traverse": self._traverse,
             "average": self._average,
@@ -92,8 +94,7 @@ class Api:
         return self._response(data, media_type=kind, headers=_FRESH)
 
     def _neighbours(self, asked: Request) -> dict[str, Any]:
-        k, metric = _number(asked, "k", 12), asked.query_params.get("metric")
-        return self._views.neighbours(asked.path_params["row"], k=k, metric=metric)
+        return self._views.neighbours(asked.path_params["row"], **_search(asked))
 
     def _sample(self, asked: Request) -> Response:
         n, seed = _number(asked, "n", 16), _number(asked, "seed", 0)
@@ -106,12 +107,15 @@ class Api:
 
     async def _query(self, asked: Request) -> Response:
         blend = read_blend(await _body(asked))
-        k, metric = _number(asked, "k", 12), asked.query_params.get("metric")
-        return self._json(await self._in_thread(self._views.near, blend, k=k, metric=metric))
+        return self._json(await self._in_thread(self._views.near, blend, **_search(asked)))
 
     async def _decode(self, asked: Request) -> Response:
         blends = read_blends(await _body(asked))
         return self._fresh(await self._in_thread(self._views.decode, blends))
+
+    async def _place(self, asked: Request) -> Response:
+        blends = read_blends(await _body(asked))
+        return self._json(await self._in_thread(self._views.place, blends))
 
     async def _interpolate(self, asked: Request) -> Response:
         body = await _body(asked)
@@ -157,6 +161,19 @@ async def _body(request: Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise InvalidInputError("the body must be a JSON object")
     return body
+
+
+def _search(request: Request) -> dict[str, Any]:
+    """How neighbours are searched."""
+    exact = request.query_params.get("exact", "false")
+    if exact not in ("true", "false"):
+        raise InvalidInputError(f"exact {exact[:20]!r} cannot be used: give true or false")
+    metric = request.query_params.get("metric")
+    return {"k": _number(request, "k", 12), "metric": metric, "exact": exact == "true"}
+
+
+def _known(request: Request) -> int | None:
+    return _number(request, "known", 0) if "known" in request.query_params else None
 
 
 def _number(request: Request, name: str, default: int) -> int:

@@ -20,11 +20,11 @@ from latentdb.search.selection import parse_where, select_rows
 from latentdb.store import recipes as saved_recipes
 
 if TYPE_CHECKING:
+    from latentdb.explorer.versions import Versions
     from latentdb.insight.clusters import Clustering
     from latentdb.insight.map import Map
     from latentdb.model.posterior import Posteriors
     from latentdb.store.rows import Floats, Ints
-    from latentdb.store.snapshot import Snapshot
 
 MAX_CLUSTERS = 200
 SAMPLES = 64  # latents that are drawn together
@@ -46,29 +46,21 @@ class Latents:
 
     Parameters
     ----------
-    snapshot, map
-        The version that is looked at, and its rows as points.
+    versions, map
+        What is looked at, and the rows of its first version as points.
     codes
         Categories of a column, one for each point.
     """
 
-    def __init__(self, snapshot: Snapshot, map: Map, codes: Callable[[str], Sequence[int]]) -> None:
-        self._snapshot = snapshot
+    def __init__(self, versions: Versions, map: Map, codes: Callable[[str], Sequence[int]]) -> None:
+        self._versions = versions
+        self._snapshot = versions.first
         self._map = map
         self._codes = codes
-        self._sorted = np.sort(map.rows)
         self._uploads: OrderedDict[str, Upload] = OrderedDict()
         self._samples: OrderedDict[tuple[int, str], Floats] = OrderedDict()
         self._clusterings: dict[int, Clustering] = {}
         self._lock = threading.RLock()
-
-    def check(self, rows: Sequence[int]) -> Ints:
-        """Row numbers as an array; raises `NotFoundError` for one that does not exist."""
-        for row in rows:
-            place = int(np.searchsorted(self._sorted, row)) if row < 2**62 else len(self._sorted)
-            if place == len(self._sorted) or self._sorted[place] != row:
-                raise NotFoundError(f"row {str(row)[:24]} is not in the store")
-        return np.array(rows, np.int64)
 
     def of(self, blend: Blend) -> Floats:
         """The vector of a blend, float32 ``[d]``."""
@@ -103,7 +95,7 @@ class Latents:
         elif isinstance(of, Selection):
             vector = self.mean(of)[0]
         else:
-            vector = self._snapshot.vectors(self.check([of]))[0]
+            vector = self._versions.of(of).vectors(np.array([of], np.int64))[0]
         return vector
 
     # --- averages -----------------------------------------------------------------
@@ -134,12 +126,14 @@ class Latents:
     def posteriors(self) -> Posteriors:
         """Means and deviations of all rows."""
         with self._lock:
-            return statistics(posterior_blocks(self._snapshot, self._sorted), self._snapshot.dim)
+            return statistics(
+                posterior_blocks(self._snapshot, self._versions.rows), self._snapshot.dim
+            )
 
     @cached_property
     def shell(self) -> tuple[float, ...]:
         """The lengths |z| between which nine of ten rows are, and the median between them."""
-        lengths = norms(self._snapshot, self._sorted)
+        lengths = norms(self._snapshot, self._versions.rows)
         low, middle, high = np.quantile(lengths, _SHELL).tolist()
         return low, middle, high
 
@@ -154,9 +148,9 @@ class Latents:
         with self._lock:
             if count not in self._clusterings:
                 label = LABEL if LABEL in self._snapshot.manifest.columns else None
-                number = min(count, len(self._sorted))
+                number = min(count, len(self._versions.rows))
                 self._clusterings[count] = cluster(
-                    self._snapshot, self._sorted, number, metric=L2, label=label
+                    self._snapshot, self._versions.rows, number, metric=L2, label=label
                 )
             return self._clusterings[count]
 
@@ -168,7 +162,7 @@ class Latents:
                 if source == generation.PRIOR:
                     drawn = generation.sample_prior(SAMPLES, dim, seed=seed)
                 else:
-                    blocks = posterior_blocks(self._snapshot, self._sorted)
+                    blocks = posterior_blocks(self._snapshot, self._versions.rows)
                     drawn = generation.sample_aggregate(SAMPLES, dim, blocks, seed=seed)
                 _keep(self._samples, key, drawn.latents, _KEPT_SAMPLES)
             return self._samples[key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from latentdb.store.recipes import load_all
 
 if TYPE_CHECKING:
     from latentdb.explorer.latents import Latents
+    from latentdb.explorer.versions import Versions
     from latentdb.reader import Reader
     from latentdb.store.recipes import SavedRecipe
-    from latentdb.store.snapshot import Snapshot
 
 MAX_LISTED = 200
 _NEAREST = 8
@@ -27,15 +27,15 @@ class Lists:
 
     Parameters
     ----------
-    db, snapshot
-        An open store, and the version of it that is looked at.
+    db, versions
+        An open store, and the versions of it that are looked at.
     latents
-        Of that version.
+        Of the first one.
     """
 
-    def __init__(self, db: Reader, snapshot: Snapshot, latents: Latents) -> None:
+    def __init__(self, db: Reader, versions: Versions, latents: Latents) -> None:
         self._db = db
-        self._snapshot = snapshot
+        self._versions = versions
         self._latents = latents
         self._found: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
@@ -45,11 +45,6 @@ class Lists:
             if name not in self._found:
                 self._found[name] = compute()
             return self._found[name]
-
-    def _rows(self, ids: Sequence[str]) -> list[int]:
-        """Row numbers; -1 for a row that was added after the start."""
-        rows: list[int] = self._snapshot.locate(ids).tolist()
-        return rows
 
     def dimensions(self) -> dict[str, Any]:
         """All dimensions by decoded effect, the greatest first."""
@@ -76,13 +71,13 @@ class Lists:
 
     def directions(self) -> dict[str, Any]:
         """Saved recipes and directions, which a blend can be moved along."""
-        return {"directions": list(map(describe_recipe, load_all(self._snapshot)))}
+        return {"directions": list(map(describe_recipe, load_all(self._versions.first)))}
 
     def clusters(self, count: int) -> dict[str, Any]:
         """Clusters, the largest first; the mean of one is the part ``{"cluster": [count, i]}``."""
         found = self._latents.clustering(count)
         ids = [name for one in found.clusters for name in (one.medoid, *one.nearest[:_NEAREST])]
-        rows = dict(zip(ids, self._rows(ids), strict=True))
+        rows = dict(zip(ids, self._versions.numbers(ids), strict=True))
         return {
             "purity": found.purity,
             "clusters": [
@@ -106,7 +101,7 @@ class Lists:
             found = self._db.duplicates(metric=metric)
             shown = found.groups[:MAX_LISTED]
             ids = [member.id for group in shown for member in group.members]
-            rows = dict(zip(ids, self._rows(ids), strict=True))
+            rows = dict(zip(ids, self._versions.numbers(ids), strict=True))
             return {
                 "metric": found.metric,
                 "threshold": found.threshold.value,
@@ -134,7 +129,7 @@ class Lists:
 
         def compute() -> dict[str, Any]:
             found = self._db.outliers(MAX_LISTED, by=by or None, metric=metric)
-            rows = self._rows([one.id for one in found.top])
+            rows = self._versions.numbers([one.id for one in found.top])
             return {
                 "by": found.by,
                 "metric": metric,

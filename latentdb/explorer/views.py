@@ -23,6 +23,7 @@ from latentdb.explorer.blends import MAX_BLENDS, MAX_WHERE, Blend, Selection
 from latentdb.explorer.latents import Latents, Upload
 from latentdb.explorer.lists import Lists
 from latentdb.explorer.tiles import COLUMNS, PER_TILE, cells_for, curve_order, draw_tile
+from latentdb.explorer.versions import Versions
 from latentdb.images.decode import decode_pixels, to_pil
 from latentdb.images.render import encode_pixels
 from latentdb.images.sources import image_exists
@@ -51,9 +52,8 @@ _MAX_SAFE = 2**53  # beyond it, JavaScript rounds a whole number
 
 
 class Views:
-    """The rows of the version that was committed when the server started.
+    """The rows of the version that was committed when the server started, and those added since.
 
-    Row numbers are of that version: a later `compact` does not change what they mean here.
     Threads may share it.
 
     Parameters
@@ -68,9 +68,11 @@ class Views:
     Attributes
     ----------
     snapshot
-        The version that is looked at.
+        The version that was committed at the start.
     map
         Its rows as points, in the order of the tiles.
+    versions, latents, lists
+        Rows by number, vectors of blends, and what is gone through one by one.
     """
 
     def __init__(
@@ -87,8 +89,9 @@ class Views:
         order = curve_order(made.points)  # a tile then holds what is seen together
         self.map = replace(made, rows=made.rows[order], points=made.points[order])
         self._kept_tile = lru_cache(_KEPT_TILES)(lambda number: self.draw_tile(number)[0])
-        self.latents = Latents(self.snapshot, self.map, self._codes)
-        self.lists = Lists(db, self.snapshot, self.latents)
+        self.versions = Versions(db, self.snapshot, self.map)
+        self.latents = Latents(self.versions, self.map, self._codes)
+        self.lists = Lists(db, self.versions, self.latents)
         self._kept_column = lru_cache(_KEPT_COLUMNS)(self._make_column)
         self._version = secrets.token_hex(4)
         self._lock = threading.Lock()  # models run one at a time
@@ -121,6 +124,7 @@ class Views:
         if self._has_model:
             cells = cells_for(*self._db.codec.config.preprocessing.shape[:2])
             tiles = {"per_tile": PER_TILE, "columns": COLUMNS, **asdict(cells)}
+        index = self.snapshot.manifest.index
         return {
             "version": self._version,
             "rows": len(self._rows),
@@ -131,6 +135,9 @@ class Views:
             "shell": self.latents.shell,
             "metric": self.snapshot.default_metric,
             "metrics": self.metrics,
+            "index": None
+            if index is None
+            else {"metric": index.metric, "recall": index.recall_target},
             "columns": list(self.snapshot.manifest.columns),
             "neighbours_kept": self.map.kept,
             "landmarks": self.map.landmarks,
@@ -193,15 +200,15 @@ class Views:
 
     def row(self, row: int) -> dict[str, Any]:
         """Id and metadata of a row, and whether its image is where it was indexed."""
-        ((name, path, metadata),) = self.snapshot.records(self.latents.check([row]))
+        ((name, path, metadata),) = self.versions.of(row).records(np.array([row], np.int64))
         found = path is not None and image_exists(path)
         return {"row": row, "id": name, "metadata": _plain(metadata), "file_exists": found}
 
     def thumb(self, row: int) -> bytes:
         """A JPEG of the image at the model's size: of its file, else of its latent."""
-        rows = self.latents.check([row])
+        snapshot = self.versions.of(row)
         with self._lock:
-            (pixels,) = self._db._images(self.snapshot, rows)
+            (pixels,) = self._db._images(snapshot, np.array([row], np.int64))
         return encode_pixels(pixels, "jpeg")
 
     def tile(self, number: int) -> bytes:
@@ -221,24 +228,32 @@ class Views:
             )
         return draw_tile(images, cells_for(*images.shape[1:3])), missing
 
-    def neighbours(self, row: int, *, k: int, metric: str | None) -> dict[str, Any]:
+    def neighbours(self, row: int, *, k: int, metric: str | None, exact: bool) -> dict[str, Any]:
         """The k rows nearest to a row, without itself; by default by the store's metric."""
-        (name,) = self.snapshot.ids(self.latents.check([row]))
+        (name,) = self.versions.of(row).ids(np.array([row], np.int64))
         _check_k(k)
-        return self._described(self._db.query(f"id:{name}", k=k, metric=metric, exclude_self=True))
+        return self._described(
+            self._db.query(f"id:{name}", k=k, metric=metric, exact=exact, exclude_self=True)
+        )
 
-    def near(self, blend: Blend, *, k: int, metric: str | None) -> dict[str, Any]:
+    def near(self, blend: Blend, *, k: int, metric: str | None, exact: bool) -> dict[str, Any]:
         """The k rows nearest to a blend, and the length |z| of it."""
         _check_k(k)
         latent = self.latents.of(blend)
-        found = self._described(self._db.query(latent, k=k, metric=metric))
+        found = self._described(self._db.query(latent, k=k, metric=metric, exact=exact))
         return {**found, "norm": float(np.linalg.norm(latent))}
 
+    def place(self, blends: Sequence[Blend]) -> dict[str, Any]:
+        """Where blends are on the map: between the landmarks that are nearest to each."""
+        return {"points": self.versions.place(np.stack([self.latents.of(one) for one in blends]))}
+
     def _described(self, matches: Matches) -> dict[str, Any]:
-        # A row that was added after the start has no number here, and is left out.
-        rows = self.snapshot.locate([match.id for match in matches]).tolist()
+        rows = self.versions.numbers([match.id for match in matches])
         return {
             "metric": matches.metric,
+            "exact": matches.exact,
+            "recall": matches.recall,
+            "scanned": matches.scanned,
             "matches": [
                 {
                     "row": row,

@@ -157,11 +157,12 @@ def place(landmarks: Floats, points: Floats, vectors: Floats) -> Floats:
     others = np.flatnonzero(found < 0)
     # Most rows are landmarks: searching their neighbours took 17 s of CPU for 50,000.
     if len(others):
-        placed[others] = _between(landmarks, points, vectors[others])
+        placed[others] = between(landmarks, points, vectors[others])
     return placed
 
 
-def _between(landmarks: Floats, points: Floats, vectors: Floats) -> Floats:
+def between(landmarks: Floats, points: Floats, vectors: Floats) -> Floats:
+    """`place` of a few vectors, without a table of the landmarks."""
     positions = nearest(vectors, landmarks, _LANDMARKS)[1]
     # FAISS's squares are not exactly 0 for equal vectors.
     gaps = np.subtract(landmarks[positions], vectors[:, None], dtype=np.float64)

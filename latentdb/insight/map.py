@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -38,6 +38,8 @@ class Map:
         Rows that were laid out; every other row is placed among them.
     metric
         Whose distances the layout keeps.
+    layout
+        What further vectors are placed among.
     """
 
     rows: Ints
@@ -45,6 +47,7 @@ class Map:
     kept: float
     landmarks: int
     metric: str
+    layout: Layout = field(repr=False)
 
 
 def make_map(
@@ -96,7 +99,7 @@ def make_map(
     if len(new):
         points[new] = _place(layout, embedded, rows[new], report)
         file.keep_points(layout, Placed(rows[new], digests[new], points[new]), snapshot)
-    return Map(rows, points, layout.kept, len(layout.points), metric)
+    return Map(rows, points, layout.kept, len(layout.points), metric, layout)
 
 
 def _lay_out(

@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from latentdb.ann import plan
 from latentdb.base.errors import NotFoundError
 from latentdb.cli.main import main
 from latentdb.database import LatentDB
@@ -97,7 +98,7 @@ def test_columns_and_filter_agree(client: TestClient, db: Reader) -> None:
 def test_numbers_that_json_or_javascript_cannot_hold_are_texts(tmp_path: Path) -> None:
     with LatentDB.create(tmp_path / "v.ldb", dim=3) as db:
         db.add(["a", "b"], np.eye(2, 3), metadata={"n": [2**60 + 1, 1], "x": [np.inf, 1.5]})
-        found = Views(db).neighbours(1, k=1, metric="l2")["matches"][0]["metadata"]
+        found = Views(db).neighbours(1, k=1, metric="l2", exact=False)["matches"][0]["metadata"]
     assert found == {"n": str(2**60 + 1), "x": "inf"}
 
 
@@ -120,6 +121,74 @@ def test_neighbours_are_by_the_metric_of_the_store_unless_one_is_named(tmp_path:
         assert (found["metric"], found["matches"][1]["id"]) == ("cosine", "b")
         found = client.get(f"{API}/neighbors/0?metric=l2").json()
         assert (found["metric"], found["matches"][0]["id"]) == ("l2", "c")
+
+
+def test_an_answer_says_what_it_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.random.default_rng(0).normal(size=(3000, 4))
+    with LatentDB.create(tmp_path / "v.ldb", dim=4, recall=0.95) as db:
+        db.add([str(number) for number in range(3000)], vectors)
+        views = Views(db)
+        found = views.neighbours(0, k=5, metric=None, exact=False)
+        assert (found["exact"], found["recall"], found["scanned"]) == (True, 1.0, 3000)
+        assert views.info()["index"] is None
+        monkeypatch.setattr(plan, "EXACT_ROWS", 1_500)  # for speed; the real one is 50,000
+        db.optimize()
+        views = Views(db)
+        assert views.info()["index"] == {"metric": "l2", "recall": 0.95}
+        found = views.neighbours(0, k=5, metric=None, exact=False)
+        assert (found["exact"], found["recall"]) == (False, 0.95)
+        assert found["scanned"] < 3000
+        found = views.neighbours(0, k=5, metric=None, exact=True)
+        assert (found["exact"], found["recall"], found["scanned"]) == (True, 1.0, 3000)
+
+
+def test_rows_added_later_are_placed_where_a_new_page_has_them(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(90, 3))
+    with LatentDB.create(tmp_path / "v.ldb", dim=3) as db:
+        db.add([f"old/{number}" for number in range(60)], vectors[:60])
+        views = Views(db)
+        client = TestClient(Guard(make_app(views), token=TOKEN, port=8417), base_url=BASE)
+        client.headers["authorization"] = f"Bearer {TOKEN}"
+        before = client.get(f"{API}/added").json()
+        assert (before["count"], before["rows"], before["points"]) == (0, [], [])
+        points = client.get(f"{API}/points").content
+        db.add([f"new/{number}" for number in range(29)], vectors[60:89])
+        db.add(["old/0"], vectors[89:], on_conflict="replace")
+        db.delete(["new/28"])
+        db.compact()
+        found = client.get(f"{API}/added", params={"known": before["version"]}).json()
+        assert (found["count"], len(found["rows"]), len(found["points"])) == (29, 29, 29)
+        known = {"known": found["version"]}
+        assert client.get(f"{API}/added", params=known).json()["rows"] is None
+        assert client.get(f"{API}/points").content == points
+        later = Views(db).map
+        place = dict(zip(later.rows.tolist(), later.points.tolist(), strict=True))
+        assert [place[row] for row in found["rows"]] == found["points"]
+        names = [client.get(f"{API}/rows/{row}").json()["id"] for row in found["rows"]]
+        assert names == [*(f"new/{number}" for number in range(28)), "old/0"]
+        nearest = client.get(f"{API}/neighbors/{found['rows'][0]}?k=88").json()["matches"]
+        assert sorted(match["row"] for match in nearest)[-28:] == found["rows"][1:]
+        part = {"parts": [{"row": found["rows"][0]}]}
+        (point,) = client.post(f"{API}/place", json=part).json()["points"]
+        assert point == found["points"][0]
+        assert client.get(f"{API}/rows/{found['rows'][-1] + 1}").status_code == 404
+
+
+def test_a_blend_is_placed_between_the_rows_that_it_resembles(
+    client: TestClient, db: Reader
+) -> None:
+    data = client.get(f"{API}/points").content
+    rows = np.frombuffer(data, "<u4", len(db), 16)
+    points = np.frombuffer(data, "<f4", offset=16 + 4 * len(db)).reshape(-1, 2)[rows.argsort()]
+    blends = [{"parts": [{"row": row}]} for row in (3, 50)]
+    found = client.post(f"{API}/place", json={"blends": blends}).json()["points"]
+    assert np.array_equal(np.array(found, np.float32), points[[3, 50]])
+    middle = {"parts": [{"row": 3}, {"row": 50}]}
+    (found,) = client.post(f"{API}/place", json=middle).json()["points"]
+    nearest = client.post(f"{API}/query?k=5&metric=l2", json=middle).json()["matches"]
+    around = points[[match["row"] for match in nearest]]
+    assert (around.min(axis=0) <= found).all()
+    assert (found <= around.max(axis=0)).all()
 
 
 def test_many_numbers_are_cut_into_ranges(tmp_path: Path) -> None:
@@ -340,6 +409,9 @@ HOSTILE = [
     ("GET", f"{API}/neighbors/0?k=-1", None),
     ("GET", f"{API}/neighbors/0?k={10**40}", None),
     ("GET", f"{API}/neighbors/0?metric=hamming", None),
+    ("GET", f"{API}/neighbors/0?exact=yes", None),
+    ("GET", f"{API}/added?known=-1", None),
+    ("POST", f"{API}/place", b'{"parts": [{"row": 80}]}'),
     ("GET", f"{API}/filter?where=", None),
     ("GET", f"{API}/filter?where=label+==", None),
     ("GET", f"{API}/filter?where=__import__('os')", None),
