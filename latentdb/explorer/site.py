@@ -149,6 +149,7 @@ def write_site(
     views = Views(db, where=where, report=report)
     info = {"format": FORMAT, **views.info(), "decoder": None}
     info["metrics"] = [metric for metric in info["metrics"] if metric in VECTOR_METRICS]
+    info["index"] = None  # the browser compares all rows
     info["centre"] = [*views.snapshot.manifest.settings.centre]
     del info["version"]  # of a server
     runtime, decoder = {}, b""

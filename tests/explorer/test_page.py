@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from latentdb.ann import plan
 from latentdb.database import LatentDB
 from latentdb.explorer.serving import serve
 from latentdb.explorer.site import write_site
@@ -163,6 +165,64 @@ def test_a_path_samples_and_clusters(page: Any) -> None:
     assert page.errors == []
 
 
+def test_close_up_pictures_stand_for_points(page: Any) -> None:
+    colours = """() => {
+        const map = document.querySelector("#map"), { width, height } = map;
+        const shown = map.getContext("2d").getImageData(0, 0, width, height).data;
+        return new Set(new Uint32Array(shown.buffer)).size;
+    }"""
+    page.focus("#map")
+    page.keyboard.press("0")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#selected .grid button")
+    page.click("text=show on map")
+    page.focus("#map")
+    for _ in range(4):
+        page.keyboard.press("+")
+    page.wait_for_function(f"({colours})() > 300")  # a picture has many colours, points a few
+    assert page.errors == []
+
+
+def test_a_slider_never_shows_an_older_value_after_a_newer(
+    served: str, browse: Callable[..., Any]
+) -> None:
+    with browse(served) as page:
+        select_one(page)
+        page.click("#add")
+        page.click("[data-panel=selected]")
+        page.locator("#selected .grid button").nth(5).click()
+        page.wait_for_function(SETTLED)
+        page.click("#add")
+        page.wait_for_function(SETTLED)
+        asked: list[float] = []
+
+        def slowly(route: Any) -> None:
+            asked.append(route.request.post_data_json["blends"][0]["parts"][0]["weight"])
+            page.wait_for_timeout(150 / len(asked))  # the first answer is the slowest
+            route.continue_()
+
+        page.route("**/api/v1/decode", slowly)
+        before = int(page.get_attribute("#blend", "data-painted"))
+        values = [round(0.1 * step, 1) for step in range(1, 19)]
+        page.evaluate(
+            """async (values) => {
+                const input = document.querySelector("#parts input");
+                for (const value of values) {
+                    input.value = value;
+                    input.dispatchEvent(new Event("input", { bubbles: true }));
+                    await new Promise((resolve) => setTimeout(resolve, 10));
+                }
+            }""",
+            values,
+        )
+        page.wait_for_function(SETTLED)
+        assert asked == sorted(asked)
+        assert asked[-1] == values[-1]
+        assert len(asked) < len(values)
+        assert int(page.get_attribute("#blend", "data-painted")) - before == len(asked)
+        assert page.errors == []
+
+
 def test_dimensions_move_the_blend(page: Any) -> None:
     select_one(page)
     page.click("#add")
@@ -176,6 +236,107 @@ def test_dimensions_move_the_blend(page: Any) -> None:
     assert page.evaluate(PIXELS) != before
     page.wait_for_selector("#norm:has-text('nine of ten rows')")
     assert page.errors == []
+
+
+# Whether the map has the colour of marks at the place of the blend: it is decoded, and so framed.
+MARKED = """() => {
+    const map = document.querySelector("#map"), { width, height } = map;
+    const probe = document.createElement("canvas").getContext("2d");
+    probe.fillStyle = getComputedStyle(map).caretColor;
+    probe.fillRect(0, 0, 1, 1);
+    const wanted = probe.getImageData(0, 0, 1, 1).data;
+    const shown = map.getContext("2d").getImageData(0, 0, width, height).data;
+    let [sum, across, down] = [0, 0, 0];
+    for (let i = 0; i < shown.length; i += 4) {
+        if ([0, 1, 2].some((channel) => shown[i + channel] !== wanted[channel])) continue;
+        sum += 1;
+        across += (i / 4) % width;
+        down += Math.floor(i / 4 / width);
+    }
+    return sum ? [sum, across / sum, down / sum] : [0, 0, 0];
+}"""
+
+
+def test_the_blend_is_a_mark_that_moves_with_its_weights(page: Any, path: Path) -> None:
+    select_one(page)
+    page.click("#add")
+    page.click("[data-panel=selected]")
+    page.locator("#selected .grid button").nth(11).click()
+    page.wait_for_function("document.querySelectorAll('#selected .grid button').length === 12")
+    page.click("#add")
+    page.wait_for_selector("#map[data-marks='1']")
+    page.click("[data-panel=selected]")
+    page.focus("#map")
+    page.keyboard.press("Escape")  # no rings over the mark
+    places = []
+    for weights in ((1, 0), (0.01, 1)):  # never with a sum of zero
+        page.click("[data-panel=tray]")
+        for number, weight in enumerate(weights):
+            page.locator("#parts input").nth(number).fill(str(weight))
+        page.wait_for_function(SETTLED)
+        area, *place = page.evaluate(MARKED)
+        assert area > 100
+        places.append(place)
+    assert np.hypot(*np.subtract(*places)) > 5
+    page.click("#clear")
+    page.wait_for_selector("#map[data-marks='0']")
+    assert page.evaluate(MARKED)[0] == 0
+    assert page.errors == []
+
+
+def test_a_site_places_a_blend_where_the_server_does(
+    served: str, site: str, browse: Callable[..., Any]
+) -> None:
+    code = """async (body) => {
+        const { source } = await import("./source.js");
+        if (!source.can.watch) { await source.open(); await source.points(); }
+        return Promise.all(body.map((blend) => source.place(blend)));
+    }"""
+    rows = [(3, 3), (3, 50), (10, 70)]
+    blends = [
+        {"parts": [{"row": a, "weight": 1}, {"row": b, "weight": 0.5}], "method": "linear"}
+        for a, b in rows
+    ]
+    found = []
+    for address in (served, site):
+        with browse(address) as page:
+            found.append(page.evaluate(code, blends))
+    assert np.allclose(found[0], found[1], atol=2e-3)
+
+
+def test_rows_that_are_added_become_marks_and_no_point_moves(
+    path: Path, images: Path, tmp_path: Path, browse: Callable[..., Any]
+) -> None:
+    shutil.copytree(path, tmp_path / "shapes.ldb")
+    points = """async () => {
+        return [...new Uint8Array(await (await fetch("api/v1/points")).arrayBuffer())];
+    }"""
+    with (
+        Reader.open(tmp_path / "shapes.ldb") as db,
+        db.explore() as shown,
+        browse(shown.url) as page,
+    ):
+        before = page.evaluate(points)
+        assert not page.is_visible("#news")
+        with LatentDB.open(tmp_path / "shapes.ldb") as writer:
+            latents = writer.vectors()[:2] + np.float32(0.1)
+            log_vars = writer.log_vars(writer.ids()[:2])
+            names, metadata = ["new/a", "new/b"], {"label": ["disc", "disc"]}
+            writer.add(names, latents, log_vars, metadata=metadata)
+        playwright.expect(page.locator("#news")).to_have_text("2 new rows", timeout=20_000)
+        assert page.get_attribute("#map", "data-marks") == "2"
+        assert page.evaluate(MARKED)[0] > 50
+        assert page.evaluate(points) == before
+        page.click("#news")
+        page.locator("#selected .grid button[title='new/a']").click()
+        title = page.locator("#selected h2 >> nth=0")
+        playwright.expect(title).to_have_text("new/a")
+        page.wait_for_selector("#selected .grid button")
+        page.wait_for_url(lambda url: "%22row%22%3A80" in url)
+        page.reload()
+        page.wait_for_selector("body[data-ready=yes]")
+        playwright.expect(title).to_have_text("new/a")
+        assert page.errors == []
 
 
 def test_a_lasso_and_its_average(page: Any) -> None:
@@ -228,6 +389,9 @@ def test_an_image_of_the_visitor_and_lists_to_review(
         playwright.expect(title).to_have_text("003.png")
         nearest = page.locator("#selected .grid button").first.get_attribute("title")
         assert nearest.startswith("disc/003.png")
+        assert page.get_attribute("#map", "data-marks") == "1"
+        assert page.text_content("#promise") == "Exact: 80 rows compared."
+        assert not page.is_visible("#recall")
         page.click("[data-panel=review]")
         page.click("#by-distance")
         page.wait_for_selector("#list .grid button")
@@ -261,6 +425,57 @@ def test_every_browser_draws_the_map(
         assert drawn > 80  # a pixel for each point
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         select_one(page)
+        assert page.errors == []
+
+
+def test_lines_lead_to_the_true_neighbours_and_recall_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, browse: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(plan, "EXACT_ROWS", 1_000)  # for speed; the real one is 50,000
+    with LatentDB.create(tmp_path / "v.ldb", dim=3, recall=0.95) as db:
+        db.add([str(n) for n in range(2_000)], np.random.default_rng(0).normal(size=(2_000, 3)))
+        db.optimize()
+    drawn = """() => {
+        const canvas = document.querySelector("#map");
+        window.ends = [];
+        const draw = CanvasRenderingContext2D.prototype.lineTo;
+        CanvasRenderingContext2D.prototype.lineTo = function (x, y) {
+            if (this.canvas === canvas) window.ends.push([x, y]);
+            draw.call(this, x, y);
+        };
+    }"""
+    with Reader.open(tmp_path / "v.ldb") as db, db.explore() as shown, browse(shown.url) as page:
+        select_one(page)
+        assert page.text_content("#promise").startswith("95 % of the true nearest are promised")
+        page.evaluate(drawn)
+        page.select_option("#recall", "exact")
+        page.wait_for_selector("#promise:has-text('Exact: 2,000 rows compared.')")
+        page.wait_for_url(lambda url: "%22exact%22%3Atrue" in url)
+        page.reload()
+        page.wait_for_selector("#promise:has-text('Exact: 2,000 rows compared.')")
+        assert page.input_value("#recall") == "exact"
+        page.wait_for_selector("body[data-ready=yes]")
+        page.evaluate(drawn)
+        page.click("text=show on map")
+        page.wait_for_function("window.ends.length >= 12")
+        camera = page.evaluate(
+            "async () => { await new Promise((r) => setTimeout(r, 400)); return location.hash; }"
+        )
+        x, y, scale = map(float, re.search(r"camera=([^&]+)", camera)[1].split("%2C"))  # type: ignore[index]
+        name = page.text_content("#selected h2 >> nth=0")
+        near = [match.id for match in db.query(f"id:{name}", k=12, exact=True, exclude_self=True)]
+        made = db.map()
+        points = dict(zip(db.ids(made.rows), made.points.astype(float), strict=True))
+        box = page.locator("#map").bounding_box()
+        expected = [
+            (
+                (points[one][0] - x) * scale + box["width"] / 2,
+                box["height"] / 2 - (points[one][1] - y) * scale,
+            )
+            for one in near
+        ]
+        ends = page.evaluate("window.ends.slice(0, 12)")
+        assert np.allclose(sorted(ends), sorted(expected), atol=0.5)
         assert page.errors == []
 
 

@@ -1,6 +1,6 @@
 // The tray: latents with weights, moved along dimensions and directions, decoded while they change.
 
-import { button, element, get, metricName, newestWins, paint, working } from "./dom.js";
+import { button, element, get, metricName, newestWins, paint, promiseOf, working } from "./dom.js";
 
 const DIMENSIONS = 8;
 
@@ -23,7 +23,9 @@ export function openBlend(app) {
       paint(get("blend"), made);
       note.className = "";
       note.textContent = `decoded in ${Math.round(performance.now() - began)} ms`;
+      app.placeBlend(blend);
     } catch (error) {
+      app.placeBlend(null);
       note.className = "bad";
       note.textContent = error.message;
     }
@@ -31,12 +33,17 @@ export function openBlend(app) {
 
   const search = newestWins(async (blend, newest) => {
     try {
-      const found = await source.near(blend, 8, app.metricFor({}));
+      const found = await source.near(blend, 8, app.metricFor({}), state.exact);
       if (!newest()) return;
+      get("near-promise").textContent = promiseOf(found);
       get("near-title").textContent = `Nearest to the blend by ${metricName(found.metric)}`;
       get("near").replaceChildren(...app.grid(found.matches));
       showLength(found.norm);
-    } catch { get("near").replaceChildren(); get("shell").hidden = true; } // the blend says why
+    } catch { // the blend says why
+      get("near").replaceChildren();
+      get("near-promise").textContent = "";
+      get("shell").hidden = true;
+    }
   });
 
   // How long the latent is beside those of the rows: the decoder never saw much longer or shorter ones.
@@ -50,7 +57,7 @@ export function openBlend(app) {
 
   function renew() {
     app.remember();
-    if (!state.parts.length) return;
+    if (!state.parts.length) { app.placeBlend(null); return; }
     const blend = blendOf();
     decode(blend);
     clearTimeout(pause);

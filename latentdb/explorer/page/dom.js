@@ -61,11 +61,23 @@ export async function working(box, text, run) {
 
 export const metricName = (name) => name.replace("_", " ");
 
-export function metricChoice(names, value, set, attributes = {}) {
-  const choice = element("select", { ariaLabel: "metric", ...attributes }, ...names.map((name) => element("option", { value: name, textContent: metricName(name) })));
-  choice.value = value;
-  choice.onchange = () => set(choice.value);
-  return choice;
+// A select of options with their words.
+export function choice(options, value, set, attributes = {}) {
+  const made = element("select", attributes, ...Object.entries(options).map(([name, textContent]) => element("option", { value: name, textContent })));
+  made.value = value;
+  made.onchange = () => set(made.value);
+  return made;
+}
+
+export const metricChoice = (names, value, set, attributes = {}) => choice(Object.fromEntries(names.map((name) => [name, metricName(name)])), value, set, { ariaLabel: "metric", ...attributes });
+
+export const percent = (share) => `${Number((100 * share).toFixed(2))} %`;
+
+// What the answer of a search promises.
+export function promiseOf({ exact, recall, scanned }) {
+  if (exact) return `Exact: ${count(scanned, "row")} compared.`;
+  const compared = `${count(scanned, "vector")} compared`;
+  return recall === null ? `No share of the true nearest is promised; ${compared}.` : `${percent(recall)} of the true nearest are promised, on average; ${compared}.`;
 }
 
 export function download(blob, name) {

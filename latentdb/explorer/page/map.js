@@ -5,11 +5,25 @@ const PLAIN = "#5b8fc9", OTHER = "#888888", DIMMED = 0x33888888;
 const WHILE_MOVING = 100000, STILL_AFTER = 150; // points that are drawn while the map moves; ms after which all are
 const PICTURES_UNDER = 6000; // points in view: below it, pictures stand for points
 const SPACE = 40, MARGIN = 2, LANDMARK = 46, MAX_TILES = 64, KEPT_TILES = 160, AT_ONCE = 4;
+const MARK = 7; // half of a diamond
 const CLICK = 4, REACH = 24, MAX_CORNERS = 300;
 
 export const colourOf = (code) => (code < 0 ? OTHER : PALETTE[code % PALETTE.length]);
 const packed = (hex) => (0xff000000 | (parseInt(hex.slice(5, 7), 16) << 16) | (parseInt(hex.slice(3, 5), 16) << 8) | parseInt(hex.slice(1, 3), 16)) >>> 0;
 const PACKED = PALETTE.map(packed), PACKED_OTHER = packed(OTHER), PACKED_PLAIN = packed(PLAIN);
+
+// A function of a row number: the point that it has, or undefined.  A Map of a million took over a second.
+export function indexFor(rows) {
+  const most = rows.reduce((most, row) => Math.max(most, row), 0);
+  if (most > 8 * rows.length + 100000) {
+    const known = new Map();
+    rows.forEach((row, index) => known.set(row, index));
+    return (row) => known.get(row);
+  }
+  const known = new Int32Array(most + 1);
+  rows.forEach((row, index) => { known[row] = index + 1; });
+  return (row) => (known[row] ? known[row] - 1 : undefined);
+}
 
 // Whether a point is inside a polygon, by the even-odd rule.
 export function inPolygon(x, y, polygon) {
@@ -36,8 +50,10 @@ export class PointMap {
     this.points = new Float32Array(0);
     this.codes = null;
     this.shown = null; // 1 for the points that a filter, the legend or the lasso keeps
-    this.selected = -1;
+    this.selected = -1; // a point
+    this.focus = null; // where what is selected is, a point or not, with lines to what is near to it
     this.near = [];
+    this.marks = []; // {x, y, picture, label, ...} that are no points: new rows, images of the visitor, the blend
     this.landmarks = []; // points whose pictures are shown from afar
     this.polygon = null; // in the space of the points
     this.lassoing = false;
@@ -52,7 +68,7 @@ export class PointMap {
 
   setPoints(rows, points) {
     Object.assign(this, { rows, points });
-    this.indexOfRow = new Map(Array.from(rows, (row, index) => [row, index]));
+    this.indexOfRow = indexFor(rows);
   }
 
   fit() {
@@ -90,7 +106,8 @@ export class PointMap {
     return [(x - width / 2) / this.view.scale + this.view.x, (height / 2 - y) / this.view.scale + this.view.y];
   }
 
-  place(index) { return this.toScreen(this.points[2 * index], this.points[2 * index + 1]); }
+  spot(index) { return [this.points[2 * index], this.points[2 * index + 1]]; }
+  place(index) { return this.toScreen(...this.spot(index)); }
 
   paint() {
     const { canvas, context } = this, ratio = devicePixelRatio, began = performance.now();
@@ -101,13 +118,18 @@ export class PointMap {
       this.image = context.createImageData(width, height);
       this.pixels = new Uint32Array(this.image.data.buffer);
     }
-    const inView = this.paintPoints(width, height, ratio);
+    // Marks, lines and pictures change more often than the points below them.
+    const { view, codes, shown, points, moving } = this, now = [view.x, view.y, view.scale, width, height, codes, shown, points, moving];
+    if (!now.every((value, place) => value === this.painted?.[place])) this.inView = this.paintPoints(width, height, ratio);
+    this.painted = now;
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.putImageData(this.image, 0, 0);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.wanted = new Set();
-    if (this.tiles) this.paintPictures(inView);
-    this.paintMarks();
+    if (this.tiles) this.paintPictures(this.inView);
+    this.paintLasso();
+    this.paintSelection();
+    for (const mark of this.marks) this.paintMark(mark);
     this.load();
     canvas.dataset.paintMs = (performance.now() - began).toFixed(1);
   }
@@ -178,7 +200,7 @@ export class PointMap {
     context.drawImage(image, cell.x, cell.y, width, height, x - w / 2, y - h / 2, w, h);
   }
 
-  paintMarks() {
+  paintLasso() {
     const { context, polygon } = this;
     context.strokeStyle = getComputedStyle(this.canvas).color;
     if (polygon?.length > 1) {
@@ -190,28 +212,62 @@ export class PointMap {
       context.stroke();
       context.setLineDash([]);
     }
-    if (this.selected < 0 && !this.near.length) return;
+  }
+
+  paintSelection() {
+    const { context, focus, near } = this;
+    if (!focus) return;
     context.lineWidth = 1;
     context.globalAlpha = 0.5;
     context.beginPath();
-    if (this.selected >= 0) for (const i of this.near) { context.moveTo(...this.place(this.selected)); context.lineTo(...this.place(i)); }
+    for (const spot of near) { context.moveTo(...this.toScreen(...focus)); context.lineTo(...this.toScreen(...spot)); }
     context.stroke();
     context.globalAlpha = 1;
-    for (const i of this.near) this.ring(i, 5, 2);
-    if (this.selected >= 0) this.ring(this.selected, 10, 3);
+    const ring = ([x, y], radius, width) => {
+      context.beginPath();
+      context.arc(x, y, radius, 0, 7);
+      this.outline(width);
+    };
+    for (const spot of near) ring(this.toScreen(...spot), 5, 2);
+    ring(this.toScreen(...focus), 10, 3);
   }
 
   // Seen on any picture: a line of the text's colour within one of the ground's.
-  ring(index, radius, width) {
-    const { context } = this, ink = context.strokeStyle;
-    context.beginPath();
-    context.arc(...this.place(index), radius, 0, 7);
-    context.strokeStyle = getComputedStyle(this.canvas).backgroundColor;
+  outline(width) {
+    const { context } = this, { color, backgroundColor } = getComputedStyle(this.canvas);
+    context.strokeStyle = backgroundColor;
     context.lineWidth = width + 3;
     context.stroke();
-    context.strokeStyle = ink;
+    context.strokeStyle = color;
     context.lineWidth = width;
     context.stroke();
+  }
+
+  // A diamond, or a framed picture with words below it.
+  paintMark({ x, y, picture, label }) {
+    const { context } = this, [left, top] = this.toScreen(x, y), { caretColor, backgroundColor } = getComputedStyle(this.canvas);
+    context.fillStyle = caretColor;
+    context.strokeStyle = backgroundColor;
+    if (!picture || picture.width < 2) {
+      context.beginPath();
+      for (const [dx, dy] of [[0, -MARK], [MARK, 0], [0, MARK], [-MARK, 0]]) context.lineTo(left + dx, top + dy);
+      context.closePath();
+      context.lineWidth = 3;
+      context.stroke();
+      context.fill();
+      return;
+    }
+    const scale = LANDMARK / Math.max(picture.width, picture.height), [w, h] = [picture.width * scale, picture.height * scale];
+    context.fillRect(left - w / 2 - 3, top - h / 2 - 3, w + 6, h + 6);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(picture, left - w / 2, top - h / 2, w, h);
+    context.imageSmoothingEnabled = true;
+    context.font = "600 12px system-ui, sans-serif";
+    context.textAlign = "center";
+    context.lineWidth = 4;
+    context.lineJoin = "round";
+    context.strokeText(label, left, top + h / 2 + 17);
+    context.fillText(label, left, top + h / 2 + 17);
   }
 
   load() {
@@ -225,7 +281,13 @@ export class PointMap {
     }
   }
 
+  // The mark at a place, the point near to it, or -1.
   pick(x, y, reach = REACH) {
+    const mark = this.marks.findLast((one) => {
+      const [left, top] = this.toScreen(one.x, one.y), size = one.picture ? LANDMARK / 2 + 3 : MARK + 3;
+      return Math.max(Math.abs(left - x), Math.abs(top - y)) <= size;
+    });
+    if (mark) return mark;
     const { points, shown, view } = this, [dataX, dataY] = this.toData(x, y);
     let best = -1, least = (reach / view.scale) ** 2;
     for (let i = 0; i < this.rows.length; i++) {
@@ -249,9 +311,8 @@ export class PointMap {
     this.moved();
   }
 
-  centre(index) {
-    this.view.x = this.points[2 * index];
-    this.view.y = this.points[2 * index + 1];
+  centre([x, y]) {
+    Object.assign(this.view, { x, y });
     this.moved();
   }
 

@@ -1,24 +1,24 @@
 // The page: its state and address, the filter and the legend, and what is selected.
 
-import { count, button, element, get, metricChoice, newestWins, picture } from "./dom.js";
+import { button, choice, count, element, get, metricChoice, newestWins, percent, picture, promiseOf } from "./dom.js";
 import { PointMap, colourOf, inPolygon } from "./map.js";
 import { one, openBlend } from "./blend.js";
 import { CLUSTERS, openTools } from "./tools.js";
 import { source } from "./source.js";
 
-const state = { panel: "selected", thing: null, metric: "", where: "", colour: "", category: -1, polygon: null, parts: [], method: "linear", shifts: {}, directions: {} };
+const state = { panel: "selected", thing: null, metric: "", exact: false, where: "", colour: "", category: -1, polygon: null, parts: [], method: "linear", shifts: {}, directions: {} };
 let info, column = null, filtered = null;
 
 const map = new PointMap(get("map"), {
   tileOf: source.tile,
-  onPick: (index) => select(index < 0 ? null : { row: map.rows[index] }),
+  onPick: (picked) => (picked.open ? picked.open() : select(picked < 0 ? null : { row: map.rows[picked] })),
   onMove: () => { hideCard(); remember(); },
-  onHover: (index, x, y) => hover(index, x, y),
+  onHover: (picked, x, y) => hover(picked, x, y),
   onLasso: (polygon) => { state.polygon = polygon; get("lasso").ariaPressed = "false"; show(); },
 });
 
 // What the other modules use.
-const app = { state, source, map, remember, thumbOf, nameOf, rowButton, grid, metricFor, select: (thing) => select(thing), add: (thing) => tools.blend.add(thing), open: (panel) => openPanel(panel), get info() { return info; } };
+const app = { state, source, map, remember, thumbOf, nameOf, rowButton, grid, metricFor, placeBlend: (blend) => placeBlend(blend), select: (thing) => select(thing), add: (thing) => tools.blend.add(thing), open: (panel) => openPanel(panel), get info() { return info; } };
 const tools = {};
 
 // --- things: a row, or a latent made otherwise -----------------------------------------
@@ -56,7 +56,7 @@ addEventListener("pagehide", () => { if (timer) write(); });
 
 function recall() {
   const given = new URLSearchParams(location.hash.slice(1));
-  const known = (thing) => thing && typeof thing === "object" && (thing.row === undefined || map.indexOfRow.has(thing.row));
+  const known = (thing) => thing && typeof thing === "object" && (thing.row === undefined || spotOf(thing.row));
   try {
     const old = JSON.parse(given.get("state") ?? "{}");
     for (const key of Object.keys(state)) if (old[key] !== undefined && (typeof old[key] === typeof state[key] || old[key] === null)) state[key] = old[key];
@@ -64,7 +64,7 @@ function recall() {
     state.parts = state.parts.filter((part) => known(part) && Number.isFinite(part.weight));
     if (!known(state.thing)) state.thing = null;
     if (!Array.isArray(state.polygon) || state.polygon.length < 3) state.polygon = null;
-      } catch { /* a damaged link shows the start */ }
+  } catch { /* a damaged link shows the start */ }
   if (!info.metrics.includes(state.metric)) state.metric = info.metric;
   const camera = (given.get("camera") ?? "").split(",").map(Number);
   if (camera.length === 3 && camera.every(Number.isFinite) && camera[2] > 0) map.view = { x: camera[0], y: camera[1], scale: camera[2] };
@@ -167,19 +167,19 @@ async function colour(name) {
 
 // --- the card of the point under the pointer ---------------------------------------------
 
-let dwell, hovered = -1;
+let dwell, hovered = -1; // a point, or a mark
 function hideCard() { clearTimeout(dwell); hovered = -1; get("card").hidden = true; }
-function hover(index, x, y) {
-  if (index === hovered) return;
+function hover(picked, x, y) {
+  if (picked === hovered) return;
   hideCard();
-  hovered = index;
-  get("map").style.cursor = index < 0 ? "" : "pointer";
-  if (index < 0) return;
+  hovered = picked;
+  get("map").style.cursor = picked === -1 ? "" : "pointer";
+  const row = picked.open ? picked.row : map.rows[picked];
+  if (row === undefined) return;
   dwell = setTimeout(async () => {
-    const row = map.rows[index];
     try {
       const [facts, image] = await Promise.all([source.row(row), info.has_model ? source.picture(row) : null]);
-      if (hovered !== index) return;
+      if (hovered !== picked) return;
       const lines = Object.entries(facts.metadata).slice(0, 4).map(([key, value]) => element("div", { textContent: `${key}: ${value}` }));
       get("card").replaceChildren(...(image ? [picture(Promise.resolve(image), "")] : []), element("div", {}, element("b", { textContent: facts.id }), ...lines));
       get("card").hidden = false;
@@ -209,15 +209,24 @@ function grid(matches) {
 function metricsFor(thing) { return info.metrics.filter((name) => thing.row !== undefined || !["wasserstein", "kl"].includes(name)); }
 function metricFor(thing) { return metricsFor(thing).includes(state.metric) ? state.metric : info.metric; }
 
+// Where a row is on the map; undefined for one that was added and is not marked.
+const spotOf = (row) => {
+  const index = map.indexOfRow(row);
+  return index === undefined ? marks.rows.get(row)?.spot : map.spot(index);
+};
+
 async function describe(thing, newest) {
   const blend = one(thing), isRow = thing.row !== undefined, metric = metricFor(thing);
-  const [facts, found, [decoded]] = await Promise.all([
+  const [facts, found, [decoded], spot] = await Promise.all([
     isRow ? source.row(thing.row) : { id: nameOf(thing), metadata: {} },
-    isRow ? source.neighbours(thing.row, 12, metric) : source.near(blend, 12, metric),
+    isRow ? source.neighbours(thing.row, 12, metric, state.exact) : source.near(blend, 12, metric, state.exact),
     info.has_decoder ? source.decode([blend]) : [null],
+    isRow ? spotOf(thing.row) : source.place(blend),
   ]);
+  if (thing.image) markImage(thing, spot);
   if (!newest()) return;
-  map.near = found.matches.map((match) => map.indexOfRow.get(match.row)).filter((index) => index !== undefined);
+  map.focus = spot ?? null;
+  map.near = found.matches.map((match) => spotOf(match.row)).filter(Boolean);
   map.draw();
   const pair = element("div", { className: "pair" });
   if ((isRow || thing.image) && info.has_model) {
@@ -229,15 +238,18 @@ async function describe(thing, newest) {
   for (const [key, value] of Object.entries(facts.metadata)) list.append(element("dt", { textContent: key }), element("dd", { textContent: String(value) }));
   const actions = element("p", { className: "bar" });
   if (decoded) actions.append(button("add to blend", () => app.add(isRow ? { row: thing.row, name: facts.id } : thing), { id: "add" }));
-  if (isRow) actions.append(button("show on map", () => map.centre(map.indexOfRow.get(thing.row))));
-  const choice = metricChoice(metricsFor(thing), metric, (name) => { state.metric = name; select(state.thing); }, { id: "metric" });
-  const title = element("h2", {}, "Nearest rows by ", choice);
-  get("selected").replaceChildren(element("h2", { textContent: facts.id }), pair, list, actions, title, element("div", { className: "grid" }, ...grid(found.matches)));
+  if (spot) actions.append(button("show on map", () => map.centre(spot)));
+  const again = (change) => { Object.assign(state, change); select(state.thing); };
+  const title = element("h2", {}, "Nearest rows by ", metricChoice(metricsFor(thing), metric, (name) => again({ metric: name }), { id: "metric" }));
+  if (info.index?.metric === metric) title.append(" ", choice({ index: `${percent(info.index.recall)} found`, exact: "exact" }, state.exact ? "exact" : "index", (name) => again({ exact: name === "exact" }), { id: "recall", ariaLabel: "recall", title: "The share of the true nearest rows that is found, on average: with the search index, or by comparing all rows" }));
+  const promised = element("p", { id: "promise", className: "hint", textContent: promiseOf(found) });
+  get("selected").replaceChildren(element("h2", { textContent: facts.id }), pair, list, actions, title, promised, element("div", { className: "grid" }, ...grid(found.matches)));
 }
 
 const choose = newestWins(async (thing, newest) => {
   state.thing = thing;
-  map.selected = thing?.row === undefined ? -1 : map.indexOfRow.get(thing.row) ?? -1;
+  map.selected = thing?.row === undefined ? -1 : map.indexOfRow(thing.row) ?? -1;
+  map.focus = thing?.row === undefined ? null : spotOf(thing.row) ?? null;
   map.near = [];
   map.draw();
   remember();
@@ -252,6 +264,64 @@ const choose = newestWins(async (thing, newest) => {
 function select(thing) {
   if (thing) openPanel("selected");
   return choose(thing);
+}
+
+// --- marks: what is on the map and no point of it -------------------------------------------
+
+const marks = { rows: new Map(), images: new Map(), blend: null };
+const WATCH = 3000, WATCH_AFTER_ERROR = 30000, LISTED = 24; // ms, ms, new rows
+let version = null; // of the store, whose new rows are marked
+
+const mark = ([x, y], open, rest) => ({ x, y, spot: [x, y], open, ...rest });
+
+function showMarks() {
+  map.marks = [...marks.rows.values(), ...marks.images.values(), ...(marks.blend ? [marks.blend] : [])];
+  get("map").dataset.marks = map.marks.length;
+  map.draw();
+}
+
+function markImage(thing, spot) {
+  if (!marks.images.has(thing.image)) {
+    const shown = thumbOf(thing, "");
+    marks.images.set(thing.image, mark(spot, () => select(thing), { picture: shown, label: nameOf(thing) }));
+    source.uploaded(thing.image).then(showMarks, () => {});
+  }
+  showMarks();
+}
+
+// Where the blend is, as its weights change.
+const placeBlend = newestWins(async (blend, newest) => {
+  const spot = blend && await source.place(blend).catch(() => null);
+  if (!newest()) return;
+  marks.blend = spot ? mark(spot, () => openPanel("tray"), { picture: get("blend"), label: "blend" }) : null;
+  showMarks();
+});
+
+// Rows that are added to the store while the page is open.
+async function watch() {
+  let pause = WATCH;
+  if (!document.hidden) {
+    try {
+      const found = await source.added(version);
+      if (found.rows) {
+        version = found.version;
+        marks.rows = new Map(found.rows.map((row, place) => [row, mark(found.points[place], () => select({ row }), { row })]));
+        get("news").hidden = !found.count;
+        get("news").textContent = `${found.count.toLocaleString("en")} new row${found.count === 1 ? "" : "s"}`;
+        get("news").onclick = () => listNews(found);
+        showMarks();
+      }
+    } catch { pause = WATCH_AFTER_ERROR; } // what the visitor does next says so
+  }
+  setTimeout(watch, pause);
+}
+
+async function listNews({ rows, count: all }) {
+  await select(null);
+  openPanel("selected");
+  const listed = await Promise.all(rows.slice(-LISTED).reverse().map((row) => source.row(row).then(({ id, metadata }) => rowButton(row, metadata.label ?? id.split("/").pop(), id), () => null)));
+  const words = [`${count(all, "row")} added since the server started`, all > rows.length ? `; the first ${rows.length.toLocaleString("en")} are marked on the map: start latentdb serve anew to see all` : "", rows.length > LISTED ? `; the last ${LISTED} of those marked` : ""];
+  get("selected").replaceChildren(element("h2", { textContent: "New rows" }), element("p", { className: "hint", textContent: words.join("") + "." }), element("div", { className: "grid" }, ...listed.filter(Boolean)));
 }
 
 // --- images from outside ------------------------------------------------------------------
@@ -310,7 +380,7 @@ function listen() {
 async function findLandmarks() {
   if (!info.tiles || info.rows < 200) return;
   const found = await source.clusters(CLUSTERS).catch(() => []);
-  map.landmarks = found.map((cluster) => map.indexOfRow.get(cluster.medoid)).filter((index) => index !== undefined);
+  map.landmarks = found.map((cluster) => map.indexOfRow(cluster.medoid)).filter((index) => index !== undefined);
   map.draw();
 }
 
@@ -332,6 +402,7 @@ async function start() {
   get("colour").parentElement.hidden = !info.columns.length;
   map.fit();
   state.colour = info.columns.includes("label") ? "label" : "";
+  if (source.can.watch) await watch();
   recall();
   get("state").hidden = true;
   get("filter").value = state.where;
@@ -340,6 +411,7 @@ async function start() {
   listen();
   if (source.can.upload && info.has_model) listenForImages();
   const panel = state.panel;
+  for (const part of state.parts) if (part.image) source.place(one(part)).then((spot) => markImage(part, spot), () => {});
   await Promise.all([state.where && source.can.filter && filter(state.where), colour(state.colour), choose(state.thing)]);
   openPanel(panel);
   document.body.dataset.ready = "yes";

@@ -26,7 +26,7 @@ async function strip(answer, count) {
 
 // Pictures are {image, x, y, width, height}: a part of something that a canvas can draw.
 export const source = {
-  can: { filter: true, upload: true, review: true, gif: true },
+  can: { filter: true, upload: true, review: true, gif: true, watch: true },
   async open() {
     const info = await json(ask("info"));
     version = info.version;
@@ -36,10 +36,11 @@ export const source = {
   column: (name) => json(ask("columns/" + encodeURIComponent(name))),
   filter: async (where) => (await json(ask("filter?" + new URLSearchParams({ where })))).points,
   row: (row) => json(ask(`rows/${row}`)),
-  neighbours: (row, k, metric) => json(ask(`neighbors/${row}?k=${k}&metric=${metric}`)),
-  near: (blend, k, metric) => json(post(`query?k=${k}&metric=${metric}`, blend)),
+  neighbours: (row, k, metric, exact) => json(ask(`neighbors/${row}?k=${k}&metric=${metric}&exact=${exact}`)),
+  near: (blend, k, metric, exact) => json(post(`query?k=${k}&metric=${metric}&exact=${exact}`, blend)),
+  place: async (blend) => (await json(post("place", blend))).points[0],
+  added: (known) => json(ask("added" + (known === null ? "" : `?known=${known}`))),
   decode: (blends) => strip(post("decode", { blends }), blends.length),
-  average: (selection) => json(post("average", selection)),
   gif: async (from, to, steps, method) => (await post("interpolate", { from, to, steps, method, format: "gif" })).blob(),
   dimensions: () => json(ask("dimensions")),
   directions: async () => (await json(ask("directions"))).directions,

@@ -1,7 +1,7 @@
 // The panels beside the selection and the blend: paths, samples, clusters, and lists to go through.
 
 import { one } from "./blend.js";
-import { button, count, download, element, get, metricChoice, metricName, paint, picture, working } from "./dom.js";
+import { button, choice, count, download, element, get, metricChoice, metricName, paint, picture, working } from "./dom.js";
 
 export const CLUSTERS = 20;
 const STEPS = 9, FRAMES = 24, SAMPLES = 16, SHOWN = 60;
@@ -46,9 +46,7 @@ function openPath(app) {
         at(Number(position.value));
       }, 80);
     }, { id: "play" });
-    const method = element("select", { id: "path-method", ariaLabel: "method" }, ...["linear", "slerp"].map((name) => element("option", { textContent: name })));
-    method.value = state.method;
-    method.onchange = () => { state.method = get("method").value = method.value; open(); };
+    const method = choice({ linear: "linear", slerp: "slerp" }, state.method, (name) => { state.method = get("method").value = name; open(); }, { id: "path-method", ariaLabel: "method" });
     const actions = element("p", { className: "bar" }, play, method, button("save PNG", async () => download(await pngOf(), "path.png"), { id: "save-png" }));
     if (source.can.gif) actions.append(button("save GIF", async (event) => {
       event.target.disabled = true;
@@ -83,9 +81,7 @@ function openSamples(app) {
     await working(get("samples"), "drawing …", async () => {
       const things = Array.from({ length: SAMPLES }, (_, number) => ({ sample: [seed, number], source: from }));
       const made = await app.source.decode(things.map(one));
-      const choice = element("select", { id: "sample-source", ariaLabel: "source" }, element("option", { value: "prior", textContent: "the prior, N(0, 1)" }), element("option", { value: "aggregate", textContent: "a Gaussian fitted to the rows" }));
-      choice.value = from;
-      choice.onchange = () => { from = choice.value; open(); };
+      const sources = choice({ prior: "the prior, N(0, 1)", aggregate: "a Gaussian fitted to the rows" }, from, (name) => { from = name; open(); }, { id: "sample-source", ariaLabel: "source" });
       const cells = things.map((thing, number) => {
         const cell = button("", () => app.select(thing), { title: "select this sample" });
         cell.append(picture(Promise.resolve(made[number]), app.nameOf(thing)));
@@ -93,7 +89,7 @@ function openSamples(app) {
       });
       return [
         element("p", { className: "hint", textContent: "Latents that no row has. If those of the prior look worse than those of the Gaussian, the rows are not where the prior is." }),
-        element("p", { className: "bar" }, choice, button("others", () => { seed++; open(); }, { id: "again" })),
+        element("p", { className: "bar" }, sources, button("others", () => { seed++; open(); }, { id: "again" })),
         element("div", { className: "grid" }, ...cells),
       ];
     });
@@ -144,7 +140,7 @@ function openReview(app) {
   const lists = { copies, error: outliers("error"), kl: outliers("kl"), distance: outliers("distance") };
   const names = { copies: "copies", error: "outliers by error", kl: "by KL", distance: "by distance" };
   const buttons = Object.keys(lists).map((name) => button(names[name], () => open(name), { id: `by-${name}`, ariaPressed: "false" }));
-  const choice = metricChoice(metrics, metric, (name) => { metric = name; if (["copies", "distance"].includes(last)) open(last); }, { title: "metric of copies and distances" });
+  const metricsOf = metricChoice(metrics, metric, (name) => { metric = name; if (["copies", "distance"].includes(last)) open(last); }, { title: "metric of copies and distances" });
 
   function open(name) {
     last = name;
@@ -152,7 +148,7 @@ function openReview(app) {
     return working(box, `looking at all rows, ${names[name]} …`, lists[name]);
   }
 
-  get("review").replaceChildren(element("p", { className: "bar" }, ...buttons, choice), box);
+  get("review").replaceChildren(element("p", { className: "bar" }, ...buttons, metricsOf), box);
   box.append(note("Lists of rows to look at: copies of each other, and rows unlike the others. Each looks at all rows, which takes a while for many."));
   return {};
 }

@@ -1,6 +1,6 @@
 // What the page shows, from the files of a site: nothing is asked of a server but these files.
 
-import { cellOf, inPolygon } from "./map.js";
+import { cellOf, indexFor, inPolygon } from "./map.js";
 import { parsed } from "./unpack.js";
 
 let info, rows, points, indexOfRow;
@@ -58,7 +58,7 @@ async function selected({ polygon, category }) {
 // A blend as the worker takes it: rows as points, selections as lists of points.
 async function translated({ parts, method, shifts, directions }) {
   const translate = async (part) => {
-    if (part.row !== undefined) return { point: indexOfRow.get(part.row), weight: part.weight };
+    if (part.row !== undefined) return { point: indexOfRow(part.row), weight: part.weight };
     if (part.polygon || part.category) return { points: await selected(part), weight: part.weight };
     return part;
   };
@@ -77,7 +77,7 @@ export const source = {
     const data = await load("points.bin", "arrayBuffer");
     rows = new Uint32Array(data, 16, info.rows);
     points = new Float32Array(data, 16 + 4 * info.rows, 2 * info.rows);
-    indexOfRow = new Map(Array.from(rows, (row, index) => [row, index]));
+    indexOfRow = indexFor(rows);
     return data;
   },
   column(name) {
@@ -85,14 +85,26 @@ export const source = {
     return columns[name];
   },
   async row(row) {
-    const index = indexOfRow.get(row), table = await facts();
+    const index = indexOfRow(row), table = await facts();
     return { row, id: table.ids[index], file_exists: !table.decoded.has(index), metadata: described(index, table) };
   },
-  neighbours: (row, k, metric) => source.near({ parts: [{ row, weight: 1 }] }, k, metric, indexOfRow.get(row)),
-  async near(blend, k, metric, except) {
+  neighbours: (row, k, metric) => source.near({ parts: [{ row, weight: 1 }] }, k, metric, true, indexOfRow(row)),
+  async near(blend, k, metric, _, except) {
     const [{ found, norm }, table] = await Promise.all([translated(blend).then((made) => compute("near", { blend: made, k, metric, except })), facts()]);
     const matches = found.map(({ index, distance }) => ({ row: rows[index], id: table.ids[index], distance, metadata: described(index, table) }));
-    return { metric, matches, norm };
+    return { metric, exact: true, recall: 1, scanned: info.rows, matches, norm };
+  },
+  // Between the five nearest rows, weighted by 1 / d², as latentdb.insight.layout.place does it with those that are laid out.
+  async place(blend) {
+    const { found } = await compute("near", { blend: await translated(blend), k: 5, metric: "l2" }), least = Math.max(found[0].distance, 1e-30);
+    let x = 0, y = 0, total = 0;
+    for (const { index, distance } of found) {
+      const weight = (least / Math.max(distance, 1e-30)) ** 2;
+      x += weight * points[2 * index];
+      y += weight * points[2 * index + 1];
+      total += weight;
+    }
+    return [x / total, y / total];
   },
   async decode(blends) {
     const made = await compute("decode", { blends: await Promise.all(blends.map(translated)) });
@@ -102,7 +114,7 @@ export const source = {
   directions: async () => (await loadJson("directions.json.gz")).directions,
   clusters: async () => (await loadJson("clusters.json.gz")).clusters,
   async picture(row) {
-    const { tile, ...cell } = cellOf(indexOfRow.get(row), info.tiles);
+    const { tile, ...cell } = cellOf(indexOfRow(row), info.tiles);
     return { image: await source.tile(tile), ...cell };
   },
   tile(number) {
