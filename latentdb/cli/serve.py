@@ -41,7 +41,8 @@ def serve(
     with Reader.open(db, trust_model=trust_model) as opened, progress(quiet) as report:
         model = opened.info().model
         if model is not None and model.condition is not None and condition is None:
-            click.echo("note: blends have no condition, and are not drawn: give --condition VALUE")
+            note = "note: blends have no condition, and are not drawn: give --condition VALUE"
+            click.echo(note, err=True)
         serve_store(
             opened.with_condition(condition),
             host=host,

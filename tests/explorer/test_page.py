@@ -321,8 +321,8 @@ def test_rows_that_are_added_become_marks_and_no_point_moves(
         with LatentDB.open(tmp_path / "shapes.ldb") as writer:
             latents = writer.vectors()[:2] + np.float32(0.1)
             log_vars = writer.log_vars(writer.ids()[:2])
-            names, metadata = ["new/a", "new/b"], {"label": ["disc", "disc"]}
-            writer.add(names, latents, log_vars, metadata=metadata)
+            labels = {"label": ["disc", "disc"]}
+            writer.add(["new/a", "new/b"], latents, z_log_var=log_vars, metadata=labels)
         playwright.expect(page.locator("#news")).to_have_text("2 new rows", timeout=20_000)
         assert page.get_attribute("#map", "data-marks") == "2"
         assert page.evaluate(MARKED)[0] > 50

@@ -193,6 +193,8 @@ function hover(picked, x, y) {
 
 // --- what is selected ---------------------------------------------------------------------
 
+const TAIL = 13; // characters that fit below a picture
+
 // A button with the picture of a row, if there are pictures, and words below it.
 function rowButton(row, words, label = `row ${row}`, title = label) {
   const made = button("", () => select({ row }), { title });
@@ -201,8 +203,11 @@ function rowButton(row, words, label = `row ${row}`, title = label) {
   return made;
 }
 
+// A label, or the end of an id, which differs from that of others.
+const wordsOf = (id, { label }) => String(label ?? (id.length > TAIL ? "…" + id.slice(1 - TAIL) : id));
+
 function grid(matches) {
-  return matches.map(({ row, id, distance, metadata }) => rowButton(row, `${metadata.label ?? id}\n${distance.toPrecision(3)}`, id, `${id}, distance ${distance.toPrecision(6)}`));
+  return matches.map(({ row, id, distance, metadata }) => rowButton(row, `${wordsOf(id, metadata)}\n${distance.toPrecision(3)}`, id, `${id}, distance ${distance.toPrecision(6)}`));
 }
 
 // Metrics that compare posteriors need a row's; other latents have none.
@@ -241,8 +246,8 @@ async function describe(thing, newest) {
   if (spot) actions.append(button("show on map", () => map.centre(spot)));
   const again = (change) => { Object.assign(state, change); select(state.thing); };
   const title = element("h2", {}, "Nearest rows by ", metricChoice(metricsFor(thing), metric, (name) => again({ metric: name }), { id: "metric" }));
-  if (info.index?.metric === metric) title.append(" ", choice({ index: `${percent(info.index.recall)} found`, exact: "exact" }, state.exact ? "exact" : "index", (name) => again({ exact: name === "exact" }), { id: "recall", ariaLabel: "recall", title: "The share of the true nearest rows that is found, on average: with the search index, or by comparing all rows" }));
-  const promised = element("p", { id: "promise", className: "hint", textContent: promiseOf(found) });
+  if (info.index?.metric === metric) title.append(" ", choice({ index: `recall ${percent(info.index.recall)}`, exact: "exact" }, state.exact ? "exact" : "index", (name) => again({ exact: name === "exact" }), { id: "recall", ariaLabel: "recall", title: "The share of the true nearest rows that is found, on average: with the search index, or by comparing all rows" }));
+  const promised = element("p", { id: "promise", className: "hint", textContent: found.matches.length ? promiseOf(found) : "There is no other row." });
   get("selected").replaceChildren(element("h2", { textContent: facts.id }), pair, list, actions, title, promised, element("div", { className: "grid" }, ...grid(found.matches)));
 }
 
@@ -319,7 +324,7 @@ async function watch() {
 async function listNews({ rows, count: all }) {
   await select(null);
   openPanel("selected");
-  const listed = await Promise.all(rows.slice(-LISTED).reverse().map((row) => source.row(row).then(({ id, metadata }) => rowButton(row, metadata.label ?? id.split("/").pop(), id), () => null)));
+  const listed = await Promise.all(rows.slice(-LISTED).reverse().map((row) => source.row(row).then(({ id, metadata }) => rowButton(row, wordsOf(id, metadata), id), () => null)));
   const words = [`${count(all, "row")} added since the server started`, all > rows.length ? `; the first ${rows.length.toLocaleString("en")} are marked on the map: start latentdb serve anew to see all` : "", rows.length > LISTED ? `; the last ${LISTED} of those marked` : ""];
   get("selected").replaceChildren(element("h2", { textContent: "New rows" }), element("p", { className: "hint", textContent: words.join("") + "." }), element("div", { className: "grid" }, ...listed.filter(Boolean)));
 }
