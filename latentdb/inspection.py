@@ -153,7 +153,7 @@ class Inspection(Analysis):
             seed=seed,
             report=report_stage(report, "comparing"),
         )
-        if sheet is not None:
+        if sheet is not None and found.groups:
             self._draw_duplicates(snapshot, found, sheet)
         return found
 

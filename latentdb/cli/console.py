@@ -473,8 +473,10 @@ def print_comparison(found: Comparison) -> None:
         click.echo(
             f"{found.common:,} ids are in both, {found.only_a:,} and {found.only_b:,} in one"
         )
-    click.echo("least agreed on:")
-    for row in found.changed:
+    changed = [row for row in found.changed if row.overlap < 1]
+    if changed:
+        click.echo("least agreed on:")
+    for row in changed:
         click.echo(f"  {row.overlap:6.1%}  {_text(row.id)}")
 
 

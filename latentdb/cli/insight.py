@@ -410,14 +410,14 @@ def duplicates(
                 "groups": found.groups,
                 "notes": found.notes,
                 "deleted": deleted,
-                "sheet": sheet,
+                "sheet": sheet if found.groups else None,
             }
         )
         return
     print_duplicates(found)
     if yes:
         click.echo(f"{counted(deleted, 'row')} deleted")
-    if sheet is not None:
+    if sheet is not None and found.groups:
         click.echo(sheet)
 
 

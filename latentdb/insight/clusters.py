@@ -9,7 +9,8 @@ import numpy as np
 
 from latentdb.ann import kmeans
 from latentdb.ann.exact import chunk_rows
-from latentdb.base.errors import InvalidInputError
+from latentdb.base.errors import InvalidInputError, NotFoundError
+from latentdb.base.wording import counted
 from latentdb.insight.blocks import sample_rows
 from latentdb.search.embedded_rows import EmbeddedRows
 from latentdb.search.selection import check_column, column_values
@@ -98,11 +99,16 @@ def cluster(
     ------
     InvalidInputError
         If there are fewer rows than clusters.
+    NotFoundError
+        If there are no rows.
     """
-    if not 1 <= count <= min(MAX_CLUSTERS, len(rows)):
+    if not len(rows):
+        raise NotFoundError("no rows to cluster: index images first, or use another expression")
+    most = min(MAX_CLUSTERS, len(rows))
+    if not 1 <= count <= most:
         raise InvalidInputError(
-            f"{count:,} clusters cannot be made of {len(rows):,} rows: give 1 to "
-            f"{min(MAX_CLUSTERS, len(rows)):,}"
+            f"{counted(count, 'cluster')} cannot be made of {counted(len(rows), 'row')}: "
+            f"give {'1' if most == 1 else f'1 to {most:,}'}"
         )
     check_column(snapshot, label)
     embedded = EmbeddedRows(snapshot, metric)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from latentdb.ann.exact import fits_float32
 from latentdb.ann.neighbours import neighbours, overlaps
 from latentdb.base.errors import InvalidInputError, NotFoundError
+from latentdb.base.wording import counted
 from latentdb.insight.blocks import sample_rows
 from latentdb.insight.layout import lay_out
 from latentdb.insight.ranks import rank_correlation
@@ -119,7 +120,7 @@ def compare(
         hint = f"ids look like {ids[0]!r} and " if ids else ""
         second = b.ids(b.live_rows()[:1])
         raise NotFoundError(
-            f"{len(shared)} ids are in both stores, a comparison needs 3"
+            f"the stores share {counted(len(shared), 'id')}, a comparison needs 3"
             + (f": {hint}{second[0]!r}" if hint and second else "")
         )
     chosen = sample_rows(shared, most, seed)

@@ -179,12 +179,14 @@ def _note(posteriors: Posteriors, effects: Doubles | None, number: int) -> str:
 def _verdict(posteriors: Posteriors, effects: Doubles | None) -> str:
     dim = len(posteriors.mean)
     active = int(posteriors.active().sum())
+    if posteriors.rows < 2:
+        return "one row shows no collapse, nor its absence: diagnose two or more"
     if not active:
         return (
             f"posterior collapse: none of {dim} dimensions is active, every image has the same "
             "latent; lower beta, or train longer"
         )
-    if posteriors.rows > 1 and effects is not None and effects.max() < _LEVEL:
+    if effects is not None and effects.max() < _LEVEL:
         return (
             f"decoder collapse: no dimension changes a pixel by one level of 255, although "
             f"{active} of {dim} are active; train longer, or lower beta"

@@ -180,7 +180,8 @@ def _calibrate(
         )
     if len(rows) <= NEIGHBOURS:
         raise InvalidInputError(
-            f"{len(rows)} rows are too few to calibrate a threshold on: give a threshold"
+            f"a threshold is calibrated on {NEIGHBOURS + 1} rows or more, and there "
+            f"{'is' if len(rows) == 1 else 'are'} {len(rows)}: give a threshold"
         )
     drawn = sample_rows(rows, _SAMPLE, seed)
     indices, images = read_originals(snapshot, drawn, spec)

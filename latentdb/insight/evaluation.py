@@ -11,6 +11,7 @@ from latentdb.ann.exact import Block, chunk_rows, rank, scan
 from latentdb.ann.metrics import CENTERED_COSINE, INDEXED_METRICS, Space
 from latentdb.ann.neighbours import others_mask
 from latentdb.base.errors import InvalidInputError, NotFoundError
+from latentdb.base.wording import counted
 from latentdb.images.decode import Preprocessing
 from latentdb.images.pixel_range import Pixels
 from latentdb.insight.agreement import Agreement, agreement
@@ -179,7 +180,8 @@ def evaluate(
         rows = rows[np.array(known, bool)]
     if len(rows) < 2:
         raise NotFoundError(
-            f"{len(rows)} {'labelled ' if label else ''}rows cannot be compared: index more images"
+            f"{counted(len(rows), 'labelled row' if label else 'row')} cannot be compared: "
+            "index more images"
         )
     if not 1 <= k < min(len(rows), 1_001):
         raise InvalidInputError(f"k {k} cannot be used: give 1 to {min(len(rows) - 1, 1_000):,}")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from latentdb.ann.neighbours import others_mask
 from latentdb.base.errors import InvalidInputError, NotFoundError
+from latentdb.base.wording import counted
 from latentdb.images.decode import Preprocessing
 from latentdb.insight.errors import measure, stored
 from latentdb.model.posterior import Decode, divergences
@@ -132,7 +133,11 @@ def find_outliers(
     known = {name: np.isfinite(column) for name, column in values.items()}
     chosen = by or next((name for name in COLUMNS if known[name].any()), DISTANCE)
     if not known[chosen].any():
-        why = {ERROR: "a decoder, and images that can be read", KL: "z_log_var", DISTANCE: "rows"}
+        why = {
+            ERROR: f"a decoder, and {_LEAST} images that can be read",
+            KL: "z_log_var",
+            DISTANCE: "another row",
+        }
         raise InvalidInputError(f"{chosen} needs {why[chosen]}, which this store has not")
     ranks = {name: _ranks(column) for name, column in values.items()}
     top = np.argsort(ranks[chosen], kind="stable")[: min(n, int(known[chosen].sum()))]
@@ -143,17 +148,22 @@ def find_outliers(
         )
         places = (int(ranks[one][index]) if known[one][index] else None for one in COLUMNS)
         found.append(Outlier(name, error, kl, distance, *places))
-    notes = _notes(known, spec is not None and decode is not None)
+    measured = int((np.isfinite(errors) & np.isfinite(textures)).sum())
+    notes = _notes(known, measured, spec is not None and decode is not None)
     return Outliers(chosen, tuple(found), rows, values[ERROR], values[KL], values[DISTANCE], notes)
 
 
-def _notes(known: dict[str, NDArray[np.bool_]], has_decoder: bool) -> tuple[str, ...]:
+def _notes(
+    known: dict[str, NDArray[np.bool_]], measured: int, has_decoder: bool
+) -> tuple[str, ...]:
     notes = []
-    missing = int((~known[ERROR]).sum())
-    if not has_decoder and not known[ERROR].any():
+    missing = len(known[ERROR]) - measured
+    if not has_decoder and not measured:
         notes.append("error is left out: this store has no decoder")
     elif missing:
-        notes.append(f"error is left out where the image cannot be read: {missing:,} rows")
+        notes.append(f"error is left out where the image cannot be read: {counted(missing, 'row')}")
+    if 0 < measured < _LEAST:
+        notes.append(f"error is left out: it is compared among {_LEAST} images or more")
     if not known[KL].any():
         notes.append("kl is left out: this store has no z_log_var")
     return tuple(notes)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.base.errors import InvalidInputError, NotFoundError
+from latentdb.base.wording import counted
 from latentdb.model.posterior import scatter, statistics, variances
 
 Floats = NDArray[np.float32]
@@ -109,7 +110,8 @@ def sample_aggregate(
         raise NotFoundError("no rows to fit the aggregate posterior to: sample from the prior")
     kind = "a Gaussian" if full else "a Gaussian without correlations"
     return Sample(
-        latents.astype(np.float32), f"the aggregate posterior, as {kind} fitted to {rows:,} rows"
+        latents.astype(np.float32),
+        f"the aggregate posterior, as {kind} fitted to {counted(rows, 'row')}",
     )
 
 

@@ -82,7 +82,7 @@ def test_only_common_rows_are_compared(first: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_refused(first: Path, tmp_path: Path) -> None:
     second = store(tmp_path / "b.ldb", ["1", "2", "3", "4"], LATENTS[:4])
     with LatentDB.open(first) as db:
-        with pytest.raises(NotFoundError, match=r"0 ids are in both .* look like '000' and '1'"):
+        with pytest.raises(NotFoundError, match=r"share 0 ids, .* look like '000' and '1'"):
             db.compare(second)
         with pytest.raises(InvalidInputError, match="give 1 to 1,000"):
             db.compare(first, k=0)

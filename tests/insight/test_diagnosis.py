@@ -86,7 +86,9 @@ def test_without_a_decoder_and_z_log_var(tmp_path: Path) -> None:
     with LatentDB.create(tmp_path / "a.ldb", dim=2) as store:
         with pytest.raises(NotFoundError, match="no rows to diagnose"):
             store.diagnose()
-        store.add(["a", "b", "c"], np.array([[0, 1], [0, 2], [0, 6]]), metadata={"n": [1, 2, 3]})
+        store.add(["a"], np.array([[0, 1]]), metadata={"n": [1]})
+        assert store.diagnose().verdict.startswith("one row shows no collapse")
+        store.add(["b", "c"], np.array([[0, 2], [0, 6]]), metadata={"n": [2, 3]})
         found = store.diagnose()
         assert [row.number for row in found.dimensions] == [1, 0]
         assert found.kl is None

@@ -59,7 +59,10 @@ def test_planted_noise_is_found(tmp_path: Path) -> None:
         (tmp_path / "images/noise-3.png").unlink()
         found = db.outliers(15)
         assert "noise-3.png" not in {row.id for row in found.top}
-        assert "cannot be read: 1 rows" in found.notes[0]
+        assert "cannot be read: 1 row" in found.notes[0]
+        two = db.outliers(where='id in ("000.png", "001.png")')
+        assert two.by == "kl"
+        assert two.notes == ("error is left out: it is compared among 3 images or more",)
     with Image.open(tmp_path / "o.png") as picture:
         assert picture.width > 8 * 96
 
@@ -84,7 +87,7 @@ def test_planted_vectors_are_found_by_distance_and_kl(tmp_path: Path) -> None:
         assert found.notes == ("error is left out: this store has no decoder",)
         kl = 0.5 * (vectors.astype(float) ** 2 + np.exp(-3.0) + 3 - 1).sum(axis=1)
         np.testing.assert_allclose(found.kl, kl, rtol=1e-6)
-        with pytest.raises(InvalidInputError, match="error needs a decoder, and images"):
+        with pytest.raises(InvalidInputError, match="error needs a decoder, and 3 images"):
             db.outliers(by="error")
 
 
@@ -93,7 +96,7 @@ def test_what_cannot_be_asked_for(tmp_path: Path) -> None:
         with pytest.raises(NotFoundError, match="no rows to look at"):
             db.outliers()
         db.add(["a"], np.eye(1, 2))
-        with pytest.raises(InvalidInputError, match="distance needs"):
+        with pytest.raises(InvalidInputError, match="distance needs another row"):
             db.outliers()
         db.add(["b"], np.eye(1, 2))
         assert db.outliers().by == "distance"
