@@ -410,9 +410,11 @@ class Segment:
             missing = stored[2].take(positions).tolist()
             values = [None if absent else v for v, absent in zip(values, missing, strict=True)]
         if texts is not None:
-            if any(code is not None and not 0 <= code < len(texts) for code in values):
+            codes = set(values) - {None}
+            if codes and not 0 <= min(codes) <= max(codes) < len(texts):
                 raise self._no_category(key)
-            return [None if code is None else texts[code] for code in values]
+            named = {code: texts[code] for code in codes}
+            return [named.get(code) for code in values]
         self._check_dates(key, type_, [value for value in values if value is not None])
         return [None if value is None else plain_value(type_, value) for value in values]
 
