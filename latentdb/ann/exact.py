@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,11 @@ Fetch = Callable[[Ints], Floats]  # the vectors of row numbers
 _CHUNK_ROWS, _CHUNK_BYTES = 65_536, 64 << 20
 _MARGIN = 16  # candidates beyond k, so that float32 rounding cannot drop a neighbour
 _MIN_SQUARE = 1e-30  # float32 cannot order squared distances below this
-_MAX_SQUARE = 1e38  # squared distances above this are about to overflow float32
+MAX_SQUARE = 1e38  # squared distances above this are about to overflow float32
 _MIN_BATCH = 8  # queries from which threads, and ranking in batches, are faster
 _RANK_BYTES = 1 << 20  # of candidate vectors in memory at a time
+_SPARE = 4  # vectors compared in float64 beyond the k that are nearest in float32
+_FLOAT32_ERROR = float(np.finfo(np.float32).eps)  # of a sum of squares, for each of its terms
 
 
 def chunk_rows(dim: int) -> int:
@@ -125,7 +128,7 @@ def fits_float32(vectors: Floats) -> bool:
 
 def largest_value(dim: int) -> float:
     """What the values of vectors must stay below, for `fits_float32`."""
-    return math.sqrt(_MAX_SQUARE / (4 * dim))
+    return math.sqrt(MAX_SQUARE / (4 * dim))
 
 
 def too_large(vectors: Floats, name: str, first: int = 0) -> str | None:
@@ -150,7 +153,7 @@ def too_large(vectors: Floats, name: str, first: int = 0) -> str | None:
 
 def is_overflow(squares: Floats) -> Mask:
     """Which squared distances overflowed, or are NaN."""
-    return ~(squares < _MAX_SQUARE)
+    return ~(squares < MAX_SQUARE)
 
 
 def scan(blocks: Iterable[Block], queries: Floats, k: int) -> Candidates:
@@ -246,7 +249,11 @@ def _rank_one(query: Floats, candidates: Ints, fetch: Fetch, k: int) -> tuple[Fl
     ascending = np.sort(candidates)
     if len(ascending) and ascending.item(0) < 0:
         ascending = ascending[ascending.searchsorted(0) :]
-    differences = np.subtract(fetch(ascending), query, dtype=np.float64)
+    vectors = fetch(ascending)
+    near = _surely_nearest(query, vectors, k)
+    if near is not None:
+        ascending, vectors = ascending[near], vectors.take(near, axis=0)
+    differences = np.subtract(vectors, query, dtype=np.float64)
     squares = np.einsum("cd,cd->c", differences, differences)
     order = squares.argsort(kind="stable")[:k]
     distances, rows = np.sqrt(squares[order]).astype(np.float32), ascending[order]
@@ -255,3 +262,29 @@ def _rank_one(query: Floats, candidates: Ints, fetch: Fetch, k: int) -> tuple[Fl
         distances = np.concatenate([distances, np.full(missing, np.inf, np.float32)])
         rows = np.concatenate([rows, np.full(missing, -1, np.int64)])
     return distances[None], rows[None]
+
+
+def _surely_nearest(query: Floats, vectors: Floats, k: int) -> Ints | None:
+    """Ascending positions of a few vectors more than the k nearest, found in float32.
+
+    None where it cannot tell, or where float64 takes no longer.
+    """
+    count, dim = vectors.shape
+    if count <= k + _MARGIN:
+        return None
+    import faiss
+
+    query = np.ascontiguousarray(query, np.float32)
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    squares = np.empty(count, np.float32)
+    library: Any = faiss
+    pointer = library.swig_ptr
+    library.fvec_L2sqr_ny(pointer(squares), pointer(query), pointer(vectors), dim, count)
+    near = squares.argsort()[: k + _SPARE]
+    farthest, beyond = squares.item(near.item(k - 1)), squares.item(near.item(-1))
+    # Either may be off by an eps for each of its terms, of which one is of the subtraction.
+    error = 4 * _FLOAT32_ERROR * (dim + 2)
+    if beyond >= MAX_SQUARE or beyond <= max(farthest * (1 + error), _MIN_SQUARE):
+        return None
+    near.sort()
+    return near

@@ -9,12 +9,20 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from latentdb.ann.exact import Candidates, Floats, Ints, faiss_threads, is_overflow
+from latentdb.ann.exact import (
+    MAX_SQUARE,
+    Candidates,
+    Floats,
+    Ints,
+    faiss_threads,
+    is_overflow,
+)
 from latentdb.ann.plan import HNSW, IVF, IVF4
 from latentdb.ann.validation import check_structure, is_supported, rotation_of
 from latentdb.base.errors import CorruptStoreError
@@ -34,6 +42,7 @@ _COUNTER_LOCK = threading.Lock()  # so is the counter of the vectors that graphs
 # Fast scans go list by list with a reservoir of candidates.  The default makes 32 queries share
 # lists: it takes up to 1.8 times as long for one query, and 1.1 times for 500.
 _LIST_BY_LIST = 11
+_AS_IT_IS = nullcontext()
 _PARALLEL_QUERIES = 3  # threads share out queries; by default they do not with given lists
 
 
@@ -267,18 +276,25 @@ class VectorIndex:
         deleted
             Row numbers, ascending, that must not come back.
         """
-        return self.probe(queries, self.nprobe(k), self.rerank_depth(k), deleted)
+        return self.probe(queries, *self.effort(k), deleted)
+
+    def effort(self, k: int) -> tuple[int, int]:
+        """nprobe and re-rank depth for `k` neighbours of a row."""
+        return self.nprobe(k), self.rerank_depth(k)
 
     def nprobe(self, k: int) -> int:
         """nprobe of an inverted file, or ef_search of a graph, for `k` neighbours."""
-        return next(nprobe for tuned, nprobe in self.nprobes.items() if k <= tuned)
+        for tuned, nprobe in self.nprobes.items():  # a generator takes longer than that
+            if k <= tuned:
+                return nprobe
+        raise ValueError(f"{k} neighbours: this index is tuned for {self.max_k} at most")
 
     def rerank_depth(self, k: int) -> int:
         """Candidates to rank for `k` neighbours."""
-        return next(
-            (depth for tuned, depth in self.rerank_depths.items() if k <= tuned),
-            least_rerank_depth(k),
-        )
+        for tuned, depth in self.rerank_depths.items():
+            if k <= tuned:
+                return depth
+        return least_rerank_depth(k)
 
     def composed_effort(self, k: int) -> tuple[int, int] | None:
         """nprobe and re-rank depth for `k` neighbours of a query composed of rows.
@@ -290,7 +306,9 @@ class VectorIndex:
     def probe(self, queries: Floats, nprobe: int, depth: int, deleted: Ints) -> Candidates:
         """The `depth` nearest rows by their codes, with an nprobe (ef_search of a graph)."""
         rotated = np.ascontiguousarray(self.rotated(queries))
-        with faiss_threads(len(queries)):
+        # FAISS uses no other thread for one query in given lists.
+        alone = len(queries) == 1 and self.kind != HNSW
+        with _AS_IT_IS if alone else faiss_threads(len(queries)):
             if self.kind == HNSW:
                 squares, rows, scanned = self._walk(rotated, max(nprobe, depth), depth)
             else:
@@ -299,8 +317,10 @@ class VectorIndex:
                 parameters = self._parameters_of(nprobe)
                 squares, rows = self._search_lists(rotated, depth, lists, of_lists, parameters)
                 scanned = int(self._list_sizes[lists].sum())
-        if self.kind != IVF:
-            rows[is_overflow(squares)] = -1  # lists of 8-bit codes leave these out themselves
+        # Lists of 8-bit codes leave these out themselves.  Squares ascend.
+        farthest = squares.item(-1) if len(queries) == 1 else squares[:, -1].max(initial=0)
+        if self.kind != IVF and not farthest < MAX_SQUARE:
+            rows[is_overflow(squares)] = -1
         if len(deleted):
             positions = np.minimum(np.searchsorted(deleted, rows), len(deleted) - 1)
             rows[deleted[positions] == rows] = DELETED

@@ -20,7 +20,7 @@ DEPTH_GROWTH = 4  # factor on the re-rank depth where 4-bit codes cannot separat
 # Segments of so few rows are joined in memory: comparing them one by one takes 0.15 ms for each,
 # as long as 3,500 rows of 64 dimensions.  So many bytes in all, for each metric.
 _JOINED_ROWS, _JOINED_BYTES = 8_192, 64 << 20
-_COMPARED = 10_000  # up to so many pairs, comparing all is faster than sets
+NO_QUERIES = np.empty(0, np.int64)
 _PYTHON_SORTED = 300  # up to so many rows, Python checks their order sooner than numpy
 
 
@@ -185,16 +185,10 @@ def uncertain_queries(candidates: Ints, neighbours: Ints, most: int | None = Non
         A neighbour must not be after so many candidates, either.
     """
     half = min(candidates.shape[1] // 2, candidates.shape[1] if most is None else most)
-    if len(candidates) == 1 and half * neighbours.shape[1] <= _COMPARED:
-        found = neighbours[0][neighbours[0] >= 0]
-        deep = bool((candidates[0, half:, None] == found).any())
-        return np.zeros(1, np.int64) if deep else np.empty(0, np.int64)
     pairs = enumerate(zip(candidates[:, half:].tolist(), neighbours.tolist(), strict=True))
-    return np.array(
-        [
-            number
-            for number, (deep, nearest) in pairs
-            if not {row for row in nearest if row >= 0}.isdisjoint(deep)
-        ],
-        np.int64,
-    )
+    uncertain = [
+        number
+        for number, (deep, nearest) in pairs
+        if not {row for row in nearest if row >= 0}.isdisjoint(deep)
+    ]
+    return np.array(uncertain, np.int64) if uncertain else NO_QUERIES

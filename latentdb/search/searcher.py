@@ -27,7 +27,7 @@ _MAX_DELETED = 0.25  # share of a query's candidates; if more are deleted, it is
 _REACH_GROWTH = 4  # factor on k where candidates were deleted
 _KL_FACTOR, _KL_EXTRA = 10, 100  # candidates under kl: for each neighbour, and on top
 _FIRST_WITHIN = 256  # rows that a search within a radius asks for first
-_NONE = np.empty(0, np.int64)
+_NONE, _FIRST = np.empty(0, np.int64), np.zeros(1, np.int64)
 
 
 def check_k(k: object) -> int:
@@ -181,13 +181,15 @@ class Searcher:
         self, queries: Floats, k: int, index: VectorIndex, effort: tuple[int, int] | None = None
     ) -> Hits:
         """Search the index and the unindexed rows; `effort` is nprobe and re-rank depth."""
-        nprobe, depth = effort or (index.nprobe(k), index.rerank_depth(k))
+        nprobe, depth = effort or index.effort(k)
         found = index.probe(queries, nprobe, depth, self.snapshot.deleted)
         candidates, scanned = found.rows, found.scanned
         if len(self.snapshot.deleted):
             deleted = (candidates == DELETED).sum(axis=1)
             live = (candidates >= 0).sum(axis=1)
             short = np.flatnonzero((deleted > _MAX_DELETED * candidates.shape[1]) | (live < k))
+        elif len(queries) == 1:
+            short = _FIRST if candidates.item(k - 1) < 0 else _NONE
         else:
             short = np.flatnonzero(candidates[:, k - 1] < 0)
         if len(short):

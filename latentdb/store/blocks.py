@@ -15,7 +15,7 @@ import json
 import math
 import mmap
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,6 +186,19 @@ class MappedArray:
             if not checked[first : last + 1].all():
                 self._verify_few(np.arange(first, last + 1), checked)
         return self._array[start:stop]
+
+    def with_ranges(self, ranges: Iterable[tuple[int, int]]) -> Numbers:
+        """The whole array, mapped, of which only the items in some ranges may be used.
+
+        Raises
+        ------
+        CorruptStoreError
+            As `whole`.
+        """
+        if self._checked is not None:
+            for start, stop in ranges:
+                self.range(start, stop)
+        return self._array
 
     def _verify_few(self, blocks: Ints, checked: NDArray[np.bool_]) -> None:
         # Not np.unique, which imports numpy.ma: 10 ms of a cold query.

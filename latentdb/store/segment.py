@@ -410,10 +410,10 @@ class Segment:
             missing = stored[2].take(positions).tolist()
             values = [None if absent else v for v, absent in zip(values, missing, strict=True)]
         if texts is not None:
-            codes = set(values) - {None}
-            if codes and not 0 <= min(codes) <= max(codes) < len(texts):
+            codes = sorted(set(values) - {None})
+            if codes and not 0 <= codes[0] <= codes[-1] < len(texts):
                 raise self._no_category(key)
-            named = {code: texts[code] for code in codes}
+            named = dict(zip(codes, texts.take(np.array(codes, np.int64)), strict=True))
             return [named.get(code) for code in values]
         self._check_dates(key, type_, [value for value in values if value is not None])
         return [None if value is None else plain_value(type_, value) for value in values]

@@ -45,12 +45,12 @@ class Texts:
     def take(self, positions: Ints) -> list[str]:
         """The texts at some positions."""
         starts, stops = self._offsets.take(positions), self._offsets.take(positions + 1)
-        texts, size = [], len(self._blob)
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        ranges, size = list(zip(starts.tolist(), stops.tolist(), strict=True)), len(self._blob)
+        for start, stop in ranges:
             if not 0 <= start <= stop <= size:
                 raise CorruptStoreError(f"{self._name}: its text offsets do not ascend")
-            texts.append(self._decoded(self._blob.range(start, stop).tobytes()))
-        return texts
+        blob = self._blob.with_ranges(ranges).data
+        return [self._decoded(blob[start:stop]) for start, stop in ranges]
 
     def utf8(self) -> tuple[NDArray[np.uint8], Ints]:
         """The blob, uint8, and the offset of each text and of the end, int64 ``[n + 1]``.
@@ -71,9 +71,9 @@ class Texts:
             self._checked = True
         return blob, offsets
 
-    def _decoded(self, text: bytes) -> str:
+    def _decoded(self, text: bytes | memoryview) -> str:
         try:
-            return text.decode()
+            return str(text, "utf-8")
         except UnicodeDecodeError as error:
             raise CorruptStoreError(f"{self._name}: its text is not UTF-8") from error
 

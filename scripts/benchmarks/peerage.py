@@ -13,6 +13,7 @@ from benchmarks.systems import SYSTEMS
 ASKED = {
     "hnswlib": ["hnswlib"],
     "usearch": ["usearch"],
+    "scann": ["scann"],
     "lancedb": ["lancedb"],
     "chromadb": ["chromadb"],
     "qdrant-client": ["qdrant-client"],

@@ -104,6 +104,7 @@ SYSTEMS: dict[str, Entry] = {
     "hnswlib-32": Entry("hnswlib, M 32", "peers:HnswlibWide", ("hnswlib",)),
     "usearch": Entry("usearch", "peers:Usearch", ("usearch",)),
     "usearch-32": Entry("usearch, connectivity 32", "peers:UsearchWide", ("usearch",)),
+    "scann": Entry("ScaNN, tree and 4-bit codes, re-ranked", "trees:Scann", ("scann",)),
     "lancedb-ivf": Entry("LanceDB IVF-flat", "lance:Ivf", ("lancedb",)),
     "lancedb-hnsw": Entry("LanceDB HNSW-SQ, refined", "lance:Graph", ("lancedb",)),
     "chroma": Entry("Chroma", "peers:Chroma", ("chromadb",)),

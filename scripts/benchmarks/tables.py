@@ -123,7 +123,7 @@ def pairs(sets: dict[str, dict[str, dict[str, Result]]]) -> str:
         "raw FAISS",
         "its p50 µs (recall)",
         "`search` (recall)",
-        "`query`",
+        "`query` by id (recall)",
         "batch time, to FAISS's",
     )
     lines = []
@@ -144,8 +144,8 @@ def pairs(sets: dict[str, dict[str, dict[str, Result]]]) -> str:
                     one["twin"],
                     f"{base:.0f} ({one['faiss_recall']:.4f})",
                     f"{one['search_us'] - base:+.0f} ({one['search_recall']:.4f})",
-                    f"{one['query_us'] - base:+.0f}",
-                    f"{many['ratio']:.2f}",
+                    f"{one['query_us'] - base:+.0f} ({one['query_recall']:.4f})",
+                    number(many.get("ratio")),
                 ]
             )
     return table(head, lines) if lines else ""

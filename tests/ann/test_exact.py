@@ -114,6 +114,25 @@ def test_rank_computes_in_float64() -> None:
     assert distances.tolist() == [[0, 1]]
 
 
+@pytest.mark.parametrize("k", [1, 10, 40])
+@pytest.mark.parametrize(
+    ("offset", "scale"), [(0, 1), (1000, 1), (1000, 1e-4), (0, 1e-17), (0, 1e18), (0, 1e20)]
+)
+def test_a_query_is_ranked_alone_as_among_others(offset: float, scale: float, k: int) -> None:
+    """In float64, bit by bit; float32 only leaves out what is clearly farther."""
+    random = np.random.default_rng(0)
+    vectors = (offset + scale * random.normal(size=(300, 64))).astype(np.float32)
+    vectors[100:120], vectors[200:] = vectors[100], vectors[:100]  # ties
+    queries = np.concatenate([vectors[:12], vectors[:12] + np.float32(scale / 50)])
+    candidates = np.array([random.permutation(300)[:250] for _ in queries])
+    together = rank(queries, candidates, lambda rows: vectors[rows], k)
+    for number in range(len(queries)):
+        one = slice(number, number + 1)
+        alone = rank(queries[one], candidates[one], lambda rows: vectors[rows], k)
+        for mine, theirs in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(mine, theirs[one])
+
+
 @pytest.mark.parametrize("count", [1, 8, 30])
 def test_no_candidates_are_ranked_to_nothing(count: int) -> None:
     queries = np.zeros((count, 3), np.float32)

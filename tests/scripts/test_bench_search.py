@@ -256,7 +256,7 @@ def test_the_twin_of_a_store_has_its_index_and_its_recall(tmp_path: Path) -> Non
     one = latentdb_system.pair_single(tmp_path, tmp_path / "rows.npy", queries, truth)
     assert one["twin"].startswith("the store's own index file, ")
     assert one["search_recall"] >= 0.94
-    assert one["query_recall"] >= 0.94  # by a vector, which is tuned as a composed query
+    assert one["query_recall"] >= 0.94  # by id
     assert one["faiss_recall"] == pytest.approx(one["search_recall"], abs=0.01)
     many = latentdb_system.pair_batch(tmp_path, tmp_path / "rows.npy", queries, truth)
     assert many["ratio"] > 0
