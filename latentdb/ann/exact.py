@@ -272,19 +272,47 @@ def _surely_nearest(query: Floats, vectors: Floats, k: int) -> Ints | None:
     count, dim = vectors.shape
     if count <= k + _MARGIN:
         return None
+    squares = _squares(query, vectors)
+    near = squares.argsort()[: k + _SPARE]
+    farthest, beyond = squares.item(near.item(k - 1)), squares.item(near.item(-1))
+    if beyond >= MAX_SQUARE or beyond <= _surely_beyond(farthest, dim):
+        return None
+    near.sort()
+    return near
+
+
+def nearer(query: Floats, block: Block, square: float) -> Ints | None:
+    """Row numbers of a block, without a mask, that may lie within a squared distance.
+
+    None where float32 cannot tell.
+
+    Parameters
+    ----------
+    query
+        float32 ``[1, d]``.
+    """
+    if not square < MAX_SQUARE:
+        return None
+    squares = _squares(query, block.vectors)
+    return block.rows[squares <= _surely_beyond(square, query.shape[1])]
+
+
+def _squares(query: Floats, vectors: Floats) -> Floats:
+    """Squared distances of one query in float32, ``[n]``."""
     import faiss
 
     query = np.ascontiguousarray(query, np.float32)
     vectors = np.ascontiguousarray(vectors, np.float32)
-    squares = np.empty(count, np.float32)
+    squares = np.empty(len(vectors), np.float32)
     library: Any = faiss
     pointer = library.swig_ptr
-    library.fvec_L2sqr_ny(pointer(squares), pointer(query), pointer(vectors), dim, count)
-    near = squares.argsort()[: k + _SPARE]
-    farthest, beyond = squares.item(near.item(k - 1)), squares.item(near.item(-1))
+    library.fvec_L2sqr_ny(
+        pointer(squares), pointer(query), pointer(vectors), vectors.shape[1], len(vectors)
+    )
+    return squares
+
+
+def _surely_beyond(square: float, dim: int) -> float:
+    """Above it, a squared distance in float32 is of a vector farther than another's."""
     # Either may be off by an eps for each of its terms, of which one is of the subtraction.
-    error = 4 * _FLOAT32_ERROR * (dim + 2)
-    if beyond >= MAX_SQUARE or beyond <= max(farthest * (1 + error), _MIN_SQUARE):
-        return None
-    near.sort()
-    return near
+    return max(square * (1 + 4 * _FLOAT32_ERROR * (dim + 2)), _MIN_SQUARE)

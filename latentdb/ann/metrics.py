@@ -91,6 +91,11 @@ class Space:
         cosine = self.metric in (COSINE, CENTERED_COSINE)
         return np.asarray(l2 * l2 / 2, np.float32) if cosine else l2
 
+    def square(self, distance: float) -> float:
+        """Squared L2 in the space, from the metric's distance."""
+        cosine = self.metric in (COSINE, CENTERED_COSINE)
+        return 2 * distance if cosine else distance * distance
+
 
 def check_metric(metric: str) -> str:
     """The metric itself, if it is one of `METRICS`.

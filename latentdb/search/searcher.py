@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from latentdb.ann.exact import Block, Candidates, concat, scan
+from latentdb.ann.exact import Block, concat, nearer, scan
 from latentdb.ann.index import DELETED, VectorIndex
 from latentdb.ann.metrics import KL, L2, Space, symmetric_kl
 from latentdb.ann.plan import IVF4
@@ -196,11 +196,9 @@ class Searcher:
             most = 0 if effort else index.max_k  # it is tuned for more neighbours of rows only
             candidates, more = self._search_farther(queries, candidates, short, k, index, most)
             scanned += more
-        unindexed = None if self._unindexed is None else scan([self._unindexed], queries, k)
-        if unindexed is not None:
-            candidates = np.concatenate([candidates, unindexed.rows], axis=1)
-            scanned += unindexed.scanned
         hits = self._rows.rank(queries, candidates, k, exact=False, scanned=scanned)
+        if self._unindexed is not None:
+            hits = self._with_unindexed(queries, k, hits, self._unindexed)
         if index.kind != IVF4:
             return hits
         uncertain = uncertain_queries(found.rows, hits.rows)
@@ -208,7 +206,22 @@ class Searcher:
         uncertain = np.setdiff1d(uncertain, short) if len(uncertain) else uncertain
         if not len(uncertain):
             return hits
-        return self._search_deeper(queries, k, index, hits, uncertain, unindexed, (nprobe, depth))
+        return self._search_deeper(queries, k, index, hits, uncertain, (nprobe, depth))
+
+    def _with_unindexed(self, queries: Floats, k: int, hits: Hits, unindexed: Block) -> Hits:
+        """The k nearest among the hits of the index and the unindexed rows."""
+        nearest: Ints | None = None
+        if len(queries) == 1:  # few rows are nearer than its hits, most often none
+            farthest = self.space.square(hits.distances.item(-1))
+            rows = nearer(queries, unindexed, farthest)
+            nearest = None if rows is None else rows[None]
+        if nearest is None:
+            nearest = scan([unindexed], queries, k).rows
+        scanned = hits.scanned + len(unindexed.rows) * len(queries)
+        if not nearest.shape[1]:
+            return Hits(hits.distances, hits.rows, False, scanned)
+        candidates = np.concatenate([hits.rows, nearest], axis=1)
+        return self._rows.rank(queries, candidates, k, exact=False, scanned=scanned)
 
     def _search_farther(
         self,
@@ -266,7 +279,6 @@ class Searcher:
         index: VectorIndex,
         hits: Hits,
         uncertain: Ints,
-        unindexed: Candidates | None,
         effort: tuple[int, int],
     ) -> Hits:
         """Search again with more candidates where 4-bit codes cannot separate neighbours.
@@ -286,11 +298,11 @@ class Searcher:
                 if probed
                 else scan(self._rows.blocks(), queries[uncertain], k)
             )
-            candidates = found.rows
-            if probed and unindexed is not None:
-                candidates = np.concatenate([candidates, unindexed.rows[uncertain]], axis=1)
-            scanned += found.scanned
-            better = self._rows.rank(queries[uncertain], candidates, k, exact=False, scanned=0)
+            again = queries[uncertain]
+            better = self._rows.rank(again, found.rows, k, exact=False, scanned=found.scanned)
+            if probed and self._unindexed is not None:
+                better = self._with_unindexed(again, k, better, self._unindexed)
+            scanned += better.scanned
             distances[uncertain], rows[uncertain] = better.distances, better.rows
             uncertain = uncertain[uncertain_queries(found.rows, better.rows)] if probed else _NONE
         return Hits(distances, rows, False, scanned)

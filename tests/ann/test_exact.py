@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentdb.ann.exact import Block, concat, fits_float32, rank, scan
+from latentdb.ann.exact import Block, concat, fits_float32, nearer, rank, scan
 from tests.ann.vectors import DIM, Array, brute
 
 
@@ -131,6 +131,24 @@ def test_a_query_is_ranked_alone_as_among_others(offset: float, scale: float, k:
         alone = rank(queries[one], candidates[one], lambda rows: vectors[rows], k)
         for mine, theirs in zip(alone, together, strict=True):
             np.testing.assert_array_equal(mine, theirs[one])
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(st.integers(1, 70), st.sampled_from([1e-20, 1e-8, 1, 1e6, 1e17, 1e22]), st.integers(0, 99))
+def test_no_row_within_a_distance_is_left_out(dim: int, scale: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    vectors = (scale * random.normal(size=(60, dim))).astype(np.float32)
+    vectors[20:30] = vectors[10:20]
+    query = vectors[:1] + np.float32(scale / 100)
+    squares = ((vectors.astype(np.float64) - query) ** 2).sum(axis=1)
+    square = float(np.sort(squares)[15])
+    found = nearer(query, Block(np.arange(100, 160), vectors), square)
+    if found is None:
+        assert square > 1e37
+    else:
+        within = np.flatnonzero(squares <= square) + 100
+        assert set(within) <= set(found)
+        assert len(found) < 60 or scale < 1e-10
 
 
 @pytest.mark.parametrize("count", [1, 8, 30])

@@ -600,6 +600,32 @@ def test_an_index_of_another_metric_keeps_the_recall(other: LatentDB, where: str
     assert other.query("r2200", metric=index.metric)[0].id == "r2200"
 
 
+def test_one_query_finds_the_rows_newer_than_the_index_as_many_do(other: LatentDB) -> None:
+    index = other.info().index
+    assert index is not None
+    newer = [f"r{number}" for number in range(index.rows, len(other), 6)]
+    vectors, log_vars = other.vectors(newer), other.log_vars(newer)
+    assert log_vars is not None
+
+    def ask(part: slice, k: int) -> tuple[Array, Array]:
+        sigma = log_vars[part]
+        return other.search(
+            vectors[part], k=k, metric=index.metric, z_log_var=sigma, composed=False
+        )
+
+    for k in (1, 10, 100):
+        distances, many = ask(slice(None), k)
+        alone = [ask(slice(number, number + 1), k) for number in range(len(newer))]
+        found = np.concatenate([rows for _, rows in alone])
+        assert [other.ids(rows[:1]) for rows in found] == [[name] for name in newer]
+        assert recall(found, list(many)) >= 0.99  # of equal codes either may be the last candidate
+        same = (found == many).all(axis=1)
+        assert same.mean() > 0.9
+        np.testing.assert_array_equal(
+            np.concatenate([each for each, _ in alone])[same], distances[same]
+        )
+
+
 def test_other_metrics_than_that_of_the_index_are_exact(other: LatentDB) -> None:
     index = other.info().index
     assert index is not None
