@@ -121,17 +121,19 @@ def _colors(
     if values is None:
         colors[:] = _PALETTE[0]
         return colors, []
-    known = [value for value in values if value is not None]
-    many = len(set(known)) > _MOST_LABELS
-    if known and many and all(type(value) in (int, float) for value in known):
+    distinct = Counter(values)
+    del distinct[None]  # no error if there is none
+    if len(distinct) > _MOST_LABELS and all(type(value) in (int, float) for value in distinct):
         return _ramp_colors(values, colors)
-    counts = Counter(map(str, known))
+    counts: Counter[str] = Counter()
+    for value, number_of in distinct.items():
+        counts[str(value)] += number_of
     named = sorted(name for name, _ in counts.most_common(_MOST_LABELS))
     number = {name: index for index, name in enumerate(named)}
     legend = []
-    for index, value in enumerate(values):
-        if value is not None and str(value) in number:
-            colors[index] = _PALETTE[number[str(value)]]
+    color_of = {value: number.get(str(value), -1) for value in distinct}
+    indices = np.array([color_of.get(value, -1) for value in values])
+    colors[indices >= 0] = np.array(_PALETTE, np.uint8)[indices[indices >= 0]]
     for name in named:
         legend.append((f"{one_line(name)[:18]}  {counts[name]:,}", _PALETTE[number[name]]))
     others = count - sum(counts[name] for name in named)
