@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,16 +14,30 @@ from latentdb.ann.metrics import CENTERED_COSINE, L2, Space
 from latentdb.base.errors import InvalidInputError
 from latentdb.search.results import Hits
 from latentdb.search.selection import live_mask
+from latentdb.store.manifest import FLOAT32
 from latentdb.store.rows import Floats, Ints
 from latentdb.store.segment import Segment
 from latentdb.store.snapshot import Snapshot
 
 DEPTH_GROWTH = 4  # factor on the re-rank depth where 4-bit codes cannot separate neighbours
 # Segments of so few rows are joined in memory: comparing them one by one takes 0.15 ms for each,
-# as long as 3,500 rows of 64 dimensions.  So many bytes in all, for each metric.
+# as long as 3,500 rows of 64 dimensions.  Where vectors are not stored as they are compared, larger
+# ones are kept there, too: embedding a row takes 25 times as long as comparing it.  So many bytes
+# in all, for each metric.
 _JOINED_ROWS, _JOINED_BYTES = 8_192, 64 << 20
 NO_QUERIES = np.empty(0, np.int64)
 _PYTHON_SORTED = 300  # up to so many rows, Python checks their order sooner than numpy
+
+
+class _Run(NamedTuple):
+    """Segments in order that are scanned as one, and whether they are kept in memory."""
+
+    segments: list[Segment]
+    is_kept: bool
+
+    @property
+    def last_row(self) -> int:
+        return self.segments[-1].entry.last_row
 
 
 class EmbeddedRows:
@@ -96,12 +112,12 @@ class EmbeddedRows:
     def blocks(self, *, since: int = 0) -> Iterator[Block]:
         """The live rows to scan, from row number `since` on."""
         for number, run in enumerate(self._runs):
-            if run[-1].entry.last_row < since:
+            if run.last_row < since:
                 continue
-            if len(run) > 1 and not since:
+            if run.is_kept and not since:
                 yield self._join(number)
                 continue
-            for segment in run:
+            for segment in run.segments:
                 yield from self._blocks_in(segment, since)
 
     def _blocks_in(self, segment: Segment, since: int) -> Iterator[Block]:
@@ -114,29 +130,30 @@ class EmbeddedRows:
             yield Block(segment.rows[part], self._embed(segment, part), mask)
 
     @cached_property
-    def _runs(self) -> list[list[Segment]]:
+    def _runs(self) -> list[_Run]:
         """The segments in order: runs of small ones that are scanned as one, others alone."""
         most, left = chunk_rows(self.dim), _JOINED_BYTES
-        runs: list[list[Segment]] = []
+        is_converted = self.metric != L2 or self.snapshot.manifest.dtype != FLOAT32
+        runs: list[_Run] = []
         rows = most + 1  # of the last run
         for segment in self.snapshot.segments:
             size = 4 * len(segment) * self.dim
-            small = len(segment) <= _JOINED_ROWS and size <= left
-            if small and rows + len(segment) <= most:
-                runs[-1].append(segment)
+            fits = size <= left and (is_converted or len(segment) <= _JOINED_ROWS)
+            if fits and rows + len(segment) <= most:
+                runs[-1] = _Run([*runs[-1].segments, segment], is_kept=True)
                 rows += len(segment)
             else:
-                runs.append([segment])
-                rows = len(segment) if small else most + 1
-            left -= size if small else 0
+                runs.append(_Run([segment], is_kept=fits and is_converted))
+                rows = len(segment) if fits else most + 1
+            left -= size if fits else 0
         return runs
 
     def _join(self, number: int) -> Block:
-        """The live rows of a run of small segments, in memory from then on."""
+        """The live rows of a run, in memory from then on."""
         joined = self._joined.get(number)
         if joined is None:
-            blocks = [block for of in self._runs[number] for block in self._blocks_in(of, 0)]
-            joined = self._joined[number] = concat(blocks, self.dim)
+            blocks = (self._blocks_in(of, 0) for of in self._runs[number].segments)
+            joined = self._joined[number] = concat(chain.from_iterable(blocks), self.dim)
         return joined
 
     def blocks_of(self, rows: Ints) -> Iterator[Block]:

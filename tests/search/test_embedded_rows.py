@@ -50,6 +50,24 @@ def test_a_joined_block_is_as_large_as_a_chunk(path: Path, monkeypatch: pytest.M
     assert sizes(EmbeddedRows(Store.open(path).snapshot())) == [41, 107, 96, 20]
 
 
+@pytest.mark.parametrize(("metric", "dtype"), [(COSINE, "float32"), ("l2", "float16")])
+def test_what_is_converted_is_kept_whatever_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, dtype: str
+) -> None:
+    with LatentDB.create(tmp_path / "s", dim=DIM, dtype=dtype) as db:
+        db.add([str(number) for number in range(len(VECTORS))], VECTORS)
+    monkeypatch.setattr(embedded_rows, "_JOINED_ROWS", 10)
+    snapshot = Store.open(tmp_path / "s").snapshot()
+    rows = EmbeddedRows(snapshot, metric)
+    (first,), (second,) = rows.blocks(), rows.blocks()
+    assert first is second
+    monkeypatch.setattr(embedded_rows, "_JOINED_BYTES", 4 * DIM * len(VECTORS) - 1)
+    mapped = EmbeddedRows(snapshot, metric)
+    (one,), (other,) = mapped.blocks(), mapped.blocks()
+    assert one is not other
+    np.testing.assert_array_equal(one.vectors, first.vectors)
+
+
 def test_they_are_joined_once(path: Path) -> None:
     rows = EmbeddedRows(Store.open(path).snapshot())
     (first,), (second,) = rows.blocks(), rows.blocks()
