@@ -226,22 +226,29 @@ class _ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Report progress, record the history, and stop at the deadline or on Ctrl-C."""
 
     def __init__(
-        self, batches: int, deadline: float | None, report: Callable[[TrainingStep], None] | None
+        self,
+        batches: int,
+        limit: float,
+        report: Callable[[TrainingStep], None] | None,
+        clock: Callable[[], float],
     ) -> None:
         super().__init__()
         self.batches = batches
-        self.deadline = deadline
+        self.limit = limit
         self.report = report
-        self.start = time.monotonic()
+        self.clock, self.start = clock, clock()
         self.history: list[TrainingStep] = []
         self.stopped = "epochs"
         self.interrupted = threading.Event()
         self.epoch = 0
 
+    @property
+    def seconds(self) -> float:
+        return self.clock() - self.start
+
     def _step(self, batch: int, logs: dict[str, Any], *, done: bool) -> TrainingStep:
         losses = {name: float(value) for name, value in logs.items()}
-        seconds = time.monotonic() - self.start
-        return TrainingStep(self.epoch, batch, self.batches, seconds, losses, done)
+        return TrainingStep(self.epoch, batch, self.batches, self.seconds, losses, done)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         self.epoch = epoch + 1
@@ -249,7 +256,7 @@ class _ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self.interrupted.is_set():
             self.stopped = "interrupted"
-        elif self.deadline is not None and time.monotonic() > self.deadline:
+        elif self.seconds > self.limit:
             self.stopped = "minutes"
         if self.stopped != "epochs":
             self.model.stop_training = True
@@ -294,6 +301,7 @@ def train(
     learning_rate: float = 1e-3,
     seed: int = 0,
     trained: bool = False,
+    clock: Callable[[], float] = time.monotonic,
     report: Callable[[TrainingStep], None] | None = None,
 ) -> Training:
     """Train a VAE in place; it ends with the weights of its lowest validation loss.
@@ -322,6 +330,8 @@ def train(
         Seeds the order of the images.
     trained
         Whether it was trained before: its start may be the best, then.
+    clock
+        Gives the seconds that `minutes` limits.
     report
         Called after every batch and every epoch.
 
@@ -334,8 +344,8 @@ def train(
     batches, held_out = _ImageBatches(training, batch, seed), _ImageBatches(validation, batch, None)
     start = vae.get_weights()
     first = vae.evaluate(held_out, verbose=0, return_dict=True)["loss"] if trained else math.inf
-    deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
-    progress = _ProgressCallback(len(batches), deadline, report)
+    limit = math.inf if minutes is None else 60.0 * minutes
+    progress = _ProgressCallback(len(batches), limit, report, clock)
     # An epoch cut short by Ctrl-C or the deadline is validated like any other.
     early_stopping = keras.callbacks.EarlyStopping(
         monitor="val_loss", mode="min", patience=patience, restore_best_weights=True
@@ -354,7 +364,7 @@ def train(
         if early_stopping.stopped_epoch and progress.stopped == "epochs"
         else progress.stopped
     )
-    seconds = time.monotonic() - progress.start
+    seconds = progress.seconds
     best_epoch = early_stopping.best_epoch + 1
     if trained and not (early_stopping.best or math.inf) < first:  # a NaN is not, either
         vae.set_weights(start)
