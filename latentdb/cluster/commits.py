@@ -11,6 +11,7 @@ from latentdb.ingest.adoption import adopt
 from latentdb.ingest.execution import COMMIT_ROWS, COMMIT_SECONDS, FIRST_SECONDS, Run
 from latentdb.store.plan import Plan, Receipt
 from latentdb.store.restamp import Stamp
+from latentdb.store.writer import merge_types
 
 
 class Commits:
@@ -92,9 +93,7 @@ class Commits:
             if not _agree(finished.types, self._run.types):
                 del self._finished[self._turn]
                 return [self._order(self._turn)]
-            for key, type_ in finished.types.items():
-                if self._run.types.setdefault(key, type_) != type_:
-                    self._run.types[key] = "float"
+            merge_types(finished.types, self._run.types)
             self._turn += 1
             if isinstance(finished, Receipt):
                 self._accepted.append(finished)

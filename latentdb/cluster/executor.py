@@ -109,12 +109,17 @@ class ClusterExecutor:
             with read_batches(planner, spool.known()) as batches:
                 write_batches(run, planner.snapshot, batches, None)
             self._count_resumed(run)
-            commits = self._carry_out(run, planner, writer, FILES, spool.inputs())
+            inputs = spool.inputs()
+            deferred: Sequence[Wanted] = ()
+            if inputs:
+                deferred = self._carry_out(run, planner, writer, FILES, inputs).deferred
+            else:
+                plans.remove(run.writer.snapshot.folder)
         finally:
             writer.close()
-        if commits.deferred:
-            planner.values = {each.candidate.path: each.values for each in commits.deferred}
-            candidates = [each.candidate for each in commits.deferred]
+        if deferred:
+            planner.values = {each.candidate.path: each.values for each in deferred}
+            candidates = [each.candidate for each in deferred]
             with read_batches(planner, candidates) as batches:
                 write_batches(run, planner.snapshot, batches, None)
 

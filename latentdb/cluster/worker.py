@@ -66,7 +66,7 @@ class Worker:
             If the store cannot be read or written, or the model fails.
         """
         planner = self._planner_of(order.context)
-        planner.deferred = []
+        planner.begin()
         data = read_input(self._store.path, order.task)
         types = dict(order.types)
         members: MemberPlanner | None = None
@@ -98,11 +98,16 @@ class Worker:
 
     def _planner_of(self, context: Context) -> _TaskPlanner:
         """The planner of a plan, which knows the contents of all rows: made once."""
-        if self._planner is None or self._planner.context != context:
-            config = self._codec.config
-            snapshot = self._store.snapshot()
-            self._planner = _TaskPlanner(snapshot, config, context)
-        return self._planner
+        planner = self._planner
+        # Contexts that came from another process are never equal: sources have no equality.
+        if (
+            planner is None
+            or planner.run != (context.plan, context.epoch)
+            or not planner.snapshot.is_intact()
+        ):
+            planner = _TaskPlanner(self._store.snapshot(), self._codec.config, context)
+            self._planner = planner
+        return planner
 
 
 class _TaskPlanner(ImagePlanner):
@@ -118,9 +123,15 @@ class _TaskPlanner(ImagePlanner):
             condition=config.condition,
             rows_below=context.first_row,
         )
-        self.context = context
+        self.run = context.plan, context.epoch
         self.wanted: Mapping[str, Wanted] = {}  # by path
         self.deferred: list[Wanted] = []
+
+    def begin(self) -> None:
+        """Forget what the task before came to."""
+        self.deferred = []
+        self.known.restored_ids.clear()
+        self.known.restored_contents.clear()
 
     def add_by_content(
         self,

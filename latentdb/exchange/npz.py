@@ -99,11 +99,11 @@ class NpzReader(RowReader):
             if data and (data.shape != (self._count,) or data.dtype.kind not in accepted):
                 if data.dtype.kind == "O":
                     raise self.refuse(
-                        f"{self.named.get(role, role)} holds Python objects, which only running "
+                        f"{self.shown(role)} holds Python objects, which only running "
                         "code would read: save it as text (.astype(str))"
                     )
                 raise self.refuse(
-                    f"{self.named.get(role, role)} holds {data.dtype} of shape {list(data.shape)}, "
+                    f"{self.shown(role)} holds {data.dtype} of shape {list(data.shape)}, "
                     f"expected text of shape [{self._count}]"
                 )
         for key, array in arrays.items():
@@ -190,7 +190,7 @@ class NpzReader(RowReader):
     def _column(self, key: str, values: NDArray[Any]) -> Column:
         type_ = self.types[key]
         if type_ == "str":
-            return text_column(key, list(_texts(values)))
+            return text_column(key, _texts(values))
         return number_column(type_, values, None, f"{self.path}: {key}")
 
 

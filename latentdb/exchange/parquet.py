@@ -186,16 +186,14 @@ class ParquetReader(RowReader):
         import pyarrow as pa
 
         if array.null_count or array.flatten().null_count:
-            shown = self.named.get(name, name)
-            raise self.refuse(f"column {shown!r} has missing values from row {first} on")
+            raise self.refuse(f"column {self.shown(name)!r} has missing values from row {first} on")
         if not pa.types.is_fixed_size_list(array.type):
             lengths = np.diff(array.offsets.to_numpy())
             wrong = np.flatnonzero(lengths != self.dim)
             if len(wrong):
-                shown = self.named.get(name, name)
                 raise self.refuse(
-                    f"{shown} of row {first + wrong[0]} has {lengths[wrong[0]]} numbers, "
-                    f"expected {self.dim}"
+                    f"{self.shown(name)} of row {first + wrong[0]} has {lengths[wrong[0]]} "
+                    f"numbers, expected {self.dim}"
                 )
         values = array.flatten().to_numpy(zero_copy_only=False)
         return self.vectors(values.reshape(len(array), self.dim), name, first)

@@ -149,6 +149,10 @@ class RowReader(ABC):
         self.named = {"id": id_, "z_mean": vector}
         self.is_own = (id_, vector) == ("id", "z_mean")
 
+    def shown(self, role: str) -> str:
+        """What the file calls ``"id"``, ``"z_mean"`` or another of its columns."""
+        return self.named.get(role, role)
+
     def refuse(self, reason: str) -> InvalidInputError:
         """The error for something in the file that cannot be used."""
         return InvalidInputError(f"{self.path}: {reason}")
@@ -168,7 +172,7 @@ class RowReader(ABC):
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(values, np.float32)
         bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-        shown = self.named.get(name, name)
+        shown = self.shown(name)
         if len(bad):
             raise self.refuse(f"{shown} of row {first + bad[0]} is not finite (float32)")
         reason = too_large(array, shown, first) if name == "z_mean" else None
@@ -185,8 +189,7 @@ class RowReader(ABC):
             If it is out of range, or differs.
         """
         if not 1 <= dim <= MAX_DIM:
-            shown = self.named.get(name, name)
-            raise self.refuse(f"{shown} has {dim} dimensions, expected 1 to {MAX_DIM}")
+            raise self.refuse(f"{self.shown(name)} has {dim} dimensions, expected 1 to {MAX_DIM}")
         if self.dim and dim != self.dim:
             raise self.refuse(f"{name} has {dim} dimensions and z_mean {self.dim}: make them equal")
         self.dim = dim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -42,7 +43,8 @@ class LocalPool:
         self._results = results
 
     def submit(self, order: Order) -> None:
-        self.orders.append(replace(order, attempt=1 + len(self.done) + len(self.orders)))
+        order = replace(order, attempt=1 + len(self.done) + len(self.orders))
+        self.orders.append(pickle.loads(pickle.dumps(order)))  # it comes from another process
 
     def results(self) -> Iterator[tuple[Order, TaskResult]]:
         while self.orders:

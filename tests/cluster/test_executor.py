@@ -8,11 +8,13 @@ import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from latentdb.base.errors import ImageError, InvalidInputError
+from latentdb.cluster import worker
 from latentdb.database import LatentDB
 from latentdb.exchange.tables import read_table
 from latentdb.ingest.ingest import index_images
@@ -77,6 +79,40 @@ def test_rows_and_report_are_those_of_a_local_run(
     third = LocalPool(path_of(db))
     assert index_on(db, third, folder, prune=True).added == 0
     assert third.done == []
+
+
+def test_a_worker_learns_the_contents_of_all_rows_once_in_a_plan(
+    tmp_path: Path, db: LatentDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_images(tmp_path / "in", 16)
+    made: list[tuple[str, int]] = []
+    init = worker._TaskPlanner.__init__
+
+    def counted(planner: worker._TaskPlanner, *given: Any) -> None:
+        init(planner, *given)
+        made.append(planner.run)
+
+    monkeypatch.setattr(worker._TaskPlanner, "__init__", counted)
+    pool = LocalPool(path_of(db), 3)
+    with pytest.raises(CutOffError):
+        index_on(db, pool, folder)
+    assert len(made) == 1
+    again = LocalPool(path_of(db))
+    again.worker = pool.worker  # and anew in a run that resumes the plan
+    index_on(db, again, folder)
+    assert [epoch for _, epoch in made] == [1, 2]
+    assert made[0][0] == made[1][0]
+
+
+def test_no_plan_is_written_where_there_is_no_task(
+    tmp_path: Path, db: LatentDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_images(tmp_path / "in", 3)
+    monkeypatch.setattr(plans, "_write", lambda *_: pytest.fail("a plan was written"))
+    pool = LocalPool(path_of(db))
+    assert index_on(db, pool, folder).added == 6
+    assert pool.done == []
+    assert not (path_of(db) / "plan").exists()
 
 
 def test_strict_ends_at_a_bad_file_and_the_plan_is_gone_on_with(
