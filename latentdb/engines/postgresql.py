@@ -36,6 +36,7 @@ _TYPES = {
 _COPIED = {"str": "text", "int": "int8", "float": "float8", "bool": "bool"}
 _COPIED |= dict.fromkeys(("date", "datetime"), "int8")
 _INDEXED_DIM = 2_000  # dimensions up to which pgvector has an HNSW index
+_SCANNED = 4_096  # rows of a filter that are all compared
 _INDEX_MEMORY = "512MB"  # a graph that does not fit is built several times slower
 
 
@@ -208,16 +209,10 @@ class PostgreSQL(Engine):
     def search(
         self, queries: Floats, k: int, where: Condition | None, effort: int
     ) -> tuple[Floats, Ints]:
-        from psycopg import sql
-
-        condition: Any = sql.SQL("true")
-        values: list[Any] = []
-        if where is not None:
-            condition, values = _Printer(self.held().fields).print(where)
+        selected, values = self._selected(where)
         query = self._sql(
-            "SELECT {row}, {vector} <-> %b AS distance FROM {table} WHERE {condition} "
-            "ORDER BY distance LIMIT %s",
-            condition=condition,
+            "SELECT {row}, {vector} <-> %b AS distance FROM {selected} ORDER BY distance LIMIT %s",
+            selected=selected,
         )
         distances = np.full((len(queries), k), np.inf, np.float32)
         rows = np.full((len(queries), k), -1, np.int64)
@@ -235,6 +230,21 @@ class PostgreSQL(Engine):
                 rows[number, : len(found)] = [row for row, _ in found]
                 distances[number, : len(found)] = [distance for _, distance in found]
         return distances, rows
+
+    def _selected(self, where: Condition | None) -> tuple[Any, list[Any]]:
+        """What a search selects from, and the values of its placeholders."""
+        if where is None:
+            return self._table, []
+        condition, values = _Printer(self.held().fields).print(where)
+        found = self._connection.execute(
+            self._sql("SELECT {row} FROM {table} WHERE {condition} LIMIT %s", condition=condition),
+            [*values, _SCANNED + 1],
+        ).fetchall()
+        if len(found) > _SCANNED:
+            return self._sql("{table} WHERE {condition}", condition=condition), values
+        # The planner does not look below an OFFSET, and so cannot take the index of vectors.
+        few = self._sql("(SELECT * FROM {table} WHERE {row} = ANY(%s) OFFSET 0) AS few")
+        return few, [[row for (row,) in found]]
 
 
 class _Vector(bytes):

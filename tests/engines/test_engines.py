@@ -10,6 +10,7 @@ import pytest
 from latentdb.base.errors import EngineError, FilterError, InvalidInputError
 from latentdb.database import LatentDB
 from latentdb.engines import push as pushing
+from latentdb.engines.conditions import translate
 from latentdb.engines.connect import open_engine
 from latentdb.engines.serve import read_collection, search_engine
 
@@ -212,8 +213,32 @@ def test_a_strict_filter_leaves_k_of_k(hard: LatentDB, uri: str) -> None:
     hard.push(uri)
     for name in hard.ids()[::1_000]:
         here = hard.query(name, where="marked", k=10, exact=True)
-        there = hard.query_on(uri, name, where="marked", k=10)
+        there = hard.query_on(uri, name, where="marked", k=10, effort=10)  # asks no graph
         assert [match.id for match in there] == [match.id for match in here]
+
+
+def test_rows_of_a_strict_filter_are_compared_in_postgresql_without_its_graph(
+    hard: LatentDB, postgresql: str
+) -> None:
+    import psycopg
+
+    hard.push(postgresql)
+    name = hard._collection_name()
+    with open_engine(postgresql, name) as engine, psycopg.connect(postgresql) as connection:
+        held = engine.held()
+        plans = []
+        for where in ("marked", "not marked"):
+            selected, values = engine._selected(translate(where, held.columns))
+            query = engine._sql(
+                "EXPLAIN SELECT {row} FROM {selected} ORDER BY {vector} <-> %s LIMIT 10",
+                selected=selected,
+            )
+            vector = str(np.zeros(32).tolist())
+            connection.execute("SET enable_seqscan = off")
+            found = connection.execute(query, [*values, vector]).fetchall()
+            plans.append("\n".join(line for (line,) in found))
+    assert "Order By: (vector" not in plans[0]
+    assert "Order By: (vector" in plans[1]
 
 
 def test_what_an_engine_cannot_do_is_refused(filled: LatentDB, uri: str) -> None:
