@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import struct
+import tarfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -21,6 +23,7 @@ from latentdb.database import LatentDB
 from latentdb.ingest.ingest import index_images
 from latentdb.ingest.report import IndexReport
 from latentdb.stored_model import codec_of
+from tests.conftest import make_images
 
 
 class CutOffError(Exception):
@@ -92,3 +95,22 @@ def db(tmp_path: Path, model: Path) -> Iterator[LatentDB]:
 def local(tmp_path: Path, model: Path) -> Iterator[LatentDB]:
     with LatentDB.create(tmp_path / "local.ldb", model) as made:
         yield made
+
+
+def make_archives(folder: Path) -> list[Path]:
+    """A tar, a .npz, IDX files with labels, and a Parquet file, of nine images each."""
+    pa = pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    drawn = make_images(folder / "drawn", 9)
+    grey = np.random.default_rng(1).integers(256, size=(9, 32, 32), dtype="u1")
+    archives = [folder / name for name in ("a.tar", "b.npz", "c-images-idx3-ubyte", "d.parquet")]
+    with tarfile.open(archives[0], "w") as tar:
+        for path in sorted((drawn / "disc").iterdir()):
+            tar.add(path, path.name)
+    np.savez(archives[1], images=255 - grey, labels=np.arange(9) % 2)
+    archives[2].write_bytes(struct.pack(">IIII", 2051, *grey.shape) + grey.tobytes())
+    (folder / "c-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 9) + bytes(range(9)))
+    squares = [{"bytes": path.read_bytes()} for path in sorted((drawn / "square").iterdir())]
+    table = pa.table({"image": squares, "year": list(range(1990, 1999))})
+    parquet.write_table(table, archives[3], row_group_size=4)
+    return archives

@@ -15,13 +15,14 @@ import pytest
 
 from latentdb.base.errors import ImageError, InvalidInputError
 from latentdb.cluster import worker
+from latentdb.cluster.executor import ARCHIVE_ROWS
 from latentdb.database import LatentDB
 from latentdb.exchange.tables import read_table
 from latentdb.ingest.ingest import index_images
 from latentdb.ingest.report import IndexReport
 from latentdb.store import plan as plans
 from latentdb.store.writer import GRACE_SECONDS
-from tests.cluster.conftest import CutOffError, LocalPool, index_on, rows_of
+from tests.cluster.conftest import CutOffError, LocalPool, index_on, make_archives, rows_of
 from tests.conftest import draw_shape, make_images
 
 
@@ -160,6 +161,27 @@ def test_archives_are_tasks_and_ids_and_types_are_as_in_one_run(
     assert LatentDB.verify(path_of(db)).problems == ()
     with pytest.raises(InvalidInputError, match="without --ray"):
         index_on(db, pool, *sources, labels_from_folders=True)
+
+
+def test_arrays_tables_and_shards_are_tasks(tmp_path: Path, db: LatentDB, local: LatentDB) -> None:
+    archives = make_archives(tmp_path)
+    with pytest.raises(CutOffError):
+        index_on(db, LocalPool(path_of(db), 2), *archives)
+    pool = LocalPool(path_of(db))
+    report = index_on(db, pool, *archives)
+    assert report.added == locally(local, *archives).added == 36
+    assert pool.done[:2] == [1, 0]  # of the plan that was cut off; then all are looked at again
+    assert rows_of(db) == rows_of(local)
+    assert [part.entry.first_row // ARCHIVE_ROWS for part in db._snapshot().segments] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    assert db.count("label == '8'") == db.count("year == 1998") == 1
+    again = LocalPool(path_of(db))
+    assert index_on(db, again, *archives).unchanged == 36
+    assert LatentDB.verify(path_of(db)).problems == ()
 
 
 @pytest.mark.parametrize("results", [0, 1, 3, 5])

@@ -14,6 +14,7 @@ from benchmarks.ray_nodes import Difference, run_with_kills, two_nodes
 from latentdb.base.errors import ClusterError, InvalidInputError
 from latentdb.database import LatentDB
 from latentdb.store import plan as plans
+from tests.cluster.conftest import make_archives, rows_of
 from tests.conftest import make_images
 
 # Not imported here: when it is, it reads the variables that `two_nodes` sets.
@@ -31,6 +32,16 @@ def cluster() -> Iterator[Any]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def test_rows_of_arrays_tables_and_shards_are_those_of_a_local_run(
+    cluster: Any, tmp_path: Path, db: LatentDB, local: LatentDB
+) -> None:
+    archives = make_archives(tmp_path)
+    report = db.index_images(archives, ray=cluster.address)
+    assert (report.added, report.bad) == (36, ())
+    local.index_images(archives)
+    assert rows_of(db) == rows_of(local)
 
 
 def test_every_image_is_there_once_whatever_is_killed_and_nothing_finished_is_done_again(
