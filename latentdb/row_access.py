@@ -18,6 +18,7 @@ from latentdb.search.results import Row
 from latentdb.search.selection import (
     check_column,
     column_values,
+    count_rows,
     parse_where,
     select_rows,
     vector_blocks,
@@ -269,16 +270,20 @@ class RowAccess(ABC):
                 raise InvalidInputError(f"{name} {number} cannot be used: give 0 or more")
         if order_by is not None:
             check_order(snapshot, order_by)
-        rows = select_rows(snapshot, parse_where(snapshot, where))
+        stop = None if limit is None else offset + limit
+        first_ones = sample is None and order_by is None
+        parsed = parse_where(snapshot, where)
+        rows = select_rows(snapshot, parsed, most=stop if first_ones else None)
         if sample is not None:
             rows = sample_rows(rows, sample, seed)
         if order_by is not None:
             rows = order_rows(snapshot, rows, order_by)
-        return RowView(snapshot, rows[offset : None if limit is None else offset + limit])
+        return RowView(snapshot, rows[offset:stop])
 
     def count(self, where: str | None = None) -> int:
         """Number of rows, or of those for which an expression is true."""
-        return len(self.rows(where=where))
+        snapshot = self._snapshot()
+        return count_rows(snapshot, parse_where(snapshot, where))
 
     def show(
         self, name: IdLike, *, out: PathLike | None = None, overwrite: bool = False

@@ -67,6 +67,10 @@ def test_a_window_over_rows(db: LatentDB) -> None:
     assert view[::-1].ids == ["p0", "p2"]
     assert db.rows(offset=100).ids == []
     assert db.rows(limit=0).records() == []
+    assert (
+        db.rows(where='half == "high"', offset=1, limit=2).ids
+        == db.ids(where='half == "high"')[1:3]
+    )
     assert db.rows(where="year > 2007").records(["half", "id", "path"]) == [
         {"half": "high", "id": "p8", "path": None},
         {"half": "high", "id": "p9", "path": None},

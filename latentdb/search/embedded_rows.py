@@ -123,11 +123,12 @@ class EmbeddedRows:
     def _blocks_in(self, segment: Segment, since: int) -> Iterator[Block]:
         step = chunk_rows(self.dim)
         live = live_mask(self.snapshot, segment, None)
-        first = int(np.searchsorted(segment.rows, since)) if since else 0
+        rows = segment.rows
+        first = int(rows.searchsorted(since)) if since else 0
         for start in range(first, len(segment), step):
             part = slice(start, start + step)
             mask = None if live is None else live[part]
-            yield Block(segment.rows[part], self._embed(segment, part), mask)
+            yield Block(rows[part], self._embed(segment, part), mask)
 
     @cached_property
     def _runs(self) -> list[_Run]:

@@ -24,7 +24,6 @@ from latentdb.store.rows import Floats, Ints
 from latentdb.store.snapshot import Snapshot
 
 _REMEMBERED_BYTES = 128 << 20  # of what is kept of filters between queries, for each metric
-_FLAGS_PER_ROW = 64  # one for each row number ever given; beyond, the selected rows are compared
 _BATCH = 256  # queries whose candidates are in memory at a time
 _SPARE = 2  # neighbours looked for, for each among which one is expected to be selected
 # Selected rows that are compared in the time that one candidate takes, with the lists it is from
@@ -46,7 +45,7 @@ class _Selection:
     def nbytes(self) -> int:
         """Bytes in memory."""
         arrays: list[NDArray[Any]] = [self.mask]
-        arrays += [self.__dict__[name] for name in ("rows", "flags") if name in self.__dict__]
+        arrays += [self.__dict__["rows"]] if "rows" in self.__dict__ else []
         blocks = [block for block in (self.block, self.unindexed) if block is not None]
         arrays += [array for block in blocks for array in (block.rows, block.vectors)]
         return sum(array.nbytes for array in arrays)
@@ -56,12 +55,12 @@ class _Selection:
         """Row numbers, ascending."""
         return masked_rows(self._snapshot, self.mask)
 
-    @cached_property
-    def flags(self) -> NDArray[np.bool_]:
-        """Whether a row is selected, by row number."""
-        flags = np.zeros(self._snapshot.manifest.next_row, bool)
-        flags[self.rows] = True
-        return flags
+    def among(self, rows: Ints) -> NDArray[np.bool_]:
+        """Mask of the rows, by number, that are selected; a number below 0 is not."""
+        selected = rows >= 0
+        places = self._snapshot.places(rows[selected])
+        selected[selected] = self.mask.take(places, mode="clip")
+        return selected
 
 
 class FilteredSearch:
@@ -79,9 +78,7 @@ class FilteredSearch:
 
     def __init__(self, rows: EmbeddedRows, index: VectorIndex | None, indexed_below: int) -> None:
         self._rows, self._indexed_below = rows, indexed_below
-        on_disk = sum(segment.rows for segment in rows.snapshot.manifest.segments)
-        sparse = rows.snapshot.manifest.next_row > _FLAGS_PER_ROW * on_disk
-        self._index = None if sparse or index is None or not index.nlist else index
+        self._index = None if index is None or not index.nlist else index
         self._selections: OrderedDict[str, _Selection] = OrderedDict()
         self._sizes: dict[str, int] = {}  # bytes of each, as of its last use
         self._bytes = 0  # of all
@@ -166,8 +163,7 @@ class FilteredSearch:
         for start in range(0, max(len(queries), 1), _BATCH):
             batch = queries[start : start + _BATCH]
             found = index.search(batch, wider, self._rows.snapshot.deleted)
-            flags = selection.flags.take(found.rows, mode="clip")
-            selected = (found.rows >= 0) & flags
+            selected = selection.among(found.rows)
             candidates = np.where(selected, found.rows, -1)
             scanned += found.scanned
             if len(unindexed.rows):

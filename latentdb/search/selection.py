@@ -48,13 +48,27 @@ def parse_where(snapshot: Snapshot, where: str | None) -> Filter | None:
     return None if where is None else Filter(where, snapshot.manifest.columns)
 
 
-def select_rows(snapshot: Snapshot, where: Filter | None) -> Ints:
-    """Numbers of the rows that are live and selected, ascending."""
-    selected = [np.empty(0, np.int64)]
+def select_rows(snapshot: Snapshot, where: Filter | None, *, most: int | None = None) -> Ints:
+    """Numbers of the rows that are live and selected, ascending: the first ones, or all."""
+    selected, count = [np.empty(0, np.int64)], 0
+    for segment in snapshot.segments:
+        if most is not None and count >= most:
+            break
+        mask = live_mask(snapshot, segment, where)
+        selected.append(segment.rows if mask is None else segment.numbers(np.flatnonzero(mask)))
+        count += len(selected[-1])
+    return np.concatenate(selected)[:most]
+
+
+def count_rows(snapshot: Snapshot, where: Filter | None) -> int:
+    """Number of rows that are live and selected."""
+    if where is None:
+        return len(snapshot)
+    count = 0
     for segment in snapshot.segments:
         mask = live_mask(snapshot, segment, where)
-        selected.append(segment.rows if mask is None else segment.rows[mask])
-    return np.concatenate(selected)
+        count += len(segment) if mask is None else int(np.count_nonzero(mask))
+    return count
 
 
 def selection_mask(snapshot: Snapshot, where: Filter | None) -> NDArray[np.bool_]:
@@ -70,7 +84,7 @@ def masked_rows(snapshot: Snapshot, mask: NDArray[np.bool_]) -> Ints:
     """Row numbers, ascending, where a mask over the rows of all segments is true."""
     rows, start = [np.empty(0, np.int64)], 0
     for segment in snapshot.segments:
-        rows.append(segment.rows[mask[start : start + len(segment)]])
+        rows.append(segment.numbers(np.flatnonzero(mask[start : start + len(segment)])))
         start += len(segment)
     return np.concatenate(rows)
 

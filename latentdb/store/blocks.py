@@ -17,6 +17,7 @@ import mmap
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,34 @@ class MappedArray:
                 self.range(start, stop)
         return self._array
 
+    def search(self, wanted: np.uint64) -> int:
+        """Index of the first item that is not below a number, of hashes that ascend.
+
+        Hashes are spread evenly, so that their block can be told, and is the only one read.
+
+        Raises
+        ------
+        CorruptStoreError
+            As `whole`.
+        """
+        checked, count = self._checked, len(self)
+        if checked is None:
+            return int(self._array.searchsorted(wanted))
+        each = BLOCK // self._array.itemsize
+        guess = int(wanted) * count >> 64
+        for block in (
+            guess // each,
+            max(0, guess - each // 8) // each,
+            (guess + each // 8) // each,
+        ):
+            start, stop = block * each, min((block + 1) * each, count)
+            if start >= stop:
+                continue
+            items = self.range(start, stop)
+            if (start == 0 or items[0] < wanted) and (stop == count or items[-1] >= wanted):
+                return start + int(items.searchsorted(wanted))
+        return int(self.whole().searchsorted(wanted))
+
     def _verify_few(self, blocks: Ints, checked: NDArray[np.bool_]) -> None:
         # Not np.unique, which imports numpy.ma: 10 ms of a cold query.
         new = sorted(set(blocks[~checked[blocks]].tolist()))
@@ -224,8 +253,20 @@ class MappedArray:
             checked[number] = True
 
 
+@dataclass(frozen=True)
+class _Table:
+    """What the layout of a file says: each array, its first block, and the sums of all blocks."""
+
+    layouts: dict[str, ArrayLayout]
+    first_blocks: dict[str, int]
+    sums: NDArray[np.uint64] | None  # None where the whole file was verified
+
+
 class ArrayFile:
     """The arrays of one mapped file.
+
+    The file is mapped at once, so that it stays readable when its name is deleted; its layout
+    is read when an array is asked for.
 
     Parameters
     ----------
@@ -240,23 +281,31 @@ class ArrayFile:
     NotFoundError
         If the file is missing.
     CorruptStoreError
-        If it is damaged, or holds anything but contiguous numbers.
+        If it has another size; every method raises it if the file is damaged, or holds
+        anything but contiguous numbers.
     """
 
     def __init__(self, path: Path, entry: FileEntry, layout: LayoutEntry | None) -> None:
         self._path = path
-        self._sums: NDArray[np.uint64] | None = None
-        self._first_blocks: dict[str, int] = {}
+        self._layout = layout
         self._opened: dict[str, MappedArray] = {}
         self.content: bytes | mmap.mmap  # small files are read, and need no descriptor
         if layout is None:
             self.content = map_checked(path, entry.bytes, entry.checksum)
-            self._layouts = hdf5_layout(path, self.content)
         else:
             self.content = read_or_map(path, entry.bytes)
-            self._layouts = self._read(layout)
 
-    def _read(self, layout: LayoutEntry) -> dict[str, ArrayLayout]:
+    @cached_property
+    def _table(self) -> _Table:
+        if self._layout is None:
+            return _Table(hdf5_layout(self._path, self.content), {}, None)
+        return self._read(self._layout)
+
+    @property
+    def _layouts(self) -> dict[str, ArrayLayout]:
+        return self._table.layouts
+
+    def _read(self, layout: LayoutEntry) -> _Table:
         end = layout.offset + layout.bytes
         if layout.bytes > _MAX_LAYOUT or end > len(self.content):
             raise CorruptStoreError(f"{self._path}: refused, its layout lies outside the file")
@@ -272,6 +321,7 @@ class ArrayFile:
                     f"{self._path} is damaged: the checksum of its table of blocks is wrong"
                 )
             layouts: dict[str, ArrayLayout] = {}
+            first_blocks: dict[str, int] = {}
             for name, (start, dtype_text, shape, first) in document["parts"].items():
                 if _DTYPE.match(dtype_text) is None:
                     raise ValueError(f"{name} is of type {dtype_text!r}")
@@ -280,14 +330,13 @@ class ArrayFile:
                 blocks = -(-self._numbers(name, found).nbytes // BLOCK)
                 if not 0 <= _natural(first) <= count - blocks:
                     raise ValueError(f"{name} has no checksums")
-                layouts[name], self._first_blocks[name] = found, first
+                layouts[name], first_blocks[name] = found, first
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, CorruptStoreError):
                 raise
             reason = " ".join(str(error).split())[:200]
             raise CorruptStoreError(f"{self._path}: refused, invalid layout: {reason}") from error
-        self._sums = table
-        return layouts
+        return _Table(layouts, first_blocks, table)
 
     def __contains__(self, name: str) -> bool:
         return name in self._layouts
@@ -320,10 +369,10 @@ class ArrayFile:
                 f"expected {dtype} {shape}"
             )
         array = self._numbers(name, layout)
-        sums = None
-        if self._sums is not None:
-            first = self._first_blocks[name]
-            sums = self._sums[first : first + -(-array.nbytes // BLOCK)]
+        sums = self._table.sums
+        if sums is not None:
+            first = self._table.first_blocks[name]
+            sums = sums[first : first + -(-array.nbytes // BLOCK)]
         mapped = self._opened[name] = MappedArray(array, sums, f"{self._path}: {name}")
         return mapped
 

@@ -38,6 +38,7 @@ from latentdb.store.rows import FileStats, Floats, Ints, Rows
 from latentdb.store.texts import Texts, encode
 
 _TYPES = {FLOAT32: "<f4", FLOAT16: "<f2"}
+_FEW = 8  # ids that are looked up one by one, in the blocks where they must be
 MAX_COLUMNS = 1_000  # each is up to six HDF5 objects, of at most 10,000
 
 
@@ -169,6 +170,9 @@ def _as_float32(values: NDArray[Any]) -> Floats:
 class Segment:
     """An open segment: arrays mapped from the file, not copied; those of a small one are read.
 
+    Nothing of a mapped file is read before it is asked for: a store has many segments, and a
+    query needs few of them.
+
     Parameters
     ----------
     folder
@@ -184,8 +188,9 @@ class Segment:
 
     Raises
     ------
-    CorruptStoreError
-        If the file is damaged, or holds anything that is not part of a segment.
+    NotFoundError, CorruptStoreError
+        If the file is missing, or of another size.  Whatever reads it raises
+        `CorruptStoreError` if it is damaged, or holds anything that is not part of a segment.
     """
 
     def __init__(
@@ -198,38 +203,64 @@ class Segment:
     ) -> None:
         self.entry = entry
         self.name = str(folder / entry.file.name)
-        self._arrays = ArrayFile(folder / entry.file.name, entry.file, entry.layout)
+        self._file = ArrayFile(folder / entry.file.name, entry.file, entry.layout)
+        self._dim, self._dtype = dim, _TYPES[dtype]
+        # Row numbers without a gap follow from the first one and need not be read.
+        self.gapless = entry.last_row - entry.first_row + 1 == entry.rows
         self.columns = dict(columns)
         self._columns: dict[tuple[str, str], Column] = {}
         self._readers: dict[
             tuple[str, str], tuple[tuple[str, MappedArray, MappedArray | None] | None, Texts | None]
         ] = {}
-        count = entry.rows
-        get = self._arrays.get
-        self._rows = get("row", "<i8", (count,))
-        self._z_mean = get("z_mean", _TYPES[dtype], (count, dim))
-        self._z_log_var = (
-            get("z_log_var", _TYPES[dtype], (count, dim)) if "z_log_var" in self._arrays else None
-        )
-        self._id_lookup = get("id/hashes", "<u8", (count,)), get("id/order", "<i4", (count,))
-        self.ids = self._texts("id", count)
-        self.paths = self._texts("path", count) if "path/offsets" in self._arrays else None
-        self._check_names()
-        # Row numbers without a gap follow from the first one and need not be read.
-        self.gapless = entry.last_row - entry.first_row + 1 == count
-        if not self.gapless:
-            _ = self.rows
 
     def __len__(self) -> int:
         return self.entry.rows
 
     @cached_property
+    def _arrays(self) -> ArrayFile:
+        """The arrays of the file, once their names were checked."""
+        self._check_names(self._file)
+        return self._file
+
+    @cached_property
+    def _z_mean(self) -> MappedArray:
+        return self._arrays.get("z_mean", self._dtype, (len(self), self._dim))
+
+    @cached_property
+    def _z_log_var(self) -> MappedArray | None:
+        if "z_log_var" not in self._arrays:
+            return None
+        return self._arrays.get("z_log_var", self._dtype, (len(self), self._dim))
+
+    @cached_property
+    def _hashes(self) -> MappedArray:
+        return self._arrays.get("id/hashes", "<u8", (len(self),))
+
+    @cached_property
+    def _order(self) -> MappedArray:
+        return self._arrays.get("id/order", "<i4", (len(self),))
+
+    @cached_property
+    def ids(self) -> Texts:
+        """The id of each row."""
+        return self._texts("id", len(self))
+
+    @cached_property
+    def paths(self) -> Texts | None:
+        """Path of the image of each row; None where none has one."""
+        return self._texts("path", len(self)) if "path/offsets" in self._arrays else None
+
+    @property
     def rows(self) -> Ints:
-        """int64 ``[n]``: row numbers, ascending."""
+        """int64 ``[n]``: row numbers, ascending; an array of the caller's own, or mapped."""
+        if self.gapless:  # not kept: 8 bytes for each row of the store, in the end
+            return np.arange(self.entry.first_row, self.entry.last_row + 1, dtype=np.int64)
+        return self._numbers
+
+    @cached_property
+    def _numbers(self) -> Ints:
         entry = self.entry
-        if self.gapless:
-            return np.arange(entry.first_row, entry.last_row + 1, dtype=np.int64)
-        rows: Ints = self._rows.whole()
+        rows: Ints = self._arrays.get("row", "<i8", (len(self),)).whole()
         if rows[0] != entry.first_row or rows[-1] != entry.last_row:
             raise CorruptStoreError(f"{self.name}: its row numbers differ from the manifest")
         return rows
@@ -287,7 +318,7 @@ class Segment:
     @property
     def mapped(self) -> mmap.mmap | None:
         """The whole file; None where it is small, and was read."""
-        content = self._arrays.content
+        content = self._file.content
         return None if isinstance(content, bytes) else content
 
     def with_columns(self, columns: Mapping[str, str]) -> Segment:
@@ -296,13 +327,13 @@ class Segment:
         other.columns = dict(columns)
         return other
 
-    def _check_names(self) -> None:
+    def _check_names(self, file: ArrayFile) -> None:
         known = {"row", "z_mean", "z_log_var", "id/hashes", "id/order", "id/offsets", "id/bytes"}
         known |= {"path/offsets", "path/bytes", "file/sizes", "file/mtimes_ns", "file/digests"}
         for key, type_ in self.columns.items():
             names = ("int", type_, "missing", "categories/offsets", "categories/bytes")
             known |= {f"{_column_name(key)}/{name}" for name in names}
-        unknown = sorted(self._arrays.names() - known)
+        unknown = sorted(file.names() - known)
         if unknown:
             raise CorruptStoreError(
                 f"{self.name}: refused, {unknown[0]!r} is not part of a segment"
@@ -419,22 +450,16 @@ class Segment:
         return [None if value is None else plain_value(type_, value) for value in values]
 
     @property
-    def _hashes(self) -> NDArray[np.uint64]:
-        return self._id_lookup[0].whole()
-
-    @property
-    def _order(self) -> NDArray[np.int32]:
-        return self._id_lookup[1].whole()
-
-    @property
     def hashes(self) -> NDArray[np.uint64]:
         """The hash of each id, ascending."""
-        return self._hashes
+        return self._hashes.whole()
 
     def find(self, ids: Sequence[str], hashes: NDArray[np.uint64]) -> Ints:
         """Positions of ids, by bisection over their hashes; -1 where one is not here."""
+        if len(ids) <= _FEW:
+            return np.array(list(map(self.find_one, ids, hashes)), np.int64)
         positions = np.full(len(ids), -1, np.int64)
-        stored = self._hashes
+        stored = self.hashes
         left = stored.searchsorted(hashes)
         inside = np.minimum(left, len(self) - 1)
         for number in np.flatnonzero(stored[inside] == hashes).tolist():
@@ -443,18 +468,16 @@ class Segment:
 
     def find_one(self, name: str, wanted: np.uint64) -> int:
         """`find` of one id and its hash."""
-        stored = self._hashes
-        entry = int(stored.searchsorted(wanted))
-        if entry == len(stored) or stored[entry] != wanted:
+        entry = self._hashes.search(wanted)
+        if entry == len(self) or self._hashes.range(entry, entry + 1)[0] != wanted:
             return -1
         return self._position(name, entry)
 
     def _position(self, name: str, entry: int) -> int:
         """Position of an id, of those whose hashes equal that of a sorted one; -1 for none."""
-        stored = self._hashes
-        wanted = stored[entry]
-        while entry < len(self) and stored[entry] == wanted:
-            position = int(self._order[entry])
+        (wanted,) = self._hashes.range(entry, entry + 1)
+        while entry < len(self) and self._hashes.range(entry, entry + 1)[0] == wanted:
+            position = int(self._order.range(entry, entry + 1)[0])
             if not 0 <= position < len(self):
                 raise CorruptStoreError(f"{self.name}: its id order is out of bounds")
             if self.ids[position] == name:
@@ -465,17 +488,21 @@ class Segment:
     def hashes_by_position(self) -> NDArray[np.uint64]:
         """The hash of each id, by position."""
         hashes = np.empty(len(self), np.uint64)
-        hashes[self._order] = self._hashes
+        hashes[self._order.whole()] = self.hashes
         return hashes
 
     def check_layout(self) -> None:
-        """Verify that every array has its dtype and shape, without reading its content.
+        """Verify that every array has its dtype and shape; of contents, row numbers are read.
 
         Raises
         ------
         CorruptStoreError
             If one has not.
         """
+        _ = self._z_mean, self._z_log_var, self._hashes, self._order, self.ids, self.paths
+        self._arrays.get("row", "<i8", (len(self),))
+        if not self.gapless:
+            _ = self._numbers
         for name, dtype in (("sizes", "<i8"), ("mtimes_ns", "<i8"), ("digests", "<u8")):
             if "file/sizes" in self._arrays:
                 self._arrays.get(f"file/{name}", dtype, (len(self),))
@@ -493,7 +520,9 @@ class Segment:
             Names the first violation.
         """
         self._arrays.check(self.entry.file)
-        numbers = self._rows.whole()
+        self.check_layout()
+        numbers: Ints = self._arrays.get("row", "<i8", (len(self),)).whole()
+        hashes, order = self.hashes, self._order.whole()
         conditions = (
             (bool((np.diff(numbers) > 0).all()), "its row numbers do not ascend"),
             (
@@ -505,9 +534,9 @@ class Segment:
                 self.z_log_var is None or bool(np.isfinite(self.z_log_var).all()),
                 "a z_log_var is not finite",
             ),
-            (bool((self._hashes[1:] >= self._hashes[:-1]).all()), "its id hashes do not ascend"),
+            (bool((hashes[1:] >= hashes[:-1]).all()), "its id hashes do not ascend"),
             (
-                np.array_equal(np.sort(self._order), np.arange(len(self))),
+                np.array_equal(np.sort(order), np.arange(len(self))),
                 "its id order is not a permutation",
             ),
         )
@@ -537,7 +566,7 @@ class Segment:
 
     def numbers(self, positions: Ints) -> Ints:
         """Row numbers at positions."""
-        return positions + self.entry.first_row if self.gapless else self.rows[positions]
+        return positions + self.entry.first_row if self.gapless else self._numbers[positions]
 
     def positions(self, numbers: Ints) -> Ints:
         """Positions of row numbers, all of which must be in this segment.

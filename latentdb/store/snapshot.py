@@ -184,6 +184,31 @@ class Snapshot:
             segment = self.segments[number]
             yield segment, segment.positions(rows[indices]), indices
 
+    def places(self, rows: Ints) -> Ints:
+        """Places of rows, by number, among the rows of all segments, one after the other.
+
+        Raises
+        ------
+        CorruptStoreError
+            If a row is in no segment; it may be given a place instead.
+        """
+        numbers = self._firsts.searchsorted(rows, side="right") - 1
+        places = rows - self._firsts[numbers] + self._starts[numbers]
+        for number in sorted(set(numbers[self._gapped[numbers]].tolist())):
+            here = numbers == number
+            places[here] = self._starts[number] + self.segments[number].positions(rows[here])
+        return places
+
+    @cached_property
+    def _starts(self) -> Ints:
+        """The place of the first row of each segment: see `places`."""
+        return np.cumsum([0, *(len(segment) for segment in self.segments)])[:-1]
+
+    @cached_property
+    def _gapped(self) -> NDArray[np.bool_]:
+        """Which segments have gaps in their row numbers."""
+        return np.array([not segment.gapless for segment in self.segments], bool)
+
     @cached_property
     def _firsts(self) -> Ints:
         """The first row number of each segment."""
@@ -218,8 +243,6 @@ class Snapshot:
 
     def log_vars(self, rows: Ints) -> Floats | None:
         """z_log_var of row numbers, float32 ``[n, d]``; None if one of them has none."""
-        if len(rows) and self.segments and not self.segments[0].has_log_var:  # as all the others
-            return None
         result = np.empty((len(rows), self.dim), np.float32)
         for segment, positions, indices in self.groups(rows):
             found = segment.z_log_vars(positions)

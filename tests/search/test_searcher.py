@@ -179,18 +179,24 @@ def test_a_filter_beside_an_index_with_gaps_keeps_the_recall(
         assert np.isin(found, rows).all()
 
 
-def test_where_most_row_numbers_are_given_up_selected_rows_are_scanned(
-    db: LatentDB, everything: tuple[Array, Array, Array, Array], monkeypatch: pytest.MonkeyPatch
+def test_a_filter_beside_an_index_goes_by_the_rows_that_are_there(
+    db: LatentDB, everything: tuple[Array, Array, Array, Array], tmp_path: Path
 ) -> None:
     rows, vectors, shares, _ = everything
-    monkeypatch.setattr(filtered, "_FLAGS_PER_ROW", 0.5)
-    query = latents(1, 8)[0]
-    with LatentDB.open(db.info().path) as again:
-        matches = again.query(query, k=10, where="share < 0.2")
-        found = [match.id for match in matches]
-        true = rows[shares < 0.2][nearest(vectors[shares < 0.2], query, 10)[1]]
-        assert matches.exact
-        assert found == again.ids(true)
+    selected = shares < 0.2
+    queries = latents(60, 9)
+    with LatentDB.open(shutil.copytree(db.info().path, tmp_path / "s")) as copy:
+        copy.compact()  # a segment whose row numbers have gaps
+        manifest = manifests.read(tmp_path / "s")
+        manifests.commit(tmp_path / "s", replace(manifest, next_row=2**40))
+        new = latents(3, 10)
+        share = {"share": [0.1, 0.1, 0.9]}
+        copy.add(["x", "y", "z"], new, z_log_var=np.zeros_like(new), metadata=share)
+        found = copy.search(np.concatenate([queries, new]), k=10, where="share < 0.2")[1]
+    true = [rows[selected][nearest(vectors[selected], query, 10)[1]] for query in queries]
+    assert recall(found[: len(queries)], true) >= TARGET
+    assert found[len(queries) : -1, 0].tolist() == [2**40, 2**40 + 1]
+    assert 2**40 + 2 not in found
 
 
 def test_memory_goes_by_the_rows_that_are_there_not_by_their_numbers(tmp_path: Path) -> None:

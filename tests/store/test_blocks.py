@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
 
 from latentdb.base.errors import CorruptStoreError
 from latentdb.store.blocks import BLOCK, MappedArray
@@ -15,8 +17,8 @@ from latentdb.store.blocks import BLOCK, MappedArray
 ARRAY = np.arange(40 * BLOCK // 8)  # 40 blocks of int64
 
 
-def mapped(array: Any = ARRAY) -> MappedArray:
-    raw = ARRAY.view("u1").data
+def mapped(array: Any = ARRAY, whole: Any = ARRAY) -> MappedArray:
+    raw = whole.view("u1").data
     sums = [
         xxhash.xxh3_64_intdigest(raw[start : start + BLOCK]) for start in range(0, len(raw), BLOCK)
     ]
@@ -82,3 +84,17 @@ def test_damage_is_found_by_every_read() -> None:
             numbers.take(np.array([9 * BLOCK // 8]))
         with pytest.raises(CorruptStoreError, match="numbers is damaged"):
             numbers.whole()
+
+
+@given(
+    st.lists(st.integers(0, 2**64 - 1), max_size=40),
+    st.integers(1, 2_000),
+    st.integers(0, 2**64 - 1),
+)
+def test_a_search_among_hashes_is_that_of_numpy(some: list[int], copies: int, wanted: int) -> None:
+    """However uneven they are: 2,000 copies of 40 lie in ten blocks."""
+    array = np.sort(np.repeat(np.array(some, np.uint64), copies))
+    for number in (wanted, *some[:3]):
+        assert mapped(array, array).search(np.uint64(number)) == array.searchsorted(
+            np.uint64(number)
+        )

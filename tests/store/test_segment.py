@@ -322,13 +322,13 @@ def test_a_later_version_may_have_more_columns(tmp_path: Path) -> None:
 def test_a_column_the_manifest_does_not_name_is_refused(tmp_path: Path) -> None:
     entry = put(tmp_path, dump(sample(), NUMBERS))
     with pytest.raises(CorruptStoreError, match=r"refused, 'metadata/s/.*' is not part"):
-        Segment(tmp_path, entry, DIM, {"i": "int", "f": "float", "b": "bool"})
+        Segment(tmp_path, entry, DIM, {"i": "int", "f": "float", "b": "bool"}).check_layout()
 
 
 def test_a_column_of_another_kind_is_refused(tmp_path: Path) -> None:
     entry = put(tmp_path, dump(sample(), NUMBERS))
     with pytest.raises(CorruptStoreError, match="refused, 'metadata/f/float' is not part"):
-        Segment(tmp_path, entry, DIM, {**KINDS, "f": "bool"})
+        Segment(tmp_path, entry, DIM, {**KINDS, "f": "bool"}).check_layout()
 
 
 # --- damage ---------------------------------------------------------------------
@@ -336,7 +336,7 @@ def test_a_column_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 def check_refused(folder: Path, entry: SegmentEntry) -> None:
     with pytest.raises(CorruptStoreError, match=rf"^{re.escape(str(folder / NAME))} is damaged"):
-        Segment(folder, entry, DIM, KINDS)
+        Segment(folder, entry, DIM, KINDS).check_layout()
 
 
 def test_every_sampled_flip_is_noticed(tmp_path: Path) -> None:
@@ -377,6 +377,26 @@ def test_only_what_is_used_is_checked(tmp_path: Path) -> None:
     with pytest.raises(CorruptStoreError, match="z_mean is damaged"):
         _ = segment.z_mean
     assert segment.ids[10_000] == "10000"
+
+
+def test_an_id_is_looked_up_in_the_one_block_where_its_hash_must_be(tmp_path: Path) -> None:
+    count = 200_000  # hashes in 25 blocks
+    ids = [f"{n}" for n in range(count)]
+    made = dump(Rows(ids, np.zeros((count, 1), np.float32)), np.arange(count))
+    entry = put(tmp_path, made, count, 0, count - 1)
+    with h5py.File(tmp_path / NAME) as file:
+        start = file["id/hashes"].id.get_offset()
+    data = bytearray(made.data)
+    data[start + 1] ^= 1  # in the first block
+    (tmp_path / NAME).write_bytes(data)
+    hashes = hash_ids(ids)
+    late = np.flatnonzero(hashes > 2**63)[:3].tolist()
+    segment = Segment(tmp_path, entry, 1, {})
+    assert [segment.find_one(ids[n], hashes[n]) for n in late[:1]] == late[:1]
+    segment = Segment(tmp_path, entry, 1, {})
+    assert segment.find([ids[late[1]]], hashes[late[1:2]]).tolist() == late[1:2]
+    with pytest.raises(CorruptStoreError, match="id/hashes is damaged"):
+        segment.find_one(ids[int(hashes.argmin())], hashes.min())
 
 
 @pytest.mark.parametrize("dim", [1, 3, 16_384, 20_000])
@@ -461,7 +481,7 @@ def test_a_layout_that_hdf5_does_not_share_is_found_by_check(tmp_path: Path) -> 
 
     entry = relaid(tmp_path, swap)
     with pytest.raises(CorruptStoreError, match="its layout differs from its HDF5"):
-        Segment(tmp_path, entry, DIM, KINDS).check()
+        Segment(tmp_path, entry, DIM, KINDS).check().check_layout()
 
 
 @pytest.mark.parametrize(
@@ -470,14 +490,14 @@ def test_a_layout_that_hdf5_does_not_share_is_found_by_check(tmp_path: Path) -> 
 def test_row_numbers_are_those_of_the_manifest(tmp_path: Path, first: int, last: int) -> None:
     entry = put(tmp_path, dump(sample(), NUMBERS), N, first, last)
     with pytest.raises(CorruptStoreError, match=r"a\.h5: its row numbers differ from the manifest"):
-        Segment(tmp_path, entry, DIM, KINDS)
+        Segment(tmp_path, entry, DIM, KINDS).check_layout()
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(N - 1, DIM), (N + 1, DIM), (N, DIM + 1)])
 def test_shapes_are_those_of_the_manifest(tmp_path: Path, rows: int, dim: int) -> None:
     entry = put(tmp_path, dump(sample(), NUMBERS), rows)
     with pytest.raises(CorruptStoreError, match=r"a\.h5: refused, '.*' is .*, expected"):
-        Segment(tmp_path, entry, dim, KINDS)
+        Segment(tmp_path, entry, dim, KINDS).check_layout()
 
 
 def lose_after(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -653,7 +673,7 @@ def test_a_trick_of_hdf5_is_refused_by_name(
 ) -> None:
     entry = forged(tmp_path, instead("z_mean", make))
     with pytest.raises(CorruptStoreError, match=rf"a\.h5: refused, 'z_mean.*' .*{why}"):
-        Segment(tmp_path, entry, DIM, KINDS)
+        Segment(tmp_path, entry, DIM, KINDS).check_layout()
 
 
 @pytest.mark.parametrize("make", [empty, group])
@@ -662,7 +682,7 @@ def test_what_is_no_array_of_numbers_is_refused(
 ) -> None:
     entry = forged(tmp_path, instead("z_mean", make))
     with pytest.raises(CorruptStoreError, match=r"a\.h5"):
-        Segment(tmp_path, entry, DIM, KINDS)
+        Segment(tmp_path, entry, DIM, KINDS).check_layout()
 
 
 @pytest.mark.parametrize("name", ["z_mean", "row", "id/hashes", "id/order", "id/offsets"])
@@ -674,7 +694,7 @@ def test_another_type_is_refused_by_name(tmp_path: Path, name: str, dtype: str) 
         file.create_dataset(name, data=values)
 
     with pytest.raises(CorruptStoreError, match=rf"a\.h5: refused, '{name}' is .*, expected"):
-        Segment(tmp_path, forged(tmp_path, edit), DIM, KINDS)
+        Segment(tmp_path, forged(tmp_path, edit), DIM, KINDS).check_layout()
 
 
 @pytest.mark.parametrize("shape", [(N + 1, DIM), (DIM, N), (N * DIM,), (), (0, DIM), (N, DIM, 1)])
@@ -683,7 +703,7 @@ def test_another_shape_is_refused_by_name(tmp_path: Path, shape: tuple[int, ...]
         "z_mean", lambda file: file.create_dataset("z_mean", data=np.zeros(shape, "<f4"))
     )
     with pytest.raises(CorruptStoreError, match=r"a\.h5: refused, 'z_mean' is .*, expected"):
-        Segment(tmp_path, forged(tmp_path, edit), DIM, KINDS)
+        Segment(tmp_path, forged(tmp_path, edit), DIM, KINDS).check_layout()
 
 
 @pytest.mark.parametrize(
@@ -692,14 +712,14 @@ def test_another_shape_is_refused_by_name(tmp_path: Path, shape: tuple[int, ...]
 def test_a_missing_data_set_is_told_by_name(tmp_path: Path, name: str) -> None:
     entry = forged(tmp_path, instead(name, lambda file: None))
     with pytest.raises(CorruptStoreError, match=rf"a\.h5: '{name}' is missing"):
-        Segment(tmp_path, entry, DIM, KINDS)
+        Segment(tmp_path, entry, DIM, KINDS).check_layout()
 
 
 @pytest.mark.parametrize("name", ["extra", "id/extra", "metadata/x/int", "metadata/s/int2"])
 def test_an_extra_data_set_is_refused_by_name(tmp_path: Path, name: str) -> None:
     entry = forged(tmp_path, lambda file: file.create_dataset(name, data=np.zeros(N, "<i8")))
     with pytest.raises(CorruptStoreError, match=rf"refused, '{name}' is not part of a segment"):
-        Segment(tmp_path, entry, DIM, KINDS)
+        Segment(tmp_path, entry, DIM, KINDS).check_layout()
 
 
 def test_too_many_objects_are_refused(tmp_path: Path) -> None:
@@ -709,13 +729,13 @@ def test_too_many_objects_are_refused(tmp_path: Path) -> None:
             target[f"{number}"] = file["id"]
 
     with pytest.raises(CorruptStoreError, match="is one object too many"):
-        Segment(tmp_path, forged(tmp_path, edit), DIM, KINDS)
+        Segment(tmp_path, forged(tmp_path, edit), DIM, KINDS).check_layout()
 
 
 @pytest.mark.parametrize("data", [b"x", b"\0" * 5000, b"\x89HDF\r\n\x1a\n" + b"\xff" * 500])
 def test_what_is_no_hdf5_is_told_with_its_name(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(CorruptStoreError, match=r"a\.h5 is not a readable HDF5 file"):
-        Segment(tmp_path, put(tmp_path, data), DIM, KINDS)
+        Segment(tmp_path, put(tmp_path, data), DIM, KINDS).check_layout()
 
 
 def set_values(name: str, values: Any) -> Edit:
@@ -769,7 +789,7 @@ def test_text_of_two_dimensions_is_refused(tmp_path: Path) -> None:
         file.create_dataset("id/bytes", data=values)
 
     with pytest.raises(CorruptStoreError, match="'id/bytes'"):
-        Segment(tmp_path, forged(tmp_path, edit), DIM, KINDS)
+        Segment(tmp_path, forged(tmp_path, edit), DIM, KINDS).check_layout()
 
 
 @pytest.mark.parametrize("name", ["file/sizes", "file/mtimes_ns", "file/digests"])

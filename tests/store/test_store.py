@@ -809,3 +809,38 @@ def test_a_writer_whose_store_is_removed_says_so(store: Store) -> None:
         shutil.rmtree(store.path)
         with pytest.raises(StoreNotFoundError, match="does not exist"):
             writer.append(some(["b"]))
+
+
+def test_what_a_call_does_not_need_is_not_read(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "s", dim=DIM)
+    for number in range(3):
+        append(store, some([f"{number}-{n}" for n in range(5)], seed=number, n=[number] * 5))
+    entry = store.snapshot().manifest.segments[0]
+    file = tmp_path / "s" / entry.file.name
+    data = bytearray(file.read_bytes())
+    assert entry.layout is not None
+    data[entry.layout.offset + 1] ^= 1  # nothing of the segment can be read
+    file.write_bytes(data)
+    with LatentDB.open(tmp_path / "s") as db:
+        assert (len(db), db.count(), db.info().segments) == (15, 15, 3)
+        assert db["2-3"].metadata == {"n": 2}  # later segments are looked into first
+        for call in (lambda: db["0-1"], lambda: db.count("n == 1"), lambda: db.query("2-3")):
+            with pytest.raises(CorruptStoreError, match=r"checksum of its layout is wrong"):
+                call()
+
+
+def test_places_count_the_rows_that_segments_hold(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "s", dim=DIM)
+    append(store, some(list("abcd")))
+    append(store, some(list("efgh")), replaced=[1])
+    append(store, some(list("ij")))
+    with store.writer() as writer:
+        manifest = writer.snapshot.manifest
+        first = writer.snapshot.segments[0]
+        kept = np.array([0, 2, 3])
+        writer.replace_segments(manifest.segments[:1], first.read(kept), first.rows[kept])
+    snapshot = store.snapshot()
+    rows = np.array([9, 0, 3, 4, 2, 7])
+    assert snapshot.places(rows).tolist() == [8, 0, 2, 3, 1, 6]
+    assert snapshot.places(np.empty(0, np.int64)).tolist() == []
+    assert Store.create(tmp_path / "e", dim=DIM).snapshot().places(rows[:0]).tolist() == []
