@@ -65,7 +65,10 @@ class KnownImages:
         with self._lock:
             digests, rows = self._by_digest
         wanted = np.uint64(digest)
-        return rows[np.searchsorted(digests, wanted) : np.searchsorted(digests, wanted, "right")]
+        first = int(digests.searchsorted(wanted))
+        if first == len(digests) or digests[first] != wanted:
+            return rows[:0]  # of almost every new image
+        return rows[first : digests.searchsorted(wanted, "right")]
 
     def renamed(self, rows: Ints) -> int | None:
         """The first of some rows whose file is gone; each is given once."""
