@@ -27,6 +27,7 @@ Posteriors = Callable[..., tuple[Floats, "Floats | None"]]  # of images, and the
 KEEP = ("medoid", "largest")
 _SAMPLE, _LEAST = 1_000, 20  # rows to calibrate on
 _BATCH = 1_024  # queries at a time
+_FEW_COPIES = 0.5  # share of mild ones; if fewer are within the threshold, a note says so
 _FIRST, _GROWTH, _MOST = 10, 4, 640  # neighbours of a row that are looked at
 _MAX_PAIRS = 20_000_000
 
@@ -161,6 +162,12 @@ def find_duplicates(
         notes.append(
             f"{crowded:,} rows have more than {_MOST:,} others within the threshold: their "
             "groups may be in parts"
+        )
+    if found.recall is not None and found.recall < _FEW_COPIES:
+        notes.append(
+            "copies of an image are no nearer to it than other images are: only "
+            f"{found.recall:.0%} of mild ones are within the threshold, and most near copies "
+            "are missed"
         )
     return Duplicates(len(rows), searcher.metric, found, tuple(groups), tuple(notes))
 

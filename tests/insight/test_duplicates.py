@@ -61,6 +61,25 @@ def test_planted_copies_are_found(noise: Path, tmp_path: Path) -> None:
         assert picture.height > 3 * 96
 
 
+def test_copies_that_cannot_be_told_from_others_are_noted(noise: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    folder = tmp_path / "alike"
+    folder.mkdir()
+    with Image.open(noise.parent / "images/000.png") as image:
+        pixels = np.asarray(image).astype(float)
+    for number in range(200):
+        changed = pixels + rng.normal(0, 2, pixels.shape) + rng.normal(0, 6, 3)
+        Image.fromarray(changed.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+    with LatentDB.create(tmp_path / "c.ldb", model=noise.parent / "model") as db:
+        db.index_images(folder)
+        found = db.duplicates()
+    assert found.threshold.recall is not None
+    assert found.threshold.recall < 0.5
+    assert "most near copies are missed" in found.notes[-1]
+    with LatentDB.open(noise) as db:
+        assert not db.duplicates().notes
+
+
 def test_equal_files_alone(noise: Path, tmp_path: Path) -> None:
     shutil.copytree(noise, tmp_path / "b.ldb")
     with LatentDB.open(tmp_path / "b.ldb") as db:
