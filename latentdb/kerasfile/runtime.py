@@ -66,8 +66,9 @@ def quiet_stderr() -> Iterator[None]:
     _capture.begin()
     try:
         yield
-    except BaseException:
-        _capture.end(failed=True)
+    except BaseException as error:
+        # Ctrl-C is no failure that the lines would explain.
+        _capture.end(failed=isinstance(error, Exception))
         raise
     _capture.end(failed=False)
 

@@ -31,7 +31,7 @@ try:
         over.wait()
         os.write(2, b"too;")
         FAIL
-except ValueError:
+except (ValueError, KeyboardInterrupt):
     pass
 thread.join()
 assert os.fstat(2) == before
@@ -42,8 +42,12 @@ with quiet_stderr():
 
 
 @pytest.mark.parametrize(
-    ("fail", "written"), [("", "free"), ("raise ValueError", "held back;too;free")]
-)
+    ("fail", "written"),
+    [
+        ("", "free"), ("raise ValueError", "held back;too;free"),
+        ("raise KeyboardInterrupt", "free"),
+    ],
+)  # fmt: skip
 def test_uses_that_overlap_give_stderr_back(fail: str, written: str) -> None:
     code = OVERLAP.replace("FAIL", fail)
     done = subprocess.run(
