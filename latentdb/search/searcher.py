@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from latentdb.ann.exact import Block, concat, nearer, scan
+from latentdb.ann.exact import Block, Candidates, concat, nearer, scan
 from latentdb.ann.index import DELETED, VectorIndex
 from latentdb.ann.metrics import KL, L2, Space, symmetric_kl
 from latentdb.ann.plan import IVF4
@@ -197,20 +197,19 @@ class Searcher:
             candidates, more = self._search_farther(queries, candidates, short, k, index, most)
             scanned += more
         hits = self._rows.rank(queries, candidates, k, exact=False, scanned=scanned)
-        if self._unindexed is not None:
-            hits = self._with_unindexed(queries, k, hits, self._unindexed)
-        if index.kind != IVF4:
-            return hits
-        uncertain = uncertain_queries(found.rows, hits.rows)
-        # Queries of `short` had more candidates already.
-        uncertain = np.setdiff1d(uncertain, short) if len(uncertain) else uncertain
-        if not len(uncertain):
-            return hits
-        return self._search_deeper(queries, k, index, hits, uncertain, (nprobe, depth))
+        if index.kind == IVF4:
+            uncertain = uncertain_queries(found.rows, hits.rows)
+            # Queries of `short` had more candidates already.
+            uncertain = np.setdiff1d(uncertain, short) if len(uncertain) else uncertain
+            if len(uncertain):
+                hits = self._search_deeper(queries, k, index, hits, uncertain, (nprobe, depth))
+        return self._with_unindexed(queries, k, hits)
 
-    def _with_unindexed(self, queries: Floats, k: int, hits: Hits, unindexed: Block) -> Hits:
+    def _with_unindexed(self, queries: Floats, k: int, hits: Hits) -> Hits:
         """The k nearest among the hits of the index and the unindexed rows."""
-        nearest: Ints | None = None
+        unindexed, nearest = self._unindexed, None
+        if unindexed is None:
+            return hits
         if len(queries) == 1:  # few rows are nearer than its hits, most often none
             farthest = self.space.square(hits.distances.item(-1))
             rows = nearer(queries, unindexed, farthest)
@@ -260,8 +259,7 @@ class Searcher:
                 live = (found.rows >= 0).sum(axis=1)
                 still_short = live * reach < k * found.rows.shape[1]
             else:
-                found = scan(self._rows.blocks(), queries[short], k)
-                found.rows[found.rows >= self._indexed_below] = -1  # scanned apart from these
+                found = self._scan_indexed(queries[short], k)
                 still_short = np.zeros(len(short), bool)
             scanned += found.scanned
             count = found.rows.shape[1]
@@ -271,6 +269,12 @@ class Searcher:
             candidates[short, :count] = found.rows
             short = short[still_short]
         return candidates, scanned
+
+    def _scan_indexed(self, queries: Floats, k: int) -> Candidates:
+        """Those of the nearest rows that are in the index; the others are compared apart."""
+        found = scan(self._rows.blocks(), queries, k)
+        found.rows[found.rows >= self._indexed_below] = -1
+        return found
 
     def _search_deeper(
         self,
@@ -293,15 +297,13 @@ class Searcher:
         while len(uncertain):
             depth *= DEPTH_GROWTH
             probed = depth <= index.rows // DEPTH_GROWTH
-            found = (
-                index.probe(queries[uncertain], nprobe, depth, self.snapshot.deleted)
-                if probed
-                else scan(self._rows.blocks(), queries[uncertain], k)
-            )
             again = queries[uncertain]
+            found = (
+                index.probe(again, nprobe, depth, self.snapshot.deleted)
+                if probed
+                else self._scan_indexed(again, k)
+            )
             better = self._rows.rank(again, found.rows, k, exact=False, scanned=found.scanned)
-            if probed and self._unindexed is not None:
-                better = self._with_unindexed(again, k, better, self._unindexed)
             scanned += better.scanned
             distances[uncertain], rows[uncertain] = better.distances, better.rows
             uncertain = uncertain[uncertain_queries(found.rows, better.rows)] if probed else _NONE
