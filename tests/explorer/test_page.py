@@ -328,8 +328,8 @@ def test_rows_that_are_added_become_marks_and_no_point_moves(
             labels = {"label": ["disc", "disc"]}
             writer.add(["new/a", "new/b"], latents, z_log_var=log_vars, metadata=labels)
         playwright.expect(page.locator("#news")).to_have_text("2 new rows", timeout=20_000)
-        assert page.get_attribute("#map", "data-marks") == "2"
-        assert page.evaluate(MARKED)[0] > 50
+        page.wait_for_selector("#map[data-marks='2']")
+        page.wait_for_function(f"() => ({MARKED})()[0] > 50")
         assert page.evaluate(points) == before
         page.click("#news")
         page.locator("#selected .grid button[title='new/a']").click()
@@ -418,15 +418,14 @@ def test_every_browser_draws_the_map(
     served: str, browse: Callable[..., Any], flags: list[str], options: dict[str, Any]
 ) -> None:
     with browse(served, *flags, **options) as page:
-        drawn = page.evaluate(
+        page.wait_for_function(  # a pixel for each point
             """() => {
                 const { width, height } = document.querySelector("#map");
                 const pen = document.querySelector("#map").getContext("2d");
                 const shown = pen.getImageData(0, 0, width, height).data;
-                return shown.filter((value, place) => place % 4 === 3 && value).length;
+                return shown.filter((value, place) => place % 4 === 3 && value).length > 80;
             }"""
         )
-        assert drawn > 80  # a pixel for each point
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         select_one(page)
         assert page.errors == []
