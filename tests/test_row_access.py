@@ -219,6 +219,7 @@ def test_matches_are_printed_as_lines(db: LatentDB) -> None:
     few = replace(found, exact=False, recall=0.99, matches=found.matches * 30)
     assert repr(few).startswith("<Matches: 60 by l2, recall 0.99>")
     assert repr(few).endswith("\nand 10 more")
+    assert "by kl, no recall promised>" in repr(replace(few, metric="kl", recall=None))
 
 
 def test_show_describes_a_row(store: Path, tmp_path: Path) -> None:

@@ -140,7 +140,8 @@ class Matches:
     def __repr__(self) -> str:
         from latentdb.search.summary import match_lines
 
-        how = "every row compared" if self.exact else f"recall {self.recall}"
+        promise = "no recall promised" if self.recall is None else f"recall {self.recall}"
+        how = "every row compared" if self.exact else promise
         head = f"<Matches: {len(self.matches)} by {self.metric}, {how}>"
         more = len(self) - _SHOWN
         lines = match_lines(replace(self, matches=self.matches[:_SHOWN]))
