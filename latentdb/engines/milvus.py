@@ -50,7 +50,7 @@ def open_milvus(uri: str, name: str) -> Iterator[Milvus]:
         hint = "" if _is_server(uri) else f": is {uri} open in another process?"
         raise EngineError(f"Milvus: {_one_line(error.message)}{hint}") from error
     try:
-        yield Milvus(client, name)
+        yield Milvus(client, name, is_file=not _is_server(uri))
     except MilvusException as error:
         raise EngineError(f"Milvus: {_one_line(error.message)}") from error
     finally:
@@ -91,21 +91,46 @@ class Milvus(Engine):
     noun = "collection"
     efforts = (16, 32, 64, 128, 256, 512, 1024)  # ef
 
-    def __init__(self, client: Any, collection: str) -> None:
+    def __init__(self, client: Any, collection: str, *, is_file: bool) -> None:
         super().__init__(collection)
         self._client = client
+        self._is_file = is_file
 
     def _find(self) -> tuple[bool, str | None]:
         exists = self._client.has_collection(self._collection)
         state = self._states().get(self._collection)
         if exists and state is not None:
-            self._client.load_collection(self._collection)
+            self._load(self._collection, self._index())
         return exists, state
+
+    def _load(self, collection: str, index: Any) -> None:
+        from pymilvus.exceptions import MilvusException
+
+        try:
+            self._client.load_collection(collection)
+        except MilvusException:
+            if not self._is_file:
+                raise
+            # Milvus-lite reads an index that it is still writing, or that a kill cut short.
+            self._client.drop_index(collection, index[0].field_name)  # waits for who writes
+            self._client.create_index(collection, index)
+            self._client.load_collection(collection)
+
+    def _index(self) -> Any:
+        index = self._client.prepare_index_params()
+        build = {"M": 16, "efConstruction": 200}
+        index.add_index(VECTOR, index_type="HNSW", metric_type="L2", params=build)
+        return index
+
+    def _states_index(self) -> Any:
+        index = self._client.prepare_index_params()
+        index.add_index("unused", index_type="FLAT", metric_type="L2")
+        return index
 
     def _states(self) -> dict[str, str]:
         if not self._client.has_collection(_STATES):
             return {}
-        self._client.load_collection(_STATES)
+        self._load(_STATES, self._states_index())
         found = self._client.query(
             _STATES, filter='name != ""', output_fields=["name", "state"], limit=1_000
         )
@@ -122,10 +147,11 @@ class Milvus(Engine):
             schema.add_field("name", DataType.VARCHAR, is_primary=True, max_length=256)
             schema.add_field("state", DataType.VARCHAR, max_length=_MAX_TEXT)
             schema.add_field("unused", DataType.FLOAT_VECTOR, dim=2)  # Milvus demands a vector
-            index = self._client.prepare_index_params()
-            index.add_index("unused", index_type="FLAT", metric_type="L2")
             self._client.create_collection(
-                _STATES, schema=schema, index_params=index, consistency_level="Strong"
+                _STATES,
+                schema=schema,
+                index_params=self._states_index(),
+                consistency_level="Strong",
             )
         if self._client.has_collection(self._collection):
             self._client.drop_collection(self._collection)
@@ -145,15 +171,11 @@ class Milvus(Engine):
             most = {"max_length": _MAX_TEXT} if type_ == DataType.VARCHAR else {}
             schema.add_field(name, type_, nullable=key != ID, **most)
         schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=collection.dim)
-        index = self._client.prepare_index_params()
-        index.add_index(
-            VECTOR,
-            index_type="HNSW",
-            metric_type="L2",
-            params={"M": 16, "efConstruction": 200},
-        )
         self._client.create_collection(
-            self._collection, schema=schema, index_params=index, consistency_level="Strong"
+            self._collection,
+            schema=schema,
+            index_params=self._index(),
+            consistency_level="Strong",
         )
         self.record(collection)
 
@@ -195,9 +217,9 @@ class Milvus(Engine):
 
     def build_index(self) -> None:
         # Until it is flushed and loaded again, milvus-lite compares every row.
-        self._client.flush(self._collection)
         self._client.release_collection(self._collection)
-        self._client.load_collection(self._collection)
+        self._client.flush(self._collection)
+        self._load(self._collection, self._index())
 
     def search(
         self, queries: Floats, k: int, where: Condition | None, effort: int

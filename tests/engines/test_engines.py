@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,6 +154,20 @@ def test_a_push_that_is_cut_off_is_finished_by_the_next(
     assert report.rows == 300
     assert report.pushed == max(0, 300 - sum(sent))
     assert filled.push(uri).unchanged == 300
+
+
+def test_index_files_of_milvus_that_were_cut_short_are_made_anew(
+    filled: LatentDB, tmp_path: Path
+) -> None:
+    pytest.importorskip("milvus_lite", reason="milvus-lite is not installed")
+    uri = f"milvus:{tmp_path / 'milvus.db'}"
+    filled.push(uri)
+    answer = filled.query_on(uri, "a/000.png")
+    for size in (0, 1_000):
+        for file in tmp_path.glob("milvus.db/**/*.idx"):
+            os.truncate(file, min(size, file.stat().st_size // 2))
+        assert filled.query_on(uri, "a/000.png") == answer
+        assert filled.push(uri).unchanged == 300
 
 
 def test_what_is_not_of_the_store_is_left_alone(
