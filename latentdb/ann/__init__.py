@@ -2,7 +2,8 @@
 
 neighbours  the true neighbours of vectors in memory
 kmeans      centres of clusters
-exact       compare every vector; rank candidates by true distance
+exact       compare every vector; many queries in parts, one a thread
+ranking     rank candidates by true distance
 metrics     L2, cosine, centred cosine, Wasserstein and KL: the space in which rows are compared
 plan        which types of index suit a number of rows, dimensions and bytes
 index       VectorIndex: candidates from an inverted file or an HNSW graph

@@ -1,12 +1,14 @@
-"""Exact search: compare queries with every vector, and rank candidates by their true distance."""
+"""Exact search: compare queries with every vector."""
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +20,17 @@ Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Fetch = Callable[[Ints], Floats]  # the vectors of row numbers
 
+AnyResult = TypeVar("AnyResult")
+
 # Rows compared, or added to an index, in one call: so many, fewer above 256 dimensions.
 _CHUNK_ROWS, _CHUNK_BYTES = 65_536, 64 << 20
-_MARGIN = 16  # candidates beyond k, so that float32 rounding cannot drop a neighbour
-_MIN_SQUARE = 1e-30  # float32 cannot order squared distances below this
+MARGIN = 16  # candidates beyond k, so that float32 rounding cannot drop a neighbour
+MIN_SQUARE = 1e-30  # float32 cannot order squared distances below this
 MAX_SQUARE = 1e38  # squared distances above this are about to overflow float32
-_MIN_BATCH = 8  # queries from which threads, and ranking in batches, are faster
-_RANK_BYTES = 1 << 20  # of candidate vectors in memory at a time
-_SPARE = 4  # vectors compared in float64 beyond the k that are nearest in float32
+_MIN_BATCH = 8  # queries from which threads are faster
+_MIN_PART, _MAX_PART = 64, 1_024  # queries of a part that one thread answers
+MIN_PARTED = 2 * _MIN_PART  # queries that are worth several threads
+_THREAD = threading.local()
 _FLOAT32_ERROR = float(np.finfo(np.float32).eps)  # of a sum of squares, for each of its terms
 
 
@@ -101,18 +106,48 @@ class Candidates:
 def faiss_threads(queries: int | None = None) -> Iterator[None]:
     """Let FAISS use one thread for a few queries, all cores for many, or for a build (None).
 
-    For a few queries a second thread is slower on a busy machine.  OpenMP keeps the number
-    for each calling thread; the host's own number is restored.
+    For a few queries a second thread is slower on a busy machine, and a thread of `map_parts`
+    is one of several.  OpenMP keeps the number for each calling thread; the host's own number
+    is restored.
     """
     import faiss
 
     before = faiss.omp_get_max_threads()
     few = queries is not None and queries < _MIN_BATCH
-    faiss.omp_set_num_threads(1 if few else core_count())
+    is_part = getattr(_THREAD, "is_part", False)
+    faiss.omp_set_num_threads(1 if few or is_part else core_count())
     try:
         yield
     finally:
         faiss.omp_set_num_threads(before)
+
+
+def map_parts(search: Callable[[Floats], AnyResult], queries: Floats) -> list[AnyResult]:
+    """What a search gives for parts of many queries, in order, one part a thread at a time.
+
+    A search has several steps.  OpenMP's threads would share each, and spin in between, which
+    took half of the CPU time.
+
+    Parameters
+    ----------
+    queries
+        float32 ``[q, d]``.
+    """
+    threads = core_count()
+    size = min(max(-(-len(queries) // threads), _MIN_PART), _MAX_PART)
+    parts = [queries[start : start + size] for start in range(0, len(queries), size)]
+    if threads == 1 or len(parts) < 2:
+        return [search(queries)]
+
+    def search_part(part: Floats) -> AnyResult:
+        _THREAD.is_part = True
+        return search(part)
+
+    pool = ThreadPoolExecutor(threads)
+    try:
+        return list(pool.map(search_part, parts))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def fits_float32(vectors: Floats) -> bool:
@@ -168,7 +203,7 @@ def scan(blocks: Iterable[Block], queries: Floats, k: int) -> Candidates:
     k
         Neighbours wanted.
     """
-    wanted = k + _MARGIN
+    wanted = k + MARGIN
     best = np.empty((len(queries), 0), np.float64)
     rows = np.empty((len(queries), 0), np.int64)
     scanned = 0
@@ -193,92 +228,12 @@ def _nearest(queries: Floats, vectors: Floats, k: int) -> tuple[NDArray[np.float
         found, positions = faiss.knn(queries, vectors, k)
     squares = found.astype(np.float64)
     # FAISS gives no position where a square overflows, and cannot order tiny ones.
-    inexact = (positions < 0).any(axis=1) | (found[:, -1] < _MIN_SQUARE)
+    inexact = (positions < 0).any(axis=1) | (found[:, -1] < MIN_SQUARE)
     for number in np.flatnonzero(inexact):
         every = ((vectors - queries[number].astype(np.float64)) ** 2).sum(axis=1)
         positions[number] = np.argsort(every, kind="stable")[:k]
         squares[number] = every[positions[number]]
     return squares, positions
-
-
-def rank(queries: Floats, candidates: Ints, fetch: Fetch, k: int) -> tuple[Floats, Ints]:
-    """The k nearest candidates of each query by true L2 distance, computed in float64.
-
-    Parameters
-    ----------
-    queries
-        float32 ``[q, d]``.
-    candidates
-        int64 ``[q, c]`` row numbers, negative for none.
-    fetch
-        Gives the vectors of row numbers.
-    k
-        Neighbours wanted.
-
-    Returns
-    -------
-    distances, rows
-        float32 ``[q, k]`` and int64 ``[q, k]``, nearest first, ties by row
-        number; infinity and -1 where there are fewer.
-    """
-    if len(queries) == 1:
-        return _rank_one(queries, candidates[0], fetch, k)
-    distances = np.full((len(queries), k), np.inf, np.float32)
-    rows = np.full((len(queries), k), -1, np.int64)
-    if len(queries) < _MIN_BATCH or not candidates.shape[1] or (candidates < 0).any():
-        for number in range(len(queries)):
-            one = slice(number, number + 1)
-            distances[one], rows[one] = _rank_one(queries[one], candidates[number], fetch, k)
-        return distances, rows
-    step = max(1, _RANK_BYTES // (8 * queries.shape[1] * max(candidates.shape[1], 1)))
-    for start in range(0, len(queries), step):
-        batch = slice(start, start + step)
-        ascending = np.sort(candidates[batch], axis=1)
-        vectors = fetch(ascending.reshape(-1)).reshape(*ascending.shape, -1)
-        differences = np.subtract(vectors, queries[batch, None, :], dtype=np.float64)
-        squares = np.einsum("qcd,qcd->qc", differences, differences)
-        order = squares.argsort(axis=1, kind="stable")[:, :k]
-        found = order.shape[1]
-        distances[batch, :found] = np.sqrt(np.take_along_axis(squares, order, axis=1))
-        rows[batch, :found] = np.take_along_axis(ascending, order, axis=1)
-    return distances, rows
-
-
-def _rank_one(query: Floats, candidates: Ints, fetch: Fetch, k: int) -> tuple[Floats, Ints]:
-    """`rank` for one query, where every call of numpy counts."""
-    ascending = np.sort(candidates)
-    if len(ascending) and ascending.item(0) < 0:
-        ascending = ascending[ascending.searchsorted(0) :]
-    vectors = fetch(ascending)
-    near = _surely_nearest(query, vectors, k)
-    if near is not None:
-        ascending, vectors = ascending[near], vectors.take(near, axis=0)
-    differences = np.subtract(vectors, query, dtype=np.float64)
-    squares = np.einsum("cd,cd->c", differences, differences)
-    order = squares.argsort(kind="stable")[:k]
-    distances, rows = np.sqrt(squares[order]).astype(np.float32), ascending[order]
-    if len(order) < k:
-        missing = k - len(order)
-        distances = np.concatenate([distances, np.full(missing, np.inf, np.float32)])
-        rows = np.concatenate([rows, np.full(missing, -1, np.int64)])
-    return distances[None], rows[None]
-
-
-def _surely_nearest(query: Floats, vectors: Floats, k: int) -> Ints | None:
-    """Ascending positions of a few vectors more than the k nearest, found in float32.
-
-    None where it cannot tell, or where float64 takes no longer.
-    """
-    count, dim = vectors.shape
-    if count <= k + _MARGIN:
-        return None
-    squares = _squares(query, vectors)
-    near = squares.argsort()[: k + _SPARE]
-    farthest, beyond = squares.item(near.item(k - 1)), squares.item(near.item(-1))
-    if beyond >= MAX_SQUARE or beyond <= _surely_beyond(farthest, dim):
-        return None
-    near.sort()
-    return near
 
 
 def nearer(query: Floats, block: Block, square: float) -> Ints | None:
@@ -293,26 +248,25 @@ def nearer(query: Floats, block: Block, square: float) -> Ints | None:
     """
     if not square < MAX_SQUARE:
         return None
-    squares = _squares(query, block.vectors)
-    return block.rows[squares <= _surely_beyond(square, query.shape[1])]
-
-
-def _squares(query: Floats, vectors: Floats) -> Floats:
-    """Squared distances of one query in float32, ``[n]``."""
     import faiss
 
     query = np.ascontiguousarray(query, np.float32)
-    vectors = np.ascontiguousarray(vectors, np.float32)
+    vectors = np.ascontiguousarray(block.vectors, np.float32)
     squares = np.empty(len(vectors), np.float32)
     library: Any = faiss
     pointer = library.swig_ptr
     library.fvec_L2sqr_ny(
         pointer(squares), pointer(query), pointer(vectors), vectors.shape[1], len(vectors)
     )
-    return squares
+    return block.rows[squares <= surely_beyond(square, query.shape[1])]
 
 
-def _surely_beyond(square: float, dim: int) -> float:
+def surely_beyond(square: float, dim: int) -> float:
     """Above it, a squared distance in float32 is of a vector farther than another's."""
+    return max(square * rounding_factor(dim), MIN_SQUARE)
+
+
+def rounding_factor(dim: int) -> float:
+    """Between squared distances in float32 of which the larger one surely is the larger."""
     # Either may be off by an eps for each of its terms, of which one is of the subtraction.
-    return max(square * (1 + 4 * _FLOAT32_ERROR * (dim + 2)), _MIN_SQUARE)
+    return 1 + 4 * _FLOAT32_ERROR * (dim + 2)

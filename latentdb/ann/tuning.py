@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.ann.composed import COMPOSED_K, OF_A_KIND, compose, tune_composed
-from latentdb.ann.exact import Block, Fetch, Floats, Ints, fits_float32, rank, scan
+from latentdb.ann.exact import Block, Fetch, Floats, Ints, fits_float32, scan
 from latentdb.ann.index import MAX_RERANK_FACTOR, VectorIndex, least_rerank_depth
 from latentdb.ann.measuring import least_where, lower_bound, positions, ranks_of_lists
 from latentdb.ann.plan import IVF4
+from latentdb.ann.ranking import rank
 
 Blocks = Callable[[], Iterator[Block]]
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from latentdb.ann.exact import Block, rank, scan
+from latentdb.ann.exact import Block, scan
+from latentdb.ann.ranking import rank
 from latentdb.base.errors import EngineError, FilterError, MissingExtraError
 from latentdb.engines.conditions import (
     AllOf,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from latentdb.ann.exact import rank, scan
+from latentdb.ann.exact import scan
+from latentdb.ann.ranking import rank
 from latentdb.base.errors import EngineError
 from latentdb.engines.conditions import translate
 from latentdb.engines.engine import Collection, Engine

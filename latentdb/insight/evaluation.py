@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latentdb.ann.exact import Block, chunk_rows, rank, scan
+from latentdb.ann.exact import Block, chunk_rows, scan
 from latentdb.ann.metrics import CENTERED_COSINE, INDEXED_METRICS, Space
 from latentdb.ann.neighbours import others_mask
+from latentdb.ann.ranking import rank
 from latentdb.base.errors import InvalidInputError, NotFoundError
 from latentdb.base.wording import counted
 from latentdb.images.decode import Preprocessing

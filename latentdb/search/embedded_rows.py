@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from latentdb.ann.exact import Block, chunk_rows, concat, rank
+from latentdb.ann.exact import Block, Fetch, chunk_rows, concat
 from latentdb.ann.metrics import CENTERED_COSINE, L2, Space
+from latentdb.ann.ranking import Matrix, rank
 from latentdb.base.errors import InvalidInputError
 from latentdb.search.results import Hits
 from latentdb.search.selection import live_mask
@@ -59,6 +60,7 @@ class EmbeddedRows:
         self.snapshot = snapshot
         self.metric = metric
         self._joined: dict[int, Block] = {}  # by the number of their run
+        self._in_memory: Matrix | None = None  # all rows, where none is missing in between
         self._centre = snapshot.manifest.settings.centre if centre is None else centre
 
     @cached_property
@@ -103,6 +105,19 @@ class EmbeddedRows:
         return self.space.embed(
             means, self.snapshot.log_vars(rows) if self.space.posterior else None
         )
+
+    @property
+    def source(self) -> Fetch | Matrix:
+        """What candidates are ranked by: the vectors themselves where they are within reach."""
+        if self._in_memory is not None:
+            return self._in_memory
+        if self.metric == L2 and self._is_one:
+            (segment,) = self.snapshot.segments
+            vectors = segment.verified_z_mean if segment.gapless else None
+            # What was cut since must not be touched: `fetch` says so.
+            if vectors is not None and segment.is_intact():
+                return Matrix(segment.entry.first_row, vectors)
+        return self.fetch
 
     @cached_property
     def _is_one(self) -> bool:
@@ -155,6 +170,9 @@ class EmbeddedRows:
         if joined is None:
             blocks = (self._blocks_in(of, 0) for of in self._runs[number].segments)
             joined = self._joined[number] = concat(chain.from_iterable(blocks), self.dim)
+            rows = joined.rows
+            if len(self._runs) == 1 and len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+                self._in_memory = Matrix(int(rows[0]), joined.vectors)
         return joined
 
     def blocks_of(self, rows: Ints) -> Iterator[Block]:
@@ -182,7 +200,7 @@ class EmbeddedRows:
         exact, scanned
             As in `Hits`.
         """
-        distances, rows = rank(queries, candidates, self.fetch, k)
+        distances, rows = rank(queries, candidates, self.source, k)
         return Hits(self.space.distances(distances), rows, exact, scanned)
 
 

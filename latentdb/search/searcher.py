@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
-from latentdb.ann.exact import Block, Candidates, concat, nearer, scan
+from latentdb.ann.exact import MIN_PARTED, Block, Candidates, concat, map_parts, nearer, scan
 from latentdb.ann.index import DELETED, VectorIndex
 from latentdb.ann.metrics import KL, L2, Space, symmetric_kl
-from latentdb.ann.plan import IVF4
+from latentdb.ann.plan import HNSW, IVF4
 from latentdb.base.errors import InvalidInputError
 from latentdb.search.embedded_rows import DEPTH_GROWTH, EmbeddedRows, uncertain_queries
 from latentdb.search.filtered import FilteredSearch
@@ -111,6 +111,16 @@ class Searcher:
             The index is searched as it was tuned for those; where it was not, every row
             is compared.
         """
+        # A filter is read once; a graph is walked by one thread of Python at a time.
+        is_whole = where is not None or (self.index is not None and self.index.kind == HNSW)
+        if len(queries) < MIN_PARTED or is_whole:
+            return self._search(queries, k, where, exact, composed)
+        search = partial(self._search, k=k, where=where, exact=exact, composed=composed)
+        return Hits.concat(map_parts(search, queries))
+
+    def _search(
+        self, queries: Floats, k: int, where: Filter | None, exact: bool, composed: bool
+    ) -> Hits:
         if self.metric == KL:
             return self._search_kl(queries, k, where)
         if composed and not exact:

@@ -150,6 +150,11 @@ class MappedArray:
             self._checked = None
         return self._array
 
+    @property
+    def verified(self) -> Numbers | None:
+        """The whole array, mapped; None where a block of it was not verified yet."""
+        return self._array if self._checked is None else None
+
     def take(self, positions: Ints) -> Numbers:
         """Copies of the rows at some positions, which must exist.
 

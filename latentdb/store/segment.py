@@ -284,6 +284,11 @@ class Segment:
         """Copies of z_mean at some positions: float32 ``[n, d]``; only their blocks are read."""
         return _as_float32(self._z_mean.take(positions))
 
+    @property
+    def verified_z_mean(self) -> Floats | None:
+        """float32 ``[n, d]``, mapped; None where it was not verified whole, or is float16."""
+        return self._z_mean.verified if self._dtype == _TYPES[FLOAT32] else None
+
     def z_log_vars(self, positions: Ints) -> Floats | None:
         """As `z_means`, of z_log_var."""
         return None if self._z_log_var is None else _as_float32(self._z_log_var.take(positions))

@@ -10,9 +10,9 @@ import pytest
 
 from latentdb.ann import builder
 from latentdb.ann.builder import build, extend
-from latentdb.ann.exact import rank
 from latentdb.ann.index import VectorIndex
 from latentdb.ann.plan import HNSW, IVF, IVF4, Plan
+from latentdb.ann.ranking import rank
 from latentdb.ann.tuning import Tuner
 from latentdb.search.embedded_rows import uncertain_queries
 from tests.ann.vectors import CLUSTERED_DIM as DIM

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from latentdb.ann.composed import KINDS, compose
-from latentdb.ann.exact import rank
 from latentdb.ann.plan import HNSW, IVF, IVF4
+from latentdb.ann.ranking import rank
 from tests.ann.vectors import NONE, Rows, clustered, made
 
 

@@ -1,13 +1,27 @@
-"""A scan is exact, and candidates are ranked by their true distance."""
+"""A scan is exact."""
 
 from __future__ import annotations
 
+import threading
+
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentdb.ann.exact import Block, concat, fits_float32, nearer, rank, scan
+from latentdb.ann import exact as exact_search
+from latentdb.ann.exact import (
+    Block,
+    concat,
+    faiss_threads,
+    fits_float32,
+    map_parts,
+    nearer,
+    scan,
+)
+from latentdb.ann.ranking import rank
+from latentdb.base.errors import InvalidInputError
 from tests.ann.vectors import DIM, Array, brute
 
 
@@ -97,42 +111,6 @@ def test_a_scan_is_exact_where_squares_leave_float32(scale: float) -> None:
     np.testing.assert_array_equal(rows, brute(vectors, vectors[:5], 10)[1])
 
 
-def test_rank_orders_by_true_distance_then_by_row() -> None:
-    vectors = np.array([[3], [1], [-1], [0], [1]], np.float32)
-    candidates = np.array([[4, 0, -1, 2, 1, 3]])
-    distances, rows = rank(np.zeros((1, 1), np.float32), candidates, lambda r: vectors[r], 6)
-    assert rows.tolist() == [[3, 1, 2, 4, 0, -1]]
-    assert distances.tolist() == [[0, 1, 1, 1, 3, np.inf]]
-
-
-def test_rank_computes_in_float64() -> None:
-    """1 apart at 2**24: in float32 the squares of the coordinates would swallow it."""
-    vectors = np.array([[2**24, 1], [2**24, 0]], np.float32)
-    query = np.array([[2**24, 0]], np.float32)
-    distances, rows = rank(query, np.array([[0, 1]]), lambda r: vectors[r], 2)
-    assert rows.tolist() == [[1, 0]]
-    assert distances.tolist() == [[0, 1]]
-
-
-@pytest.mark.parametrize("k", [1, 10, 40])
-@pytest.mark.parametrize(
-    ("offset", "scale"), [(0, 1), (1000, 1), (1000, 1e-4), (0, 1e-17), (0, 1e18), (0, 1e20)]
-)
-def test_a_query_is_ranked_alone_as_among_others(offset: float, scale: float, k: int) -> None:
-    """In float64, bit by bit; float32 only leaves out what is clearly farther."""
-    random = np.random.default_rng(0)
-    vectors = (offset + scale * random.normal(size=(300, 64))).astype(np.float32)
-    vectors[100:120], vectors[200:] = vectors[100], vectors[:100]  # ties
-    queries = np.concatenate([vectors[:12], vectors[:12] + np.float32(scale / 50)])
-    candidates = np.array([random.permutation(300)[:250] for _ in queries])
-    together = rank(queries, candidates, lambda rows: vectors[rows], k)
-    for number in range(len(queries)):
-        one = slice(number, number + 1)
-        alone = rank(queries[one], candidates[one], lambda rows: vectors[rows], k)
-        for mine, theirs in zip(alone, together, strict=True):
-            np.testing.assert_array_equal(mine, theirs[one])
-
-
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(st.integers(1, 70), st.sampled_from([1e-20, 1e-8, 1, 1e6, 1e17, 1e22]), st.integers(0, 99))
 def test_no_row_within_a_distance_is_left_out(dim: int, scale: float, seed: int) -> None:
@@ -149,15 +127,6 @@ def test_no_row_within_a_distance_is_left_out(dim: int, scale: float, seed: int)
         within = np.flatnonzero(squares <= square) + 100
         assert set(within) <= set(found)
         assert len(found) < 60 or scale < 1e-10
-
-
-@pytest.mark.parametrize("count", [1, 8, 30])
-def test_no_candidates_are_ranked_to_nothing(count: int) -> None:
-    queries = np.zeros((count, 3), np.float32)
-    none = np.empty((count, 0), np.int64)
-    distances, rows = rank(queries, none, lambda r: queries[r], 4)
-    assert rows.tolist() == [[-1] * 4] * count
-    assert np.isinf(distances).all()
 
 
 @given(st.integers(1, 300), st.floats(0, 3e38), st.integers(0, 2**31))
@@ -177,3 +146,33 @@ def test_blocks_are_concatenated_without_the_rows_that_their_masks_leave_out() -
     assert joined.rows.tolist() == [10, 12, 13, 14, 15]
     np.testing.assert_array_equal(joined.vectors, vectors[[0, 2, 3, 4, 5]])
     assert concat([], 2).vectors.shape == (0, 2)
+
+
+def test_parts_of_many_queries_come_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact_search, "core_count", lambda: 3)
+    queries = np.arange(5_000, dtype=np.float32)[:, None]
+    sizes, threads = [], set()
+
+    def search(part: Array) -> Array:
+        sizes.append(len(part))
+        threads.add(threading.get_ident())
+        with faiss_threads(len(part)):
+            assert faiss.omp_get_max_threads() == 1
+        return part
+
+    np.testing.assert_array_equal(np.concatenate(map_parts(search, queries)), queries)
+    assert max(sizes) == 1_024
+    assert threading.get_ident() not in threads
+    assert len(map_parts(len, queries[:64])) == 1
+    with faiss_threads(5_000):  # this thread has them all
+        assert faiss.omp_get_max_threads() == 3
+
+
+def test_a_part_that_fails_fails_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact_search, "core_count", lambda: 2)
+
+    def search(part: Array) -> Array:
+        raise InvalidInputError(f"{len(part)} queries")
+
+    with pytest.raises(InvalidInputError, match="500 queries"):
+        map_parts(search, np.zeros((1_000, 2), np.float32))

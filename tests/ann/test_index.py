@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from latentdb.ann import builder
-from latentdb.ann.exact import Block, rank, scan
+from latentdb.ann.exact import Block, scan
 from latentdb.ann.index import VectorIndex
 from latentdb.ann.plan import HNSW, IVF, IVF4, Plan, nlist_for
+from latentdb.ann.ranking import rank
 from latentdb.ann.tuning import TUNED_K, Tuning
 from latentdb.base.errors import CorruptStoreError
 from tests.ann.vectors import DIM, NONE, Array, brute, make

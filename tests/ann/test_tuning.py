@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentdb.ann.builder import build
-from latentdb.ann.exact import rank
 from latentdb.ann.index import VectorIndex
 from latentdb.ann.plan import HNSW, IVF, IVF4
+from latentdb.ann.ranking import rank
 from latentdb.ann.tuning import QUERIES, TUNED_K, Tuning
 from tests.ann.vectors import NONE, Array, Rows, clustered, made, planned
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdb.ann.builder import build
-from latentdb.ann.exact import Block, rank
+from latentdb.ann.exact import Block
 from latentdb.ann.index import VectorIndex
 from latentdb.ann.plan import IVF, Plan, nlist_for
+from latentdb.ann.ranking import rank
 from latentdb.ann.tuning import Tuning
 
 DIM = 8

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from latentdb.ann import exact, plan
+from latentdb.ann import plan, ranking
 from latentdb.ann.index import VectorIndex
 from latentdb.database import LatentDB
 from latentdb.search.embedded_rows import EmbeddedRows
@@ -195,7 +195,7 @@ def test_many_queries_are_answered_in_parts(
     snapshot = snapshot_of(small)
     queries = vectors_of(50, 9)
     whole = Searcher(snapshot).search(queries, k=10)
-    monkeypatch.setattr(exact, "_RANK_BYTES", 7 * 8 * DIM * 26)
+    monkeypatch.setattr(ranking, "_BYTES", 7 * 8 * DIM * 26)
     parts = Searcher(snapshot).search(queries, k=10)
     np.testing.assert_array_equal(parts.rows, whole.rows)
     assert parts.scanned == whole.scanned

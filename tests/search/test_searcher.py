@@ -288,7 +288,7 @@ def test_whatever_a_filter_keeps_k_of_it_come_back(
 
 
 @pytest.mark.parametrize("where", [None, "share < 0.2"])
-@pytest.mark.parametrize("count", [2, 9, 50])
+@pytest.mark.parametrize("count", [2, 9, 50, 150])
 def test_a_batch_finds_what_single_queries_find(
     db: LatentDB, where: str | None, count: int
 ) -> None:
