@@ -129,6 +129,8 @@ def write_site(
     ------
     AlreadyExistsError
         If the folder has other files.
+    InvalidInputError
+        If it is one that images are indexed from, without `overwrite`.
     NotFoundError
         If there are no rows.
     MissingExtraError
@@ -136,8 +138,11 @@ def write_site(
     ModelError
         If the model is conditional.
     """
-    if Originals(db._snapshot()).find([os.fspath(path)]) is not None:
+    originals = Originals(db._snapshot())
+    if originals.find([os.fspath(path)]) is not None:
         raise AlreadyExistsError(f"{path} lies in the store: give another path")
+    if not overwrite:
+        originals.check_folder(os.fspath(path))
     if db._has_decoder(db._snapshot()) and db.codec.config.condition is not None:
         raise ModelError(
             "a site decodes in the browser, which does not know the condition of a conditional "

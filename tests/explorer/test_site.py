@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from latentdb.base.errors import AlreadyExistsError, NotFoundError
+from latentdb.base.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from latentdb.cli.main import main
 from latentdb.database import LatentDB
 from latentdb.explorer.site import MARK, SITE_MODULES
@@ -77,6 +77,14 @@ def test_where_selects_the_rows(vectors: LatentDB, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no rows"):
         vectors.export_site(tmp_path / "none", where="n < 0")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_that_images_are_indexed_from_is_left_alone(store: Path, images: Path) -> None:
+    with LatentDB.open(store) as db:
+        for folder in (images / "site", images / "disc/site"):
+            with pytest.raises(InvalidInputError, match=r"whose images are indexed: .* --force"):
+                db.export_site(folder)
+            assert not folder.exists()
 
 
 def test_a_folder_with_other_files_is_left_alone(vectors: LatentDB, tmp_path: Path) -> None:
