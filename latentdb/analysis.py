@@ -487,9 +487,10 @@ class Analysis(ABC):
         from latentdb.images.render import write_picture
         from latentdb.insight.atlas import draw_map, thumbnail_points
 
-        shown = thumbnail_points(found.points)
+        shown = np.empty(0, np.int64)
         images: list[Pixels] = []
         if self._has_decoder(snapshot):
+            shown = thumbnail_points(found.points)
             images = list(self._images(snapshot, found.rows[shown]))
         values = None if label is None else column_values(snapshot, found.rows, label)
         note = f"keeps {found.kept:.1%} of the 10 nearest neighbours ({found.metric})"

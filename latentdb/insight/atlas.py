@@ -49,9 +49,12 @@ def thumbnail_points(points: Floats) -> Ints:
     columns = _SIDE // _CELL + 1
     keys = (cells[:, 1] * columns + cells[:, 0]).astype(np.int64)
     off = np.abs(pixels - (cells + 0.5) * _CELL).max(axis=1)
-    order = np.lexsort((off, keys))
-    firsts = np.concatenate([[True], keys[order][1:] != keys[order][:-1]])
-    return np.sort(order[firsts])
+    order = np.argsort(keys.astype(np.int16), kind="stable")  # of a thousand cells
+    keys, off = keys[order], off[order]
+    firsts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    counts = np.diff(np.append(firsts, len(keys)))
+    nearest = np.flatnonzero(off == np.minimum.reduceat(off, firsts).repeat(counts))
+    return np.sort(order[nearest[nearest.searchsorted(firsts)]])
 
 
 def _pixels(points: Floats, side: int = _SIDE) -> NDArray[np.float64]:
@@ -131,8 +134,10 @@ def _colors(
     named = sorted(name for name, _ in counts.most_common(_MOST_LABELS))
     number = {name: index for index, name in enumerate(named)}
     legend = []
-    color_of = {value: number.get(str(value), -1) for value in distinct}
-    indices = np.array([color_of.get(value, -1) for value in values])
+    color_of: dict[Value | None, int] = {
+        value: number.get(str(value), -1) for value in (*distinct, None)
+    }
+    indices = np.fromiter(map(color_of.__getitem__, values), np.int64, count)
     colors[indices >= 0] = np.array(_PALETTE, np.uint8)[indices[indices >= 0]]
     for name in named:
         legend.append((f"{one_line(name)[:18]}  {counts[name]:,}", _PALETTE[number[name]]))
