@@ -159,7 +159,7 @@ def _cell(value: Value) -> str:
 
 def read_rows(snapshot: Snapshot, rows: Ints) -> list[Row]:
     """Rows with their latents, by row number."""
-    means, log_vars = snapshot.vectors(rows), snapshot.log_vars(rows)
+    means, log_vars = snapshot.latents(rows)
     return [
         Row(name, path, values, means[number], None if log_vars is None else log_vars[number])
         for number, (name, path, values) in enumerate(snapshot.records(rows))

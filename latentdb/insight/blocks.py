@@ -23,7 +23,7 @@ def posterior_blocks(snapshot: Snapshot, rows: Ints) -> Iterator[tuple[Floats, F
     step = chunk_rows(snapshot.dim)
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        yield snapshot.vectors(part), snapshot.log_vars(part)
+        yield snapshot.latents(part)
 
 
 def mean_vector(snapshot: Snapshot, rows: Ints) -> Doubles:

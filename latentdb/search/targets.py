@@ -169,9 +169,10 @@ def _look_up(snapshot: Snapshot, names: Sequence[str]) -> dict[str, Target]:
         return {}
     found = dict(zip(names, snapshot.locate(names).tolist(), strict=True))
     ids = [name for name, row in found.items() if row >= 0]
-    rows = np.array([found[name] for name in ids], np.int64)
-    targets = _make_targets("id", ids, snapshot.vectors(rows), snapshot.log_vars(rows))
-    return {target.name: target for target in targets}
+    if not ids:
+        return {}
+    latents = snapshot.latents(np.array([found[name] for name in ids], np.int64))
+    return {target.name: target for target in _make_targets("id", ids, *latents)}
 
 
 def _encode(codec: Codec, images: Sequence[tuple[str, str, ImageLike]]) -> Iterable[Target]:

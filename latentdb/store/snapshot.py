@@ -251,6 +251,14 @@ class Snapshot:
             result[indices] = found
         return result
 
+    def latents(self, rows: Ints) -> tuple[Floats, Floats | None]:
+        """`vectors` and `log_vars` of row numbers."""
+        if len(self.segments) != 1:
+            return self.vectors(rows), self.log_vars(rows)
+        (segment,) = self.segments
+        positions = segment.positions(rows)
+        return segment.z_means(positions), segment.z_log_vars(positions)
+
     def ids(self, rows: Ints) -> list[str]:
         """Ids of row numbers."""
         result = [""] * len(rows)
