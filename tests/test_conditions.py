@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import shutil
@@ -13,6 +14,8 @@ from PIL import Image
 
 from latentdb.base.errors import InvalidInputError, ModelError
 from latentdb.database import LatentDB
+from latentdb.explorer.blends import Blend, Part
+from latentdb.explorer.views import Views
 from latentdb.model.config import ModelOptions
 from latentdb.reader import Reader
 from tests.cli.running import run, run_error, run_json
@@ -81,6 +84,24 @@ def test_what_is_no_row_needs_a_condition(db: Reader, tmp_path: Path) -> None:
     disc.sample(2, out=tmp_path / "samples.png")
     disc.traverse(SQUARE, out=tmp_path / "walk.png")
     assert {file.name for file in tmp_path.iterdir()} == {"samples.png", "walk.png"}
+
+
+def test_the_page_decodes_a_row_as_what_it_is(db: Reader) -> None:
+    views = Views(db)
+    disc, square = (int(row) for row in db._snapshot().find([DISC, SQUARE]))
+    parts = [Part(row, 1.0) for row in (disc, square)]
+    both = views.decode([Blend((part,)) for part in parts])
+    pixels = np.asarray(Image.open(io.BytesIO(both)))
+    expected = db.decode([DISC, SQUARE])
+    assert np.array_equal(pixels, np.concatenate(list(expected), axis=1).squeeze())
+    assert views.traverse(Blend((parts[0],)), dims="0", reach=2, steps=3)
+    ends = (Blend((part,)) for part in parts)
+    with pytest.raises(InvalidInputError, match="--condition VALUE"):
+        views.decode([Blend(tuple(parts))])
+    with pytest.raises(InvalidInputError, match="--condition gives one"):
+        views.decode([Blend((parts[0],)), Blend(tuple(parts))])
+    with pytest.raises(InvalidInputError, match="--condition VALUE"):
+        views.interpolate(*ends, steps=3, method="linear", kind="png")
 
 
 def test_an_image_file_is_encoded_under_the_condition(db: Reader, images: Path) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from latentdb.images.pixel_range import Pixels
     from latentdb.reader import Reader
     from latentdb.search.results import Matches
+    from latentdb.store.columns import Value
     from latentdb.store.rows import Floats, Ints
 
 MAGIC, FORMAT = b"LDBP", 1
@@ -269,11 +270,24 @@ class Views:
     def decode(self, blends: Sequence[Blend]) -> bytes:
         """A PNG of the images that blends decode to, side by side."""
         latents = np.stack([self.latents.of(blend) for blend in blends])
-        return encode_pixels(_side_by_side(self._decoded(latents)), "png")
+        conditions = [self._condition(blend) for blend in blends]
+        return encode_pixels(_side_by_side(self._decoded(latents, conditions)), "png")
 
-    def _decoded(self, latents: Floats) -> Pixels:
+    def _condition(self, blend: Blend) -> dict[str, Value]:
+        """The metadata that a conditional model decodes a blend with: that of its only row."""
+        row = blend.parts[0].of
+        if len(blend.parts) > 1 or not isinstance(row, int):
+            return {}
+        return self.versions.of(row).metadata(np.array([row], np.int64))[0]
+
+    def _decoded(
+        self, latents: Floats, conditions: Sequence[dict[str, Value]] | None = None
+    ) -> Pixels:
+        codec = self._db.codec
+        if not (conditions and any(conditions) and codec.needs_condition):
+            conditions = None  # said to be missing, if it is
         with self._lock:
-            return self._db.codec.decode(latents)
+            return codec.decode(latents, conditions)
 
     def interpolate(self, start: Blend, end: Blend, *, steps: int, method: str, kind: str) -> bytes:
         """A path between two blends as a PNG, side by side, or as an animated GIF."""
@@ -297,7 +311,8 @@ class Views:
         walk = generation.traverse(
             self.latents.of(blend), numbers, sd, low=-reach, high=reach, steps=steps
         )
-        images = self._decoded(walk.latents.reshape(-1, self.snapshot.dim))
+        latents = walk.latents.reshape(-1, self.snapshot.dim)
+        images = self._decoded(latents, [self._condition(blend)] * len(latents))
         walks = np.split(images, len(numbers))
         return encode_pixels(np.concatenate(list(map(_side_by_side, walks))), "png")
 
