@@ -7,11 +7,12 @@ import os
 import posixpath
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 
 from latentdb.base.errors import ImageError
 from latentdb.images.discover import BadFile, is_image_name
-from latentdb.images.members import Member, Values, check_size, member_path, reading, scalars
+from latentdb.images.members import Found, Member, Values, check_size, member_path, reading, scalars
 
 _MAX_NOTE_BYTES = 1 << 20  # of a file with metadata beside an image
 _KEPT_MEMBERS = 1_000  # headers that tarfile keeps before they are forgotten
@@ -105,15 +106,15 @@ class TarSource:
         data = _extract(tar, info)  # now: to come back is to begin again
         return Member(name, path, info.size, mtime, lambda: data)
 
-    def read(self, name: str) -> bytes:
+    def find(self, names: Collection[str]) -> Iterator[Found]:
+        left = set(names)
         with tarfile.open(self._path, "r:" if self._plain else "r:*") as tar:
-            while (info := tar.next()) is not None:
-                if info.name == name and info.isreg():
-                    if check_size(name, info.size) is not None:
-                        break
-                    return _extract(tar, info)
+            while left and (info := tar.next()) is not None:
+                if info.name in left and info.isreg():
+                    left.discard(info.name)
+                    if check_size(info.name, info.size) is None:
+                        yield info.name, partial(_extract, tar, info)
                 _forget(tar)
-        raise KeyError(name)
 
 
 def _forget(tar: tarfile.TarFile) -> None:
@@ -182,12 +183,12 @@ class ZipSource:
         read: Callable[[], bytes] = lambda: _unzip(archive, info)  # noqa: E731
         return Member(name, path, info.file_size, mtime, read, values)
 
-    def read(self, name: str) -> bytes:
+    def find(self, names: Collection[str]) -> Iterator[Found]:
         with zipfile.ZipFile(self._path) as archive:
-            info = archive.getinfo(name)
-            if check_size(name, info.file_size) is not None:
-                raise KeyError(name)
-            return _unzip(archive, info)
+            found = [archive.NameToInfo[name] for name in names if name in archive.NameToInfo]
+            for info in sorted(found, key=lambda info: info.header_offset):
+                if check_size(info.filename, info.file_size) is None:
+                    yield info.filename, partial(_unzip, archive, info)
 
 
 def _unzip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:

@@ -7,7 +7,7 @@ import io
 import os
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import IO, Any
@@ -16,7 +16,15 @@ import numpy as np
 
 from latentdb.base.errors import ImageError
 from latentdb.images.discover import BadFile
-from latentdb.images.members import Member, Values, check_size, member_path, reading
+from latentdb.images.members import (
+    Found,
+    Member,
+    Values,
+    check_size,
+    is_number,
+    member_path,
+    reading,
+)
 
 _LABEL_NAMES = (("images", "labels"), ("image", "label"), ("x", "y"), ("data", "labels"))
 _MAX_LABELS = 64 << 20  # bytes
@@ -127,18 +135,22 @@ class _ArraySource:
             identity = f"{name or self._stem}/{number:0{digits}d}"
             yield Member(identity, path, len(data), mtime, partial(bytes, data), values)
 
-    def read(self, name: str) -> bytes:
-        array, _, number = name.rpartition("/")
-        if not number.isdecimal() or len(number) > 18:
-            raise KeyError(name)
+    def find(self, names: Collection[str]) -> Iterator[Found]:
+        asked: dict[str, dict[int, str]] = {}  # by array and number
+        for name in names:
+            array, _, number = name.rpartition("/")
+            if is_number(number):
+                asked.setdefault(array, {})[int(number)] = name
         with ExitStack() as stack:
-            for other, frames_of, _ in self._arrays(stack):
-                if other == array:
-                    frames = frames_of()
-                    if int(number) < frames.count:
-                        frames.skip(int(number))
-                        return frames.next()
-        raise KeyError(name)
+            for array, frames_of, _ in self._arrays(stack):
+                if array not in asked:
+                    continue
+                frames, done = frames_of(), 0
+                for place, name in sorted(asked[array].items()):
+                    if place < frames.count:
+                        frames.skip(place - done)
+                        yield name, frames.next
+                        done = place + 1
 
 
 class NpySource(_ArraySource):

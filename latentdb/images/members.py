@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ DAMAGE = (
     NotImplementedError, KeyError,
 )  # fmt: skip
 
+Found = tuple[str, Callable[[], bytes]]  # a name, and what reads the content
 Values = dict[str, str | int | float | bool]
 
 
@@ -61,13 +62,10 @@ class ImageSource(Protocol):
         None comes before the source is closed: members must be read by then.
         """
 
-    def read(self, name: str) -> bytes:
-        """The content of an image file, by the part of its path after ``!``.
+    def find(self, names: Collection[str]) -> Iterator[Found]:
+        """Image files by the parts of their paths after ``!``, each to be read before the next.
 
-        Raises
-        ------
-        KeyError
-            If there is none of that name.
+        In one pass, in the order of the source; what is not in it is left out.
         """
 
 
@@ -97,6 +95,11 @@ def check_size(path: str, size: int) -> BadFile | None:
     if size > MAX_MEMBER_BYTES:
         return BadFile(path, f"{size:,} bytes, over the limit of 1 GiB")
     return None
+
+
+def is_number(name: str) -> bool:
+    """Whether a name in an array or a table is the number of an image."""
+    return name.isdecimal() and len(name) <= 18
 
 
 def scalars(record: dict[Any, Any]) -> Values:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import date
+from functools import partial
 from typing import Any
 
 from latentdb.base.errors import ImageError, MissingExtraError
 from latentdb.images.discover import BadFile
-from latentdb.images.members import Member, Values, check_size, member_path, reading, scalars
+from latentdb.images.members import (
+    Found,
+    Member,
+    Values,
+    check_size,
+    is_number,
+    member_path,
+    reading,
+    scalars,
+)
 
 _BATCH_ROWS = 64
 
@@ -81,18 +91,19 @@ class ParquetSource:
         values: Values = scalars(dated)
         return Member(given or name, path, len(data), mtime, lambda: data, values)
 
-    def read(self, name: str) -> bytes:
-        if not name.isdecimal() or len(name) > 18:
-            raise KeyError(name)
+    def find(self, names: Collection[str]) -> Iterator[Found]:
+        asked = {int(name): name for name in names if is_number(name)}
         file, column = self._opened()
-        rest = int(name)
+        first = 0
         for group in range(file.metadata.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            if rest < count:
+            end = first + file.metadata.row_group(group).num_rows
+            here = [number for number in sorted(asked) if first <= number < end]
+            if here:
                 values = file.read_row_group(group, columns=[column]).column(column)
-                return _content(values[rest].as_py())[0]
-            rest -= count
-        raise KeyError(name)
+                for number in here:
+                    data = _content(values[number - first].as_py())[0]
+                    yield asked[number], partial(bytes, data)
+            first = end
 
 
 def _content(value: Any) -> tuple[bytes, str | None]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 
 from latentdb.base.errors import ImageError
@@ -73,11 +74,22 @@ def read_member(path: str) -> bytes:
         raise ImageError(path, "no such file or directory")
     archive, name = parts
     make = source_type(archive)
-    try:
-        with reading(path):
-            return make(archive).read(name) if make is not None else b""
-    except KeyError as error:
-        raise ImageError(path, f"{os.path.basename(archive)} has no such image") from error
+    with reading(path):
+        for _, read in () if make is None else make(archive).find([name]):
+            return read()
+    raise ImageError(path, f"{os.path.basename(archive)} has no such image")
+
+
+def read_members(archive: str, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of images in an archive, in one pass; without those not to be read."""
+    make = source_type(archive)
+    if make is None:
+        return
+    with suppress(ImageError), reading(archive):
+        for name, read in make(archive).find(names):
+            with suppress(ImageError), reading(archive):
+                data = read()
+                yield name, data
 
 
 def split_sources(sources: Sequence[PathLike]) -> tuple[list[str], list[str]]:

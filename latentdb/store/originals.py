@@ -8,8 +8,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from latentdb.base.errors import ImageError
-from latentdb.images.sources import image_exists, read_member, split_member_path
+from latentdb.images.sources import image_exists, read_members, split_member_path
 from latentdb.store.rows import Ints
 from latentdb.store.snapshot import Snapshot
 
@@ -20,45 +19,54 @@ def intact_paths(snapshot: Snapshot, rows: Ints) -> list[str | None]:
     """Paths of the files of rows; None where the file is gone, or has other content now.
 
     A file whose size and time are those of its row is not read, nor is an image in an
-    archive of the time that it had.
+    archive of the time that it had; those in another archive are, in one pass.
     """
     paths = snapshot.paths(rows)
+    members: dict[str, dict[str, list[int]]] = {}  # of archives of another time, by name
+    digests: dict[int, int] = {}
     for segment, positions, indices in snapshot.groups(rows):
         stats = segment.file_stats
         for position, index in zip(positions.tolist(), indices.tolist(), strict=True):
             path = paths[index]
             if path is None:
                 continue
-            known = stats is not None and stats.sizes[position] > 0
-            if stats is None or not known:  # nothing is known but the path
-                intact = image_exists(path)
-            else:
-                size, time = int(stats.sizes[position]), int(stats.mtimes_ns[position])
-                intact = _is_intact(path, size, time, int(stats.digests[position]))
+            if stats is None or not stats.sizes[position] > 0:  # nothing is known but the path
+                paths[index] = path if image_exists(path) else None
+                continue
+            size, time = int(stats.sizes[position]), int(stats.mtimes_ns[position])
+            digests[index] = int(stats.digests[position])
+            intact = _is_intact(path, size, time, digests[index])
+            if intact is None:
+                archive, name = split_member_path(path) or ("", "")
+                members.setdefault(archive, {}).setdefault(name, []).append(index)
             if not intact:
                 paths[index] = None
+    for archive, names in members.items():
+        for name, data in read_members(archive, names):
+            digest = xxhash.xxh3_64_intdigest(data)
+            for index in names[name]:
+                paths[index] = f"{archive}!{name}" if digests[index] == digest else None
     return paths
 
 
-def _is_intact(path: str, size: int, mtime_ns: int, digest: int) -> bool:
+def _is_intact(path: str, size: int, mtime_ns: int, digest: int) -> bool | None:
+    """Whether a file is the one of its row; None for a member of an archive of another time."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
-        return _is_intact_member(path, mtime_ns, digest)
+        return _is_intact_member(path, mtime_ns)
     if found.st_size != size:
         return False
     return found.st_mtime_ns == mtime_ns or file_digest(path) == digest
 
 
-def _is_intact_member(path: str, mtime_ns: int, digest: int) -> bool:
+def _is_intact_member(path: str, mtime_ns: int) -> bool | None:
     parts = split_member_path(path)
     if parts is None:
         return False
     try:
-        if os.stat(parts[0]).st_mtime_ns == mtime_ns:
-            return True
-        return xxhash.xxh3_64_intdigest(read_member(path)) == digest
-    except (OSError, ValueError, ImageError):
+        return os.stat(parts[0]).st_mtime_ns == mtime_ns or None
+    except (OSError, ValueError):
         return False
 
 
