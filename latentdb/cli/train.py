@@ -58,7 +58,9 @@ _STOPPED = {  # reasons to end a training, as options
 @background_option
 @click.option("--latent-dim", type=int, help="Dimensions of the latents.  [default: 64]")
 @click.option("--beta", type=float, help="Weight of the KL loss.  [default: 0.005; 0.3 for mlp]")
-@click.option("--epochs", type=int, help="Most epochs.  [default: 200; 100 for mlp]")
+@click.option(
+    "--epochs", type=int, help="Most epochs.  [default: 200; no limit with --minutes; 100 for mlp]"
+)
 @click.option(
     "--minutes", type=float, help="Most minutes.  [default: 10; no limit with --epochs or for mlp]"
 )

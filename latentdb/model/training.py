@@ -92,8 +92,8 @@ def train_model(
     beta
         Weight of the KL loss; by default 0.005 for ``"conv"``, 0.3 for ``"mlp"``.
     epochs, minutes
-        Limits; by default 200 epochs for ``"conv"``, in 10 minutes if neither is
-        given, and 100 epochs for ``"mlp"``.
+        Limits; by default 200 epochs in 10 minutes for ``"conv"``, where one of them
+        alone has no limit of the other, and 100 epochs for ``"mlp"``.
     patience
         Epochs without progress on the held-out images after which training stops.
     validation
@@ -138,9 +138,8 @@ def train_model(
     beta = _BETAS[arch] if beta is None else beta
     if arch == "conv":
         preset = preset or PRESETS[0]
-    if epochs is None and minutes is None and arch == "conv":
-        minutes = MINUTES
-    epochs = _EPOCHS[arch] if epochs is None else epochs
+    if epochs is None and (minutes is None or arch == "mlp"):
+        epochs, minutes = _EPOCHS[arch], MINUTES if arch == "conv" else minutes
     _check_options(epochs, minutes, validation, _or(batch, 1), beta, patience, latent_dim, seed)
     random = np.random.default_rng(seed)
     check_new_folder(target)  # training takes minutes
@@ -221,7 +220,7 @@ def _check_choices(arch: str, preset: str | None, *, goes_on: bool) -> None:
 
 
 def _check_options(
-    epochs: int,
+    epochs: int | None,
     minutes: float | None,
     validation: float,
     batch: int,
@@ -231,7 +230,7 @@ def _check_options(
     seed: int,
 ) -> None:
     checks = (
-        (epochs >= 1, f"{epochs} epochs: give at least 1"),
+        (epochs is None or epochs >= 1, f"{epochs} epochs: give at least 1"),
         (minutes is None or 0 < minutes < 1e6, f"{minutes} minutes: give more than 0"),
         (0 < validation < 1, f"a validation share of {validation}: give one between 0 and 1"),
         (1 <= batch <= 65_536, f"a batch of {batch}: give 1 to 65,536"),
@@ -274,7 +273,7 @@ def _train_mlp(
 
 
 def _step_report(
-    report: Report, epochs: int, minutes: float | None
+    report: Report, epochs: int | None, minutes: float | None
 ) -> Callable[[TrainingStep], None]:
     """Progress in seconds of the time limit, or else in batches of all epochs."""
 
@@ -286,6 +285,6 @@ def _step_report(
             report(Progress(stage, int(step.seconds), int(60 * minutes)))
         else:
             done = max(0, step.epoch - 1) * step.batches + step.batch
-            report(Progress(stage, done, epochs * step.batches))
+            report(Progress(stage, done, (epochs or 1) * step.batches))
 
     return report_step

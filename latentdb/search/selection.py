@@ -125,12 +125,8 @@ def check_column(snapshot: Snapshot, name: str | None) -> None:
 
 def column_values(snapshot: Snapshot, rows: Ints, name: str) -> list[Value | None]:
     """The values of a metadata column, in the order of the rows; None where one is missing."""
-    groups = list(snapshot.groups(rows))
-    if len(groups) == 1:
-        ((segment, positions, _),) = groups
-        return segment.items(name, positions)
-    values: list[Value | None] = [None] * len(rows)
-    for segment, positions, indices in groups:
-        for index, value in zip(indices.tolist(), segment.items(name, positions), strict=True):
-            values[index] = value
-    return values
+    values = np.empty(len(rows), object)
+    for segment, positions, indices in snapshot.groups(rows):
+        values[indices] = segment.items(name, positions)
+    found: list[Value | None] = values.tolist()
+    return found

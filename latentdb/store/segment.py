@@ -450,7 +450,7 @@ class Segment:
             if codes and not 0 <= codes[0] <= codes[-1] < len(texts):
                 raise self._no_category(key)
             named = dict(zip(codes, texts.take(np.array(codes, np.int64)), strict=True))
-            return [named.get(code) for code in values]
+            return list(map(named.get, values))
         self._check_dates(key, type_, [value for value in values if value is not None])
         return [None if value is None else plain_value(type_, value) for value in values]
 

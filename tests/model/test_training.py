@@ -64,6 +64,12 @@ def test_the_report_says_what_happened(trained: TrainReport) -> None:
     assert trained.losses["val_loss"] < 100
 
 
+def test_minutes_alone_have_no_limit_of_epochs(images: Path, tmp_path: Path) -> None:
+    options = {"minutes": 0.1, "latent_dim": 2, "image_size": (8, 8), "patience": 10**6}
+    done = train_model([images], tmp_path / "m", preset="reconstruction", **options)
+    assert done.stopped == "minutes"
+
+
 def test_reconstructions_are_below_their_originals(trained: TrainReport) -> None:
     with Image.open(Path(trained.path) / "pictures.png") as page:
         # Every 16 px image is enlarged to 96, pixel for pixel.
