@@ -74,7 +74,7 @@ def reading(path: str) -> Iterator[None]:
     """Turn what is raised for an archive that cannot be read into `ImageError`."""
     try:
         yield
-    except (ImageError, KeyError):
+    except ImageError:
         raise
     except OSError as error:
         raise ImageError(path, os_reason(error)) from error

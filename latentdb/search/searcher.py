@@ -111,8 +111,10 @@ class Searcher:
             The index is searched as it was tuned for those; where it was not, every row
             is compared.
         """
-        # A filter is read once; a graph is walked by one thread of Python at a time.
-        is_whole = where is not None or (self.index is not None and self.index.kind == HNSW)
+        index = self.index
+        # Every row is read once for all queries; so is a filter, and a graph is walked by one
+        # thread of Python at a time.
+        is_whole = exact or where is not None or index is None or index.kind == HNSW
         if len(queries) < MIN_PARTED or is_whole:
             return self._search(queries, k, where, exact, composed)
         search = partial(self._search, k=k, where=where, exact=exact, composed=composed)
