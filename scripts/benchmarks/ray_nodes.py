@@ -34,10 +34,18 @@ _DRIVER = (
 def two_nodes() -> Iterator[Any]:
     """A Ray cluster of two raylets of one CPU each, on the loopback, with a token of its own."""
     os.environ.update(
-        RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN=secrets.token_hex(32),
+        RAY_gcs_server_port_wait_time_s="300",
     )
+    import ray
     from ray.cluster_utils import Cluster
 
+    # Ray waits 30 s for each to start: longer than a busy disk takes to read it the first time.
+    for program in Path(ray.__file__).parent.glob("core/src/ray/*/*"):
+        if program.name in ("gcs_server", "raylet"):
+            program.read_bytes()
     how = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
     cluster = Cluster(initialize_head=True, head_node_args=how)
     try:
