@@ -80,7 +80,11 @@ class Snapshot:
         if len(view) != 8 * entry.rows:
             path = self.folder / entry.file.name
             raise CorruptStoreError(f"{path} holds {len(view)} bytes for {entry.rows} deletions")
-        return np.frombuffer(bytes(view), "<i8")  # a copy: the file may be cut while it is mapped
+        rows = np.frombuffer(bytes(view), "<i8")  # a copy: the file may be cut while it is mapped
+        if (rows[1:] <= rows[:-1]).any():  # they are sought by bisection
+            path = self.folder / entry.file.name
+            raise CorruptStoreError(f"{path}: refused, its row numbers do not ascend")
+        return rows
 
     def file(self, entry: FileEntry) -> mmap.mmap:
         """The content of a file of the version, mapped, after its checksum was verified."""

@@ -106,6 +106,8 @@ def check_answers(path: Path) -> None:
             distances, rows = db.search(query, k=3, exact=exact)
             near = np.minimum(distances[rows >= 0], _FAR)
             names = db.ids(rows[rows >= 0])
+            if strangers := set(names) - by_id.keys():
+                raise BrokenPromise(f"{strangers} are found and no ids")
             gaps = [by_id[one].astype(float) - query for one in names]
             true = np.minimum([np.linalg.norm(gap) for gap in gaps], _FAR)
             if len(set(names)) != len(names) or not np.allclose(near, true, rtol=1e-3):

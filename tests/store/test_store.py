@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batteries.hostile import reseal_file
 from latentdb.base import files
 from latentdb.base.errors import (
     AlreadyExistsError,
@@ -394,6 +395,17 @@ def test_a_missing_list_of_deletions_never_brings_rows_back(store: Store) -> Non
     assert deletions is not None
     (store.path / deletions.file.name).unlink()
     with pytest.raises(CorruptStoreError, match=r"\.deleted is missing"):
+        Store.open(store.path)
+
+
+def test_a_list_of_deletions_that_does_not_ascend_is_refused(store: Store) -> None:
+    append(store, some(["a", "b", "c"]))
+    append(store, some(["a", "b"], seed=1), [0, 1])
+    deletions = store.snapshot().manifest.deletions
+    assert deletions is not None
+    (store.path / deletions.file.name).write_bytes(np.array([1, 0], "<i8").tobytes())
+    reseal_file(store.path, deletions.file.name)
+    with pytest.raises(CorruptStoreError, match=r"\.deleted: refused, its row numbers do not asc"):
         Store.open(store.path)
 
 
