@@ -110,11 +110,16 @@ def read_bytes(path: str) -> bytes:
     ImageError
         If it is missing, unreadable, empty, not a regular file, or over 1 GiB.
     """
-    if "!" in path and not os.path.lexists(path):
+    if is_member(path):
         from latentdb.images.sources import read_member
 
         return read_member(path)
     return read_file(path)[0]
+
+
+def is_member(path: str) -> bool:
+    """Whether a path is of an image in an archive, and not of a file with ``!`` in its name."""
+    return "!" in path and not os.path.lexists(path)
 
 
 def read_file(path: str) -> tuple[bytes, os.stat_result]:

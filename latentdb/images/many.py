@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 
 from latentdb.base.cores import core_count
 from latentdb.base.errors import ImageError
-from latentdb.images.decode import Preprocessing, decode_pixels, read_image
+from latentdb.images.decode import Preprocessing, decode_pixels, is_member, read_image
 from latentdb.images.pixel_range import Pixels
 from latentdb.images.sources import read_members, split_member_path
 
@@ -32,7 +32,7 @@ def read_files(paths: Sequence[str | None], spec: Preprocessing) -> list[Pixels 
     files: list[int] = []
     members: dict[str, dict[str, list[int]]] = {}  # numbers by archive and name
     for number, path in enumerate(paths):
-        parts = None if path is None else _member_of(path)
+        parts = split_member_path(path) if path is not None and is_member(path) else None
         if parts is not None:
             members.setdefault(parts[0], {}).setdefault(parts[1], []).append(number)
         elif path is not None:
@@ -40,13 +40,15 @@ def read_files(paths: Sequence[str | None], spec: Preprocessing) -> list[Pixels 
 
     def read(numbers: Iterable[int]) -> None:
         for number in numbers:
-            images[number] = _read(paths[number] or "", spec)
+            with suppress(ImageError):
+                images[number] = read_image(paths[number] or "", spec)
 
     def decode(contents: Iterable[tuple[list[int], bytes]]) -> None:
         for numbers, data in contents:
-            pixels = _decode(data, spec, paths[numbers[0]] or "")
-            for number in numbers:
-                images[number] = pixels
+            with suppress(ImageError):
+                pixels = decode_pixels(data, spec, name=paths[numbers[0]] or "")
+                for number in numbers:
+                    images[number] = pixels
 
     threads = core_count()
     with ThreadPoolExecutor(threads, "latentdb-read") as pool:
@@ -62,21 +64,3 @@ def read_files(paths: Sequence[str | None], spec: Preprocessing) -> list[Pixels 
         for task in running:
             task.result()
     return images
-
-
-def _member_of(path: str) -> tuple[str, str] | None:
-    return split_member_path(path) if "!" in path and not os.path.lexists(path) else None
-
-
-def _read(path: str, spec: Preprocessing) -> Pixels | None:
-    try:
-        return read_image(path, spec)
-    except ImageError:
-        return None
-
-
-def _decode(data: bytes, spec: Preprocessing, name: str) -> Pixels | None:
-    try:
-        return decode_pixels(data, spec, name=name)
-    except ImageError:
-        return None

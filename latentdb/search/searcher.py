@@ -116,12 +116,12 @@ class Searcher:
         # thread of Python at a time.
         is_whole = exact or where is not None or index is None or index.kind == HNSW
         if len(queries) < MIN_PARTED or is_whole:
-            return self._search(queries, k, where, exact, composed)
+            return self._search(queries, k, where, exact=exact, composed=composed)
         search = partial(self._search, k=k, where=where, exact=exact, composed=composed)
         return Hits.concat(map_parts(search, queries))
 
     def _search(
-        self, queries: Floats, k: int, where: Filter | None, exact: bool, composed: bool
+        self, queries: Floats, k: int, where: Filter | None, *, exact: bool, composed: bool
     ) -> Hits:
         if self.metric == KL:
             return self._search_kl(queries, k, where)
