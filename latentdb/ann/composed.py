@@ -83,8 +83,7 @@ def tune_composed(
     Returns
     -------
     Mapping
-        Nothing for a K that takes half of the lists or more, or a walk through an eighth of
-        the rows of a graph: a scan finds so many.
+        Nothing for a K that takes more than `VectorIndex.max_nprobe`: a scan finds so many.
     """
     parameters: dict[str, int] = {}
     least = 1
@@ -103,7 +102,7 @@ def _least_effort(
     index: VectorIndex, queries: Floats, truth: Ints, deleted: Ints, target: float, least: int
 ) -> tuple[int, int] | None:
     """Least nprobe, and with it the least re-rank depth, with which every kind is found."""
-    k, most = truth.shape[1], index.nlist // 2 or index.rows // 8
+    k, most = truth.shape[1], index.max_nprobe
 
     def is_enough(found: NDArray[np.bool_]) -> bool:
         kinds = np.split(found.mean(axis=1), len(KINDS))

@@ -20,9 +20,9 @@ BITS = 4  # of an `IVF4` code for a dimension
 BLOCK = 32  # rows whose 4-bit codes are interleaved: an inverted list is padded to a multiple
 DEGREE = 32  # HNSW's M: links of a row, twice as many on level 0
 _ROW_NUMBER_BYTES = 8
-# Of nlist = 1.5 sqrt(n): with 4-bit codes, probing a list costs as much as comparing 500 of its
-# rows, so lists are longer than for 8-bit codes (4,000 for 1M rows took twice as long).
-_NLIST_FACTOR = 1.5
+# Of nlist = 0.75 sqrt(n): with 4-bit codes, probing a list costs as much as comparing 500 of its
+# rows, so lists are longer than for 8-bit codes (4,000 for 1M rows took twice as long as 1,500).
+_NLIST_FACTOR = 0.75
 _SQRT_ROWS = 10_000_000  # rows above which assigning rows to lists costs more than probing them
 
 
@@ -51,7 +51,7 @@ class Plan:
 
 
 def nlist_for(rows: int) -> int:
-    """Inverted lists for a number of rows: ``1.5 sqrt(n)``.
+    """Inverted lists for a number of rows: ``0.75 sqrt(n)``.
 
     Above ten million rows the build time grows with ``n * nlist``, so nlist
     grows with the fourth root only.

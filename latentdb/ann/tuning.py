@@ -233,7 +233,7 @@ class Tuner:
         """
         if k > len(self.rows) // 8:
             return None
-        most = index.nlist // 2 if index.nlist else len(self.rows) // 8
+        most = index.max_nprobe
         first = min(max(least, 1 if index.nlist else 2 * k), most)
         step, depth = first, least_rerank_depth(k)
         if index.nlist:

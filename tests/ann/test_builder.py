@@ -22,13 +22,23 @@ from tests.ann.vectors import NONE, Array, Rows, clustered, made, planned
 
 
 @pytest.mark.parametrize(
-    ("kind", "scale"), [(IVF, 1.0), (IVF, 1e-25), (IVF4, 1.0), (IVF4, 1e-25), (HNSW, 1e-25)]
+    ("kind", "scale"), [(IVF, 1.0), (IVF, 1e-25), (IVF4, 1e-25), (HNSW, 1e-25)]
 )
 def test_an_index_that_cannot_reach_the_recall_is_none(kind: str, scale: float) -> None:
-    """Probing all lists is no gain, and squares that underflow cannot be ranked."""
+    """Probing all 8-bit lists is no gain, and squares that underflow cannot be ranked."""
     noise = np.random.default_rng(0).normal(size=(1_500, 64)) * scale
     rows = Rows(noise.astype(np.float32))
     assert build(rows.blocks, 64, rows.fetch, planned(rows, kind), recall=1.0) is None
+
+
+def test_of_four_bit_codes_every_list_is_worth_probing() -> None:
+    """Latents near the prior have no clusters: neighbours are in lists everywhere."""
+    random = np.random.default_rng(0)
+    rows = Rows(random.normal(size=(3_000, 32)).astype(np.float32))
+    index, _ = made(rows, IVF4, recall=0.99)
+    assert index.nlist // 2 < index.nprobe(10) <= index.nlist
+    assert index.composed_effort(10) is not None
+    assert rows.recall(index, random.normal(size=(500, 32)).astype(np.float32), 10) >= 0.99
 
 
 def test_an_empty_plan_builds_none() -> None:

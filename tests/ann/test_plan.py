@@ -104,9 +104,9 @@ def test_more_rows_have_as_many_lists_or_more(count: int, more: int) -> None:
 
 
 def test_lists_past_ten_million_grow_with_the_fourth_root() -> None:
-    assert nlist_for(10**6) == 1500
-    assert nlist_for(10**7) == 4743
-    assert nlist_for(16 * 10**7) == 9487
+    assert nlist_for(10**6) == 750
+    assert nlist_for(10**7) == 2372
+    assert nlist_for(16 * 10**7) == 4743
     assert nlist_for(0) == 1
 
 

@@ -113,7 +113,8 @@ def test_an_index_is_kept_while_few_rows_are_unindexed_and_rebuilt_when_many_are
 
 def test_where_an_index_is_no_gain_it_is_not_tried_at_every_commit(tmp_path: Path) -> None:
     db = LatentDB.create(tmp_path / "s", dim=64, recall=1.0)
-    hard = np.random.default_rng(0).normal(size=(LIMIT + 2, 64)).astype(np.float32)
+    noise = np.random.default_rng(0).normal(size=(LIMIT + 2, 64))
+    hard = (1e-25 * noise).astype(np.float32)  # its squares are 0 in float32
     db.add(names(0, LIMIT + 1), hard[:-1])
     assert db.info().index is None
     settings = Store.open(tmp_path / "s").snapshot().manifest.settings
