@@ -40,6 +40,8 @@ _DECAY = 0.05  # of the kernels, in the contrastive stage
 _WARM_UP = 0.06  # of a stage
 _WARM_UP_STEPS = 60
 _STATISTICS_IMAGES = 6_144
+_MOST_WEIGHT = 20.0  # of an image in the loss: some have next to no error
+_MIRROR_SEED = 1  # what is mirrored is drawn apart from the noise
 
 Pixels = NDArray[np.uint8]
 Weights = list[NDArray[np.float32]]
@@ -201,7 +203,11 @@ class Trainer:
     # --- losses ------------------------------------------------------------------
 
     def _reconstruction(self, images: Any, seed: Any, *, trunk_training: bool) -> tuple[Any, Any]:
-        """Squared error of a batch's images, from sampled z, and KL divergence."""
+        """Squared error of a batch's images, from sampled z, and KL divergence.
+
+        Its gradient is that of the mean dB, which a model is judged by: every image weighs
+        what its own error leaves it, or the few of much detail would decide.
+        """
         network = self.network
         z_mean = network.means(images, training=trunk_training)
         z_log_var = network.log_variances(z_mean)
@@ -210,7 +216,17 @@ class Trainer:
         error = tf.square(images - network.pixels(z, training=True))
         divergence = 1.0 + z_log_var - tf.square(z_mean) - tf.exp(z_log_var)
         kl = -0.5 * tf.reduce_mean(tf.reduce_sum(divergence, axis=1))
-        return tf.reduce_mean(tf.reduce_sum(error, axis=[1, 2, 3])), kl
+        squares = tf.reduce_sum(error, axis=[1, 2, 3])
+        mean = tf.reduce_mean(squares)
+        weights = tf.stop_gradient(mean / tf.maximum(squares, mean / _MOST_WEIGHT))
+        return tf.reduce_mean(weights * squares), kl
+
+    def _mirrored(self, images: Any, seed: Any) -> Any:
+        """Half of a batch's images mirrored, if in colour: letters and digits are not the same."""
+        if self.network.design.shape[2] != 3:
+            return images
+        draws = tf.random.stateless_uniform((tf.shape(images)[0], 1, 1, 1), seed + _MIRROR_SEED)
+        return tf.where(draws < 0.5, tf.reverse(images, [2]), images)
 
     def _contrast(self, images: Any, seed: Any, *, training: bool) -> Any:
         """InfoNCE of two views of each image (van den Oord et al. 2018; SimCLR's form)."""
@@ -308,6 +324,7 @@ class Trainer:
         def losses(images: Any, seed: Any) -> dict[str, Any]:
             if stage.kind == CONTRAST:
                 return {"contrastive_loss": self._contrast(images, seed, training=True)}
+            images = self._mirrored(images, seed)
             squares, kl = self._reconstruction(images, seed, trunk_training=trunk_training)
             total = squares + self._beta * kl
             return {"loss": total, "reconstruction_loss": squares, "kl_loss": kl}
