@@ -92,8 +92,7 @@ class Candidates:
     Attributes
     ----------
     rows
-        int64 ``[q, c]``; -1 where there are no more, `latentdb.ann.index.DELETED`
-        in place of a deleted row.
+        int64 ``[q, c]``; -1 where there are no more, and in place of a deleted row.
     scanned
         Vectors that were compared, over all queries.
     """

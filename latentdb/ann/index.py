@@ -29,7 +29,6 @@ from latentdb.base.errors import CorruptStoreError
 
 Buffer = bytes | memoryview | mmap.mmap
 
-DELETED = -2  # in place of a candidate that was deleted
 # Largest re-rank depth in multiples of the least one: beyond, 8-bit codes are faster than 4-bit.
 MAX_RERANK_FACTOR = 4
 # The same for queries composed of rows: the gaps between their distances are smaller.
@@ -333,7 +332,7 @@ class VectorIndex:
             rows[is_overflow(squares)] = -1
         if len(deleted):
             positions = np.minimum(np.searchsorted(deleted, rows), len(deleted) - 1)
-            rows[deleted[positions] == rows] = DELETED
+            rows[deleted[positions] == rows] = -1
         return Candidates(rows, scanned)
 
     def nearest_lists(self, queries: Floats) -> tuple[Floats, Ints]:

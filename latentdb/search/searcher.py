@@ -8,7 +8,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from latentdb.ann.exact import MIN_PARTED, Block, Candidates, concat, map_parts, nearer, scan
-from latentdb.ann.index import DELETED, VectorIndex
+from latentdb.ann.index import VectorIndex
 from latentdb.ann.metrics import KL, L2, Space, symmetric_kl
 from latentdb.ann.plan import HNSW, IVF4
 from latentdb.base.errors import InvalidInputError
@@ -23,7 +23,6 @@ MAX_K = 100_000
 MAX_WITHIN = 100_000  # rows that a radius may return
 MAX_TOTAL = 500_000_000  # matches of all queries of a search, of 12 bytes each
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
-_MAX_DELETED = 0.25  # share of a query's candidates; if more are deleted, it is searched again
 _REACH_GROWTH = 4  # factor on k where candidates were deleted
 _KL_FACTOR, _KL_EXTRA = 10, 100  # candidates under kl: for each neighbour, and on top
 _FIRST_WITHIN = 256  # rows that a search within a radius asks for first
@@ -197,9 +196,9 @@ class Searcher:
         found = index.probe(queries, nprobe, depth, self.snapshot.deleted)
         candidates, scanned = found.rows, found.scanned
         if len(self.snapshot.deleted):
-            deleted = (candidates == DELETED).sum(axis=1)
-            live = (candidates >= 0).sum(axis=1)
-            short = np.flatnonzero((deleted > _MAX_DELETED * candidates.shape[1]) | (live < k))
+            # Where few rows are deleted, the k nearest live ones are among a few more of all.
+            nearest = candidates[:, : k + k // 2 + 2]
+            short = np.flatnonzero((nearest >= 0).sum(axis=1) < k)
         elif len(queries) == 1:
             short = _FIRST if candidates.item(k - 1) < 0 else _NONE
         else:
@@ -245,9 +244,9 @@ class Searcher:
     ) -> tuple[Ints, int]:
         """Candidates for queries around which rows are deleted, or too few were found.
 
-        Where one row in four is live, the k nearest live rows are among the 4 k
-        nearest of all, and the index was tuned to find those.  Where it was not
-        tuned for so many, every row is compared.
+        The index was tuned to find the nearest rows, deleted ones included: 4 k of them, 16 k
+        and so on, until k of those are live.  Candidates beyond say nothing, though more came
+        back.  Where it was not tuned for so many, every row is compared.
 
         Parameters
         ----------
@@ -268,8 +267,7 @@ class Searcher:
             reach *= _REACH_GROWTH
             if reach <= most:
                 found = index.search(queries[short], reach, self.snapshot.deleted)
-                live = (found.rows >= 0).sum(axis=1)
-                still_short = live * reach < k * found.rows.shape[1]
+                still_short = (found.rows[:, :reach] >= 0).sum(axis=1) < k
             else:
                 found = self._scan_indexed(queries[short], k)
                 still_short = np.zeros(len(short), bool)

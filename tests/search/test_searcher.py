@@ -373,7 +373,9 @@ def test_k_matches_come_back_where_the_lists_probed_have_fewer(
             assert np.isfinite(distances).all()
 
 
-@pytest.mark.parametrize(("prefer", "share"), [("build", 0.6), ("build", 0.97), ("latency", 0.6)])
+@pytest.mark.parametrize(
+    ("prefer", "share"), [("build", 0.6), ("build", 0.85), ("build", 0.97), ("latency", 0.6)]
+)
 def test_recall_holds_where_most_rows_around_the_query_are_deleted(
     tmp_path: Path, prefer: str, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
