@@ -212,7 +212,7 @@ class VectorIndex:
     def max_nprobe(self) -> int:
         """Lists, or rows that a graph visits, beyond which a scan of all vectors takes no longer.
 
-        All 4-bit codes are compared in a tenth of the time of the vectors.
+        All 4-bit codes are compared in less than half of the time of the vectors.
         """
         if self.kind == HNSW:
             return self.rows // 8
