@@ -34,18 +34,10 @@ _DRIVER = (
 def two_nodes() -> Iterator[Any]:
     """A Ray cluster of two raylets of one CPU each, on the loopback, with a token of its own."""
     os.environ.update(
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_AUTH_MODE="token",
-        RAY_AUTH_TOKEN=secrets.token_hex(32),
-        RAY_gcs_server_port_wait_time_s="60",
+        RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)
     )
-    import ray
     from ray.cluster_utils import Cluster
 
-    # A busy disk takes longer to read them the first time than Ray waits.
-    for program in Path(ray.__file__).parent.glob("core/src/ray/*/*"):
-        if program.name in ("gcs_server", "raylet"):
-            program.read_bytes()
     how = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
     cluster = _started(lambda: Cluster(initialize_head=True, head_node_args=how))
     try:
@@ -179,7 +171,7 @@ def _started(start: Callable[[], Any]) -> Any:
     """What a start of Ray gives, of three tries.
 
     Ray forks its programs from this process.  Where tensorflow or gRPC have threads in it, some
-    forks die or hang before they become the program, and Ray waits for its port in vain.
+    forks die or hang before they become the program, and Ray waits 30 s for its port in vain.
     """
     for _ in range(2):
         try:
